@@ -18,7 +18,7 @@ from specnorm.running.base import Evaluation, Method, Needs, Unreached
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols import triples
-from specnorm.symbols.proofs.polynomial import Polynomial, Symbol
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -143,13 +143,7 @@ class ExactFFT(Method):
         if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._unreached()
 
-        def norms(symbol: Symbol, *, ops: ArrayOps) -> Array:
-            xp = ops.xp
-            gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
-            top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-            return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
-
-        _, phase, _ = largest_bound(norms, blocks, grid.denominators, ops=ops)
+        _, phase, _ = largest_bound(_norms, blocks, grid.denominators, ops=ops)
         u, v, _ = arrays.top_triple(Polynomial(blocks, xp=xp).matrix_at(phase), xp=xp)
         value = _attained(blocks, v, phase, xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
@@ -157,6 +151,14 @@ class ExactFFT(Method):
         u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in by_layer)
         visited = xp.full(value.shape, groups * len(grid), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
+
+
+def _norms(_polynomial: Polynomial, real: Array, imag: Array, *, ops: ArrayOps) -> Array:
+    """The norms of symbols as computed, shape (b, f), from both their parts, (b, f, m, p) each."""
+    xp = ops.xp
+    gram = arrays.gram_smaller(ops.complex(real, imag), xp=xp)
+    top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+    return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
 
 def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.grid.proof import SymbolNormsUp
+from specnorm.grid.proof import symbol_norms_up
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
@@ -279,7 +279,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
         values, frequencies, claims = polynomial.largest_on_grid(sizes, together=count, ops=ops)
         (upper,) = claims()
     else:
-        values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
+        values, frequencies, claims = largest_with_frequency(symbol_norms_up, blocks, sizes, ops=ops)
         upper = padding.largest_of_blocks(claims(), count)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.tensor_norm.form import Form, best_iterates
+from specnorm.tensor_norm.one_set import outer
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -49,11 +50,11 @@ def maximise(
     xp = ops.xp
     form, value, v, spatial_vectors, count = alternate(blocks, v, spatial_vectors, max_iter, groups=groups, ops=ops)
     value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, 1, xp=xp)
-    u, norm = form.left(v, form.tap_weights(spatial_vectors))
+    u, norm = form.left(form.image(v, spatial_vectors))
     # Raised by the rounding of the last contraction: otherwise, where TN equals sigma*, the rounded value could lie
     # below sigma*.
     scale_up = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
-    vectors = [xp.conj(u[:, 0, :]), v[:, 0, :], form.tap_weights(spatial_vectors)[:, 0, :]]
+    vectors = [xp.conj(u[:, 0, :]), v[:, 0, :], outer(spatial_vectors, xp=xp)[:, 0, :]]
     return norm[:, 0] * scale_up, vectors, count
 
 

@@ -156,10 +156,13 @@ class _SmallestUnfolding:
                 self.runs = {split: self.runs[split] for split in set(lowest.tolist())}
                 return lowest
             most_frequent = int(np.bincount(unfinished).argmax())
-            self._advance(most_frequent)
+            lanczos = self._lanczos(most_frequent)
+            lanczos.advance()
+            self._lower_sq[most_frequent] = np.maximum(self._lower_sq[most_frequent], lanczos.squares)
+            self._done[most_frequent] = lanczos.done
 
-    def _advance(self, split: int) -> None:
-        """Take some Lanczos steps on one unfolding of all blocks."""
+    def _lanczos(self, split: int) -> Lanczos:
+        """Lanczos on one unfolding of all blocks, with the Gram matrix of its proof after the first steps."""
         if split not in self.runs:
             matrix = self._unfoldings.unfold(self._splits[split])
             self.runs[split] = Lanczos(matrix, tolerance=self._tolerance, ops=self._ops)
@@ -168,9 +171,7 @@ class _SmallestUnfolding:
         if self._count == 1 and not self.proofs and lanczos.steps >= STEPS and in_float32:
             self.proofs[split] = UnfoldingProof(self._blocks, self._splits[split], ops=self._ops)
             lanczos.use_gram(self.proofs[split].gram)
-        lanczos.advance()
-        self._lower_sq[split] = np.maximum(self._lower_sq[split], lanczos.squares)
-        self._done[split] = lanczos.done
+        return lanczos
 
 
 def _finished(

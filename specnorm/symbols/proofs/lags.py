@@ -65,30 +65,20 @@ class Lags(NamedTuple):
         left_matrix = _taps_in_rows(left, xp=xp)
         right_matrix = left_matrix if right is left else _taps_in_rows(right, xp=xp)
         rows_at_once = _rows_at_once(first_taps * rows, left, xp=xp)
-
-        def sums(part: slice, some_lags: range) -> Array:
-            sums_of_lags = []
-            for lag in some_lags:
+        products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
+        kernels_at_once = max(1, products_at_once // first_taps)
+        values_of_parts = []
+        for start in range(0, b, kernels_at_once):
+            part = slice(start, min(start + kernels_at_once, b))
+            values_of_lags = []
+            for lag in range(first_taps):
                 if tick is not None:
                     tick()
                 earlier = left_matrix[part, : (first_taps - lag) * rows, :]
                 later = right_matrix[part, lag * rows :, :]
                 products = _product(earlier, later, rows_at_once, xp=xp)
-                values = xp.reshape(products, (-1, *other_taps, c, *other_taps, right.shape[2]))
-                for j in range(len(other_taps)):
-                    values = _by_difference(values, 1 + j, len(other_taps) + 2, xp=xp)
-                sums_of_lags.append(xp.reshape(values, (values.shape[0], -1, c, right.shape[2])))
-            return arrays.joined(sums_of_lags, axis=1, xp=xp)
-
-        products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
-        kernels_at_once = max(1, products_at_once // first_taps)
-        lags_at_once = min(products_at_once, first_taps)
-        parts = [slice(i, min(i + kernels_at_once, b)) for i in range(0, b, kernels_at_once)]
-        every_lag = range(first_taps)
-        groups_of_lags = [every_lag[i : i + lags_at_once] for i in range(0, first_taps, lags_at_once)]
-        values_of_parts = []
-        for part in parts:
-            values_of_parts.append(arrays.joined([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
+                values_of_lags.append(_sums_by_lag(products, other_taps, (c, right.shape[2]), xp=xp))
+            values_of_parts.append(arrays.joined(values_of_lags, axis=1, xp=xp))
         values = arrays.joined(values_of_parts, axis=0, xp=xp)
         # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
         # along another axis: `points` leaves them out.
@@ -151,6 +141,15 @@ def _taps_in_rows(x: Array, *, xp: Namespace) -> Array:
     first_taps, *other_taps = taps or [1]
     by_first_tap = xp.permute_dims(xp.reshape(x, (b, rows, c, first_taps, -1)), (0, 3, 1, 4, 2))
     return xp.reshape(by_first_tap, (b, first_taps * rows, math.prod(other_taps) * c))
+
+
+def _sums_by_lag(products: Array, taps: list[int], channels: tuple[int, int], *, xp: Namespace) -> Array:
+    """Sum products (b, taps * left, taps * right) over the pairs of taps with each lag: (b, lags, left, right)."""
+    left, right = channels
+    values = xp.reshape(products, (-1, *taps, left, *taps, right))
+    for j in range(len(taps)):
+        values = _by_difference(values, 1 + j, len(taps) + 2, xp=xp)
+    return xp.reshape(values, (values.shape[0], -1, left, right))
 
 
 def _by_difference(values: Array, first: int, second: int, *, xp: Namespace) -> Array:
