@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from specnorm.plugin import LayerKernel, Monitor, Reading
+from specnorm.plugin import LayerKernel, Monitor
 from specnorm_train.jax.trees import Rule, flax_layout, kernels, matrices_of
 
 
@@ -58,4 +58,4 @@ class NormMonitor(Monitor):
         layers = {path: LayerKernel(kernel.array, kernel.geometry) for path, kernel in kernel_of_path.items()}
         reason = "it is not a kernel by the rule"
         left_out = {path: reason for path in matrices_of(params, self.layers) if path not in layers}
-        return self.measured(Reading(layers, left_out))
+        return self.measured({**layers, **left_out})
