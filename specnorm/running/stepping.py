@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,7 +33,6 @@ _FOR_EVERY_SIZE = (
 """The methods that are stepped without an input size."""
 
 
-@dataclass(frozen=True)
 class SteppedProgram(Program):
     """A program whose method is `Stepped`."""
 
