@@ -140,7 +140,6 @@ class Direction(Plan):
         """Refuse no geometry: padding is counted in the limit."""
 
 
-@dataclass(frozen=True)
 class DirectionProgram(Program):
     """`Direction` for gradients of one shape, dtype and geometry.
 

@@ -283,12 +283,8 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
     ----------
     scale : float, "best" or None
         As in `Isometry`.
-    rtol : float
-        Relative distance of the bounds at which the search stops.
-    max_cells : int
-        Largest number of cells of one search.
-    budget : float, optional
-        Seconds for one layer; after them no further step of the search begins.
+    rtol, max_cells, budget
+        As in `Enclose`.
     """
 
     name: ClassVar = "isometry_ends"

@@ -36,7 +36,7 @@ _VECTORS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class ProbableBound(TwoSided):
+class ProbableBound(TwoSided[np.float64]):
     """Bounds on an operator's spectral norm; the upper one holds with a stated probability.
 
     ``lower, upper = operator_norm(...)`` unpacks it. ``float()`` and comparisons raise an error, since it
@@ -54,8 +54,6 @@ class ProbableBound(TwoSided):
         Number of products with the operator and its adjoint, together.
     """
 
-    lower: np.float64
-    upper: np.float64
     delta: float
     products: int
 
