@@ -169,9 +169,10 @@ class Lanczos:
     def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
         """Tolerance for singular vectors from which a gradient is formed; by the dtype of the matrix.
 
-        The error of a vector is this number over the relative gap to the next eigenvalue.
+        The error of a vector is this number over the relative gap to the next eigenvalue. That of the norm, its square
+        over the gap, is usually a rounding.
         """
-        return 1e-8 if dtype == xp.float64 else 2e-6
+        return 1e-9 if dtype == xp.float64 else 2e-6
 
     def finish(self) -> Lanczos:
         """Advance until all matrices are done, and return self."""

@@ -35,7 +35,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
+from specnorm.proofs.bound import HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies, phase_error, tap_points
 from specnorm.symbols.proofs import scalar
@@ -506,11 +506,9 @@ class GramPolynomial:
     size, rank : int
         Columns p, and how many of them (after a rotation) are kept.
     truncation : float
-        As of the polynomial of which it is made, or less.
+        As of the polynomial of which it is made.
     basis : array, shape (g, p, p), optional
         As of that polynomial.
-    left_out : array, shape (g, m, size - rank, *kernel_shape)
-        The kernels of the other directions, as computed: C is the Gram matrix of their symbols.
     error : float
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
         through those of the lags, and ``L + 4`` others: the sum ``R_d +- R_d^T``, the product with the table and the
@@ -547,20 +545,11 @@ class GramPolynomial:
         self._shrink, self._lost = polynomial.shrink, polynomial.lost
         coefficients = polynomial.coefficients
         self.is_float32 = coefficients.dtype != self.blocks.dtype
-        self.left_out = coefficients[:, :, self.rank :, ...]
         self.lags, self.even, self.odd = self._coefficients(coefficients)
         self.norms = self._coefficient_norms()
         norm = float(xp.max(polynomial.absolute_norm_up))
         roundings = Lags.roundings(coefficients, xp=xp) + len(self.lags) + 4
         self.error = norm**2 * evaluation_error(roundings, rounding.unit(coefficients, xp=xp))
-
-    def tighten_truncation(self, norm: Upper) -> None:
-        """Lower the truncation to the square of a bound of the norm of `left_out` over all frequencies."""
-        if norm.what != ALL_FREQUENCIES:
-            raise HypothesisError(f"{norm.what} is not the norm of the directions left out over all frequencies")
-        self.truncation = min(self.truncation, host.mul_up(norm.value, norm.value))
-        if self._float32_copy is not None:
-            self._float32_copy.truncation = self.truncation
 
     def _coefficients(self, rotated_blocks: Array) -> tuple[np.ndarray, Array, Array]:
         """Lags, even and odd coefficients: see the class. Lags with coefficients 0 are left out, but for the first."""

@@ -261,10 +261,6 @@ def polynomials() -> Violations:
     copy = found.float32_copy()
     yield from up("error of a copy", copy.error, found.error + of_copy)
     copy.error = 0.25
-    found.truncation = 0.5
-    for norm in (0.5, 3.0):
-        found.tighten_truncation(assumed(norm))
-        yield from up("a truncation", found.truncation, 0.25)
     copy._shrink, copy._lost = 0.75, 0.5
     limits = np.asarray([2.0, 3.0, 0.1])
     formula = np.maximum(limits * 0.75 - 0.5, 0.0) ** 2 - 0.25

@@ -240,7 +240,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a polynomial of other blocks": lambda: Cover(KERNEL, Boxes.torus((4,)), ops=OPS).form(
         Polynomial(KERNEL / 2, xp=OPS.xp).gram(ops=OPS), np.arange(1), np.zeros(1)
     ),
-    "a circulant's norm for what is left out": lambda: POLYNOMIAL.tighten_truncation(assumed(1.0, OWN)),
     "matrices of cells that have changed": formed_before,
     "values of other blocks": lambda: left_open(LINE, Boxes.torus((3,)), LINE / 2),
     "values at other boxes": lambda: left_open(LINE, Boxes.dft((9,), (3,)), LINE),

@@ -42,10 +42,9 @@ def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPol
     """Two of the directions of a basis; the bound of the others is the norm of ``blocks @ basis`` there, or a part."""
     found = Polynomial(blocks, xp=OPS.xp).rotated(basis, 2, ops=OPS).gram(ops=OPS)
     others = np.einsum("gmpkl,gpq->gmqkl", blocks, basis[..., 2:])
-    assert np.allclose(np.asarray(found.left_out), others, rtol=0, atol=1e-13)
-    before = found.truncation
-    found.tighten_truncation(assumed(part * sigma_star(others[0], max_cells=3000).hi))
-    assert found.truncation < before
+    sharp = (part * sigma_star(others[0], max_cells=3000).hi) ** 2
+    assert sharp < found.truncation
+    found.truncation = sharp
     return found
 
 
@@ -57,7 +56,7 @@ def test_a_truncation_below_the_norm_proves_too_much() -> None:
     too_much = []
     for part in (1.0, 0.5):
         found = with_sharp_truncation(blocks, basis, part)
-        limits = np.full(len(points), 1.4 * sigma_star(np.asarray(found.left_out)[0], max_cells=3000).hi ** 2)
+        limits = np.full(len(points), 1.4 * found.truncation / part**2)
         planes = found.planes_at(points, np.zeros(len(points), dtype=int))
         reduced, _ = found.reduced(*planes, limits)
         proven = np.linalg.eigvalsh(np.asarray(reduced))[:, -1] <= limits
