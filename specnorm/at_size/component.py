@@ -86,11 +86,11 @@ class ComponentBounds:
 
     @property
     def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and a tolerance of at least ``deflation_rtol``.
+        """Whether circulants can be deflated: no stride, and no small tolerance.
 
-        For a smaller tolerance, too many waves (see `circulants`) would have to be taken out.
+        For a small one, too many waves (see `circulants`) would have to be taken out.
         """
-        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.DEFLATION_RTOL
+        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.LOOSE_RTOL
 
     @property
     def closer_attempt_follows(self) -> bool:
@@ -200,27 +200,26 @@ class ComponentBounds:
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> Found:
+    def near_supremum(self, steps: int, *, waves_replace_steps: bool = False) -> Found:
         """A lower bound by Lanczos steps from a plane wave at the supremum's frequency.
 
         The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
         vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
 
-        ``steps``: Lanczos steps from the wave. ``most_entries``: most pixels times channels times steps; a larger layer
-        is restricted to fewer pixels. ``waves_replace_steps``: whether the steps are so few that a sum of waves is as
-        close without them.
+        ``steps``: Lanczos steps from the wave. ``waves_replace_steps``: whether the steps are so few that a sum of
+        waves is as close without them.
         """
         group = self.supremum.result.witness.block
         kernel = self.kernels[group : group + 1, ...]
         # A sum of waves may end after the deadline by half of the time that this bound may take.
         wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.WAVE_TIME / 2)
-        if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
+        if wave_sum_in_time and self._needs_no_vectors(steps):
             return self._by_wave_sum(kernel, group)
         is_long = self._least_pixels >= layer_tuning.WAVE_SUM_PIXELS
         sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
         if sums_waves and waves_replace_steps:
             steps = 0
-        restriction = self._restricted(steps, most_entries)
+        restriction = self._restricted(steps)
         group_spec = restriction.spec.of_group
         angles = self.supremum.result.witness.frequency.angles[0]
         if sums_waves:
@@ -264,16 +263,16 @@ class ComponentBounds:
         """Bytes of the patches that may exist at once: a quarter, since they are copied once or twice."""
         return self.ops.memory // 4
 
-    def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
-        """The component, or its restriction to as many pixels as the entries, the steps and the time limit allow."""
+    def _restricted(self, steps: int) -> PolyphaseComponent:
+        """The component, or its restriction to as many pixels as the steps and the time limit allow."""
         channels = max(self.group_spec.group_channels)
-        pixels_in_entries = most_entries / (max(steps, 1) * channels)
+        pixels_in_entries = layer_tuning.LANCZOS_ENTRIES / (max(steps, 1) * channels)
         seconds = layer_tuning.WAVE_TIME * self.problem.clock.seconds
         work_of_pixel = layer_tuning.WAVE_PASSES * math.prod(self.kernels.shape[1:])
         pixels_in_time = seconds / self.problem.clock.seconds_of(work_of_pixel)
         return self.component.restricted(min(pixels_in_entries, pixels_in_time))
 
-    def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
+    def _needs_no_vectors(self, steps: int) -> bool:
         """Whether the quotient of a sum of waves, which comes without a vector, is enough.
 
         That is so if the singular vectors are too large to be returned (`witness_shapes`), and if Lanczos would come no
@@ -281,7 +280,7 @@ class ComponentBounds:
         """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
-        is_restricted = self._restricted(steps, most_entries) is not self.component
+        is_restricted = self._restricted(steps) is not self.component
         return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
 
     def _by_wave_sum(self, kernel: Array, group: int) -> Found:

@@ -176,9 +176,7 @@ def small_matrix(part: ComponentBounds, bounds: Found) -> Found:
 def near_supremum(part: ComponentBounds, bounds: Found) -> Found:
     """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
     steps = layer_tuning.WAVE_STEPS if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.MOST_STEPS
-    closer = part.near_supremum(
-        steps, layer_tuning.LANCZOS_ENTRIES, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL
-    )
+    closer = part.near_supremum(steps, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL)
     return part.by_supremum(bounds.intersect(closer))
 
 
@@ -206,25 +204,19 @@ def more_steps(part: ComponentBounds, bounds: Found) -> Found:
     A larger layer would be restricted to fewer pixels, where more steps come no closer than the sum of waves does on
     all pixels.
     """
-    most_entries = layer_tuning.CLOSER_FACTOR * layer_tuning.LANCZOS_ENTRIES
-    fits = part.size * layer_tuning.CLOSER_STEPS <= most_entries
-    applies = fits and part.can_be_deflated and part.rtol >= layer_tuning.LOOSE_RTOL
-    if not applies or not part.deflated_circulants(bounds):
+    fits = part.size * layer_tuning.CLOSER_STEPS <= layer_tuning.LANCZOS_ENTRIES
+    if not fits or not part.can_be_deflated or not part.deflated_circulants(bounds):
         return bounds
-    return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS, most_entries))
+    return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS))
 
 
 def many_waves(part: ComponentBounds, bounds: Found) -> Found:
     """Deflate as in `few_waves`, by as many waves as the bound takes."""
-    if part.rtol < layer_tuning.LOOSE_RTOL:
-        return bounds
     return _deflation(part, bounds)
 
 
 def wider_by_waves(part: ComponentBounds, bounds: Found) -> Found:
     """Try wider bounds by as many waves as can be taken out, where nothing else came close enough."""
-    if part.rtol < layer_tuning.LOOSE_RTOL:
-        return bounds
     return _deflation(part, bounds, wider=True)
 
 
