@@ -43,8 +43,6 @@ PARTS_FOR_FEW_PIXELS: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
 """The same for layers of few pixels, where the border lowers the value of each wave by more."""
 MANY_PIXELS = 24
 """Pixels of the shortest axis from which a layer gets `PARTS_OF_NORM`."""
-FEW_PARTS = 1
-"""Number of parts that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
 MOST_WAVES = 1000
 """Most waves that are taken out, mirror images included."""
 WAVES_OF_A_FREQUENCY = 8
@@ -204,9 +202,9 @@ class DeflatedCirculant:
     def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
         """The bound ``lower * (1 + rtol)`` of the norm, if enough waves can be taken out; None if it is not proven.
 
-        ``few``: whether to try the first `FEW_PARTS` alone.
+        ``few``: whether to try the highest threshold alone, before the lower bound is raised.
         """
-        parts_of_norm = self.parts_of_norm[:FEW_PARTS] if few else self.parts_of_norm
+        parts_of_norm = self.parts_of_norm[:1] if few else self.parts_of_norm
         for part in parts_of_norm:
             try:
                 self.clock.check()

@@ -49,9 +49,7 @@ def find_open_groups(
         return every_group, None
     estimates = _estimated_norms(blocks, bound, ops=ops)
     weak_groups = np.flatnonzero(estimates < layer_tuning.WEAK_GROUP * bound)
-    for _ in range(layer_tuning.WEAK_GROUP_TRIES):
-        if not len(weak_groups):
-            break
+    while len(weak_groups):
         search = Search(arrays.rows(blocks, weak_groups, ops=ops), clock=clock, ops=ops)
         result = search.run(Boxes.torus(tuple(blocks.shape[3:])), bound=bound, max_cells=max_cells)
         if result.upper is not None and result.upper <= bound:
