@@ -153,8 +153,8 @@ class Power(Stepped, LanczosRun):
     n_iter : int
         Largest number of steps, each a product with A and one with A*.
     seed : int
-        Seed of the start vector. For a large layer of one group, the start is a sum of windowed plane waves plus a
-        random vector a tenth as long.
+        Seed of the start vector. For a large layer of one group, the start is a windowed plane wave plus a random
+        vector a tenth as long.
     least_gain : float
         Stop after a restart that increased the value by less than this, relatively. The norm may be farther above the
         value: if several singular values are nearly the largest, a restart may gain little and a later one more.

@@ -16,6 +16,7 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs, Unreached
 from specnorm.running.search import Clock, Problem
+from specnorm.supremum import tuning
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols import triples
 from specnorm.symbols.proofs.polynomial import Polynomial
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Found
-
-_WORK_OF_VISITS = 2.3e6
-"""Work of visits of a whole grid, in multiplications a channel, up to which a search takes longer."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class ExactFFT(Method):
             points = math.prod(Frequencies.half_grid_shape(sizes))
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * points)
-            if not ops.concrete or work_of_visits(blocks, sizes) <= _WORK_OF_VISITS:
+            if not ops.concrete or work_of_visits(blocks, sizes) <= tuning.WORK_OF_VISITS:
                 return self._visit_all(
                     blocks, spec.groups, Frequencies.half_grid(sizes), Clock.of(self.budget), ops=ops
                 )

@@ -161,10 +161,6 @@ class Lanczos:
             1.0, relative_residual / np.maximum(relative_gap, self._tiny)
         )
 
-    def use_gram(self, gram: Array) -> None:
-        """From now on, take steps with the smaller Gram matrices (b, size, size), which have been formed meanwhile."""
-        self._gram = self.xp.astype(gram, self._like.dtype, copy=False)
-
     @staticmethod
     def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
         """Tolerance for singular vectors from which a gradient is formed; by the dtype of the matrix.
