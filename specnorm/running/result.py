@@ -13,11 +13,18 @@ from specnorm.proofs.found import Outcome
 from specnorm.running.explaining import explained
 
 if TYPE_CHECKING:
+    import typing_extensions
+
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Claims, Kind
 
 NumberT = TypeVar("NumberT", bound=SupportsFloat)
+if TYPE_CHECKING:
+    # The default lets users write `Result` alone.
+    ValueT = typing_extensions.TypeVar("ValueT", default=Any)
+else:
+    ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +214,7 @@ class Enclosure(TwoSided[Any]):
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Generic[ValueT]):
     """The value of one method on one layer.
 
     Parameters
@@ -227,7 +234,7 @@ class Result:
         ran it.
     """
 
-    value: Any
+    value: ValueT
     kind: Kind
     method: Any
     spec: ConvSpec
