@@ -174,7 +174,8 @@ class Search:
             self._rounds += 1
             lower_before = self.incumbent.best.lower.value
             previous_polynomial = polynomial
-            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors)
+            in_float32 = self.incumbent.is_far_below and self._rounds == 1
+            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
             if vectors is None or polynomial is not previous_polynomial:
                 vectors = self.incumbent.start_vectors(count, polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
@@ -256,9 +257,8 @@ class Search:
     # - `limit_is_provable`: the limit is finite, and high enough for a (reduced) matrix,
     # - `estimate_is_below`: the estimated eigenvalue is below the limit (or, in `_fathom_likely`, below what a
     #   factorization's rounding leaves of it),
-    # - `norm_is_below`: the estimate of its norm is below its limit; if the cell is not fathomed, the truncation is to
-    #   blame,
-    # - `cutting_is_futile`: the truncated proof would fail for the cell's pieces, too.
+    # - `norm_is_below`, `limit_is_high`: the estimate of a cell's norm is below its limit, and that is near the
+    #   threshold. If such a cell is not fathomed, the truncation is to blame.
     # Cells are tried unconditionally (`_fathom_all`) or if their estimates allow it (`_fathom_likely`).
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
         """Fathom the grid cells that float32 proves. Return the vectors of the cells left.
@@ -297,7 +297,6 @@ class Search:
         # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
         # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
         least_limit = self.polynomials.least_eigenvalue_limit(polynomial)
-        least_limit = max(least_limit, tuning.LEAST_REDUCED_PART * threshold**2)
         eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)
         reduced_for = np.minimum(np.maximum(eigenvalue_limit, least_limit), 1e300)  # finite
         nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for)
@@ -331,7 +330,7 @@ class Search:
         eigenvalue_limit: np.ndarray,
         part: slice,
     ) -> tuple[np.ndarray, CentreMatrices, np.ndarray, np.ndarray, Array]:
-        """Estimate a part of the cells. Later cells of the torus are tried by proof first.
+        """Estimate a part of the cells. Later cells of the torus with large matrices are tried by proof first.
 
         ``nodes``: estimates of the round; its polynomial, limits and start vectors are read, and it is not changed.
         ``eigenvalue_limit`` (c,): limits of all cells. Returns ``index`` (n,): numbers of the cells that were
@@ -343,8 +342,9 @@ class Search:
         index = np.arange(len(cover))[part]
         matrices, planes = cover.form(polynomial, index, reduced_for)
         vectors = nodes.vectors[part, ...]
-        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
-        if self._is_torus and not is_first:
+        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate. Those
+        # of small matrices cost less than proofs, and may raise the incumbent.
+        if self._is_torus and not is_first and polynomial.rank >= tuning.SMALLEST_REDUCED:
             limit_is_provable = (eigenvalue_limit[part] >= reduced_for) & (eigenvalue_limit[part] < math.inf)
             cover.fathom(matrices.take(np.flatnonzero(limit_is_provable), ops=self.ops), nodes.threshold)
             still_open = np.flatnonzero(~cover.fathomed[index])
@@ -411,16 +411,16 @@ class Search:
         nodes: NodeEstimates,
         eigenvalue_limit: np.ndarray,
     ) -> None:
-        """Retry with all directions the cells whose proofs failed by the truncation, if cutting them does not help.
+        """Retry with all directions the cells whose proofs failed by the truncation.
+
+        A retry takes less time than the four pieces into which a cell would be cut.
 
         ``eigenvalue_limit`` (c,): limits of the truncated proof.
         """
         threshold = self.threshold
         norm_is_below = nodes.norms_sq < eigenvalue_limit
-        # The truncated proof would fail for cells of a quarter of the radius, too.
-        limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
-        cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
-        retried = np.flatnonzero(norm_is_below & cutting_is_futile & ~cover.fathomed)
+        limit_is_high = eigenvalue_limit > tuning.NEAR_PART * threshold**2
+        retried = np.flatnonzero(norm_is_below & limit_is_high & ~cover.fathomed)
         if not len(retried):
             return
         whole = self.polynomials.for_trial(self.polynomials.whole, threshold, cover.open.boxes.radius[retried])

@@ -164,7 +164,9 @@ def _enclose_grid(search: Search, boxes: Boxes, most_cells: int, problem: Proble
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = problem.spec.grid_sizes(kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
-    torus_result = search.run(boxes, rtol=tuning.TORUS_SHARE * rtol, max_cells=min(half_points, most_cells))
+    # For a tight tolerance, a search of the torus that is as close would cost as much as the grid's.
+    torus_rtol = tuning.TORUS_SHARE * max(rtol, tuning.INCUMBENT_RTOL)
+    torus_result = search.run(boxes, rtol=torus_rtol, max_cells=min(half_points, most_cells))
     start = search.lower_bound_on_circulant(torus_result, sizes)
     # The comparisons of the start are not cells of a search.
     result = replace(start, cells=0)

@@ -101,9 +101,7 @@ class Incumbent:
         """
         coarse_blocks = self._blocks_for(tuning.INCUMBENT_RTOL)
         coarse = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
-        frequencies, norms, vectors = power.norms_at(
-            coarse_blocks, coarse, ascent.POWER_STEPS, seed=self.seed, ops=self.ops
-        )
+        frequencies, norms, vectors = power.norms_at(coarse_blocks, coarse, ascent.STEPS, seed=self.seed, ops=self.ops)
         # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
         count = tuning.TRIALS + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
@@ -135,7 +133,7 @@ class Incumbent:
         frequencies = Frequencies.nearest(angles + steps)
         symbol = Polynomial(blocks[block : block + 1, ...], xp=self.xp).at(frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
-        vectors, _ = power.power_of_symbol(symbol, start, ascent.POWER_STEPS, xp=xp)
+        vectors, _ = power.power_of_symbol(symbol, start, ascent.STEPS, xp=xp)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
 
     def raise_from(
@@ -173,12 +171,11 @@ class Incumbent:
         if self._is_flat is None:
             self._is_flat = self._bound is None and self._are_many_near(norms_sq, block)
         if self._is_flat and self._are_many_near(norms_sq, block):
-            starts = tuning.FLAT_STARTS
+            starts = tuning.TRIALS
             least_sq = self._nearly_sq(norms_sq)
         else:
-            # An excess below `tuning.LEAST_EXCESS` of the tolerance does not matter.
             starts = 1
-            least_sq = (1 + tuning.LEAST_EXCESS * self._rtol) * norm_to_beat**2
+            least_sq = norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
 
@@ -215,7 +212,7 @@ class Incumbent:
 
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
-        # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
+        # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get near.
         norm_to_beat = max(self.best.lower.value, tuning.NEAR_PART * (self._bound or 0.0))
         local_ascent = ascent.Ascent(
             self._blocks_for(rtol)[block : block + 1, ...],
@@ -301,20 +298,20 @@ def top_eigenpairs(
     the first round, whose start vectors are random. ``crowded``: the result of `is_crowded` for the first round.
     """
     matrices = centre_matrices.matrices
-    # The filter damps eigenvalues below a cell's limit: without a larger one it is proven however well it is estimated.
-    limit = centre_matrices.reduced_for
+    cut = tuning.NEAR_PART * centre_matrices.reduced_for
     degree = tuning.CROWDED_DEGREE if crowded else tuning.DEGREE
-    values, vectors = power.largest_eigenvalues(matrices, vectors, limit, degree, like, ops=ops)
-    if first and is_crowded(values, limit, matrices.shape[-1]):
-        values, vectors = power.largest_eigenvalues(matrices, vectors, limit, tuning.CROWDED_DEGREE, like, ops=ops)
+    values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
+    if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
+        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_DEGREE, like, ops=ops)
     return values, vectors
 
 
 def is_crowded(eigenvalues: np.ndarray, eigenvalue_limit: np.ndarray, rank: int) -> bool:
-    """Whether most of the first cells are above their limits, as for spectra without a gap at the top."""
+    """Whether most of the first cells are near their limits, as for spectra without a gap at the top."""
     if rank < tuning.SMALLEST_LARGE:
         return False
-    return bool(np.count_nonzero(eigenvalues > eigenvalue_limit) > len(eigenvalue_limit) / 2)
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.NEAR_PART * eigenvalue_limit)
+    return bool(near_their_limits > len(eigenvalue_limit) / 2)
 
 
 def lift_to_all_columns(

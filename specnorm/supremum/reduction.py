@@ -41,6 +41,7 @@ class Polynomials:
         self.clock = clock or Clock()
         self.tolerance = 0.0
         self._reduced: GramPolynomial | None = None
+        self._reduced_in_float32: GramPolynomial | None = None
         self._whole: GramPolynomial | None = None
 
     @property
@@ -68,25 +69,44 @@ class Polynomials:
         # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
         return 2 * 8 * centre_count * sum(self.blocks.shape[3:]) <= tuning.CACHE_BYTES
 
-    def near(self, threshold: float, trial_vectors: Array | None) -> GramPolynomial:
+    def near(
+        self,
+        threshold: float,
+        trial_vectors: Array | None,
+        *,
+        in_float32: bool = False,
+    ) -> GramPolynomial:
         """The polynomial for norms around a threshold: of the directions that matter there, or of all.
 
         ``trial_vectors`` (g, h, p): directions to keep; None: no polynomial is reduced, but one that has been reduced
-        is used.
+        is used. ``in_float32``: whether everything may be in float32.
         """
         if threshold <= 0:
             return self.whole
         if trial_vectors is None:
             return self.whole if self._reduced is None else self._reduced
-        if self._reduced is None or self.least_eigenvalue_limit(self._reduced) > threshold**2:
-            self._reduced = self._reduce(threshold, trial_vectors)
-        return self._reduced
+        in_float32 = in_float32 and self.ops.exact_float32
+        polynomial = self._reduced_in_float32 if in_float32 else self._reduced
+        if polynomial is None or self.least_eigenvalue_limit(polynomial) > threshold**2:
+            polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
+        return polynomial
 
-    def _reduce(self, threshold: float, trial_vectors: Array) -> GramPolynomial:
+    def _reduce(
+        self,
+        threshold: float,
+        trial_vectors: Array,
+        *,
+        in_float32: bool,
+    ) -> GramPolynomial:
         """Leave out what is far below a threshold, if that is enough to save time."""
         self.clock.require(self.blocks.shape[0] * Clock.eigh_cost(self.blocks.shape[2]))
-        rotated = choose_rotation(self.blocks, threshold, trial_vectors, ops=self.ops)
-        return self.whole if rotated is None else rotated.gram(tick=self.clock.check, ops=self.ops)
+        rotated = choose_rotation(self.blocks, threshold, trial_vectors, in_float32=in_float32, ops=self.ops)
+        polynomial = self.whole if rotated is None else rotated.gram(tick=self.clock.check, ops=self.ops)
+        if in_float32:
+            self._reduced_in_float32 = polynomial
+        else:
+            self._reduced = polynomial
+        return polynomial
 
     def for_trial(
         self,
@@ -143,26 +163,28 @@ def choose_rotation(
     threshold: float,
     trial_vectors: Array,
     *,
+    in_float32: bool = False,
     ops: ArrayOps,
 ) -> Polynomial | None:
     """Blocks rotated to a basis with the large directions first, and how many of them to keep; None if too many matter.
 
     ``blocks`` is (g, m, p, *kernel_shape). ``trial_vectors`` (g, h, p): complex right vectors at frequencies where the
-    norm is large: directions to keep.
+    norm is large: directions to keep. ``in_float32``: whether the basis is computed in float32.
     """
     xp = ops.xp
     p = blocks.shape[2]
     if p < tuning.SMALLEST_REDUCED:
         return None
     taps = math.prod(blocks.shape[3:])
-    eigenvalues, basis, trial_count = _directions(blocks, threshold, trial_vectors, ops=ops)
+    eigenvalues, basis, trial_count = _directions(blocks, threshold, trial_vectors, in_float32=in_float32, ops=ops)
     descending = ops.to_numpy(xp.max(eigenvalues, axis=0))[::-1]
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`.
     bounds = taps * descending[trial_count:]
     allowed = tuning.TRUNCATION * threshold**2
     # Less 2 % for the rounding in `truncation_bound`.
     rank = trial_count + int(np.count_nonzero(bounds > 0.98 * allowed))
-    if rank >= p:
+    if 2 * rank**2 > p**2:
+        # The reduced matrices would have more than half of the entries.
         return None
     rotated = Polynomial(blocks, xp=xp).rotated(xp.flip(basis, axis=-1), rank, ops=ops)
     # If the factorization was imprecise, the bound of the truncation or the basis is not good enough.
@@ -175,6 +197,7 @@ def _directions(
     threshold: float,
     trial_vectors: Array,
     *,
+    in_float32: bool,
     ops: ArrayOps,
 ) -> tuple[Array, Array, int]:
     """Eigenvalues of ``sum_k K_k^T K_k``, ascending, and an orthonormal basis; the trial vectors' directions are last.
@@ -197,5 +220,5 @@ def _directions(
     lift = 2 * xp.sum(xp.linalg.diagonal(gram), axis=-1) + threshold**2
     gram = gram + lift[:, None, None] * xp.matmul(trial, transposed)
     gram = (gram + xp.matrix_transpose(gram)) / 2
-    eigenvalues, basis = xp.linalg.eigh(gram)
+    eigenvalues, basis = xp.linalg.eigh(xp.astype(gram, xp.float32) if in_float32 else gram)
     return eigenvalues, basis, trial.shape[-1]

@@ -16,9 +16,14 @@ matrix is formed again for the incumbent after it."""
 DEGREE = 6
 """Chebyshev degree of the estimates."""
 CROWDED_DEGREE = 24
-"""Degree where eigenvalues are crowded: most of the first cells have eigenvalues above their limits, as of spectra
+"""Degree where eigenvalues are crowded: most of the first cells have eigenvalues near their limits, as of spectra
 without a gap at the top. Filters of a higher degree tell such eigenvalues apart. One of a low degree would estimate
 them too low: proofs would fail, and cells would be cut too coarsely."""
+NEAR_PART = 0.95
+"""Part of a number from which another is near it: of a cell's limit, an eigenvalue, and filters damp those below; of
+the squared threshold, a limit; of the highest square, a centre, which gets an ascent in a flat round; of a bound that
+is to be proven, an incumbent. With 1, filters would not tell an eigenvalue just above a limit from it, and what a bound
+just below the norm refutes would stay undecided."""
 SMALLEST_LARGE = 96
 """Size of matrices from which eigenvalues may count as crowded, and parts of a round are worth a thread each."""
 PIECES = 5
@@ -45,26 +50,14 @@ TRUNCATION = 0.5
 third of this bound or less."""
 LEAST_LIMIT_OVER_TRUNCATION = 1.1
 """Least ratio of a limit to the truncation bound for which a matrix is reduced; above 1."""
-LEAST_REDUCED_PART = 0.3
-"""Lowest limit that a matrix is reduced for, as a part of the squared threshold. The reduction of a cell with a
-lower limit is estimated for this one, since it is not going to be proven in this round."""
 TRIALS = 4
 """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
-basis beside those around the incumbent."""
+basis beside those around the incumbent. Also the number of local ascents of a round with a flat norm; others have
+one."""
 AROUND_RADIANS = 0.06
 """Distance in radians, along each axis, of the frequencies around the incumbent whose vectors are kept."""
-NEAR_PART = 0.95
-"""Part of a norm from which another one is near it: of a bound that is to be proven, an incumbent; of the highest
-square, a centre. An incumbent far below gives the basis no vectors around it, as cells around it are proven without
-them. A centre that is near gets an ascent in a flat round."""
 FLAT_CELLS = 24
 """Number of centres of a block, with a norm near the highest, above which the norm counts as flat. Fewer than the
 first cells of two axes: an incumbent that the first round leaves 0.4 % too low costs half as much time again."""
-FLAT_STARTS = 12
-"""Number of local ascents of a round with a flat norm; other rounds have one."""
-LEAST_EXCESS = 0.2
-"""Multiple of the tolerance by which the highest estimate of a round, a squared norm, must exceed the squared
-incumbent (relatively) for an ascent from it."""
-
 INCUMBENT_RTOL = 1e-3
 """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""

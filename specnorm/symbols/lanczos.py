@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-DIRECT_SIZE = 48
+DIRECT_SIZE = 64
 """Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
 STEPS_BEFORE_FIRST_CHECK = 4
 """Steps before the first check of convergence. Four steps rule out most unfoldings of a kernel where the smallest
@@ -168,7 +168,7 @@ class Lanczos:
         The error of a vector is this number over the relative gap to the next eigenvalue. That of the norm, its square
         over the gap, is usually a rounding.
         """
-        return 1e-9 if dtype == xp.float64 else 2e-6
+        return 1e-8 if dtype == xp.float64 else 2e-6
 
     def finish(self) -> Lanczos:
         """Advance until all matrices are done, and return self."""
