@@ -53,9 +53,6 @@ MATRICES_AT_ONCE = 8
 """Number of Gram matrices that are decomposed completely between two checks of the clock."""
 WIDER_MULTIPLES: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
 """Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
-_MOST_EXTRA_PART = 0.125
-"""Circulants that are longer than the shortest by up to this part are compared with it. The farther the maximum is from
-a circulant's frequencies (at most half a step), the lower is the circulant's norm."""
 _SHARE = 0.25
 """If the circulant's norm is above the target, it is computed to this part of the tolerance."""
 
@@ -129,8 +126,7 @@ def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
     """
     if taps == 1:
         return [(1, False)]
-    most_points = least_points + max(1, math.ceil(_MOST_EXTRA_PART * least_points))
-    return list(itertools.product(range(least_points, most_points + 1), (False, True)))
+    return list(itertools.product((least_points, least_points + 1), (False, True)))
 
 
 def _distance(angle: float, points: int, skew: bool) -> float:

@@ -122,15 +122,12 @@ class ComponentBounds:
         return tuple(1 if k == 1 else points for k, points in zip(taps, shortest(self.spec), strict=True))
 
     # -- the supremum over all sizes ---------------------------------------------------------------------------------
-    def padded(self, supremum: Upper | None) -> Upper | None:
-        """A bound of the layer, with its padding, from one of the supremum."""
-        return None if supremum is None else padding.padded_norm(supremum, self.spec)
-
     def by_supremum(self, bounds: Found) -> Found:
-        """The bounds with the supremum, if that is lower, and with the cost of its search."""
+        """The bounds with the supremum, if that is lower with the padding, and with the cost of its search."""
         result = self.supremum.result
         with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
-        return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
+        upper = None if result.upper is None else padding.padded_norm(result.upper, self.spec)
+        return with_cost.with_upper(upper, BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: Found) -> np.ndarray:

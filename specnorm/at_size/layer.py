@@ -243,13 +243,6 @@ def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
     return bounds.intersect(part.by_matrix(part.open_groups(bounds), bounds.lower.value))
 
 
-def refined_supremum(part: ComponentBounds, bounds: Found) -> Found:
-    """Search the supremum to the tolerance asked for, if it was searched loosely since a circulant was to follow."""
-    if not part.supremum.is_loose or part.problem.clock.expired:
-        return bounds
-    return bounds.with_upper(part.padded(part.supremum.refine()), BoundSource.SUPREMUM)
-
-
 ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     one_patch,
     small_matrix,
@@ -261,6 +254,5 @@ ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     many_waves,
     own_matrix,
     wider_by_waves,
-    refined_supremum,
 )
 """The attempts, in the order in which they are made."""

@@ -33,14 +33,6 @@ LANCZOS_ENTRIES = 2.0**21
 is lower than the supremum by a part that falls with ``1 / size**2``."""
 WITNESS_ENTRIES = 2**18
 """Inputs and outputs up to which the singular vectors are returned."""
-SUPREMUM_SHARE = 0.3
-"""If the layer's norm is expected to be within this part of the tolerance below its supremum, the supremum is
-searched so closely that it is enough."""
-PROVEN_SHARE = 0.97
-"""Part of the tolerance that is asked of the supremum, so that an error of the lower bound does not matter."""
-SUPREMUM_RTOL = 0.01
-"""Tolerance of the supremum if the layer is expected to be farther below it than the tolerance. A wider one would
-leave more work to the circulant's search than the torus' search saves."""
 WEAK_GROUP = 0.97
 """Part of the layer's norm below which an estimate of a group's norm makes it a weak group."""
 EIGENVECTOR_WORK = 8e6

@@ -220,8 +220,6 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "every group a lower one": (layer_tuning, {"WEAK_GROUP": 1e9}, by_circulants),
     "no group a lower one": (layer_tuning, {"WEAK_GROUP": 0.0}, by_circulants),
     "no Lanczos": (layer_tuning, {"IMMEDIATE_WORK": 0, "WAVE_SUM_PIXELS": 1}, enclosed),
-    "a supremum that is never enough": (layer_tuning, {"SUPREMUM_SHARE": 0.99}, by_circulants),
-    "a supremum that is hardly searched": (layer_tuning, {"SUPREMUM_RTOL": 3.0}, by_circulants),
     "every layer a large one": (layer_tuning, ALL_LARGE, enclosed),
     "every wave taken out": (
         circulants, parts((0.9, 1e-9)) | {"MOST_WAVES": 10**6, "WIDER_MULTIPLES": (1.0,)}, split,
