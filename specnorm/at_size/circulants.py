@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.at_size import layer_tuning
 from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
@@ -23,7 +24,6 @@ from specnorm.running.search import Clock, OutOfTime
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
 from specnorm.supremum.reduction import Polynomials
-from specnorm.symbols import power
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -45,14 +45,8 @@ MANY_PIXELS = 24
 """Pixels of the shortest axis from which a layer gets `PARTS_OF_NORM`."""
 MOST_WAVES = 1000
 """Most waves that are taken out, mirror images included."""
-WAVES_OF_A_FREQUENCY = 8
-"""Number of eigenvectors of a frequency that are computed first; if more may be above the threshold, all are."""
 OPEN_PER_WAVE = 8
 """The search for the waves ends with more open cells than this number times `MOST_WAVES`."""
-MATRICES_AT_ONCE = 8
-"""Number of Gram matrices that are decomposed completely between two checks of the clock."""
-WIDER_MULTIPLES: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
-"""Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
 _SHARE = 0.25
 """If the circulant's norm is above the target, it is computed to this part of the tolerance."""
 
@@ -147,10 +141,6 @@ class DeflatedCirculant:
         Geometry of the group, with ``input_shape``.
     supremum : Upper
         Bound of the kernel's norm over all frequencies.
-    search : Search, optional
-        A search of blocks of which the kernel is one. What it has computed is used again.
-    group : int
-        Index of the kernel among the blocks of ``search``.
     clock : Clock, optional
         Deadline: no threshold is begun after it, and it ends the choice of the waves.
     """
@@ -161,8 +151,6 @@ class DeflatedCirculant:
         spec: ConvSpec,
         circulant: Circulant,
         supremum: Upper,
-        search: Search | None = None,
-        group: int = 0,
         *,
         clock: Clock | None = None,
         ops: ArrayOps,
@@ -182,18 +170,6 @@ class DeflatedCirculant:
         self._deflations: dict[float, tuple[Cover, SplitWaves] | None] = {}
         self._failed_bounds: dict[float, float] = {}
         self._polynomials = Polynomials(self.blocks, clock=self.clock, ops=ops)
-        self._trial_vectors: Array | None = None
-        if search is not None:
-            self._take_over(search, group)
-
-    def _take_over(self, search: Search, group: int) -> None:
-        """Use the trial vectors of another search, and its polynomials if they are of the same blocks."""
-        trial_vectors = search.incumbent.trial_vectors
-        if trial_vectors is not None and trial_vectors.shape[-1] == self.blocks.shape[2]:
-            self._trial_vectors = trial_vectors[group : group + 1, ...]
-        if search.blocks.shape == self.blocks.shape and bool(self.xp.all(search.blocks == self.blocks)):
-            self.blocks = search.blocks
-            self._polynomials = search.polynomials
 
     def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
         """The bound ``lower * (1 + rtol)`` of the norm, if enough waves can be taken out; None if it is not proven.
@@ -226,7 +202,7 @@ class DeflatedCirculant:
         deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
         if not deflations:
             return None
-        for multiple in WIDER_MULTIPLES:
+        for multiple in layer_tuning.WIDER_MULTIPLES:
             if self.clock.expired:
                 return None
             upper = self._proven(*deflations[-1], lower * (1 + multiple * rtol))
@@ -262,7 +238,7 @@ class DeflatedCirculant:
         """A cover of the circulant that leaves single frequencies open; None if those are too many."""
         boxes = Boxes.dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
         cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
-        polynomial = self._polynomials.near(threshold, self._trial_vectors).float32_copy()
+        polynomial = self._polynomials.whole.float32_copy()
         was_tried = np.zeros(len(cover), dtype=bool)
         while True:
             self.clock.check()
@@ -276,9 +252,6 @@ class DeflatedCirculant:
             parent = cover.split(np.full(len(cover), 2))
             # A piece whose parent could not be cut is that parent, a single frequency, which was tried.
             was_tried = ~divisible[parent]
-        if polynomial.truncation > 0:
-            self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), threshold)
-            cover.prune()
         return cover if len(cover) <= MOST_WAVES else None
 
     def _fathom(
@@ -307,7 +280,8 @@ class DeflatedCirculant:
         gram = arrays.gram_smaller(tall, xp=xp)
         if ops.exact_float32:
             gram = xp.astype(gram, xp.complex64)
-        eigenvectors = self._top_eigenvectors(gram, threshold)
+        self.clock.require(len(points) * Clock.eigh_cost(gram.shape[-1], is_complex=True))
+        _, eigenvectors = xp.linalg.eigh(gram)
         # Right singular vectors as rows, and their images.
         right = xp.matrix_transpose(xp.astype(eigenvectors, symbol.dtype))
         images = xp.matmul(right, xp.matrix_transpose(tall))
@@ -327,26 +301,3 @@ class DeflatedCirculant:
             # u and v are those of the adjoint: G = sum s v u* where G* = sum s u v*.
             x, y = y, x
         return SplitWaves(points, point, x, y)
-
-    def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
-        """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
-        xp = self.xp
-        few = WAVES_OF_A_FREQUENCY
-        count = gram.shape[0]
-        if gram.shape[-1] >= 4 * few:
-            # If the least of the few eigenvalues is at most half of the squared threshold, none above it is missing:
-            # the half leaves a margin, since the eigenvectors are approximate.
-            cut = threshold**2 / 2
-            values, vectors = power.top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
-            if float(xp.max(values[:, 0])) <= cut:
-                return vectors
-        at_once = MATRICES_AT_ONCE
-        if count <= at_once:
-            return self._all_eigenvectors(gram)
-        chunks = [self._all_eigenvectors(gram[start : start + at_once, ...]) for start in range(0, count, at_once)]
-        return xp.concat(chunks, axis=0)
-
-    def _all_eigenvectors(self, gram: Array) -> Array:
-        count, side = gram.shape[:2]
-        self.clock.require(count * Clock.eigh_cost(side, is_complex=True))
-        return self.xp.linalg.eigh(gram)[1]

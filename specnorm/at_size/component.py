@@ -180,8 +180,6 @@ class ComponentBounds:
                 self.group_spec,
                 circulant,
                 supremum,
-                self.supremum.search,
-                group,
                 clock=self.problem.clock,
                 ops=self.ops,
             )

@@ -4,7 +4,8 @@ A *matrix proof* is a factorization of the layer's Gram matrix; its work is coun
 """
 
 IMMEDIATE_WORK = 3e6
-"""Work of a matrix proof up to which nothing else is tried, since a search takes longer."""
+"""Work of a matrix proof up to which nothing else is tried, since a search takes longer; and cubed rows of the Gram
+matrices up to which their eigenvectors take less time than Lanczos."""
 SOON_WORK = 2e9
 """Work of a matrix proof up to which it follows the first circulant: less than a second."""
 LATE_WORK = 3e10
@@ -35,15 +36,11 @@ WITNESS_ENTRIES = 2**18
 """Inputs and outputs up to which the singular vectors are returned."""
 WEAK_GROUP = 0.97
 """Part of the layer's norm below which an estimate of a group's norm makes it a weak group."""
-EIGENVECTOR_WORK = 8e6
-"""Cubed rows of Gram matrices in one block, summed, up to which their eigenvectors take less time than Lanczos."""
 MATRIX_STEPS = 400
 """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
-converged."""
-MATRIX_RETRY_STEPS = 1600
-"""Lanczos steps after a matrix proof that failed, where the matrix has several blocks."""
-MATRIX_RETRY_RTOLS: tuple[float, ...] = (0.5, 2.0, 8.0, 32.0)
-"""Tolerances, as multiples of the one asked for, that are tried after a matrix proof that failed."""
+converged. After a proof that failed, as many follow."""
+WIDER_MULTIPLES: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+"""Tolerances, as multiples of the one asked for, that are tried after a proof that failed."""
 LOOSE_RTOL = 1e-3
 """Tolerance from which float32 and few Lanczos steps are enough, and circulants are deflated.
 

@@ -222,17 +222,14 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "no Lanczos": (layer_tuning, {"IMMEDIATE_WORK": 0, "WAVE_SUM_PIXELS": 1}, enclosed),
     "every layer a large one": (layer_tuning, ALL_LARGE, enclosed),
     "every wave taken out": (
-        circulants, parts((0.9, 1e-9)) | {"MOST_WAVES": 10**6, "WIDER_MULTIPLES": (1.0,)}, split,
+        circulants, parts((0.9, 1e-9)) | {"MOST_WAVES": 10**6}, split,
     ),
     "no wave taken out": (
-        circulants, parts((0.9,)) | {"MOST_WAVES": 0, "WIDER_MULTIPLES": (1.0,)}, split,
-    ),
-    "one wave of a frequency": (
-        circulants, parts((0.5,)) | {"WAVES_OF_A_FREQUENCY": 1}, split,
+        circulants, parts((0.9,)) | {"MOST_WAVES": 0}, split,
     ),
     "one step a matrix": (
         layer_tuning,
-        {"EIGENVECTOR_WORK": 0, "MATRIX_STEPS": 1, "MATRIX_RETRY_STEPS": 1, "MATRIX_RETRY_RTOLS": ()},
+        {"IMMEDIATE_WORK": 0, "MATRIX_STEPS": 1, "WIDER_MULTIPLES": ()},
         enclosed,
     ),
 }  # fmt: skip
