@@ -37,16 +37,10 @@ if TYPE_CHECKING:
     from specnorm.symbols.proofs.polynomial import GramPolynomial
 
 
-PARTS_OF_NORM: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+PARTS_OF_NORM: tuple[float, ...] = (0.95, 0.85, 0.7, 0.55)
 """Parts of the norm, tried one after the other: all waves with larger singular values are taken out."""
-PARTS_FOR_FEW_PIXELS: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
-"""The same for layers of few pixels, where the border lowers the value of each wave by more."""
-MANY_PIXELS = 24
-"""Pixels of the shortest axis from which a layer gets `PARTS_OF_NORM`."""
 MOST_WAVES = 1000
-"""Most waves that are taken out, mirror images included."""
-OPEN_PER_WAVE = 8
-"""The search for the waves ends with more open cells than this number times `MOST_WAVES`."""
+"""Most waves that are taken out, mirror images included, and most open cells of the search for them."""
 _SHARE = 0.25
 """If the circulant's norm is above the target, it is computed to this part of the tolerance."""
 
@@ -163,10 +157,6 @@ class DeflatedCirculant:
         self.ops = ops
         self.xp = ops.xp
         self.blocks = arrays.tall(kernel, xp=ops.xp)
-        large, _ = spec.sides
-        moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
-        has_many_pixels = min(moving, default=0) >= MANY_PIXELS
-        self.parts_of_norm = PARTS_OF_NORM if has_many_pixels else PARTS_FOR_FEW_PIXELS
         self._deflations: dict[float, tuple[Cover, SplitWaves] | None] = {}
         self._failed_bounds: dict[float, float] = {}
         self._polynomials = Polynomials(self.blocks, clock=self.clock, ops=ops)
@@ -176,8 +166,7 @@ class DeflatedCirculant:
 
         ``few``: whether to try the highest threshold alone, before the lower bound is raised.
         """
-        parts_of_norm = self.parts_of_norm[:1] if few else self.parts_of_norm
-        for part in parts_of_norm:
+        for part in PARTS_OF_NORM[:1] if few else PARTS_OF_NORM:
             try:
                 self.clock.check()
                 deflation = self.deflated(part, lower)
@@ -244,15 +233,14 @@ class DeflatedCirculant:
             self.clock.check()
             self._fathom(cover, polynomial, np.flatnonzero(~was_tried), threshold)
             cover.prune()
+            if len(cover) > MOST_WAVES:
+                return None
             divisible = cover.open.boxes.divisible
             if not divisible.any():
-                break
-            if len(cover) > OPEN_PER_WAVE * MOST_WAVES:
-                return None
+                return cover
             parent = cover.split(np.full(len(cover), 2))
             # A piece whose parent could not be cut is that parent, a single frequency, which was tried.
             was_tried = ~divisible[parent]
-        return cover if len(cover) <= MOST_WAVES else None
 
     def _fathom(
         self,

@@ -181,11 +181,6 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
         enclosed(kernel, geometry)
 
 
-def parts(of_norm: tuple[float, ...]) -> dict[str, Any]:
-    """The same thresholds of a deflation for many pixels and for few."""
-    return {"PARTS_OF_NORM": of_norm, "PARTS_FOR_FEW_PIXELS": of_norm, "MANY_PIXELS": 0}
-
-
 NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "SOON_WORK": 0, "LATE_WORK": 0}
 ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "SOON_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
 OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
@@ -222,10 +217,10 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "no Lanczos": (layer_tuning, {"IMMEDIATE_WORK": 0, "WAVE_SUM_PIXELS": 1}, enclosed),
     "every layer a large one": (layer_tuning, ALL_LARGE, enclosed),
     "every wave taken out": (
-        circulants, parts((0.9, 1e-9)) | {"MOST_WAVES": 10**6}, split,
+        circulants, {"PARTS_OF_NORM": (0.9, 1e-9), "MOST_WAVES": 10**6}, split,
     ),
     "no wave taken out": (
-        circulants, parts((0.9,)) | {"MOST_WAVES": 0}, split,
+        circulants, {"PARTS_OF_NORM": (0.9,), "MOST_WAVES": 0}, split,
     ),
     "one step a matrix": (
         layer_tuning,
