@@ -93,17 +93,6 @@ class ComponentBounds:
         return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.LOOSE_RTOL
 
     @property
-    def closer_attempt_follows(self) -> bool:
-        """Whether another attempt will come close enough if the best circulant does not."""
-        matrix_follows = self._matrix_fits and self.gram_plan.work * self.groups <= layer_tuning.SOON_WORK
-        return self.can_be_deflated or matrix_follows
-
-    @property
-    def _matrix_fits(self) -> bool:
-        """Whether one group's Gram matrix fits the memory budget."""
-        return self.gram_plan.memory <= self.ops.memory
-
-    @property
     def size(self) -> int:
         """Pixels times channels of one group."""
         return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
@@ -150,17 +139,15 @@ class ComponentBounds:
         The first call searches for the open groups.
         """
         count = len(self.open_groups(bounds))
-        return self.gram_plan.work * count if self._matrix_fits else math.inf
-
-    def deflates(self, bounds: Found) -> bool:
-        """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
-        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
-        return few_groups and matrix_is_expensive and self.points_of_shortest is not None
+        return self.gram_plan.work * count if self.gram_plan.memory <= self.ops.memory else math.inf
 
     def deflated_circulants(self, bounds: Found) -> list[DeflatedCirculant]:
-        """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
-        if self.problem.clock.expired or not self.deflates(bounds):
+        """The circulant of each open group, ready to be deflated; empty if none is deflated before the own matrix."""
+        if not self.can_be_deflated or self.problem.clock.expired:
+            return []
+        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
+        if not few_groups or not matrix_is_expensive or self.points_of_shortest is None:
             return []
         if self._deflated_circulants is None:
             self._deflated_circulants = self._circulants_of(self.open_groups(bounds))

@@ -183,11 +183,11 @@ def near_supremum(part: ComponentBounds, bounds: Found) -> Found:
 def best_circulant(part: ComponentBounds, bounds: Found) -> Found:
     """Bound by the circulant whose frequencies are farthest from the maximum.
 
-    If no other attempt will come close enough, the circulant's own norm is computed as a bound, too.
+    If it will not be deflated, its own norm is computed as a bound, too.
     """
     if part.points_of_shortest is None or part.problem.clock.expired:
         return bounds
-    return part.by_circulant(bounds, target_only=part.closer_attempt_follows)
+    return part.by_circulant(bounds, target_only=part.can_be_deflated)
 
 
 def few_waves(part: ComponentBounds, bounds: Found) -> Found:
@@ -205,7 +205,7 @@ def more_steps(part: ComponentBounds, bounds: Found) -> Found:
     all pixels.
     """
     fits = part.size * layer_tuning.CLOSER_STEPS <= layer_tuning.LANCZOS_ENTRIES
-    if not fits or not part.can_be_deflated or not part.deflated_circulants(bounds):
+    if not fits or not part.deflated_circulants(bounds):
         return bounds
     return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS))
 
@@ -221,7 +221,7 @@ def wider_by_waves(part: ComponentBounds, bounds: Found) -> Found:
 
 
 def _deflation(part: ComponentBounds, bounds: Found, *, few: bool = False, wider: bool = False) -> Found:
-    circulants = part.deflated_circulants(bounds) if part.can_be_deflated else []
+    circulants = part.deflated_circulants(bounds)
     if not circulants:
         return bounds
     lower = bounds.lower.value

@@ -6,8 +6,6 @@ A *matrix proof* is a factorization of the layer's Gram matrix; its work is coun
 IMMEDIATE_WORK = 3e6
 """Work of a matrix proof up to which nothing else is tried, since a search takes longer; and cubed rows of the Gram
 matrices up to which their eigenvectors take less time than Lanczos."""
-SOON_WORK = 2e9
-"""Work of a matrix proof up to which it follows the first circulant: less than a second."""
 LATE_WORK = 3e10
 """Work of a matrix proof up to which it is tried where nothing else came close enough: some seconds."""
 WAVE_TIME = 0.2
@@ -16,8 +14,8 @@ early by as much. A layer that would take longer is restricted to fewer pixels."
 WAVE_PASSES = 4.0
 """Products with the layer that this bound takes without Lanczos: a wave's image, its quotient, and the kernel's
 gradient, with the copies."""
-DEFLATION_WORK = 2e8
-"""Work of a matrix proof from which a circulant is deflated first."""
+DEFLATION_WORK = 2e9
+"""Work of a matrix proof from which a circulant is deflated first: up to it, the proof takes less than a second."""
 DEFLATION_GROUPS = 12
 """Most groups whose circulants are deflated."""
 WAVE_STEPS = 4

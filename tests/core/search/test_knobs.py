@@ -181,8 +181,8 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
         enclosed(kernel, geometry)
 
 
-NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "SOON_WORK": 0, "LATE_WORK": 0}
-ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "SOON_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
+NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "LATE_WORK": 0}
+ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
 OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "alternation that stops at once": (
         alternation,
