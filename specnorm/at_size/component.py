@@ -93,17 +93,6 @@ class ComponentBounds:
         return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.LOOSE_RTOL
 
     @property
-    def closer_attempt_follows(self) -> bool:
-        """Whether another attempt will come close enough if the best circulant does not."""
-        matrix_follows = self._matrix_fits and self.gram_plan.work * self.groups <= layer_tuning.SOON_WORK
-        return self.can_be_deflated or matrix_follows
-
-    @property
-    def _matrix_fits(self) -> bool:
-        """Whether one group's Gram matrix fits the memory budget."""
-        return self.gram_plan.memory <= self.ops.memory
-
-    @property
     def size(self) -> int:
         """Pixels times channels of one group."""
         return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
@@ -122,15 +111,12 @@ class ComponentBounds:
         return tuple(1 if k == 1 else points for k, points in zip(taps, shortest(self.spec), strict=True))
 
     # -- the supremum over all sizes ---------------------------------------------------------------------------------
-    def padded(self, supremum: Upper | None) -> Upper | None:
-        """A bound of the layer, with its padding, from one of the supremum."""
-        return None if supremum is None else padding.padded_norm(supremum, self.spec)
-
     def by_supremum(self, bounds: Found) -> Found:
-        """The bounds with the supremum, if that is lower, and with the cost of its search."""
+        """The bounds with the supremum, if that is lower with the padding, and with the cost of its search."""
         result = self.supremum.result
         with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
-        return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
+        upper = None if result.upper is None else padding.padded_norm(result.upper, self.spec)
+        return with_cost.with_upper(upper, BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: Found) -> np.ndarray:
@@ -153,17 +139,15 @@ class ComponentBounds:
         The first call searches for the open groups.
         """
         count = len(self.open_groups(bounds))
-        return self.gram_plan.work * count if self._matrix_fits else math.inf
-
-    def deflates(self, bounds: Found) -> bool:
-        """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
-        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
-        return few_groups and matrix_is_expensive and self.points_of_shortest is not None
+        return self.gram_plan.work * count if self.gram_plan.memory <= self.ops.memory else math.inf
 
     def deflated_circulants(self, bounds: Found) -> list[DeflatedCirculant]:
-        """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
-        if self.problem.clock.expired or not self.deflates(bounds):
+        """The circulant of each open group, ready to be deflated; empty if none is deflated before the own matrix."""
+        if not self.can_be_deflated or self.problem.clock.expired:
+            return []
+        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
+        if not few_groups or not matrix_is_expensive or self.points_of_shortest is None:
             return []
         if self._deflated_circulants is None:
             self._deflated_circulants = self._circulants_of(self.open_groups(bounds))
@@ -183,8 +167,6 @@ class ComponentBounds:
                 self.group_spec,
                 circulant,
                 supremum,
-                self.supremum.search,
-                group,
                 clock=self.problem.clock,
                 ops=self.ops,
             )

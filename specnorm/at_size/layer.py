@@ -184,11 +184,11 @@ def near_supremum(part: ComponentBounds, bounds: Found) -> Found:
 def best_circulant(part: ComponentBounds, bounds: Found) -> Found:
     """Bound by the circulant whose frequencies are farthest from the maximum.
 
-    If no other attempt will come close enough, the circulant's own norm is computed as a bound, too.
+    If it will not be deflated, its own norm is computed as a bound, too.
     """
     if part.points_of_shortest is None or part.problem.clock.expired:
         return bounds
-    return part.by_circulant(bounds, target_only=part.closer_attempt_follows)
+    return part.by_circulant(bounds, target_only=part.can_be_deflated)
 
 
 def few_waves(part: ComponentBounds, bounds: Found) -> Found:
@@ -206,7 +206,7 @@ def more_steps(part: ComponentBounds, bounds: Found) -> Found:
     all pixels.
     """
     fits = part.size * layer_tuning.CLOSER_STEPS <= layer_tuning.LANCZOS_ENTRIES
-    if not fits or not part.can_be_deflated or not part.deflated_circulants(bounds):
+    if not fits or not part.deflated_circulants(bounds):
         return bounds
     return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS))
 
@@ -222,7 +222,7 @@ def wider_by_waves(part: ComponentBounds, bounds: Found) -> Found:
 
 
 def _deflation(part: ComponentBounds, bounds: Found, *, few: bool = False, wider: bool = False) -> Found:
-    circulants = part.deflated_circulants(bounds) if part.can_be_deflated else []
+    circulants = part.deflated_circulants(bounds)
     if not circulants:
         return bounds
     lower = bounds.lower.value
@@ -244,13 +244,6 @@ def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
     return bounds.intersect(part.by_matrix(part.open_groups(bounds), bounds.lower.value))
 
 
-def refined_supremum(part: ComponentBounds, bounds: Found) -> Found:
-    """Search the supremum to the tolerance asked for, if it was searched loosely since a circulant was to follow."""
-    if not part.supremum.is_loose or part.problem.clock.expired:
-        return bounds
-    return bounds.with_upper(part.padded(part.supremum.refine()), BoundSource.SUPREMUM)
-
-
 ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     one_patch,
     small_matrix,
@@ -262,6 +255,5 @@ ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     many_waves,
     own_matrix,
     wider_by_waves,
-    refined_supremum,
 )
 """The attempts, in the order in which they are made."""

@@ -152,13 +152,8 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
         enclosed(kernel, geometry)
 
 
-def parts(of_norm: tuple[float, ...]) -> dict[str, Any]:
-    """The same thresholds of a deflation for many pixels and for few."""
-    return {"PARTS_OF_NORM": of_norm, "PARTS_FOR_FEW_PIXELS": of_norm, "MANY_PIXELS": 0}
-
-
-NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "SOON_WORK": 0, "LATE_WORK": 0}
-ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "SOON_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
+NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "LATE_WORK": 0}
+ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
 OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "alternation that stops at once": (
         alternation,
@@ -191,21 +186,16 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "every group a lower one": (layer_tuning, {"WEAK_GROUP": 1e9}, by_circulants),
     "no group a lower one": (layer_tuning, {"WEAK_GROUP": 0.0}, by_circulants),
     "no Lanczos": (layer_tuning, {"IMMEDIATE_WORK": 0, "WAVE_SUM_PIXELS": 1}, enclosed),
-    "a supremum that is never enough": (layer_tuning, {"SUPREMUM_SHARE": 0.99}, by_circulants),
-    "a supremum that is hardly searched": (layer_tuning, {"SUPREMUM_RTOL": 3.0}, by_circulants),
     "every layer a large one": (layer_tuning, ALL_LARGE, enclosed),
     "every wave taken out": (
-        circulants, parts((0.9, 1e-9)) | {"MOST_WAVES": 10**6, "WIDER_MULTIPLES": (1.0,)}, split,
+        circulants, {"PARTS_OF_NORM": (0.9, 1e-9), "MOST_WAVES": 10**6}, split,
     ),
     "no wave taken out": (
-        circulants, parts((0.9,)) | {"MOST_WAVES": 0, "WIDER_MULTIPLES": (1.0,)}, split,
-    ),
-    "one wave of a frequency": (
-        circulants, parts((0.5,)) | {"WAVES_OF_A_FREQUENCY": 1}, split,
+        circulants, {"PARTS_OF_NORM": (0.9,), "MOST_WAVES": 0}, split,
     ),
     "one step a matrix": (
         layer_tuning,
-        {"EIGENVECTOR_WORK": 0, "MATRIX_STEPS": 1, "MATRIX_RETRY_STEPS": 1, "MATRIX_RETRY_RTOLS": ()},
+        {"IMMEDIATE_WORK": 0, "MATRIX_STEPS": 1, "WIDER_MULTIPLES": ()},
         enclosed,
     ),
 }  # fmt: skip
