@@ -147,20 +147,15 @@ def _sums_by_lag(products: Array, taps: list[int], channels: tuple[int, int], *,
     """Sum products (b, taps * left, taps * right) over the pairs of taps with each lag: (b, lags, left, right)."""
     left, right = channels
     values = xp.reshape(products, (-1, *taps, left, *taps, right))
-    for j in range(len(taps)):
-        values = _by_difference(values, 1 + j, len(taps) + 2, xp=xp)
+    # The lags of an axis, from 1 - n to n - 1, take the place of the first of its two axes of n taps, y and z; of those
+    # behind the channels, the one that is due comes first.
+    second = len(taps) + 2
+    for first, size in enumerate(taps, start=1):
+        other_axes = (axis for axis in range(values.ndim) if axis not in (first, second))
+        pairs = xp.permute_dims(values, (*other_axes, first, second))
+        sums = [xp.linalg.trace(pairs, offset=z_less_y) for z_less_y in range(1 - size, size)]
+        values = xp.stack(sums, axis=first)
     return xp.reshape(values, (values.shape[0], -1, left, right))
-
-
-def _by_difference(values: Array, first: int, second: int, *, xp: Namespace) -> Array:
-    """Replace two axes of n taps y and z by one axis of 2 n - 1 lags t, by sums over all pairs with ``z - y = t``.
-
-    The axis of lags, from 1 - n to n - 1, takes the place of the first of the two.
-    """
-    size = values.shape[first]
-    other_axes = (axis for axis in range(values.ndim) if axis not in (first, second))
-    pairs = xp.permute_dims(values, (*other_axes, first, second))
-    return xp.stack([xp.linalg.trace(pairs, offset=t) for t in range(1 - size, size)], axis=first)
 
 
 def _rows_at_once(rows: int, values: Array, *, xp: Namespace) -> int:

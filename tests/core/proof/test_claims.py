@@ -206,7 +206,7 @@ def test_arrays_of_claims_are_on_their_side(wide: str) -> None:
 LAYER = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="zeros", padding=1, groups=2)
 RING = Circulant(shortest(LAYER), (True, False))
 NAN: Any = np.asarray([np.nan])
-ONE_VALUE: Any = np.ones(1)
+ONES: Any = np.ones(1)
 KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 
@@ -286,7 +286,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "half of a bound on a grid": lambda: claims_of(halved),
     "half of a bound on a grid, in words": lambda: claims_of(partial(halved, gram_products=3)),
     "a bound of another symbol on a grid": lambda: grid._claims_on_grid(
-        partial(grid.symbol_norms_up, KERNEL), ONE_VALUE, KERNEL, (20,), ops=OPS
+        partial(grid.symbol_norms_up, KERNEL), ONES, KERNEL, (20,), ops=OPS
     )(),
     "no box at all": lambda: Cover(KERNEL, Boxes.torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, Boxes.torus((4,))[:1], ops=OPS),
@@ -495,9 +495,9 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
-    for work in ("IMMEDIATE_WORK", "LATE_WORK"):
+    for work in ("IMMEDIATE_WORK", "SOON_WORK", "LATE_WORK"):
         monkeypatch.setattr(layer_tuning, work, -1.0)
-    monkeypatch.setattr(component, "shortest", lambda spec: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(component, "points_of_shortest_circulant", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:
