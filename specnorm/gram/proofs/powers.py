@@ -32,10 +32,6 @@ BACKWARD_DEVICE = 2**24
 """Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
 FORWARD_HOST = 2**23
 """Bytes of a chunk's matrices in the forward pass on the host."""
-_FEW_TAPS = 81
-"""Taps of the first two products of a 3 x 3 kernel."""
-_LEAST_FREQUENCIES = 16
-"""Least number of frequencies of a chunk on the host."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -224,9 +220,7 @@ class GramTaps:
         entries = math.prod(self.symbol.shape)
         step = Polynomial.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
-            # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
-            in_cache = FORWARD_HOST // (8 * entries)
-            step = min(step, max(_LEAST_FREQUENCIES, in_cache))
+            step = min(step, max(1, FORWARD_HOST // (8 * entries)))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
             yield part, self.symbol.at(self.points[part])
@@ -481,7 +475,7 @@ class Powers:
         """Number of products whose taps are computed first: two, or one if two make many taps."""
         p = blocks.shape[2]
         two = math.prod(tap_grid(tuple(blocks.shape[3:]), 2))
-        return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
+        return min(2 if two <= 4 * p else 1, max(1, self.n_iter - 1))
 
     def _symbol_of(self, first: Taps, later_products: int) -> GramSymbol:
         """The symbol whose powers are the later products."""
