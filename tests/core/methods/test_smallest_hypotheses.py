@@ -24,7 +24,6 @@ from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.ends import proof as defect
 from specnorm.ends import smallest, smallest_layer
-from specnorm.ends import smallest_singular_value as search
 from specnorm.errors import GeometryError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
