@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-BACKWARD_HOST = 2**18
-"""Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
-stays in the cache."""
-BACKWARD_DEVICE = 2**24
-"""Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
+BACKWARD = 2**24
+"""Bytes that a chunk of the backward pass may take even if the kernel is smaller: 16 MiB, as calls of small arrays take
+most of the time."""
 FORWARD_HOST = 2**23
 """Bytes of a chunk's matrices in the forward pass on the host."""
 
@@ -691,7 +689,7 @@ def powers_residuals(
     b = columns.shape[0]
     # Traced chunks are as large as the memory allows, since every one is compiled by itself.
     in_memory = Polynomial(blocks, xp=xp).frequencies_at_once(ops=ops)
-    at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else in_memory
+    at_once = _frequencies_at_once(blocks) if ops.concrete else in_memory
     chunks = arrays.ceil_div(len(grid.points), at_once)
     step = arrays.ceil_div(len(grid.points), chunks)
     taps = tap_points(tuple(blocks.shape[3:]))
@@ -715,11 +713,10 @@ def powers_residuals(
     return blocks, in_chunks(transformed), selector, sums, in_chunks(xp.broadcast_to(phase, (b, *phase.shape)))
 
 
-def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
+def _frequencies_at_once(blocks: Array) -> int:
     """Frequencies of a chunk of the backward pass.
 
-    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `BACKWARD_HOST`'s.
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `BACKWARD`.
     """
-    least_bytes = BACKWARD_HOST if ops.on_host else BACKWARD_DEVICE
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
-    return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))
+    return int(max(1, max(8 * math.prod(blocks.shape), BACKWARD) // bytes_of_a_frequency))
