@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-BACKWARD = 2**24
-"""Bytes that a chunk of the backward pass may take even if the kernel is smaller: 16 MiB, as calls of small arrays take
-most of the time."""
-FORWARD_HOST = 2**23
-"""Bytes of a chunk's matrices in the forward pass on the host."""
+CHUNK = 2**24
+"""Bytes of the matrices of a chunk of frequencies, on the host or in the backward pass, which takes more if the kernel
+is larger: calls of small arrays take most of the time, and large ones leave the cache."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -218,7 +216,7 @@ class GramTaps:
         entries = math.prod(self.symbol.shape)
         step = Polynomial.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
-            step = min(step, max(1, FORWARD_HOST // (8 * entries)))
+            step = min(step, max(1, CHUNK // (8 * entries)))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
             yield part, self.symbol.at(self.points[part])
@@ -265,7 +263,7 @@ class GramTaps:
         at_once = every_place.shape[1]
         if ops.concrete and ops.on_host:
             itemsize = 8 if values.dtype == xp.float64 else 4
-            at_once = max(1, FORWARD_HOST // (2 * itemsize * b * f))
+            at_once = max(1, CHUNK // (2 * itemsize * b * f))
         flat = xp.reshape(values, (b, f, -1))
         for first in range(0, every_place.shape[1], at_once):
             places = every_place[:, first : first + at_once]
@@ -716,7 +714,7 @@ def powers_residuals(
 def _frequencies_at_once(blocks: Array) -> int:
     """Frequencies of a chunk of the backward pass.
 
-    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `BACKWARD`.
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `CHUNK`.
     """
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
-    return int(max(1, max(8 * math.prod(blocks.shape), BACKWARD) // bytes_of_a_frequency))
+    return int(max(1, max(8 * math.prod(blocks.shape), CHUNK) // bytes_of_a_frequency))
