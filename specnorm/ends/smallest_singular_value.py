@@ -34,11 +34,9 @@ if TYPE_CHECKING:
 
 SCALE_BITS = 32
 """Blocks whose largest entries differ by a factor of more than two to this power are searched separately."""
-NORM_RTOL = 1e-2
-"""Tolerance of the norm of the whitened blocks. The centre c is near its square."""
 RESOLVED_PART = 2e-12
-"""Part of that square below which a search of the defect does not tell a squared singular value from 0. By as much c is
-raised, so that no rounding makes the defect's symbol negative."""
+"""Part of the squared norm of the whitened blocks below which a search of the defect does not tell a squared singular
+value from 0. The centre c is raised by as much, so that no rounding makes the defect's symbol negative."""
 MOST_VISITED = 2048
 """Number of frequencies of a circular layer up to which all of them are visited for a first upper bound."""
 NEWTON_STEPS = 12
@@ -59,8 +57,9 @@ AIMED_SHARE = 0.9
 defect gets such a part again; the rest is for a witness above the minimum."""
 MOST_CELLS = 25_000
 """Most cells of a search of the defect at every size: what is not proven then rarely is with four times as many."""
-LOOSE_RTOL = 0.2
-"""Tolerance of a second search, if the cells do not suffice for the first."""
+LOOSE_RTOL = 0.1
+"""Tolerance of the norm of the whitened blocks, whose square the centre c is near; and of a second search, if the cells
+do not suffice for the first."""
 MOST_SEARCHES = 3
 """Most searches of the defect, each with a smaller tolerance."""
 
@@ -194,7 +193,7 @@ class _SmallestSearch:
         """
         whitened, inverse = self.whitened_blocks()
         norm_of_whitened, _ = enclose_blocks(
-            whitened.kernel, norm_problem(self.problem, whitened.kernel, NORM_RTOL, None), ops=self.ops
+            whitened.kernel, norm_problem(self.problem, whitened.kernel, LOOSE_RTOL, None), ops=self.ops
         )
         _, largest = norm_of_whitened.ends
         aimed_rtol = self.rtol

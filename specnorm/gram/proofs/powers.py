@@ -25,17 +25,9 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-BACKWARD_HOST = 2**18
-"""Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
-stays in the cache."""
-BACKWARD_DEVICE = 2**24
-"""Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
-FORWARD_HOST = 2**23
-"""Bytes of a chunk's matrices in the forward pass on the host."""
-_FEW_TAPS = 81
-"""Taps of the first two products of a 3 x 3 kernel."""
-_LEAST_FREQUENCIES = 16
-"""Least number of frequencies of a chunk on the host."""
+CHUNK = 2**24
+"""Bytes of the matrices of a chunk of frequencies, on the host or in the backward pass, which takes more if the kernel
+is larger: calls of small arrays take most of the time, and large ones leave the cache."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -205,9 +197,7 @@ class GramTaps:
         entries = math.prod(self.symbol.shape[:3])
         step = Polynomial.frequencies_in_memory(entries, math.prod(self.symbol.shape[3:]), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
-            # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
-            in_cache = FORWARD_HOST // (8 * entries)
-            step = min(step, max(_LEAST_FREQUENCIES, in_cache))
+            step = min(step, max(1, CHUNK // (8 * entries)))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
             yield part, self.at(self.points[part])
@@ -260,7 +250,7 @@ class GramTaps:
         at_once = every_place.shape[1]
         if ops.concrete and ops.on_host:
             itemsize = 8 if values.dtype == xp.float64 else 4
-            at_once = max(1, FORWARD_HOST // (2 * itemsize * b * f))
+            at_once = max(1, CHUNK // (2 * itemsize * b * f))
         flat = xp.reshape(values, (b, f, -1))
         for first in range(0, every_place.shape[1], at_once):
             places = every_place[:, first : first + at_once]
@@ -469,7 +459,7 @@ class Powers:
         """Number of products whose taps are computed first: two, or one if two make many taps."""
         p = blocks.shape[2]
         two = math.prod(tap_grid(tuple(blocks.shape[3:]), 2))
-        return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
+        return min(2 if two <= 4 * p else 1, max(1, self.n_iter - 1))
 
     def _symbol_of(self, first: GramSymbol, later_products: int) -> GramSymbol:
         """The symbol whose powers are the later products."""
@@ -684,7 +674,7 @@ def powers_residuals(
     b = columns.shape[0]
     # Traced chunks are as large as the memory allows, since every one is compiled by itself.
     in_memory = Polynomial(blocks, xp=xp).frequencies_at_once(ops=ops)
-    at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else in_memory
+    at_once = _frequencies_at_once(blocks) if ops.concrete else in_memory
     chunks = arrays.ceil_div(len(grid.points), at_once)
     step = arrays.ceil_div(len(grid.points), chunks)
     taps = tap_points(tuple(blocks.shape[3:]))
@@ -708,11 +698,10 @@ def powers_residuals(
     return blocks, in_chunks(transformed), selector, sums, in_chunks(xp.broadcast_to(phase, (b, *phase.shape)))
 
 
-def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
+def _frequencies_at_once(blocks: Array) -> int:
     """Frequencies of a chunk of the backward pass.
 
-    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `BACKWARD_HOST`'s.
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `CHUNK`.
     """
-    least_bytes = BACKWARD_HOST if ops.on_host else BACKWARD_DEVICE
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
-    return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))
+    return int(max(1, max(8 * math.prod(blocks.shape), CHUNK) // bytes_of_a_frequency))

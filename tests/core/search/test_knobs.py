@@ -177,7 +177,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "unfoldings compared in float32": (constant, {"FLOAT32_FROM": 0}, f4),
     "a basis of nothing": (lanczos, {"BASIS_SIZE": 0}, power),
     "a basis beyond the dimension": (lanczos, {"BASIS_SIZE": 10**4}, power),
-    "a chunk a frequency": (gram_powers, {"BACKWARD_HOST": 1, "BACKWARD_DEVICE": 1}, gram),
+    "a chunk a frequency": (gram_powers, {"CHUNK": 1}, gram),
     "a search before every matrix": (layer_tuning, {"IMMEDIATE_WORK": 0}, enclosed),
     "no matrix": (layer_tuning, NO_MATRIX, enclosed),
     "a wave alone": (
