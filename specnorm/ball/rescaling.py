@@ -39,6 +39,8 @@ Otherwise it is the default of `Enclose`. The bound of a product's rounding may 
 few times 1e-6."""
 _CHEAP = 1000
 """Cells of that search."""
+_CLIPPED = 1e-4
+"""Width of the interval of a clipped kernel, whose spectrum is flat: a closer one can take many more cells."""
 _EXCESS = 5e-3
 """Rounds of clipping end if no singular value on the grid is above the bound by more than this, relatively. Between the
 frequencies of the grid, the norm is several percent above it."""
@@ -260,7 +262,7 @@ def _clipped(
     xp = backend.namespace(given)
     nearest, rounds = _with_clipped_symbol(given, backend, bound, n_iter, clock, geometry)
     if rounds:
-        found, upper = _enclosed_closely(nearest, clock, backend, geometry)
+        found, upper = _enclosed(nearest, _enclose(clock, rtol=_CLIPPED), backend, geometry)
         shrunk: Any = _rescaled(nearest, found.value, upper, bound, clock, backend, geometry)
         with arithmetic.exact(given, backend=backend):
             distance = _relative_distance(shrunk, given, backend)

@@ -40,8 +40,10 @@ def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> Found | None:
     bounds = norms.norm_of_single_entries(trimmed, ops=ops)
     if bounds is None:
         return None
+    magnitudes = ops.xp.abs(ops.xp.reshape(trimmed, (trimmed.shape[0], -1)))
+    block = int(ops.xp.argmax(ops.xp.max(magnitudes, axis=1)))
     # The norm is attained at the frequency 0, as at any other.
-    return Found(*bounds, Witness(0, _zero_frequency(trimmed)))
+    return Found(*bounds, Witness(block, _zero_frequency(trimmed)))
 
 
 def _zero_frequency(trimmed: Array) -> Frequencies:

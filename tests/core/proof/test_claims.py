@@ -495,9 +495,9 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
 
 def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
-    for work in ("IMMEDIATE_WORK", "SOON_WORK", "LATE_WORK"):
+    for work in ("IMMEDIATE_WORK", "LATE_WORK"):
         monkeypatch.setattr(layer_tuning, work, -1.0)
-    monkeypatch.setattr(component, "points_of_shortest_circulant", lambda spec, _: tuple(n - 1 for n in shortest(spec)))
+    monkeypatch.setattr(component, "shortest", lambda spec: tuple(n - 1 for n in shortest(spec)))
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
 
     def enclosed() -> None:
