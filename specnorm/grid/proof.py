@@ -76,12 +76,7 @@ def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: 
 
 
 def _claims_on_grid(
-    bound: Bound,
-    values: Array,
-    blocks: Array,
-    sizes: tuple[int, ...],
-    *,
-    ops: ArrayOps,
+    bound: Bound, values: Array, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps
 ) -> Callable[[], list[Upper]]:
     """Return what claims the largest bounds (b,) of blocks on a grid, of which the caller left out no frequency."""
 

@@ -81,10 +81,6 @@ class GramSymbol:
         p = (math.isqrt(8 * upper.shape[2] + 1) - 1) // 2
         self.shape = (upper.shape[0], p, p, *grid)
 
-    def with_exact_taps(self) -> GramSymbol:
-        """The symbol with these taps, whatever they are off."""
-        return GramSymbol(self.upper, self.grid, self.sums, self._ops.xp.zeros_like(self.lost), ops=self._ops)
-
     @functools.cached_property
     def coefficients(self) -> Array:
         """All entries of the real matrices' coefficients, (b, taps, p * p)."""
@@ -468,7 +464,7 @@ class Powers:
         # The error of the square by that of the taps is the same at every frequency. So it is less than the errors of
         # `GramTaps`, which are summed over the grid.
         self._last_error = rounding.up(2 * first.sums * first.lost + first.lost**2, 4, xp=self.xp)
-        return first.with_exact_taps()
+        return GramSymbol(first.upper, first.grid, first.sums, self.xp.zeros_like(first.lost), ops=self.ops)
 
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.

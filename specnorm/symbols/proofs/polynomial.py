@@ -624,7 +624,7 @@ class GramPolynomial:
         if self.even.shape[0] > 1 or entries <= _CACHED_ENTRIES or not (ops.on_host and ops.concrete):
             return ops.complex(*self.planes_at(frequencies, block))
         # Part by part, so that the planes stay in the cache.
-        cos, sin = self._tables_at(frequencies)
+        cos, sin = frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
         dtype = arrays.complex_dtype(self.even.dtype, xp=xp)
         columns = xp.empty((count, entries), dtype=dtype, device=ops.device(self.even))
         for start in range(0, entries, _CACHED_ENTRIES):
@@ -639,7 +639,7 @@ class GramPolynomial:
         ``frequencies``: f points. ``block`` (f,): index of the block each belongs to.
         """
         xp = self.xp
-        cos, sin = self._tables_at(frequencies)
+        cos, sin = frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
         if self.even.shape[0] == 1:
             even = xp.matmul(cos, self.even[0, ...])
             odd = xp.matmul(sin, self.odd[0, ...])
@@ -659,14 +659,10 @@ class GramPolynomial:
         even, odd = self.even, self.odd
         if len(blocks) < even.shape[0]:
             even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
-        table = xp.concat(self._tables_at(frequencies), axis=1)
+        table = xp.concat(frequencies.device_cos_sin(self.lags, self.even, ops=self.ops), axis=1)
         # The first odd coefficient is 0.
         both = xp.concat([even, odd], axis=1)
         return xp.reshape(xp.matmul(table, both), (len(blocks) * len(frequencies), self.size, self.size))
-
-    def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
-        """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
-        return frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).
