@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from specnorm.at_size import layer_tuning
 from specnorm.at_size.proofs.circulant import norm_by_circulant
 from specnorm.at_size.proofs.deflation import SplitWaves, first_of_mirrored, norm_by_deflation
 from specnorm.backends import arrays
@@ -23,7 +24,6 @@ from specnorm.running.search import Clock, OutOfTime
 from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cover
 from specnorm.supremum.reduction import Polynomials
-from specnorm.symbols import power
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -37,27 +37,10 @@ if TYPE_CHECKING:
     from specnorm.symbols.proofs.polynomial import GramPolynomial
 
 
-PARTS_OF_NORM: tuple[float, ...] = (0.96, 0.9, 0.8, 0.68)
+PARTS_OF_NORM: tuple[float, ...] = (0.95, 0.85, 0.7, 0.55)
 """Parts of the norm, tried one after the other: all waves with larger singular values are taken out."""
-PARTS_FOR_FEW_PIXELS: tuple[float, ...] = (0.92, 0.82, 0.7, 0.6)
-"""The same for layers of few pixels, where the border lowers the value of each wave by more."""
-MANY_PIXELS = 24
-"""Pixels of the shortest axis from which a layer gets `PARTS_OF_NORM`."""
-FEW_PARTS = 1
-"""Number of parts that an attempt with ``few=True`` tries. It comes before the lower bound is raised."""
 MOST_WAVES = 1000
-"""Most waves that are taken out, mirror images included."""
-WAVES_OF_A_FREQUENCY = 8
-"""Number of eigenvectors of a frequency that are computed first; if more may be above the threshold, all are."""
-OPEN_PER_WAVE = 8
-"""The search for the waves ends with more open cells than this number times `MOST_WAVES`."""
-MATRICES_AT_ONCE = 8
-"""Number of Gram matrices that are decomposed completely between two checks of the clock."""
-WIDER_MULTIPLES: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
-"""Tolerances, as multiples of the one asked for, that are tried if no threshold is low enough."""
-_MOST_EXTRA_PART = 0.125
-"""Circulants that are longer than the shortest by up to this part are compared with it. The farther the maximum is from
-a circulant's frequencies (at most half a step), the lower is the circulant's norm."""
+"""Most waves that are taken out, mirror images included, and most open cells of the search for them."""
 _SHARE = 0.25
 """If the circulant's norm is above the target, it is computed to this part of the tolerance."""
 
@@ -131,8 +114,7 @@ def _choices(least_points: int, taps: int) -> list[tuple[int, bool]]:
     """
     if taps == 1:
         return [(1, False)]
-    most_points = least_points + max(1, math.ceil(_MOST_EXTRA_PART * least_points))
-    return list(itertools.product(range(least_points, most_points + 1), (False, True)))
+    return list(itertools.product((least_points, least_points + 1), (False, True)))
 
 
 def _distance(angle: float, points: int, skew: bool) -> float:
@@ -153,10 +135,6 @@ class DeflatedCirculant:
         Geometry of the group, with ``input_shape``.
     supremum : Upper
         Bound of the kernel's norm over all frequencies.
-    search : Search, optional
-        A search of blocks of which the kernel is one. What it has computed is used again.
-    group : int
-        Index of the kernel among the blocks of ``search``.
     clock : Clock, optional
         Deadline: no threshold is begun after it, and it ends the choice of the waves.
     """
@@ -167,8 +145,6 @@ class DeflatedCirculant:
         spec: ConvSpec,
         circulant: Circulant,
         supremum: Upper,
-        search: Search | None = None,
-        group: int = 0,
         *,
         clock: Clock | None = None,
         ops: ArrayOps,
@@ -181,33 +157,16 @@ class DeflatedCirculant:
         self.ops = ops
         self.xp = ops.xp
         self.blocks = arrays.tall(kernel, xp=ops.xp)
-        large, _ = spec.sides
-        moving = [pixels for pixels, taps in zip(large, spec.kernel_shape, strict=True) if taps > 1]
-        has_many_pixels = min(moving, default=0) >= MANY_PIXELS
-        self.parts_of_norm = PARTS_OF_NORM if has_many_pixels else PARTS_FOR_FEW_PIXELS
         self._deflations: dict[float, tuple[Cover, SplitWaves] | None] = {}
         self._failed_bounds: dict[float, float] = {}
         self._polynomials = Polynomials(self.blocks, clock=self.clock, ops=ops)
-        self._trial_vectors: Array | None = None
-        if search is not None:
-            self._take_over(search, group)
-
-    def _take_over(self, search: Search, group: int) -> None:
-        """Use the trial vectors of another search, and its polynomials if they are of the same blocks."""
-        trial_vectors = search.incumbent.trial_vectors
-        if trial_vectors is not None and trial_vectors.shape[-1] == self.blocks.shape[2]:
-            self._trial_vectors = trial_vectors[group : group + 1, ...]
-        if search.blocks.shape == self.blocks.shape and bool(self.xp.all(search.blocks == self.blocks)):
-            self.blocks = search.blocks
-            self._polynomials = search.polynomials
 
     def upper(self, lower: float, rtol: float, *, few: bool = False) -> Upper | None:
         """The bound ``lower * (1 + rtol)`` of the norm, if enough waves can be taken out; None if it is not proven.
 
-        ``few``: whether to try the first `FEW_PARTS` alone.
+        ``few``: whether to try the highest threshold alone, before the lower bound is raised.
         """
-        parts_of_norm = self.parts_of_norm[:FEW_PARTS] if few else self.parts_of_norm
-        for part in parts_of_norm:
+        for part in PARTS_OF_NORM[:1] if few else PARTS_OF_NORM:
             try:
                 self.clock.check()
                 deflation = self.deflated(part, lower)
@@ -232,7 +191,7 @@ class DeflatedCirculant:
         deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
         if not deflations:
             return None
-        for multiple in WIDER_MULTIPLES:
+        for multiple in layer_tuning.WIDER_MULTIPLES:
             if self.clock.expired:
                 return None
             upper = self._proven(*deflations[-1], lower * (1 + multiple * rtol))
@@ -268,24 +227,20 @@ class DeflatedCirculant:
         """A cover of the circulant that leaves single frequencies open; None if those are too many."""
         boxes = Boxes.dft(self.circulant.points, tuple(self.blocks.shape[3:]), self.circulant.skew)
         cover = Cover(self.blocks, boxes, self.supremum, ops=self.ops)
-        polynomial = self._polynomials.near(threshold, self._trial_vectors).float32_copy()
+        polynomial = self._polynomials.whole.float32_copy()
         was_tried = np.zeros(len(cover), dtype=bool)
         while True:
             self.clock.check()
             self._fathom(cover, polynomial, np.flatnonzero(~was_tried), threshold)
             cover.prune()
+            if len(cover) > MOST_WAVES:
+                return None
             divisible = cover.open.boxes.divisible
             if not divisible.any():
-                break
-            if len(cover) > OPEN_PER_WAVE * MOST_WAVES:
-                return None
+                return cover
             parent = cover.split(np.full(len(cover), 2))
             # A piece whose parent could not be cut is that parent, a single frequency, which was tried.
             was_tried = ~divisible[parent]
-        if polynomial.truncation > 0:
-            self._fathom(cover, self._polynomials.whole.float32_copy(), np.arange(len(cover)), threshold)
-            cover.prune()
-        return cover if len(cover) <= MOST_WAVES else None
 
     def _fathom(
         self,
@@ -313,7 +268,8 @@ class DeflatedCirculant:
         gram = arrays.gram_smaller(tall, xp=xp)
         if ops.exact_float32:
             gram = xp.astype(gram, xp.complex64)
-        eigenvectors = self._top_eigenvectors(gram, threshold)
+        self.clock.require(len(points) * Clock.eigh_cost(gram.shape[-1], is_complex=True))
+        _, eigenvectors = xp.linalg.eigh(gram)
         # Right singular vectors as rows, and their images.
         right = xp.matrix_transpose(xp.astype(eigenvectors, symbol.dtype))
         images = xp.matmul(right, xp.matrix_transpose(tall))
@@ -333,26 +289,3 @@ class DeflatedCirculant:
             # u and v are those of the adjoint: G = sum s v u* where G* = sum s u v*.
             x, y = y, x
         return SplitWaves(points, point, x, y)
-
-    def _top_eigenvectors(self, gram: Array, threshold: float) -> Array:
-        """Eigenvectors of Gram matrices (f, p, p), shape (f, p, k): all that belong to norms above a threshold."""
-        xp = self.xp
-        few = WAVES_OF_A_FREQUENCY
-        count = gram.shape[0]
-        if gram.shape[-1] >= 4 * few:
-            # If the least of the few eigenvalues is at most half of the squared threshold, none above it is missing:
-            # the half leaves a margin, since the eigenvectors are approximate.
-            cut = threshold**2 / 2
-            values, vectors = power.top_eigenvectors(gram, few, np.full(count, cut), ops=self.ops)
-            if float(xp.max(values[:, 0])) <= cut:
-                return vectors
-        at_once = MATRICES_AT_ONCE
-        if count <= at_once:
-            return self._all_eigenvectors(gram)
-        chunks = [self._all_eigenvectors(gram[start : start + at_once, ...]) for start in range(0, count, at_once)]
-        return xp.concat(chunks, axis=0)
-
-    def _all_eigenvectors(self, gram: Array) -> Array:
-        count, side = gram.shape[:2]
-        self.clock.require(count * Clock.eigh_cost(side, is_complex=True))
-        return self.xp.linalg.eigh(gram)[1]

@@ -14,7 +14,6 @@ import numpy as np
 from specnorm.at_size import layer_tuning
 from specnorm.at_size.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
 from specnorm.at_size.groups import find_open_groups
-from specnorm.at_size.layer_bounds import witness_shapes
 from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import shortest
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
-    from specnorm.supremum.branch_and_bound import Search
 
 
 class ComponentBounds:
@@ -88,22 +86,11 @@ class ComponentBounds:
 
     @property
     def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and a tolerance of at least ``deflation_rtol``.
+        """Whether circulants can be deflated: no stride, and no small tolerance.
 
-        For a smaller tolerance, too many waves (see `circulants`) would have to be taken out.
+        For a small one, too many waves (see `circulants`) would have to be taken out.
         """
-        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.DEFLATION_RTOL
-
-    @property
-    def closer_attempt_follows(self) -> bool:
-        """Whether another attempt will come close enough if the best circulant does not."""
-        matrix_follows = self._matrix_fits and self.gram_plan.work * self.groups <= layer_tuning.SOON_WORK
-        return self.can_be_deflated or matrix_follows
-
-    @property
-    def _matrix_fits(self) -> bool:
-        """Whether one group's Gram matrix fits the memory budget."""
-        return self.gram_plan.memory <= self.ops.memory
+        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.LOOSE_RTOL
 
     @property
     def size(self) -> int:
@@ -118,28 +105,18 @@ class ComponentBounds:
         """
         if not self.spec.reads_zeros:
             return None
-        return points_of_shortest_circulant(self.spec, self.torus_search)
+        taps = self.supremum.search.blocks.shape[3:]
+        if all(k == 1 for k in taps):
+            return None
+        return tuple(1 if k == 1 else points for k, points in zip(taps, shortest(self.spec), strict=True))
 
     # -- the supremum over all sizes ---------------------------------------------------------------------------------
-    @property
-    def torus_search(self) -> Search:
-        """The search that enclosed the supremum."""
-        return self.supremum.search
-
-    @property
-    def torus_result(self) -> Found:
-        """Bounds of the supremum that the search proved."""
-        return self.supremum.result
-
-    def padded(self, supremum: Upper | None) -> Upper | None:
-        """A bound of the layer, with its padding, from one of the supremum."""
-        return None if supremum is None else padding.padded_norm(supremum, self.spec)
-
     def by_supremum(self, bounds: Found) -> Found:
-        """The bounds with the supremum, if that is lower, and with the cost of its search."""
-        result = self.torus_result
+        """The bounds with the supremum, if that is lower with the padding, and with the cost of its search."""
+        result = self.supremum.result
         with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
-        return with_cost.with_upper(self.padded(result.upper), BoundSource.SUPREMUM)
+        upper = None if result.upper is None else padding.padded_norm(result.upper, self.spec)
+        return with_cost.with_upper(upper, BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
     def open_groups(self, bounds: Found) -> np.ndarray:
@@ -148,7 +125,7 @@ class ComponentBounds:
             # Padding that repeats pixels multiplies the norm of a symbol by up to sqrt(padding_gain_sq).
             target = bounds.lower.value / math.sqrt(self.spec.padding_gain_sq)
             self._open_groups, self._bound_of_others = find_open_groups(
-                self.torus_search.blocks,
+                self.supremum.search.blocks,
                 target,
                 max_cells=self.problem.max_cells,
                 clock=self.problem.clock,
@@ -162,17 +139,15 @@ class ComponentBounds:
         The first call searches for the open groups.
         """
         count = len(self.open_groups(bounds))
-        return self.gram_plan.work * count if self._matrix_fits else math.inf
-
-    def deflates(self, bounds: Found) -> bool:
-        """Whether a circulant of each open group is deflated before the layer's own matrix is tried."""
-        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
-        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
-        return few_groups and matrix_is_expensive and self.points_of_shortest is not None
+        return self.gram_plan.work * count if self.gram_plan.memory <= self.ops.memory else math.inf
 
     def deflated_circulants(self, bounds: Found) -> list[DeflatedCirculant]:
-        """The circulant of each open group, ready to be deflated; empty if none is to be deflated."""
-        if self.problem.clock.expired or not self.deflates(bounds):
+        """The circulant of each open group, ready to be deflated; empty if none is deflated before the own matrix."""
+        if not self.can_be_deflated or self.problem.clock.expired:
+            return []
+        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
+        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
+        if not few_groups or not matrix_is_expensive or self.points_of_shortest is None:
             return []
         if self._deflated_circulants is None:
             self._deflated_circulants = self._circulants_of(self.open_groups(bounds))
@@ -180,10 +155,10 @@ class ComponentBounds:
 
     def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
         least_points = shortest(self.group_spec)
-        circulant = farthest_circulant(self.torus_result, least_points, self.spec.kernel_shape)
+        circulant = farthest_circulant(self.supremum.result, least_points, self.spec.kernel_shape)
         # Along an axis with one tap, the farthest circulant has one point, which is too few for a deflation.
         is_too_short = any(points < least for points, least in zip(circulant.points, least_points, strict=True))
-        supremum = self.torus_result.upper
+        supremum = self.supremum.result.upper
         if is_too_short or supremum is None:
             return []
         return [
@@ -192,8 +167,6 @@ class ComponentBounds:
                 self.group_spec,
                 circulant,
                 supremum,
-                self.torus_search,
-                group,
                 clock=self.problem.clock,
                 ops=self.ops,
             )
@@ -209,29 +182,28 @@ class ComponentBounds:
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, most_entries: float, *, waves_replace_steps: bool = False) -> Found:
-        """Bound from below by Lanczos steps from a plane wave at the supremum's frequency, from above by the supremum.
+    def near_supremum(self, steps: int, *, waves_replace_steps: bool = False) -> Found:
+        """A lower bound by Lanczos steps from a plane wave at the supremum's frequency.
 
         The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
         vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
 
-        ``steps``: Lanczos steps from the wave. ``most_entries``: most pixels times channels times steps; a larger layer
-        is restricted to fewer pixels. ``waves_replace_steps``: whether the steps are so few that a sum of waves is as
-        close without them.
+        ``steps``: Lanczos steps from the wave. ``waves_replace_steps``: whether the steps are so few that a sum of
+        waves is as close without them.
         """
-        group = self.torus_result.witness.block
+        group = self.supremum.result.witness.block
         kernel = self.kernels[group : group + 1, ...]
         # A sum of waves may end after the deadline by half of the time that this bound may take.
         wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.WAVE_TIME / 2)
-        if wave_sum_in_time and self._needs_no_vectors(steps, most_entries):
+        if wave_sum_in_time and self._needs_no_vectors(steps):
             return self._by_wave_sum(kernel, group)
         is_long = self._least_pixels >= layer_tuning.WAVE_SUM_PIXELS
         sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
         if sums_waves and waves_replace_steps:
             steps = 0
-        restriction = self._restricted(steps, most_entries)
+        restriction = self._restricted(steps)
         group_spec = restriction.spec.of_group
-        angles = self.torus_result.witness.frequency.angles[0]
+        angles = self.supremum.result.witness.frequency.angles[0]
         if sums_waves:
             vectors = WaveSum(kernel, group_spec, angles, ops=self.ops).vector()
         else:
@@ -246,16 +218,7 @@ class ComponentBounds:
             u, v = vectors, images
         else:
             u, v = images, vectors
-        return self.bounds_of_group(
-            lower,
-            self.padded(self.torus_result.upper),
-            layer,
-            u[:, 0, :],
-            v[:, 0, :],
-            group=group,
-            restriction=restriction,
-            source=BoundSource.SUPREMUM,
-        )
+        return self.bounds_of_group(lower, None, layer, u[:, 0, :], v[:, 0, :], group=group, restriction=restriction)
 
     @property
     def _has_wave_sums(self) -> bool:
@@ -282,16 +245,16 @@ class ComponentBounds:
         """Bytes of the patches that may exist at once: a quarter, since they are copied once or twice."""
         return self.ops.memory // 4
 
-    def _restricted(self, steps: int, most_entries: float) -> PolyphaseComponent:
-        """The component, or its restriction to as many pixels as the entries, the steps and the time limit allow."""
+    def _restricted(self, steps: int) -> PolyphaseComponent:
+        """The component, or its restriction to as many pixels as the steps and the time limit allow."""
         channels = max(self.group_spec.group_channels)
-        pixels_in_entries = most_entries / (max(steps, 1) * channels)
+        pixels_in_entries = layer_tuning.LANCZOS_ENTRIES / (max(steps, 1) * channels)
         seconds = layer_tuning.WAVE_TIME * self.problem.clock.seconds
         work_of_pixel = layer_tuning.WAVE_PASSES * math.prod(self.kernels.shape[1:])
         pixels_in_time = seconds / self.problem.clock.seconds_of(work_of_pixel)
         return self.component.restricted(min(pixels_in_entries, pixels_in_time))
 
-    def _needs_no_vectors(self, steps: int, most_entries: float) -> bool:
+    def _needs_no_vectors(self, steps: int) -> bool:
         """Whether the quotient of a sum of waves, which comes without a vector, is enough.
 
         That is so if the singular vectors are too large to be returned (`witness_shapes`), and if Lanczos would come no
@@ -299,12 +262,12 @@ class ComponentBounds:
         """
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
-        is_restricted = self._restricted(steps, most_entries) is not self.component
+        is_restricted = self._restricted(steps) is not self.component
         return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
 
     def _by_wave_sum(self, kernel: Array, group: int) -> Found:
-        """Bounds by the supremum and by the quotient of a sum of waves, without a pass over the layer's pixels."""
-        angles = self.torus_result.witness.frequency.angles[0]
+        """A lower bound by the quotient of a sum of waves, without a pass over the layer's pixels."""
+        angles = self.supremum.result.witness.frequency.angles[0]
         waves = WaveSum(kernel, self.group_spec, angles, ops=self.ops)
         quotient = waves.bound()
         no_vector = self.xp.zeros((1, 0), dtype=kernel.dtype, device=self.ops.device(kernel))
@@ -314,7 +277,7 @@ class ComponentBounds:
 
         # The quotient is that of the whole component, which is a restriction of itself.
         lower = norm_of_restriction(self.component, self.component, quotient)
-        return Found(lower, self.padded(self.torus_result.upper), Witness(u=no_vector, v=no_vector, gradient=gradient))
+        return Found(lower, None, Witness(u=no_vector, v=no_vector, gradient=gradient))
 
     def _after_lanczos(
         self,
@@ -349,8 +312,8 @@ class ComponentBounds:
             return bounds
         upper, cells, levels = bound_by_circulant(
             self.spec,
-            self.torus_search,
-            self.torus_result,
+            self.supremum.search,
+            self.supremum.result,
             least_points,
             lower=bounds.lower.value,
             rtol=self.rtol,
@@ -381,7 +344,6 @@ class ComponentBounds:
             result[best].witness.v,
             group=int(groups[best]),
             restriction=self.component,
-            source=BoundSource.MATRIX,
         )
 
     def bounds_of_group(
@@ -394,12 +356,11 @@ class ComponentBounds:
         *,
         group: int,
         restriction: PolyphaseComponent,
-        source: BoundSource,
     ) -> Found:
         """Bounds of the whole layer from those of one group on a restriction, with its vectors and gradient.
 
-        ``layer``: the restriction of that group. ``u``, ``v`` (1, outputs) and (1, inputs): singular vectors of the
-        restriction.
+        ``upper``: by the own matrix, if any. ``layer``: the restriction of that group. ``u``, ``v`` (1, outputs)
+        and (1, inputs): singular vectors of the restriction.
         """
 
         def gradient() -> Array:
@@ -416,7 +377,7 @@ class ComponentBounds:
             v=self._placed(v, group, layer.shapes[0], inputs, input_places),
             gradient=gradient,
         )
-        return Found(norm_of_restriction(self.component, restriction, lower), upper, witness, source=source)
+        return Found(norm_of_restriction(self.component, restriction, lower), upper, witness, source=BoundSource.MATRIX)
 
     # -- vectors -----------------------------------------------------------------------------------------------------
     def _gradient_of_group(self, gradient: Array, group: int) -> Array:
@@ -449,9 +410,9 @@ class ComponentBounds:
         return self.xp.reshape(whole, (1, -1))
 
 
-def points_of_shortest_circulant(spec: ConvSpec, search: Search) -> tuple[int, ...] | None:
-    """Points of the shortest circulant: 1 along axes where the symbol is constant, None if all axes are such."""
-    kernel_shape = search.blocks.shape[3:]
-    if all(taps == 1 for taps in kernel_shape):
-        return None
-    return tuple(1 if taps == 1 else points for points, taps in zip(shortest(spec), kernel_shape, strict=True))
+def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the layer's input and output; (0,) for both if they are too large for vectors to be returned."""
+    inputs, outputs = spec.shapes
+    if math.prod(inputs) + math.prod(outputs) > layer_tuning.WITNESS_ENTRIES:
+        return (0,), (0,)
+    return inputs, outputs

@@ -7,19 +7,21 @@ sizes, from circulants (zero padding), from a circulant without its highest wave
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from specnorm.at_size import layer_tuning
-from specnorm.at_size.component import ComponentBounds
-from specnorm.at_size.layer_bounds import no_bounds
+from specnorm.at_size.component import ComponentBounds, witness_shapes
 from specnorm.at_size.proofs.components import norms_of_parts, norms_of_patch, polyphase_components
 from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
-from specnorm.proofs.found import BoundSource, Found
+from specnorm.proofs.bound import Lower
+from specnorm.proofs.found import BoundSource, Found, Witness
 from specnorm.supremum.one_tap import enclose_matrices
 from specnorm.symbols.lanczos import DIRECT_SIZE
 
@@ -40,8 +42,8 @@ def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
     if not components:
         # No output reads a pixel: the layer is a sum of no parts, with the norm 0.
         _, upper_of_zero = norms_of_parts(problem.spec, [])
-        return replace(no_bounds(kernel, problem.spec, problem.spec, ops=ops), upper=upper_of_zero)
-    bounds = [no_bounds(kernel, problem.spec, component.spec, ops=ops) for component in components]
+        return replace(_no_bounds(kernel, problem.spec, problem.spec, ops=ops), upper=upper_of_zero)
+    bounds = [_no_bounds(kernel, problem.spec, component.spec, ops=ops) for component in components]
     tolerances = _tolerances(problem.rtol)
     for tolerance in tolerances:
         parts = _parts(kernel, replace(problem, rtol=tolerance), components, ops=ops)
@@ -86,6 +88,18 @@ def _tolerances(rtol: float) -> list[float]:
         if tolerances[-1] <= rtol:
             break
     return tolerances
+
+
+def _no_bounds(kernel: Array, layer: ConvSpec, spec: ConvSpec, *, ops: ArrayOps) -> Found:
+    """Bounds of a layer with a kernel (1, *shape), or of one of its components, before any attempt."""
+    inputs, outputs = witness_shapes(layer)
+
+    def zeros(shape: tuple[int, ...]) -> Array:
+        return ops.xp.zeros((1, math.prod(shape)), dtype=kernel.dtype, device=ops.device(kernel))
+
+    witness = Witness(u=zeros(outputs), v=zeros(inputs), gradient=partial(ops.xp.zeros_like, kernel))
+    # The source has no meaning: there is no upper bound.
+    return Found(Lower.trivial(spec), None, witness, source=BoundSource.MATRIX)
 
 
 def _parts(
@@ -149,7 +163,6 @@ def one_patch(part: ComponentBounds, bounds: Found) -> Found:
         v,
         group=group,
         restriction=part.component,
-        source=BoundSource.MATRIX,
     )
 
 
@@ -164,20 +177,18 @@ def small_matrix(part: ComponentBounds, bounds: Found) -> Found:
 def near_supremum(part: ComponentBounds, bounds: Found) -> Found:
     """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
     steps = layer_tuning.WAVE_STEPS if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.MOST_STEPS
-    closer = part.near_supremum(
-        steps, layer_tuning.LANCZOS_ENTRIES, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL
-    )
+    closer = part.near_supremum(steps, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL)
     return part.by_supremum(bounds.intersect(closer))
 
 
 def best_circulant(part: ComponentBounds, bounds: Found) -> Found:
     """Bound by the circulant whose frequencies are farthest from the maximum.
 
-    If no other attempt will come close enough, the circulant's own norm is computed as a bound, too.
+    If it will not be deflated, its own norm is computed as a bound, too.
     """
     if part.points_of_shortest is None or part.problem.clock.expired:
         return bounds
-    return part.by_circulant(bounds, target_only=part.closer_attempt_follows)
+    return part.by_circulant(bounds, target_only=part.can_be_deflated)
 
 
 def few_waves(part: ComponentBounds, bounds: Found) -> Found:
@@ -194,30 +205,24 @@ def more_steps(part: ComponentBounds, bounds: Found) -> Found:
     A larger layer would be restricted to fewer pixels, where more steps come no closer than the sum of waves does on
     all pixels.
     """
-    most_entries = layer_tuning.CLOSER_FACTOR * layer_tuning.LANCZOS_ENTRIES
-    fits = part.size * layer_tuning.CLOSER_STEPS <= most_entries
-    applies = fits and part.can_be_deflated and part.rtol >= layer_tuning.LOOSE_RTOL
-    if not applies or not part.deflated_circulants(bounds):
+    fits = part.size * layer_tuning.CLOSER_STEPS <= layer_tuning.LANCZOS_ENTRIES
+    if not fits or not part.deflated_circulants(bounds):
         return bounds
-    return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS, most_entries))
+    return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS))
 
 
 def many_waves(part: ComponentBounds, bounds: Found) -> Found:
     """Deflate as in `few_waves`, by as many waves as the bound takes."""
-    if part.rtol < layer_tuning.LOOSE_RTOL:
-        return bounds
     return _deflation(part, bounds)
 
 
 def wider_by_waves(part: ComponentBounds, bounds: Found) -> Found:
     """Try wider bounds by as many waves as can be taken out, where nothing else came close enough."""
-    if part.rtol < layer_tuning.LOOSE_RTOL:
-        return bounds
     return _deflation(part, bounds, wider=True)
 
 
 def _deflation(part: ComponentBounds, bounds: Found, *, few: bool = False, wider: bool = False) -> Found:
-    circulants = part.deflated_circulants(bounds) if part.can_be_deflated else []
+    circulants = part.deflated_circulants(bounds)
     if not circulants:
         return bounds
     lower = bounds.lower.value
@@ -239,13 +244,6 @@ def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
     return bounds.intersect(part.by_matrix(part.open_groups(bounds), bounds.lower.value))
 
 
-def refined_supremum(part: ComponentBounds, bounds: Found) -> Found:
-    """Search the supremum to the tolerance asked for, if it was searched loosely since a circulant was to follow."""
-    if not part.supremum.is_loose or part.problem.clock.expired:
-        return bounds
-    return bounds.with_upper(part.padded(part.supremum.refine()), BoundSource.SUPREMUM)
-
-
 ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     one_patch,
     small_matrix,
@@ -257,6 +255,5 @@ ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     many_waves,
     own_matrix,
     wider_by_waves,
-    refined_supremum,
 )
 """The attempts, in the order in which they are made."""

@@ -4,9 +4,8 @@ A *matrix proof* is a factorization of the layer's Gram matrix; its work is coun
 """
 
 IMMEDIATE_WORK = 3e6
-"""Work of a matrix proof up to which nothing else is tried, since a search takes longer."""
-SOON_WORK = 2e9
-"""Work of a matrix proof up to which it follows the first circulant: less than a second."""
+"""Work of a matrix proof up to which nothing else is tried, since a search takes longer; and cubed rows of the Gram
+matrices up to which their eigenvectors take less time than Lanczos."""
 LATE_WORK = 3e10
 """Work of a matrix proof up to which it is tried where nothing else came close enough: some seconds."""
 WAVE_TIME = 0.2
@@ -15,12 +14,10 @@ early by as much. A layer that would take longer is restricted to fewer pixels."
 WAVE_PASSES = 4.0
 """Products with the layer that this bound takes without Lanczos: a wave's image, its quotient, and the kernel's
 gradient, with the copies."""
-DEFLATION_WORK = 2e8
-"""Work of a matrix proof from which a circulant is deflated first."""
+DEFLATION_WORK = 2e9
+"""Work of a matrix proof from which a circulant is deflated first: up to it, the proof takes less than a second."""
 DEFLATION_GROUPS = 12
 """Most groups whose circulants are deflated."""
-DEFLATION_RTOL = 1e-4
-"""Smallest tolerance for which a circulant is deflated: below, too many waves would have to be taken out."""
 WAVE_STEPS = 4
 """Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
 trained layers at 32 pixels per axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
@@ -33,30 +30,17 @@ MOST_STEPS = 48
 LANCZOS_ENTRIES = 2.0**21
 """Most pixels times channels times steps. A larger layer is restricted to fewer pixels; the norm of the restriction
 is lower than the supremum by a part that falls with ``1 / size**2``."""
-CLOSER_FACTOR = 2.0
-"""Factor by which the second attempt may exceed `LANCZOS_ENTRIES`."""
 WITNESS_ENTRIES = 2**18
 """Inputs and outputs up to which the singular vectors are returned."""
-SUPREMUM_SHARE = 0.3
-"""If the layer's norm is expected to be within this part of the tolerance below its supremum, the supremum is
-searched so closely that it is enough."""
-PROVEN_SHARE = 0.97
-"""Part of the tolerance that is asked of the supremum, so that an error of the lower bound does not matter."""
-SUPREMUM_RTOL = 0.01
-"""Tolerance of the supremum if the layer is expected to be farther below it than the tolerance. A wider one would
-leave more work to the circulant's search than the torus' search saves."""
 WEAK_GROUP = 0.97
 """Part of the layer's norm below which an estimate of a group's norm makes it a weak group."""
-WEAK_GROUP_TRIES = 6
-"""Most attempts to prove that the weak groups are below the bound, each with fewer groups than the one before."""
-EIGENVECTOR_WORK = 8e6
-"""Cubed rows of Gram matrices in one block, summed, up to which their eigenvectors take less time than Lanczos."""
 MATRIX_STEPS = 400
 """Lanczos steps on a layer's own matrix: its proof is tried near the lower bound, and fails unless that has
-converged."""
-MATRIX_RETRY_STEPS = 1600
-"""Lanczos steps after a matrix proof that failed, where the matrix has several blocks."""
-MATRIX_RETRY_RTOLS: tuple[float, ...] = (0.5, 2.0, 8.0, 32.0)
-"""Tolerances, as multiples of the one asked for, that are tried after a matrix proof that failed."""
+converged. After a proof that failed, as many follow."""
+WIDER_MULTIPLES: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+"""Tolerances, as multiples of the one asked for, that are tried after a proof that failed."""
 LOOSE_RTOL = 1e-3
-"""Tolerance from which float32 and few Lanczos steps are enough. It is also the default tolerance of enclosures."""
+"""Tolerance from which float32 and few Lanczos steps are enough, and circulants are deflated.
+
+For a smaller one, too many waves would have to be taken out. It is also the default tolerance of enclosures.
+"""

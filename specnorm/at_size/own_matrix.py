@@ -76,11 +76,11 @@ class _MatrixEnclosure:
         """Enclose each norm, or prove that it is below ``lower``."""
         gram = LayerGram(self.layer, self.gram_plan, ops=self.ops)
         rows = self.gram_plan.size if self.gram_plan.blocks == 1 else math.inf
-        are_eigenvectors = self.kernels.shape[0] * rows**3 <= layer_tuning.EIGENVECTOR_WORK
+        are_eigenvectors = self.kernels.shape[0] * rows**3 <= layer_tuning.IMMEDIATE_WORK
         if are_eigenvectors:
             vectors = self._eigenvectors(gram)
         else:
-            vectors = self._lanczos(layer_tuning.MATRIX_STEPS, rtol, None)
+            vectors = self._lanczos(rtol, None)
         lowers, images = quotients(self.layer, vectors, self.has_output_vectors, ops=self.ops)
         # The first proof asks for half of the tolerance. If it fails, the retries begin with that again, at the lower
         # bounds as they were raised.
@@ -109,7 +109,7 @@ class _MatrixEnclosure:
         if self.gram_plan.blocks == 1:
             other_vectors = self._eigenvectors(gram)
         else:
-            other_vectors = self._lanczos(layer_tuning.MATRIX_RETRY_STEPS, rtol, vectors)
+            other_vectors = self._lanczos(rtol, vectors)
         other_lowers, other_images = quotients(self.layer, other_vectors, self.has_output_vectors, ops=self.ops)
         is_higher = [other > bound for other, bound in zip(other_lowers, lowers, strict=True)]
         chosen = self.ops.from_numpy(np.asarray(is_higher), vectors)[:, None, None]
@@ -128,7 +128,7 @@ class _MatrixEnclosure:
         rtol: float,
     ) -> list[Upper | None]:
         """Upper bounds after proofs with wider and wider tolerances, and one near the computed eigenvalues."""
-        for multiple in layer_tuning.MATRIX_RETRY_RTOLS:
+        for multiple in (0.5, *layer_tuning.WIDER_MULTIPLES):
             if self._within(uppers, lowers, lower, rtol):
                 break
             wider = gram.norms_near(self._targets(lowers, lower, multiple * rtol))
@@ -143,12 +143,19 @@ class _MatrixEnclosure:
         _, top = arrays.top_eigenpair(gram.matrix.diagonal[:, 0, :, :], xp=self.xp)
         return to_layer(top[:, None, :], self.spec, self.gram_plan, xp=self.xp)
 
-    def _lanczos(self, steps: int, rtol: float, start: Array | None) -> Array:
+    def _lanczos(self, rtol: float, start: Array | None) -> Array:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.has_output_vectors else 1]
         least_gain = min(1e-6, rtol / 100)
         vectors, _ = lanczos.top_vectors(
-            self.gram, self.kernels, size, 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
+            self.gram,
+            self.kernels,
+            size,
+            1,
+            n_iter=layer_tuning.MATRIX_STEPS,
+            least_gain=least_gain,
+            start=start,
+            ops=self.ops,
         )
         return vectors
 

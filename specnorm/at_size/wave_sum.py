@@ -53,13 +53,13 @@ class WaveSum:
         self._ops = ops
         large, _ = spec.sides
         angles_of_axes = []
-        self._factors = []
+        factors = []
         for angle, pixels, taps in zip(angles, large, spec.kernel_shape, strict=True):
             half_step = math.pi / (pixels + 1)
             of_axis = np.asarray([0.0]) if taps == 1 else angle + np.asarray([-1, 1]) * half_step
             angles_of_axes.append(of_axis)
-            self._factors.append(np.exp(1j * np.outer(of_axis, np.arange(pixels))) / math.sqrt(pixels))
-        self._waves = Waves(kernel, spec, self._factors, ops=ops)
+            factors.append(np.exp(1j * np.outer(of_axis, np.arange(pixels))) / math.sqrt(pixels))
+        self._waves = Waves(kernel, spec, factors, ops=ops)
         right = _best_channels(kernel, angles_of_axes, ops=ops)
         weights = self._best_weights(right)
         self.channels = (right * _complex_from_host(weights, kernel, ops=ops)[:, None])[None, ...]
@@ -91,7 +91,7 @@ class WaveSum:
         """The larger part of the sum, real or imaginary, as a unit vector, shape (1, 1, size of the large side)."""
         by_channel = np.asarray(self._ops.to_numpy(self.channels))[0].T
         total = by_channel.reshape(by_channel.shape[0], *self._waves.factor_counts)
-        for factor in self._factors:
+        for factor in self._waves.factors:
             # The first axis of waves goes, and its pixels come last.
             total = np.tensordot(total, factor, axes=(1, 0))
         return as_vectors(larger_part(total), self._waves.kernel, ops=self._ops)

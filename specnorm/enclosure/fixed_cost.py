@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
+from specnorm.grid.proof import norm_by_grid, symbol_norms_up
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
@@ -38,7 +38,7 @@ def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     unfolding = padding.largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(blocks, clock):
         return unfolding
-    _, _, claims = largest_bound(SymbolNormsUp(), blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
+    _, _, claims = largest_bound(symbol_norms_up, blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
     return Upper.least(unfolding, norm_by_grid(padding.largest_of_blocks(claims(), blocks.shape[0])))
 
 

@@ -95,7 +95,7 @@ class Grid(Method):
             lower, upper = ends_of(found, blocks, ops=ops)
             claims = partial(padding.bounds_by_blocks, lambda: [x.ends[1] for x in found], spec)
             return Evaluation(upper, (lower,), (), claims)
-        value, phase, claims_on_grid = largest_bound(grid_proof.SymbolNormsUp(), blocks, sizes, ops=ops)
+        value, phase, claims_on_grid = largest_bound(grid_proof.symbol_norms_up, blocks, sizes, ops=ops)
         polynomial = Polynomial(blocks, xp=xp)
         matrices = polynomial.matrix_at(phase)
         u, v, _ = arrays.top_triple(matrices, xp=xp)

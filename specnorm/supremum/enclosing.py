@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.grid.proof import SymbolNormsUp
+from specnorm.grid.proof import symbol_norms_up
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
@@ -40,8 +40,10 @@ def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> Found | None:
     bounds = norms.norm_of_single_entries(trimmed, ops=ops)
     if bounds is None:
         return None
+    magnitudes = ops.xp.abs(ops.xp.reshape(trimmed, (trimmed.shape[0], -1)))
+    block = int(ops.xp.argmax(ops.xp.max(magnitudes, axis=1)))
     # The norm is attained at the frequency 0, as at any other.
-    return Found(*bounds, Witness(0, _zero_frequency(trimmed)))
+    return Found(*bounds, Witness(block, _zero_frequency(trimmed)))
 
 
 def _zero_frequency(trimmed: Array) -> Frequencies:
@@ -233,7 +235,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
         values, frequencies, claims = polynomial.largest_on_grid(sizes, together=count, ops=ops)
         (upper,) = claims()
     else:
-        values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
+        values, frequencies, claims = largest_with_frequency(symbol_norms_up, blocks, sizes, ops=ops)
         upper = padding.largest_of_blocks(claims(), count)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.symbols.proofs.polynomial import Symbol
 
+COARSE_STEPS = 6
+"""Power steps at each frequency of a coarse grid, from which no other iteration follows."""
 
 LinearMap: TypeAlias = Callable[["Array"], "Array"]
 """A function from vectors, on the last axis of an array, to vectors on the last axis."""
@@ -133,11 +135,6 @@ def top_in_krylov_space(
     return u, v, norm
 
 
-_DEGREE = 4
-"""Degree of each Chebyshev filter in `top_eigenvectors`: it multiplies components of eigenvalues above twice the cut by
-at least 577, and those below the cut by at most 1."""
-
-
 def chebyshev_filter(
     mapped: LinearMap,
     x: Array,
@@ -161,34 +158,6 @@ def chebyshev_filter(
             previous = previous / xp.astype(xp.where(norm > 0, norm, xp.ones_like(norm)), previous.dtype)
         current, previous = 2 * mapped(current) - previous, current
     return current
-
-
-def top_eigenvectors(
-    gram: Array,
-    count: int,
-    cut: np.ndarray,
-    *,
-    ops: ArrayOps,
-) -> tuple[Array, Array]:
-    """The largest eigenvalues of Hermitian matrices, from below, and their vectors, by Chebyshev-filtered subspaces.
-
-    ``gram`` (f, p, p): positive semidefinite. ``count``: number of eigenvalues of each matrix. ``cut`` (f,): a number
-    above all but the ``count`` largest eigenvalues; those above twice ``cut`` converge. Returns ``values`` (f, count):
-    ascending; ``vectors`` (f, p, count): orthonormal.
-    """
-    xp = ops.xp
-    dtype = np.float64 if gram.dtype == xp.complex128 else np.float32
-    real = xp.real(gram)
-    scale = xp.astype(ops.from_numpy((2 / cut).astype(dtype), real), gram.dtype)[:, None, None]
-    drawn = np.real(arrays.random_vectors(0, (gram.shape[1], count))).astype(dtype)
-    x = xp.astype(xp.broadcast_to(ops.from_numpy(drawn, real), (*gram.shape[:2], count)), gram.dtype)
-    # Two filters with an orthogonalisation between them, so that the vectors do not become dependent.
-    for _ in range(2):
-        x = chebyshev_filter(lambda y: xp.matmul(gram, y) * scale - y, x, _DEGREE, xp=xp)
-        x, _ = xp.linalg.qr(x)
-    projected = xp.matmul(arrays.adjoint(x, xp=xp), xp.matmul(gram, x))
-    values, small_vectors = xp.linalg.eigh(projected)
-    return values, xp.matmul(x, small_vectors)
 
 
 def largest_eigenvalues(

@@ -45,7 +45,7 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
     stride = layer.geometry["stride"]
     sizes = tuple(n + more * s for n, s in zip(layer.input_shape, stride, strict=True))
     with pytest.MonkeyPatch.context() as patch:
-        for work in ("IMMEDIATE_WORK", "SOON_WORK", "LATE_WORK"):
+        for work in ("IMMEDIATE_WORK", "LATE_WORK"):
             patch.setattr(layer_tuning, work, 0)
         row = _row(layer, input_shape=sizes)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))

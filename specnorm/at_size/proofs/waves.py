@@ -8,7 +8,6 @@ products of small Gram matrices of one axis each; their cost does not grow with 
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import TYPE_CHECKING
 
@@ -23,22 +22,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-
-
-class _AxisGrams:
-    """Gram matrices for each axis j, with f_j factors and k_j taps.
-
-    Attributes
-    ----------
-    factors : list of arrays, shape (f_j, f_j)
-        Inner products of the factors over the pixels.
-    reads : list of arrays, shape (f_j k_j, f_j k_j)
-        Inner products over the outputs of what each tap reads of each factor, row-major in (factor, tap).
-    """
-
-    def __init__(self) -> None:
-        self.factors: list[np.ndarray] = []
-        self.reads: list[np.ndarray] = []
 
 
 class Waves:
@@ -56,6 +39,8 @@ class Waves:
 
     Attributes
     ----------
+    factors : list of complex arrays, shape (f_j, n_j)
+        As given.
     factor_counts : tuple of int
         f_j for each axis.
     count : int
@@ -80,25 +65,24 @@ class Waves:
         self.xp = ops.xp
         self.kernel = kernel
         self.spec = spec
+        self.factors = factors
         self.factor_counts = tuple(len(factor) for factor in factors)
         self.count = math.prod(self.factor_counts)
-        self._grams = _AxisGrams()
-        # For error bounds: the same sums with every term replaced by its magnitude.
-        self._magnitude_grams = _AxisGrams()
+        # For each axis: inner products (f_j, f_j) of the factors over the pixels; and (f_j k_j, f_j k_j), over the
+        # outputs, of what each tap reads of each factor, row-major in (factor, tap).
+        self._grams_of_factors: list[np.ndarray] = []
+        self._grams_of_reads: list[np.ndarray] = []
         large, small = spec.sides
         table_roundings = 0
         axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)
         for factor, pixels, outputs, taps, (before, _) in axes:
             axis = Axis(pixels, outputs, taps, stride=1, dilation=1, before=before)
-            read = axis.table
             with_zero = np.concatenate([factor, np.zeros((len(factor), 1))], axis=1)
-            read_factor = with_zero[:, read].reshape(-1, outputs)
-            self._grams.factors.append(factor.conj() @ factor.T)
-            self._grams.reads.append(read_factor.conj() @ read_factor.T)
-            self._magnitude_grams.factors.append(np.abs(factor) @ np.abs(factor).T)
-            self._magnitude_grams.reads.append(np.abs(read_factor) @ np.abs(read_factor).T)
+            read_factor = with_zero[:, axis.table].reshape(-1, outputs)
+            self._grams_of_factors.append(factor.conj() @ factor.T)
+            self._grams_of_reads.append(read_factor.conj() @ read_factor.T)
             # Sums over pixels or outputs in an entry of the tables, and the products with the tables, whose rows have
-            # f_j entries (``factors``) or f_j k_j (``reads``).
+            # f_j entries (factors) or f_j k_j (reads).
             table_roundings += pixels + outputs + len(factor) * (1 + taps)
         first, second = kernel.shape[1:3]
         # The last sum, over all entries of x (second channels) or of Y in `image_factors` (first channels).
@@ -108,24 +92,22 @@ class Waves:
 
     def magnitude(self) -> Waves:
         """The same sums with the magnitudes of kernel and factors: rounding errors are bounded by multiples of them."""
-        magnitude = copy.copy(self)
-        magnitude.kernel = self.xp.abs(self.kernel)
-        magnitude._grams = self._magnitude_grams
-        return magnitude
+        factors = [np.abs(factor) for factor in self.factors]
+        return Waves(self.xp.abs(self.kernel), self.spec, factors, ops=self.ops)
 
     def inner(self, a: Array) -> Array:
         """Inner products (b, b) of b sums of waves, given by their coefficients a (b, count, second)."""
         xp = self.xp
         b, _, second = a.shape
         by_axis = xp.reshape(xp.permute_dims(a, (0, 2, 1)), (b, second, *self.factor_counts))
-        weighted = self._along_axes(by_axis, self._grams.factors)
+        weighted = self._along_axes(by_axis, self._grams_of_factors)
         return self._products(by_axis, weighted)
 
     def image_factors(self, a: Array) -> tuple[Array, Array]:
         """Arrays Y and C Y for b sums x of waves, such that ``<A x, A x'> = <Y, C Y'>`` for two of the sums.
 
-        Y holds the products of the kernel's taps with the coefficients, and C applies the tables ``reads``. Both have
-        the shape (b, first, f_1 k_1, ..., f_d k_d).
+        Y holds the products of the kernel's taps with the coefficients, and C applies the tables of what taps read.
+        Both have the shape (b, first, f_1 k_1, ..., f_d k_d).
         """
         xp = self.xp
         _, first, second, *taps = self.kernel.shape
@@ -140,7 +122,7 @@ class Waves:
             order += [d + 2 + j, j]
         merged = [factors * k for factors, k in zip(self.factor_counts, taps, strict=True)]
         y = xp.reshape(xp.permute_dims(y, tuple(order)), (b, first, *merged))
-        return y, self._along_axes(y, self._grams.reads)
+        return y, self._along_axes(y, self._grams_of_reads)
 
     def image_inner(self, a: Array) -> Array:
         """Inner products (b, b) of the layer's images of b sums of waves, given by their coefficients."""

@@ -182,29 +182,6 @@ class Polynomial:
         """
         return int(max(1, ops.memory // (6 * 16 * entries + 24 * 8 * taps)))
 
-    def largest(
-        self, norms: Callable[[Symbol], Array], frequencies: Frequencies, *, ops: ArrayOps
-    ) -> tuple[Array, Array]:
-        """Maximum of a function of the symbol over frequencies, within the memory budget.
-
-        ``norms``: takes a `Symbol` of f frequencies, returns (b, f). Returns ``value`` (b,); ``phase`` (b, taps):
-        ``e^{i k.theta}`` of the taps at the arg-max.
-        """
-        xp = self.xp
-        step = self.frequencies_at_once(ops=ops)
-
-        def largest_of(start: int) -> tuple[Array, Array]:
-            symbol = self.at(frequencies[start : start + step], ops=ops)
-            values = norms(symbol)
-            return xp.max(values, axis=1), xp.take(symbol.phase, xp.argmax(values, axis=1), axis=0)
-
-        value, phase = largest_of(0)
-        for start in range(step, len(frequencies), step):
-            next_value, next_phase = largest_of(start)
-            phase = xp.where((next_value > value)[:, None], next_phase, phase)
-            value = xp.maximum(value, next_value)  # a NaN stays
-        return value, phase
-
     @staticmethod
     def singular_value_gradient(
         u: Array, v: Array, phase: Array, cotangent: Array, kernel_shape: tuple[int, ...], *, xp: Namespace
@@ -359,9 +336,9 @@ class Polynomial:
 
         ``wide``: whether to compute in the device's widest precision instead of that of the blocks.
         """
-        if wide:
-            return Polynomial(arrays.in_wide_dtype(self.coefficients, ops=ops), xp=self.xp).lags(ops=ops)
-        xp, x, q = self.xp, self.coefficients, self.absolute_norm_up
+        xp = self.xp
+        polynomial = Polynomial(arrays.in_wide_dtype(self.coefficients, ops=ops), xp=xp) if wide else self
+        x, q = polynomial.coefficients, polynomial.absolute_norm_up
         m, p = self.shape[1:3]
         relative = rounding.SLACK * rounding.gamma(Lags.roundings(x, xp=xp), rounding.unit(x, xp=xp))
         underflow = float(xp.finfo(x.dtype).smallest_normal) * m * p * self.taps**2
@@ -402,11 +379,7 @@ class Symbol:
 
     def matrices(self) -> Array:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
-        return self._ops.complex(*self.planes())
-
-    def planes(self) -> tuple[Array, Array]:
-        """Real and imaginary parts of G, (b, f, m, p) each."""
-        return self.polynomial.planes_at(self.cos, self.sin)
+        return self._ops.complex(*self.polynomial.planes_at(self.cos, self.sin))
 
     def apply(self, v: Array) -> Array:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
@@ -651,7 +624,7 @@ class GramPolynomial:
         if self.even.shape[0] > 1 or entries <= _CACHED_ENTRIES or not (ops.on_host and ops.concrete):
             return ops.complex(*self.planes_at(frequencies, block))
         # Part by part, so that the planes stay in the cache.
-        cos, sin = self._tables_at(frequencies)
+        cos, sin = frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
         dtype = arrays.complex_dtype(self.even.dtype, xp=xp)
         columns = xp.empty((count, entries), dtype=dtype, device=ops.device(self.even))
         for start in range(0, entries, _CACHED_ENTRIES):
@@ -666,7 +639,7 @@ class GramPolynomial:
         ``frequencies``: f points. ``block`` (f,): index of the block each belongs to.
         """
         xp = self.xp
-        cos, sin = self._tables_at(frequencies)
+        cos, sin = frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
         if self.even.shape[0] == 1:
             even = xp.matmul(cos, self.even[0, ...])
             odd = xp.matmul(sin, self.odd[0, ...])
@@ -686,14 +659,10 @@ class GramPolynomial:
         even, odd = self.even, self.odd
         if len(blocks) < even.shape[0]:
             even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
-        table = xp.concat(self._tables_at(frequencies), axis=1)
+        table = xp.concat(frequencies.device_cos_sin(self.lags, self.even, ops=self.ops), axis=1)
         # The first odd coefficient is 0.
         both = xp.concat([even, odd], axis=1)
         return xp.reshape(xp.matmul(table, both), (len(blocks) * len(frequencies), self.size, self.size))
-
-    def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
-        """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
-        return frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).

@@ -25,7 +25,6 @@ from specnorm.proofs.bound import finite, known
 from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.proof import Cover
-from specnorm.symbols.power import top_eigenvectors
 
 
 @dataclass(frozen=True)
@@ -159,16 +158,3 @@ def test_what_is_left_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(proven)
     monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
     assert all(deflation.rest_below(*x, ops=OPS) for x in given)
-
-
-def test_few_waves_of_a_frequency_are_found_without_all_others() -> None:
-    """Eigenvectors by a filter: those above the cut, as by an eigenvalue routine."""
-    ops, random = OPS, np.random.RandomState(0)
-    basis, _ = np.linalg.qr(random.randn(5, 40, 40) + 1j * random.randn(5, 40, 40))
-    values = np.concatenate([[4.0, 3.0, 3.0, 2.5], np.linspace(0.0, 1.0, 36)])
-    gram: Any = (basis * values) @ basis.conj().transpose(0, 2, 1)
-    found, vectors = top_eigenvectors(gram, 8, np.full(5, 1.2), ops=ops)
-    np.testing.assert_allclose(np.asarray(found)[:, ::-1][:, :4], np.broadcast_to(values[:4], (5, 4)), rtol=1e-6)
-    top = np.asarray(vectors)[:, :, -4:]
-    inside = np.linalg.norm(basis[:, :, :4].conj().transpose(0, 2, 1) @ top, axis=(1, 2))
-    np.testing.assert_allclose(inside, 2.0, rtol=1e-6)

@@ -29,7 +29,7 @@ from specnorm.at_size.proofs.waves import Waves
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
+from specnorm.grid.proof import LargestBound, norm_by_grid, symbol_norms_up
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
 from specnorm.proofs.cells import Boxes, Circulant, Grid
@@ -143,7 +143,7 @@ def grouped() -> LayerGram:
 
 
 def some_frequencies(count: int) -> object:
-    largest = LargestBound(SymbolNormsUp(), KERNEL, (20,), ops=OPS)
+    largest = LargestBound(symbol_norms_up, KERNEL, (20,), ops=OPS)
     largest.visit(np.arange(count))
     return largest.result()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.grid import search as pruned
-from specnorm.grid.proof import LargestBound, SymbolNormsUp, gram_iteration_of_parts_up
+from specnorm.grid.proof import LargestBound, gram_iteration_of_parts_up, largest_of_all, symbol_norms_up
 from specnorm.grid.search import leave_out
 from specnorm.methods import Gram, Grid
 from specnorm.proofs.bound import HypothesisError
@@ -23,7 +24,7 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
-from specnorm.symbols.proofs.polynomial import _CACHED_ENTRIES, GramPolynomial, Polynomial, Symbol
+from specnorm.symbols.proofs.polynomial import _CACHED_ENTRIES, GramPolynomial, Polynomial
 
 
 def blocks_of(seed: int, *shape: int) -> Any:
@@ -204,15 +205,14 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
     blocks: Any = decaying(0, 6, 5, 3, 2).astype(np.float64)[None] / 4
     sizes = (4, 2)
     frequencies = Frequencies.half_grid(sizes)
-    poor: Any = Polynomial(blocks, xp=OPS.xp).at(frequencies[at : at + 1], ops=OPS).phase
+    poor: Any = Polynomial(blocks, xp=OPS.xp).at(frequencies[at : at + 1], ops=OPS).matrices()
 
-    def bound(symbol: Symbol, *, ops: Any = OPS) -> Any:
-        found: Any = gram_iteration_of_parts_up(*symbol.planes(), 12, 1e-9, xp=ops.xp)
-        here: Any = symbol.phase
-        return np.where((here == poor).all(axis=1), np.nan, found)
+    def bound(_polynomial: Any, real: Any, imag: Any, *, ops: Any = OPS) -> Any:
+        found: Any = gram_iteration_of_parts_up(real, imag, 12, 1e-9, xp=ops.xp)
+        return np.where((real + 1j * imag == poor).all(axis=(2, 3)), np.nan, found)
 
     monkeypatch.setattr(Polynomial, "frequencies_at_once", lambda *_, **__: 1)
-    assert math.isnan(float(Polynomial(blocks, xp=OPS.xp).largest(bound, frequencies, ops=OPS)[0][0]))
+    assert math.isnan(float(largest_of_all(bound, blocks, sizes, ops=OPS)[0][0]))
     largest = LargestBound(bound, blocks, sizes, ops=OPS)
     every = np.arange(len(frequencies))
     for index in np.split(every, len(every)):
@@ -229,7 +229,7 @@ def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int, monkeypatch:
     sizes = (16, 12)
     truth = norms(blocks, sizes)
     for products in (1, 2, 4, 7):
-        largest = LargestBound(SymbolNormsUp(12), blocks, sizes, ops=OPS)
+        largest = LargestBound(partial(symbol_norms_up, gram_products=12), blocks, sizes, ops=OPS)
         largest.visit(np.asarray([int(np.argsort(truth)[-20])]))
         met = truth[np.argsort(truth)[-20]]
         every = np.arange(len(truth))

@@ -152,26 +152,21 @@ def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
         enclosed(kernel, geometry)
 
 
-def parts(of_norm: tuple[float, ...]) -> dict[str, Any]:
-    """The same thresholds of a deflation for many pixels and for few."""
-    return {"PARTS_OF_NORM": of_norm, "PARTS_FOR_FEW_PIXELS": of_norm, "MANY_PIXELS": 0}
-
-
-NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "SOON_WORK": 0, "LATE_WORK": 0}
-ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "SOON_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
+NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "LATE_WORK": 0}
+ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
 OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "alternation that stops at once": (
         alternation,
-        {"HALVING": ((1, 1),), "PATIENCE": 0, "LARGEST_RATIO": 0.0, "FLOAT32_TOLERANCE": 1, "FLOAT64_TOLERANCE": 1},
+        {"HALVING": ((1, 1),), "PATIENCE": 1, "ROUNDINGS": 2.0**52},
         tn,
     ),
     "alternation without halving, far ahead": (
         alternation,
-        {"HALVING": (), "PATIENCE": 1e9, "LARGEST_RATIO": 0.9999, "FLOAT32_TOLERANCE": 0.0, "FLOAT64_TOLERANCE": 0.0},
+        {"HALVING": (), "PATIENCE": 1e4, "ROUNDINGS": 0.0},
         tn_certified,
     ),
-    "a proof without cells": (proving, {"CELLS": 1, "PLAIN_CELLS": 1, "PLAIN_LEVELS": 1, "RESTARTS": 1}, tn),
-    "a proof in one go": (proving, {"CELLS": 10**6, "PLAIN_CELLS": 1, "PLAIN_LEVELS": 1, "RESTARTS": 1}, tn),
+    "a proof without cells": (proving, {"CELLS": 1, "PLAIN_CELLS": 1, "RESTARTS": 1}, tn),
+    "a proof in one go": (proving, {"CELLS": 10**6, "PLAIN_CELLS": 1, "RESTARTS": 1}, tn),
     "no restarts": (proving, {"RESTARTS": 0}, tn),
     "Lanczos of one step": (
         lanczos, {"DIRECT_SIZE": 0, "STEPS_BEFORE_FIRST_CHECK": 1, "STEPS_BETWEEN_CHECKS": 1, "MOST_STEPS": 1}, f4,
@@ -182,7 +177,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "unfoldings compared in float32": (constant, {"FLOAT32_FROM": 0}, f4),
     "a basis of nothing": (lanczos, {"BASIS_SIZE": 0}, power),
     "a basis beyond the dimension": (lanczos, {"BASIS_SIZE": 10**4}, power),
-    "a chunk a frequency": (gram_powers, {"BACKWARD_HOST": 1, "BACKWARD_DEVICE": 1}, gram),
+    "a chunk a frequency": (gram_powers, {"CHUNK": 1}, gram),
     "a search before every matrix": (layer_tuning, {"IMMEDIATE_WORK": 0}, enclosed),
     "no matrix": (layer_tuning, NO_MATRIX, enclosed),
     "a wave alone": (
@@ -191,21 +186,16 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "every group a lower one": (layer_tuning, {"WEAK_GROUP": 1e9}, by_circulants),
     "no group a lower one": (layer_tuning, {"WEAK_GROUP": 0.0}, by_circulants),
     "no Lanczos": (layer_tuning, {"IMMEDIATE_WORK": 0, "WAVE_SUM_PIXELS": 1}, enclosed),
-    "a supremum that is never enough": (layer_tuning, {"SUPREMUM_SHARE": 0.99}, by_circulants),
-    "a supremum that is hardly searched": (layer_tuning, {"SUPREMUM_RTOL": 3.0}, by_circulants),
     "every layer a large one": (layer_tuning, ALL_LARGE, enclosed),
     "every wave taken out": (
-        circulants, parts((0.9, 1e-9)) | {"FEW_PARTS": 2, "MOST_WAVES": 10**6, "WIDER_MULTIPLES": (1.0,)}, split,
+        circulants, {"PARTS_OF_NORM": (0.9, 1e-9), "MOST_WAVES": 10**6}, split,
     ),
     "no wave taken out": (
-        circulants, parts((0.9,)) | {"MOST_WAVES": 0, "WIDER_MULTIPLES": (1.0,)}, split,
-    ),
-    "one wave of a frequency": (
-        circulants, parts((0.5,)) | {"WAVES_OF_A_FREQUENCY": 1}, split,
+        circulants, {"PARTS_OF_NORM": (0.9,), "MOST_WAVES": 0}, split,
     ),
     "one step a matrix": (
         layer_tuning,
-        {"EIGENVECTOR_WORK": 0, "MATRIX_STEPS": 1, "MATRIX_RETRY_STEPS": 1, "MATRIX_RETRY_RTOLS": ()},
+        {"IMMEDIATE_WORK": 0, "MATRIX_STEPS": 1, "WIDER_MULTIPLES": ()},
         enclosed,
     ),
 }  # fmt: skip

@@ -27,7 +27,7 @@ from specnorm.power.proofs.ritz import quotients
 
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
-RINGS: dict[str, Any] = {"IMMEDIATE_WORK": -1.0, "SOON_WORK": -1.0, "LATE_WORK": -1.0}
+RINGS: dict[str, Any] = {"IMMEDIATE_WORK": -1.0, "LATE_WORK": -1.0}
 SPLIT = RINGS | {"DEFLATION_WORK": -1.0}
 WAYS: tuple[dict[str, Any], ...] = (
     {"IMMEDIATE_WORK": layer_tuning.IMMEDIATE_WORK}, {"IMMEDIATE_WORK": -1.0}, {"IMMEDIATE_WORK": math.inf},
