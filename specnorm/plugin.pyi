@@ -6,7 +6,7 @@ from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
 from specnorm.ball.folding import fold_stack
 from specnorm.ball.rescaling import check_bound
 from specnorm.ball.steps import lmo_many, updates_in_ball
-from specnorm.geometry.layers import layer_kernel, reader_of
+from specnorm.geometry.layers import array_in, layer_kernel, reader_of
 from specnorm.geometry.padding import same_upper
 from specnorm.geometry.spec import at_every_size, per_axis
 from specnorm.geometry.words import check_words
@@ -18,14 +18,13 @@ from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, keep, program
 from specnorm.running.stacks import Stack, joint_stacks, stacks
 from specnorm.running.stepping import SteppedProgram, ToFollow, follow_all, stepped_program
-from specnorm.training.monitoring import ModelMonitor, Monitor, Reading, read_model
 
 # fmt: off
 __all__ = [
-    "AnyArray", "Backend", "Comparison", "Evaluation", "LayerKernel", "LayerReader", "LinearOperator",
-    "ModelMonitor", "Monitor", "Parts", "Program", "Reading", "Stack", "SteppedProgram", "ToFollow", "Vector",
-    "at_every_size", "backend_for", "check_bound", "check_count", "check_values", "check_words", "counted",
-    "fold_stack", "follow_all", "joint_stacks", "keep", "layer_kernel", "lmo_many", "names_of", "padded", "per_axis",
-    "program", "read_model", "reader_of", "same_upper", "stacks", "stepped_program", "updates_in_ball",
+    "AnyArray", "Backend", "Comparison", "Evaluation", "LayerKernel", "LayerReader", "LinearOperator", "Parts",
+    "Program", "Stack", "SteppedProgram", "ToFollow", "Vector", "array_in", "at_every_size", "backend_for",
+    "check_bound", "check_count", "check_values", "check_words", "counted", "fold_stack", "follow_all",
+    "joint_stacks", "keep", "layer_kernel", "lmo_many", "names_of", "padded", "per_axis", "program", "reader_of",
+    "same_upper", "stacks", "stepped_program", "updates_in_ball",
 ]
 # fmt: on

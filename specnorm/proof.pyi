@@ -4,11 +4,11 @@ from specnorm.backends.arrays import random_vectors
 from specnorm.backends.doors import door
 from specnorm.backends.text import counted, install, number, visible
 from specnorm.backends.types import AnyArray, ArrayOps
+from specnorm.ball.proofs.multiples import norm_of_neighbour
 from specnorm.enclosure.proving import status_of
 from specnorm.geometry import layer_map
 from specnorm.geometry import padding as padding_rules
 from specnorm.geometry.spec import Layout, at_every_size
-from specnorm.geometry.walking import ModelPart, model_parts
 from specnorm.proofs import arithmetic, host, interval, rounding
 from specnorm.proofs import frequencies as frequency_grids
 from specnorm.proofs import norms as matrix_norms
@@ -40,12 +40,12 @@ from specnorm.symbols.proofs.polynomial import Polynomial
 __all__ = [
     # Claims: numbers that are proven, and the rules that combine them.
     "anything", "around", "digest_of", "enclosing", "finite", "HypothesisError", "Interval", "known",
-    "least", "Lower", "make_interval", "make_lower", "make_upper", "point", "Upper", "within",
+    "least", "Lower", "make_interval", "make_lower", "make_upper", "norm_of_neighbour", "point", "Upper",
+    "within",
     # Outward arithmetic: ``host`` of NumPy numbers, ``arithmetic`` of arrays, ``rounding`` for sums; norms of matrices.
     "arithmetic", "host", "interval", "matrix_norm_up", "matrix_norms", "Polynomial", "rounding",
     # The problem: a layer, its frequencies, its map.
-    "at_every_size", "frequency_grids", "layer_map", "Layout", "model_parts", "ModelPart", "padding_rules",
-    "random_vectors",
+    "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_values", "Clock",
     "counted", "door", "install", "lines", "number", "OutOfTime", "power", "proven", "status_of",

@@ -644,7 +644,7 @@ def test_forward_mode_and_scripts_are_refused_in_the_users_words(constrain: Any)
 
 def test_bounds_of_kernels_that_moved_little_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """They hold, and are as close as others; a kernel that moved far, or that reaches 1, is searched."""
-    from specnorm.training import monitoring
+    from specnorm_train import monitoring
 
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.Conv2d(8, 8, 3))

@@ -8,8 +8,9 @@ from typing import Any
 from specnorm_networks.model_arrays import Kind, Tensor, as_in_torch
 
 from specnorm.errors import ModelFileError
-from specnorm.proof import AnyArray, ModelPart, backends, model_parts
+from specnorm.proof import AnyArray, backends
 from specnorm_audit.geometry import spatial_sizes
+from specnorm_audit.walking import ModelPart, model_parts
 
 _LEAST_AXES = 2
 """Smallest number of axes of a kernel."""
@@ -20,7 +21,7 @@ _PAIR = 2
 def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     """List the layers of a model of any framework; ``input_shape`` decides the padding of some.
 
-    ``model`` may also be a pair (model, state), as `specnorm.proof.model_parts` takes it.
+    ``model`` may also be a pair (model, state), as `model_parts` takes it.
 
     Raises
     ------

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from specnorm.plugin import LayerKernel, Monitor, Reading
+from specnorm.plugin import LayerKernel
 from specnorm_train.jax.trees import Rule, flax_layout, kernels, matrices_of
+from specnorm_train.monitoring import Monitor, Reading
 
 
 class NormMonitor(Monitor):
     """Report the spectral norms of a tree's kernels every few steps, with proven upper bounds in some of the reports.
 
-    ``monitor(step, params)`` returns a dictionary for any logger; `specnorm.plugin.Monitor` describes it. The names are
-    paths in the tree. Call it outside ``jit``. Leaves with two axes or more that are not kernels by the rule,
-    and not embeddings, count as layers that cannot be measured.
+    ``monitor(step, params)`` returns a dictionary for any logger, which `specnorm_train.monitoring.Monitor` describes.
+    The names are paths in the tree. Call it outside ``jit``. Leaves with two axes or more that are not kernels by the
+    rule, and not embeddings, count as layers that cannot be measured.
 
     Parameters
     ----------
@@ -22,7 +23,7 @@ class NormMonitor(Monitor):
     rule, layers
         See `kernels`.
     upper, budget
-        See `specnorm.plugin.Monitor`.
+        See `specnorm_train.monitoring.Monitor`.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from specnorm_keras.layers import READER
 
-from specnorm.plugin import ModelMonitor, Reading, read_model
+from specnorm_train.monitoring import ModelMonitor, Reading, read_model
 
 
 def keras_callback(monitor: Callable[[int], dict[str, float]]) -> Any:
@@ -32,8 +32,8 @@ def keras_callback(monitor: Callable[[int], dict[str, float]]) -> Any:
 class NormMonitor(ModelMonitor):
     """Reports the norms of a model's layers in every so many steps, and proven upper bounds in some of the reports.
 
-    ``monitor(step)`` returns a dictionary for any logger, which `specnorm.plugin.Monitor` describes. ``callback()``
-    makes a Keras callback.
+    ``monitor(step)`` returns a dictionary for any logger, which `specnorm_train.monitoring.Monitor` describes.
+    ``callback()`` makes a Keras callback.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class NormMonitor(ModelMonitor):
     select : callable, optional
         ``select(name, layer)`` returns whether to measure a layer. None: all layers are measured.
     upper, budget
-        See `specnorm.plugin.Monitor`.
+        See `specnorm_train.monitoring.Monitor`.
     """
 
     def read(self) -> Reading:

@@ -10,14 +10,8 @@ from specnorm_torch.layers import at_inference, is_layer, name_of
 from torch import Tensor
 
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.plugin import (  # fmt: skip
-    LayerKernel,
-    ModelMonitor,
-    Reading,
-    layer_kernel,
-    read_model,
-    reader_of,
-)
+from specnorm.plugin import LayerKernel, layer_kernel, reader_of
+from specnorm_train.monitoring import ModelMonitor, Reading, read_model
 
 _NO_LINEAR_MAP = ("Embedding", "Norm")
 """Parts of the names of modules whose matrices are not linear maps of the module's input."""
@@ -26,9 +20,9 @@ _NO_LINEAR_MAP = ("Embedding", "Norm")
 class NormMonitor(ModelMonitor):
     """Report the spectral norms of a model's layers every few steps, with proven upper bounds in some of the reports.
 
-    ``monitor(step)`` returns a dictionary for any logger; `specnorm.plugin.Monitor` describes it. The measured weights
-    are those that the model uses in ``eval()``; the model's mode is restored. `lightning`, `transformers` and `keras`
-    make callbacks.
+    ``monitor(step)`` returns a dictionary for any logger, which `specnorm_train.monitoring.Monitor` describes. The
+    measured weights are those that the model uses in ``eval()``; the model's mode is restored. `lightning`,
+    `transformers` and `keras` make callbacks.
 
     Parameters
     ----------
@@ -39,7 +33,7 @@ class NormMonitor(ModelMonitor):
     select : callable, optional
         ``select(name, layer)`` returns whether to measure a layer. None: all layers are measured.
     upper, budget
-        See `specnorm.plugin.Monitor`.
+        See `specnorm_train.monitoring.Monitor`.
     """
 
     def read(self) -> Reading:

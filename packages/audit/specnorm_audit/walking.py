@@ -12,11 +12,9 @@ from inspect import getattr_static
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from specnorm import backends
-from specnorm.backends import registry
-from specnorm.backends.types import AnyArray, LayerKernel
 from specnorm.errors import NoBackend, SpecnormError
-from specnorm.geometry.layers import array_in, layer_kernel, reader_of
+from specnorm.plugin import AnyArray, LayerKernel, array_in, layer_kernel, reader_of
+from specnorm.proof import backends
 
 _WITHOUT_PARTS = (type, str, bytes, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 """Types of objects that are neither layers nor arrays, and contain none."""
@@ -83,7 +81,7 @@ def model_parts(model: Any, input_shape: Any = None) -> list[ModelPart]:
 def _with_state(model: Any, state: Any) -> Any:
     """Return a model with the state put back that its framework keeps beside it; None for any other pair."""
     array = _first_array((model, state), _MOST_LEVELS)
-    root = None if array is None else registry.owner_of(type(array))
+    root = None if array is None else backends.registry.owner_of(type(array))
     return None if root is None else backends.load(root).with_state(model, state)
 
 
@@ -141,7 +139,7 @@ def parts_of(x: Any) -> Mapping[str, Any]:
         return {str(index): part for index, part in enumerate(x)}
     reader = reader_of(x)
     parts = None if reader is None else reader.parts(x)
-    root = registry.owner_of(type(x)) if parts is None else None
+    root = backends.registry.owner_of(type(x)) if parts is None else None
     if root is not None:
         parts = backends.load(root).parts(x)
     if parts is not None:
@@ -157,7 +155,7 @@ def _layer(x: Any, input_shape: Any) -> tuple[LayerKernel | None, str | None]:
         except NoBackend:
             # The plugin of its arrays may know a wrapper around a layer.
             array = _first_array(x, _WRAPPER_LEVELS)
-            root = None if array is None else registry.owner_of(type(array))
+            root = None if array is None else backends.registry.owner_of(type(array))
             layer = None if root is None else backends.load(root).layer(x, input_shape)
             return layer, None
     except SpecnormError as error:

@@ -5,26 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from specnorm.backends import backend_for
-from specnorm.backends.types import LayerKernel, LayerReader
-from specnorm.ball.proofs.multiples import norm_of_neighbour
-from specnorm.enclosure.certify import Certify
-from specnorm.enclosure.proving import enclose
+from specnorm import Undecided, certify, enclose, init_tracking, track_many
 from specnorm.errors import KernelError, MethodError, NoBackend, SpecnormError
-from specnorm.geometry.layers import layer_kernel
-from specnorm.proofs import host
-from specnorm.running.measuring import run_plan
-from specnorm.training.symbol_norm import SymbolNorm
-from specnorm.training.tracking import State, init_tracking, track_many
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from specnorm.proofs.bound import Upper
+from specnorm.methods import SymbolNorm
+from specnorm.plugin import LayerKernel, LayerReader, backend_for, layer_kernel
+from specnorm.proof import Upper, host, norm_of_neighbour
 
 _METHOD = SymbolNorm()
 _SWEEPS = 2
@@ -117,7 +107,7 @@ class Monitor:
         self.upper = int(upper)
         self.budget = budget
         self.left_out: dict[str, str] = {}
-        self._states: dict[str, State] = {}
+        self._states: dict[str, dict[str, Any]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._proofs: dict[str, _Proof] = {}
         self._measurements = 0
@@ -178,7 +168,10 @@ class Monitor:
 
     def _is_at_most_one(self, layer: LayerKernel) -> bool:
         """Whether a norm of at most 1, which layers are scaled to, is proven within the budget."""
-        return bool(run_plan(layer.kernel, Certify(bound=1.0, budget=self.budget), **layer.geometry).stats["proven"])
+        try:
+            return certify(layer.kernel, 1.0, budget=self.budget, **layer.geometry)
+        except Undecided:
+            return False
 
     def _start(self, layers: Mapping[str, LayerKernel]) -> dict[str, str]:
         """Begin the states of new layers, and of those with another shape; return the reasons against some, by name."""
