@@ -187,7 +187,10 @@ class DeflatedCirculant:
         return None
 
     def wider_upper(self, lower: float, rtol: float) -> Upper | None:
-        """The closest bound that the deflation with the most waves proves with a wider tolerance."""
+        """The closest bound that the deflation with the most waves proves with a wider tolerance, if `upper` fails."""
+        upper = self.upper(lower, rtol)
+        if upper is not None:
+            return upper
         deflations = [deflation for deflation in self._deflations.values() if deflation is not None]
         if not deflations:
             return None

@@ -145,9 +145,7 @@ class ComponentBounds:
         """The circulant of each open group, ready to be deflated; empty if none is deflated before the own matrix."""
         if not self.can_be_deflated or self.problem.clock.expired:
             return []
-        few_groups = len(self.open_groups(bounds)) <= layer_tuning.DEFLATION_GROUPS
-        matrix_is_expensive = self.matrix_work(bounds) > layer_tuning.DEFLATION_WORK
-        if not few_groups or not matrix_is_expensive or self.points_of_shortest is None:
+        if self.matrix_work(bounds) <= layer_tuning.DEFLATION_WORK or self.points_of_shortest is None:
             return []
         if self._deflated_circulants is None:
             self._deflated_circulants = self._circulants_of(self.open_groups(bounds))
@@ -173,12 +171,9 @@ class ComponentBounds:
             for group in groups.tolist()
         ]
 
-    def with_uppers_of_open_groups(self, bounds: Found, uppers: list[Upper | None]) -> Found:
-        """The bounds with the largest of upper bounds of the open groups, if each has one and that is lower."""
-        proven = [upper for upper in uppers if upper is not None]
-        if len(proven) < len(uppers) or self._open_groups is None:
-            return bounds
-        upper = norm_of_groups(self.spec, proven, self._bound_of_others)
+    def with_uppers_of_open_groups(self, bounds: Found, uppers: list[Upper]) -> Found:
+        """The bounds with the largest of upper bounds of all open groups, if that is lower."""
+        upper = norm_of_groups(self.spec, uppers, self._bound_of_others)
         return bounds.with_upper(upper, BoundSource.CIRCULANT)
 
     # -- bounds ------------------------------------------------------------------------------------------------------
@@ -197,8 +192,7 @@ class ComponentBounds:
         wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.WAVE_TIME / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps):
             return self._by_wave_sum(kernel, group)
-        is_long = self._least_pixels >= layer_tuning.WAVE_SUM_PIXELS
-        sums_waves = wave_sum_in_time and self._has_wave_sums and is_long
+        sums_waves = wave_sum_in_time and self._has_wave_sums and self._is_long
         if sums_waves and waves_replace_steps:
             steps = 0
         restriction = self._restricted(steps)
@@ -235,10 +229,10 @@ class ComponentBounds:
         return points * work_of_one
 
     @property
-    def _least_pixels(self) -> int:
-        """Pixels of the shortest axis with more than one tap; 0 if there is none."""
+    def _is_long(self) -> bool:
+        """Whether every axis with more than one tap has so many pixels that sums of waves are close."""
         axes = zip(self.component.axes, self.spec.kernel_shape, strict=True)
-        return min((axis.pixels for axis, taps in axes if taps > 1), default=0)
+        return min((axis.pixels for axis, taps in axes if taps > 1), default=0) >= layer_tuning.WAVE_SUM_PIXELS
 
     @property
     def _patch_memory(self) -> int:

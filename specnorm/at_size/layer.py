@@ -223,14 +223,17 @@ def wider_by_waves(part: ComponentBounds, bounds: Found) -> Found:
 
 def _deflation(part: ComponentBounds, bounds: Found, *, few: bool = False, wider: bool = False) -> Found:
     circulants = part.deflated_circulants(bounds)
-    if not circulants:
-        return bounds
     lower = bounds.lower.value
-    if wider:
-        uppers = [circulant.wider_upper(lower, part.proof_rtol) for circulant in circulants]
-    else:
-        uppers = [circulant.upper(lower, part.proof_rtol, few=few) for circulant in circulants]
-    return part.with_uppers_of_open_groups(bounds, uppers)
+    uppers = []
+    for circulant in circulants:
+        if wider:
+            upper = circulant.wider_upper(lower, part.proof_rtol)
+        else:
+            upper = circulant.upper(lower, part.proof_rtol, few=few)
+        if upper is None:
+            return bounds
+        uppers.append(upper)
+    return part.with_uppers_of_open_groups(bounds, uppers) if circulants else bounds
 
 
 def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
