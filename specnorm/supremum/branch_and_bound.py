@@ -92,7 +92,6 @@ class Search:
         supremum: Upper | None = None,
         start: Found | None = None,
         max_cells: int,
-        max_levels: int | None = None,
         relaxes: bool = False,
     ) -> Found:
         """Enclose the largest norm over the boxes.
@@ -101,16 +100,15 @@ class Search:
         block. ``rtol``: prove that ``upper`` is at most ``lower * (1 + rtol)``. ``bound``: prove this bound instead, or
         a norm above it. ``supremum``: bound of the norm on the whole torus, for boxes of grid points. ``start``: an
         earlier search of these blocks over the same frequencies, for its lower bound and frequency. ``max_cells``:
-        budget, for each block. ``max_levels``: most rounds, since each is a level of the tree of cells. ``relaxes``:
-        whether to widen the tolerance if ``rtol`` needs more cells or time than are left. For searches of the torus
-        alone.
+        budget, for each block. ``relaxes``: whether to widen the tolerance if ``rtol`` needs more cells or time than
+        are left. For searches of the torus alone.
         """
         self._begin(boxes, rtol, bound, start)
         if supremum is not None and supremum <= self.threshold:
             return self._result(supremum_on_grid(supremum, boxes))
         try:
             cover = self._first_cover(boxes, supremum)
-            result = self._refine(cover, max_cells * self.blocks.shape[0], max_levels, relaxes=relaxes)
+            result = self._refine(cover, max_cells * self.blocks.shape[0], relaxes=relaxes)
         except OutOfTime:
             result = self._result(None)
         if result.upper is None and self._is_torus and not self.incumbent.best.lower.value > 0:
@@ -153,20 +151,13 @@ class Search:
         vectors = self.incumbent.start_vectors(1, 1)
         self.incumbent.raise_from(centre_values.polynomial, cells, norms_sq, norms_sq, vectors)
 
-    def _refine(
-        self,
-        cover: Cover,
-        max_cells: int,
-        max_levels: int | None,
-        *,
-        relaxes: bool,
-    ) -> Found:
+    def _refine(self, cover: Cover, max_cells: int, *, relaxes: bool) -> Found:
         """Prove or cut the open cells, round by round, until none is left or the budget ends."""
         self.clock.check()
         polynomial: GramPolynomial | None = None
         vectors: Array | None = None
         while len(cover):
-            if self._is_refuted() or self._cells + len(cover) > max_cells or self._rounds == max_levels:
+            if self._is_refuted() or self._cells + len(cover) > max_cells:
                 return self._result(None)
             self.clock.check()
             count = len(cover)
