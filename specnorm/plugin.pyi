@@ -17,14 +17,14 @@ from specnorm.running.checks import values as check_values
 from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, keep, program
 from specnorm.running.stacks import Stack, joint_stacks, stacks
-from specnorm.running.stepping import SteppedProgram, ToFollow, follow_all, stepped_program
+from specnorm.running.stepping import SteppedProgram, follow_all, stepped_program
 
 # fmt: off
 __all__ = [
     "AnyArray", "Backend", "Comparison", "Evaluation", "LayerKernel", "LayerReader", "LinearOperator", "Parts",
-    "Program", "Stack", "SteppedProgram", "ToFollow", "Vector", "array_in", "at_every_size", "backend_for",
-    "check_bound", "check_count", "check_values", "check_words", "counted", "fold_stack", "follow_all",
-    "joint_stacks", "keep", "layer_kernel", "lmo_many", "names_of", "padded", "per_axis", "program", "reader_of",
-    "same_upper", "stacks", "stepped_program", "updates_in_ball",
+    "Program", "Stack", "SteppedProgram", "Vector", "array_in", "at_every_size", "backend_for", "check_bound",
+    "check_count", "check_values", "check_words", "counted", "fold_stack", "follow_all", "joint_stacks", "keep",
+    "layer_kernel", "lmo_many", "names_of", "padded", "per_axis", "program", "reader_of", "same_upper", "stacks",
+    "stepped_program", "updates_in_ball",
 ]
 # fmt: on

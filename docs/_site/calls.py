@@ -90,7 +90,7 @@ def page() -> str:
     parts = []
     for title, call, deepest in (
         ("specnorm.reshaped_norm(kernel)", lambda: specnorm.reshaped_norm(kernel), 99),
-        ("specnorm.enclose(kernel)", lambda: specnorm.enclose(kernel), 12),
+        ("specnorm.enclose(kernel)", lambda: specnorm.enclose(kernel), 9),
     ):
         parts.append(f"`{title}`:\n\n```text\n{traced(call, deepest)}\n```\n")
     return "\n" + "\n".join(parts) + "\n"

@@ -188,8 +188,7 @@ def tn_bound(
     run = run_plan(kernel, methods.TensorNorm(proven=proven), **geometry)
     if proven is None and run.kind == "estimate":
         _warn_estimate()
-    value: ArrayT = run.value
-    return value
+    return run.value
 
 
 @called_while_tracing
@@ -227,8 +226,7 @@ def f4_bound(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> Arr
     >>> f"{specnorm.f4_bound(kernel, stride=2):.2f}"
     '18.14'
     """
-    value: ArrayT = run_plan(kernel, methods.FantasticFour(), **geometry).value
-    return value
+    return run_plan(kernel, methods.FantasticFour(), **geometry).value
 
 
 @takes_layers
@@ -258,8 +256,7 @@ def unfolding_bounds(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]
     >>> specnorm.unfolding_bounds(kernel).shape
     (7,)
     """
-    value: ArrayT = run_plan(kernel, methods.Unfoldings(), **geometry).value
-    return value
+    return run_plan(kernel, methods.Unfoldings(), **geometry).value
 
 
 @takes_layers
@@ -305,8 +302,7 @@ def gram_bound(
     >>> f"{specnorm.gram_bound(kernel, 32):.2f}, {specnorm.gram_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18, 31.96'
     """
-    value: ArrayT = run_plan(kernel, methods.Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
-    return value
+    return run_plan(kernel, methods.Gram(n_iter=n_iter), input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -342,5 +338,4 @@ def grid_bound(kernel: KernelOrLayer[ArrayT], *, n: int | None = None, **geometr
     >>> f"{specnorm.grid_bound(kernel, groups=2):.2f}"
     '22.60'
     """
-    value: ArrayT = run_plan(kernel, methods.Grid(n=n), **geometry).value
-    return value
+    return run_plan(kernel, methods.Grid(n=n), **geometry).value

@@ -81,8 +81,7 @@ def conv_norm(
         plan = NormAtSize(rtol=rtol, budget=budget)
     else:
         plan = methods.ExactFFT(rtol=rtol, budget=budget)
-    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
-    return value
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 def _spec_at_size(
@@ -139,8 +138,7 @@ def symbol_norm(
     >>> f"{specnorm.symbol_norm(kernel):.4f}"  # 9 sqrt(12)
     '31.1769'
     """
-    value: ArrayT = run_plan(kernel, methods.SymbolNorm(points=points, vectors=vectors), **geometry).value
-    return value
+    return run_plan(kernel, methods.SymbolNorm(points=points, vectors=vectors), **geometry).value
 
 
 @takes_layers
@@ -201,8 +199,7 @@ def power_norm(
     '15.6996'
     """
     plan = methods.Power(n_iter=n_iter, seed=seed, least_gain=least_gain, budget=budget, max_bytes=max_bytes)
-    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
-    return value
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -270,8 +267,7 @@ def singular_values(
     spec = _spec_at_size(kernel, input_shape, layer)
     if k is not None and not smallest and spec is not None and not (spec.is_circulant or spec.repeats_a_matrix):
         plan = methods.PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
-    value: ArrayT = run_plan(kernel, plan, input_shape=input_shape, **layer).value
-    return value
+    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
 
 
 @takes_layers
@@ -338,8 +334,7 @@ def reshaped_norm(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -
     >>> f"{specnorm.reshaped_norm(kernel):.2f}"  # a third of the norm
     '10.39'
     """
-    value: ArrayT = run_plan(kernel, methods.Reshaped(), **geometry).value
-    return value
+    return run_plan(kernel, methods.Reshaped(), **geometry).value
 
 
 @takes_layers

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
     from specnorm.running.search import Clock
 
-_POWER_STEPS = 6
-"""Power steps at each frequency of the coarse grid, for symbols that are no numbers."""
 _POINTS_A_TAP = (1, 2, 4)
 """Points of the grids on which the norms of scalar symbols are estimated, for each tap of an axis."""
 _LOWEST_PART = (0.6, 0.8)
@@ -71,7 +69,8 @@ def _estimated_norms(blocks: Array, bound: float, *, ops: ArrayOps) -> np.ndarra
     """
     kernel_shape = tuple(blocks.shape[3:])
     if min(blocks.shape[1:3]) > 1:
-        _, norms, _ = power.norms_at(blocks, Frequencies.coarse_grid(kernel_shape), _POWER_STEPS, ops=ops)
+        coarse = Frequencies.coarse_grid(kernel_shape)
+        _, norms, _ = power.norms_at(blocks, coarse, power.COARSE_STEPS, ops=ops)
         return np.asarray(norms.max(axis=1))
     estimates = np.full(blocks.shape[0], math.inf)
     for points, lowest_part in zip(_POINTS_A_TAP, (0.0, *_LOWEST_PART), strict=True):

@@ -22,7 +22,8 @@ from specnorm.at_size.supremum import Supremum
 from specnorm.geometry.layer_map import Convolution
 from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import BoundSource, Found, Witness
-from specnorm.supremum.one_tap import LANCZOS_SIDE, enclose_matrices
+from specnorm.supremum.one_tap import enclose_matrices
+from specnorm.symbols.lanczos import DIRECT_SIZE
 
 if TYPE_CHECKING:
     from specnorm.at_size.proofs.components import PolyphaseComponent
@@ -140,7 +141,7 @@ def one_patch(part: ComponentBounds, bounds: Found) -> Found:
         return bounds
     first, second = part.kernels.shape[1:3]
     pixels = int(np.prod([axis.pixels for axis in axes]))
-    if min(first, second * pixels) < LANCZOS_SIDE:
+    if min(first, second * pixels) <= DIRECT_SIZE:
         # The matrix is so small that the other attempts take no longer than Lanczos.
         return bounds
     taps_read = tuple(slice(axis.before, axis.before + axis.pixels) for axis in axes)

@@ -54,8 +54,6 @@ _POLYNOMIALS = (
 from 1e-3 to 1 near to 1: Amsel, Persson, Musco, Gower, "The Polar Express", arXiv:2505.16932, 2025, algorithm 1."""
 _SAFETY = 1.01
 """Singular values are divided by this before each polynomial, against rounding (there, section 3.4)."""
-_RENEWED = 3
-"""Polynomials after which the Gram matrix is computed anew: rounding errors in it grow by each of them."""
 _NO_DERIVATIVE = (
     "a derivative through lmo was asked for, which has none here: it gives a direction for an optimizer. Call it on a "
     "detached gradient."
@@ -140,7 +138,6 @@ class Direction(Plan):
         """Refuse no geometry: padding is counted in the limit."""
 
 
-@dataclass(frozen=True)
 class DirectionProgram(Program):
     """`Direction` for gradients of one shape, dtype and geometry.
 
@@ -244,34 +241,23 @@ def _polar_factors(parts: Sequence[Array], *, ops: ArrayOps) -> list[Array]:
     count, m, n = parts[0].shape
     if m > n:
         return [xp.matrix_transpose(_polar_factors([xp.matrix_transpose(x)], ops=ops)[0]) for x in parts]
-    for first in range(0, len(_POLYNOMIALS), _RENEWED):
-        gram = xp.concat([xp.matmul(x, xp.matrix_transpose(x)) for x in parts], axis=0)
-        if first == 0:
-            # Both are upper bounds of the squared norm.
-            row_sums = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
-            size_sq = xp.minimum(xp.linalg.trace(gram), row_sums)[:, None, None]
-            size_sq = xp.where(size_sq == 0, xp.ones_like(size_sq), size_sq)
-            gram = gram / size_sq
-        product = _product(gram, _POLYNOMIALS[first : first + _RENEWED], ops=ops)
-        if first == 0:
-            product = product / xp.sqrt(size_sq)
-        parts = [xp.matmul(product[count * j : count * (j + 1), ...], x) for j, x in enumerate(parts)]
-    return list(parts)
+    gram = xp.concat([xp.matmul(x, xp.matrix_transpose(x)) for x in parts], axis=0)
+    # Both are upper bounds of the squared norm.
+    row_sums = xp.max(xp.sum(xp.abs(gram), axis=-1), axis=-1)
+    size_sq = xp.minimum(xp.linalg.trace(gram), row_sums)[:, None, None]
+    size_sq = xp.where(size_sq == 0, xp.ones_like(size_sq), size_sq)
+    product = _product(gram / size_sq, ops=ops) / xp.sqrt(size_sq)
+    return [xp.matmul(product[count * j : count * (j + 1), ...], x) for j, x in enumerate(parts)]
 
 
-def _product(
-    gram: Array,
-    polynomials: Sequence[tuple[float, float, float]],
-    *,
-    ops: ArrayOps,
-) -> Array:
-    """The matrices P, polynomials of A = X X^T, for which ``P X`` is X after the given odd polynomials."""
+def _product(gram: Array, *, ops: ArrayOps) -> Array:
+    """The matrices P, polynomials of A = X X^T, for which ``P X`` is X after all odd polynomials."""
     xp = ops.xp
     eye = xp.eye(gram.shape[-1], dtype=gram.dtype, device=ops.device(gram))
     product = eye
-    for number, (a, b, c) in enumerate(polynomials):
+    for number, (a, b, c) in enumerate(_POLYNOMIALS):
         factor = (a / _SAFETY) * eye + (b / _SAFETY**3) * gram + (c / _SAFETY**5) * xp.matmul(gram, gram)
         product = xp.matmul(factor, product) if number else factor
-        if number + 1 < len(polynomials):
+        if number + 1 < len(_POLYNOMIALS):
             gram = xp.matmul(xp.matmul(factor, gram), factor)
     return product

@@ -34,13 +34,11 @@ if TYPE_CHECKING:
     from specnorm.running.result import Result
 
 _CLOSE = 1e-5
-"""Relative width of the interval that a kernel is scaled by, if the symbols tell its norm and few cells are enough."""
+"""Relative width of the interval that a kernel is scaled by, if the symbols tell its norm and few cells are enough.
+Otherwise it is the default of `Enclose`. The bound of a product's rounding may add as much: in single precision it is a
+few times 1e-6."""
 _CHEAP = 1000
 """Cells of that search."""
-_WIDE = 1e-3
-"""The width otherwise."""
-_COARSE = 0.1
-"""Width of the first interval of a kernel to clip. Its lower end is within 2 % of the norm."""
 _CLIPPED = 1e-4
 """Width of the interval of a clipped kernel, whose spectrum is flat: a closer one can take many more cells."""
 _EXCESS = 5e-3
@@ -53,8 +51,6 @@ _RELAXATION = 1.6
 descent on half the squared distance to the clipped symbols, whose gradient has Lipschitz constant 1."""
 _LAST = 0.5
 """Part of the time that rounds of clipping leave to the proof."""
-_ROUNDED = 1e-4
-"""What the bound of a product's rounding may add: in single precision it is a few times 1e-6."""
 _PROOF = 0.8
 """Part of what is left that an enclosure gets: the product and the proof of its rounding follow."""
 _OVERFLOWN = 1 / 16
@@ -169,7 +165,7 @@ def _rescaled(
             shrunk: Any = _times(given, factor, backend)
         claim = norm_of_multiple(upper, host, factor, np.asarray(backend.to_numpy(shrunk), dtype=np.float64))
         # In half precision the bound of the rounding is far above what it does: measured again, it loses less.
-        if claim > bound * (1 + _ROUNDED) and not clock.expired:
+        if claim > bound * (1 + _CLOSE) and not clock.expired:
             _, claim = _enclosed_closely(shrunk, clock, backend, geometry)
         if claim <= bound:
             if given is kernel:
@@ -260,7 +256,7 @@ def _clipped(
     geometry: Geometry,
 ) -> Any:
     first_clock = clock.before(0.75 * clock.left)
-    first, upper = _enclosed(given, _enclose(first_clock, rtol=_COARSE), backend, geometry)
+    first, upper = _enclosed(given, _enclose(first_clock), backend, geometry)
     if upper <= bound:
         return given
     xp = backend.namespace(given)
@@ -414,7 +410,7 @@ def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geome
     if not ConvSpec.of(tuple(x.shape), **geometry).symbols_suffice:
         return _enclosed(x, _enclose(clock), backend, geometry)
     result, upper = _enclosed(x, _enclose(clock, rtol=_CLOSE, max_cells=_CHEAP), backend, geometry)
-    is_close = result.stats["converged"] or upper <= (1 + _WIDE) * float(result.stats["lower"])
+    is_close = result.stats["converged"] or upper <= (1 + Enclose.rtol) * float(result.stats["lower"])
     if not is_close and not clock.expired:
         wide_result, wide_upper = _enclosed(x, _enclose(clock), backend, geometry)
         if wide_upper < upper:
@@ -422,7 +418,7 @@ def _enclosed_closely(x: ArrayT, clock: Clock, backend: Backend, geometry: Geome
     return result, upper
 
 
-def _enclose(clock: Clock, rtol: float = _WIDE, max_cells: int = Enclose.max_cells) -> Enclose:
+def _enclose(clock: Clock, rtol: float = Enclose.rtol, max_cells: int = Enclose.max_cells) -> Enclose:
     """Within what is left; at the end, what is proven in no time."""
     budget = None if math.isinf(clock.seconds) else max(_PROOF * clock.left, _LEAST * clock.seconds)
     return Enclose(rtol=rtol, max_cells=max_cells, budget=budget)

@@ -109,21 +109,7 @@ def complete(
     MethodError
         If ``rtol`` or ``n_iter`` is not a valid number, or ``start`` does not have the shape of H.
     """
-    x: Any = kernel
-    backend = backend_for(x, *([] if start is None else [start]))
-    method = CompletionFrom(rtol=rtol, n_iter=n_iter)
-    plan = stepped_program(method, tuple(x.shape), str(x.dtype), tuple(geometry.items()))
-    ((_, shape),) = plan.state_shapes().items()
-    first_h: Any = start
-    if start is None:
-        xp: Any = backend.namespace(x)
-        first_h = xp.zeros(shape, dtype=getattr(xp, plan.result_dtype), device=backend.device(x))
-    elif tuple(start.shape) != shape:
-        raise MethodError(f"start has the shape {tuple(start.shape)}; the H of this layer has {shape}.")
-    if not backend.is_traced(x):
-        checks.values(x, plan.shape, backend=backend)
-    bound, (h,) = backend.step(plan, x, (first_h,), 1)
-    return Completed(h, bound)
+    return _completed(kernel, rtol, n_iter, start, geometry)
 
 
 @takes_layers
@@ -165,5 +151,23 @@ def completion_bound(
     >>> f"{specnorm.completion_bound(kernel, padding_mode='zeros'):.2f}"
     '31.18'
     """
-    bound: ArrayT = complete(kernel, rtol=rtol, n_iter=n_iter, start=start, **geometry).bound
+    bound: ArrayT = _completed(kernel, rtol, n_iter, start, geometry).bound
     return bound
+
+
+def _completed(kernel: Any, rtol: float, n_iter: int | None, start: Any, geometry: Geometry) -> Completed:
+    """`complete` of an array."""
+    backend = backend_for(kernel, *([] if start is None else [start]))
+    method = CompletionFrom(rtol=rtol, n_iter=n_iter)
+    plan = stepped_program(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
+    ((_, shape),) = plan.state_shapes().items()
+    first_h: Any = start
+    if start is None:
+        xp: Any = backend.namespace(kernel)
+        first_h = xp.zeros(shape, dtype=getattr(xp, plan.result_dtype), device=backend.device(kernel))
+    elif tuple(start.shape) != shape:
+        raise MethodError(f"start has the shape {tuple(start.shape)}; the H of this layer has {shape}.")
+    if not backend.is_traced(kernel):
+        checks.values(kernel, plan.shape, backend=backend)
+    bound, (h,) = backend.step(plan, kernel, (first_h,), 1)
+    return Completed(h, bound)

@@ -31,27 +31,14 @@ if TYPE_CHECKING:
 PRODUCTS = 700
 """Most products of a search, unless the caller says how many. A product here is one step of conjugate gradients: one
 call each of `_Products.lags` and `_Products.adjoint_lags`."""
-_INNER_PRODUCTS = 40
-"""Most products of one Gauss-Newton step."""
 _FORCING = 0.03
 """Part of the squared residual at which conjugate gradients stop."""
-_TARGET_SHARE = 0.4
-"""Part of the tolerance by which the target exceeds the norm: the square of that is the multiple of the identity that
-the search aims at. The residual may take the rest of the tolerance."""
-_POINTS_PER_LAG = 3
-"""Points of the grid of `peak_of_norm` along an axis, for each step from one tap to the next."""
 _POWER_STEPS = 12
-"""Power steps of `peak_of_norm` on its grid."""
-_ROUND_POWER_STEPS = 4
-"""Power steps of `peak_of_norm` in each round, which begin with the vectors of the round before."""
-_MATRIX_POWER_STEPS = 96
-"""Power steps of `peak_of_norm` for kernels with one tap: there is one matrix, and no round follows."""
-_PEAKS = 3
+"""Power steps of `peak_of_norm` on its grid, and in each round."""
+_PEAKS = 4
 """Number of the highest points of the grid from which `peak_of_norm` ascends."""
-_ROUNDS = 7
+_ROUNDS = 5
 """Newton steps of `peak_of_norm`, each followed by power steps."""
-_WORST_CONDITION = 4000.0
-"""Condition of the tables of polynomials up to which float32 keeps the digits that a step needs."""
 
 
 # -- shapes and starts -----------------------------------------------------------------------------------------------
@@ -84,7 +71,9 @@ def _tables(taps: tuple[int, ...]) -> _Tables:
     """Tables by polynomials for few taps; for more, with which these would lose digits, by frequencies."""
     axes = [_axis_tables(k) for k in taps]
     condition = math.prod(float(np.linalg.cond(to_lags)) for _, _, to_lags in axes)
-    return _polynomial_tables(axes) if condition <= _WORST_CONDITION else _frequency_tables(taps)
+    # A step needs half of the digits of float32.
+    is_precise = condition <= float(np.finfo(np.float32).eps) ** -0.5
+    return _polynomial_tables(axes) if is_precise else _frequency_tables(taps)
 
 
 def _polynomial_tables(axes: list[_Tables]) -> _Tables:
@@ -206,7 +195,7 @@ class _Products:
             count, _, _, _, rest_sq = state
             # At least one product, even if the residual has NaN: the caller's loop ends by the number of products.
             is_open = (count < 1) | xp.any(rest_sq > _FORCING * first_rest_sq)
-            return (count < most_products) & (count < _INNER_PRODUCTS) & is_open
+            return (count < most_products) & is_open
 
         def iterate(state: tuple[Array, ...]) -> tuple[Array, ...]:
             count, x, rest, direction, rest_sq = state
@@ -299,7 +288,7 @@ def complete(
     narrow_blocks = arrays.tall(blocks, xp=xp)
     taps = tuple(narrow_blocks.shape[3:])
     kernel_lags = Polynomial(narrow_blocks, xp=xp).lags(wide=True, ops=ops)
-    norm, vector, phase = peak_of_norm(kernel_lags.values, taps, ops=ops)
+    norm, vector, phase = peak_of_norm(narrow_blocks, ops=ops)
     # A zero kernel gets the start of a kernel of norm 1: from H = 0 no step could follow it once it is trained.
     norm_or_one = xp.where(norm > 0, norm, xp.ones_like(norm))
     start = _start(blocks, norm_or_one, seed, ops=ops)
@@ -354,7 +343,8 @@ def _gauss_newton(
     xp = ops.xp
     taps = tuple(narrow_blocks.shape[3:])
     tables = _Products(narrow_blocks, ops=ops)
-    target = (norm * (1 + _TARGET_SHARE * rtol)) ** 2
+    # The square of what the search aims at is a multiple of the identity. The residual may take half of the tolerance.
+    target = (norm * (1 + rtol / 2)) ** 2
     close_enough = xp.astype(norm * (1 + rtol), first_bound.dtype)
 
     def continues(state: tuple[Array, ...]) -> Any:
@@ -388,151 +378,59 @@ def norm_gradient(blocks: Array, norm: Array, v: Array, phase: Array, cotangent:
 
 
 # -- the norm --------------------------------------------------------------------------------------------------------
-def peak_of_norm(
-    lags: Array,
-    taps: tuple[int, ...],
-    *,
-    ops: ArrayOps,
-) -> tuple[Array, Array, Array]:
-    """Estimate from below the largest norm of kernels' symbols from their lags, by a fixed number of power steps.
+def peak_of_norm(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
+    """Estimate from below the largest norm of the symbols of tall blocks, by a fixed number of power steps.
 
     The steps are made on a grid first, then in turn with Newton steps of the frequency from its highest points.
 
-    Returns ``norm`` (b,); there, ``vector`` (b, c), a right vector, and ``phase`` (b, taps), the phases of the taps.
+    Returns ``norm`` (b,); there, ``vector`` (b, p), a right vector, and ``phase`` (b, taps), the phases of the taps.
     """
     xp = ops.xp
-    b, _, c, _ = lags.shape
-    symbols = _LagSymbols(xp.astype(lags, getattr(xp, ops.own_dtype), copy=False), taps, ops=ops)
-    sizes = tuple(1 if k == 1 else _POINTS_PER_LAG * (k - 1) + 1 for k in taps)
-    points = Frequencies.half_grid(sizes)
-    start, _ = arrays.unit(symbols.from_host(np.random.RandomState(1).standard_normal(2 * c)), xp=xp)
-    vectors, norms = symbols.power(
-        symbols.from_host(points.angles @ Lags.points(taps).T)[None, ...],
-        xp.broadcast_to(start, (b, len(points), 2 * c)),
-        _POWER_STEPS if len(points) > 1 else _MATRIX_POWER_STEPS,
-    )
-    if len(points) == 1:
-        # One tap, at the angle 0 of cosine 1 and sine 0.
-        zero = xp.zeros((b, math.prod(taps)), dtype=vectors.dtype, device=ops.device(vectors))
-        return norms[:, 0], _as_complex(vectors[:, 0, :], ops=ops), ops.complex(xp.cos(zero), zero)
-    return _ascended(symbols, points, vectors, norms, ops=ops)
+    b, m, p, *sizes = blocks.shape
+    taps = tuple(sizes) or (1,)
+    points = tap_points(taps).astype(ops.own_dtype)
+    tables = [
+        ops.from_numpy(table.astype(ops.own_dtype), blocks) for table in (points.T, *ascent.newton_tables(points))
+    ]
+    tap_axes, *newton = tables
+    symbols = Polynomial(blocks, xp=xp)
+    by_tap = xp.reshape(xp.permute_dims(xp.reshape(blocks, (b, m, p, -1)), (0, 1, 3, 2)), (b, -1, p))
 
-
-def _as_complex(vectors: Array, *, ops: ArrayOps) -> Array:
-    """Vectors (b, c) of (b, 2 c), real part before imaginary part."""
-    c = vectors.shape[1] // 2
-    return ops.complex(vectors[:, :c], vectors[:, c:])
-
-
-def _ascended(
-    symbols: _LagSymbols,
-    points: Frequencies,
-    vectors: Array,
-    norms: Array,
-    *,
-    ops: ArrayOps,
-) -> tuple[Array, Array, Array]:
-    """The highest point that is reached from the highest of a grid, by power steps and Newton steps in turn.
-
-    ``vectors``, ``norms`` (b, points, 2 c) and (b, points): vectors and norms at the points of the grid.
-    """
-    xp = ops.xp
-    b, _, size = vectors.shape
-    highest = ops.places_of_largest(norms, min(_PEAKS, norms.shape[1]))
-    peaks = highest.shape[1]
-    angles = xp.take(symbols.from_host(points.angles), xp.reshape(highest, (-1,)), axis=0)
-    angles = xp.reshape(angles, (b, peaks, -1))
-    vectors = xp.take_along_axis(vectors, xp.broadcast_to(highest[:, :, None], (b, peaks, size)), axis=1)
+    def phases_at(angles: Array) -> Array:
+        of_taps = xp.matmul(angles, tap_axes)
+        return ops.complex(xp.cos(of_taps), xp.sin(of_taps))
 
     def move(state: tuple[Array, ...]) -> tuple[Array, ...]:
         angles, vectors, _ = state
-        angles = angles + ascent.newton_step(symbols.terms(angles, vectors), symbols.points, symbols.newton, xp=xp)
-        return angles, *symbols.power(xp.matmul(angles, symbols.lag_points), vectors, _ROUND_POWER_STEPS)
+        images = arrays.real_times(by_tap, xp.matrix_transpose(vectors), ops=ops)
+        images = xp.reshape(xp.matrix_transpose(images), (b, -1, m, len(points)))
+        terms = images * phases_at(angles)[:, :, None, :]
+        angles = angles + ascent.uphill(terms, newton, len(taps), xp=xp)
+        return angles, *_powered(symbols.matrices_at(phases_at(angles)), vectors, ops=ops)
 
-    first_norms = xp.zeros((b, peaks), dtype=norms.dtype, device=ops.device(norms))
-    angles, vectors, norms = arrays.repeated(move, _ROUNDS, (angles, vectors, first_norms), ops=ops)
-    best = xp.argmax(norms, axis=1)
-    tap_angles = xp.matmul(arrays.pick(angles, best, xp=xp), symbols.tap_points)
-    vector = _as_complex(arrays.pick(vectors, best, xp=xp), ops=ops)
-    return xp.max(norms, axis=1), vector, ops.complex(xp.cos(tap_angles), xp.sin(tap_angles))
-
-
-class _LagSymbols:
-    """``G*G`` from lags: ``M_0 + sum_{t > 0} [cos(t.theta) (M_t + M_t^T) + i sin(t.theta) (M_t - M_t^T)]``.
-
-    Parameters
-    ----------
-    lags : array, shape (b, n, c, c)
-    taps : tuple of int
-        Kernel shape.
-
-    Attributes
-    ----------
-    lag_points, tap_points : arrays, shapes (d, n) and (d, taps)
-        Angles (..., d) times these are the angles of the lags and of the taps.
-    points, newton : array, shape (2 n - 1, d), and those of `newton_tables`
-        Those of the lags and their negatives.
-    """
-
-    def __init__(self, lags: Array, taps: tuple[int, ...], *, ops: ArrayOps) -> None:
-        xp = ops.xp
-        b, n, c, _ = lags.shape
-        self.taps = taps
-        self._lags = lags
-        self._ops = ops
-        even, odd = Lags.even_and_odd(lags, xp.matrix_transpose(lags), xp=xp)
-        self._even = xp.reshape(even, (b, n, c * c))
-        self._odd = xp.reshape(odd, (b, n, c * c))
-        of_half = Lags.points(taps)
-        points = np.concatenate([of_half, -of_half[1:]]).astype(float)
-        self.lag_points, self.points = self.from_host(of_half.T), self.from_host(points)
-        powers, forms, signs = map(self.from_host, ascent.newton_tables(points))
-        self.newton = powers, forms, signs
-        self.tap_points = self.from_host(np.indices(taps).reshape(len(taps), math.prod(taps)))
-
-    def from_host(self, x: np.ndarray) -> Array:
-        """An array of the host in the kernel's precision, on the device of the lags."""
-        return self._ops.from_numpy(x.astype(self._ops.own_dtype), self._lags)
-
-    def terms(self, angles: Array, vectors: Array) -> Array:
-        """Terms of `ascent.newton_step` for the sum ``v* G*G v`` over all lags, at angles (b, f, d).
-
-        With ``v = x + i y``, those of lags t and -t are conjugate, and that of t is
-        ``(x^T M_t x + y^T M_t y + i (x^T M_t y - y^T M_t x)) e^{i t theta}``.
-        """
-        xp = self._ops.xp
-        b, n, c, _ = self._lags.shape
-        x, y = vectors[..., :c], vectors[..., c:]
-        by_entry = xp.matrix_transpose(xp.reshape(self._lags, (b, n, c * c)))
-        real = xp.matmul(_outer(x, x, xp=xp) + _outer(y, y, xp=xp), by_entry)
-        imag = xp.matmul(_outer(x, y, xp=xp) - _outer(y, x, xp=xp), by_entry)
-        angle = xp.matmul(angles, self.lag_points)
-        of_half = self._ops.complex(real, imag) * self._ops.complex(xp.cos(angle), xp.sin(angle))
-        return xp.concat([of_half, xp.conj(of_half[..., 1:])], axis=-1)
-
-    def power(self, angles: Array, vectors: Array, steps: int) -> tuple[Array, Array]:
-        """Vectors and norms (b, f) after some power steps with ``G*G``.
-
-        ``angles`` (b or 1, f, n): angles of the lags at f frequencies. ``vectors`` (b, f, 2 c): real part before
-        imaginary part.
-        """
-        xp = self._ops.xp
-        b, _, c, _ = self._lags.shape
-        f = angles.shape[1]
-        real = xp.reshape(xp.matmul(xp.cos(angles), self._even), (b, f, c, c))
-        imag = xp.reshape(xp.matmul(xp.sin(angles), self._odd), (b, f, c, c))
-
-        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            columns = xp.matrix_transpose(xp.reshape(state[0], (b, f, 2, c)))
-            by_real, by_imag = xp.matmul(real, columns), xp.matmul(imag, columns)
-            image_real = by_real[..., 0] - by_imag[..., 1]
-            image_imag = by_real[..., 1] + by_imag[..., 0]
-            return arrays.unit(xp.concat([image_real, image_imag], axis=2), xp=xp)
-
-        vectors, norms_sq = arrays.repeated(step, steps, (vectors, vectors[..., 0]), ops=self._ops)
-        return vectors, xp.sqrt(norms_sq)
+    grid = Frequencies.coarse_grid(taps)
+    angles = ops.from_numpy(grid.angles.astype(ops.own_dtype), blocks)
+    angles = xp.broadcast_to(angles[None, ...], (b, *angles.shape))
+    start = arrays.start_vector(1, p).astype(np.result_type(ops.own_dtype, np.complex64))
+    vectors = xp.broadcast_to(ops.from_numpy(start, blocks), (b, len(grid), p))
+    vectors, norms_sq = _powered(symbols.matrices_at(phases_at(angles)), vectors, ops=ops)
+    highest = ops.places_of_largest(norms_sq, min(_PEAKS, len(grid)))
+    state = (angles, vectors, norms_sq[..., None])
+    of_highest = (xp.broadcast_to(highest[:, :, None], (*highest.shape, x.shape[2])) for x in state)
+    angles, vectors, norms_sq = (xp.take_along_axis(x, j, axis=1) for x, j in zip(state, of_highest, strict=True))
+    angles, vectors, norms_sq = arrays.repeated(move, _ROUNDS, (angles, vectors, norms_sq[..., 0]), ops=ops)
+    best = xp.argmax(norms_sq, axis=1)
+    phase = phases_at(arrays.pick(angles, best, xp=xp))
+    return xp.sqrt(xp.max(norms_sq, axis=1)), arrays.pick(vectors, best, xp=xp), phase
 
 
-def _outer(x: Array, y: Array, *, xp: Namespace) -> Array:
-    """Products of all entries of vectors (b, f, c) with all of others, shape (b, f, c * c)."""
-    return xp.reshape(x[..., :, None] * y[..., None, :], (*x.shape[:2], -1))
+def _powered(symbols: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Vectors (b, f, p) after some power steps with ``G*G``, for matrices G (b, f, m, p), and squared norms (b, f)."""
+    xp = ops.xp
+    gram = xp.matmul(arrays.adjoint(symbols, xp=xp), symbols)
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        return arrays.unit(xp.matmul(gram, state[0][..., None])[..., 0], xp=xp)
+
+    vectors, norms_sq = arrays.repeated(step, _POWER_STEPS, (vectors, xp.real(vectors[..., 0])), ops=ops)
+    return vectors, norms_sq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
@@ -31,14 +32,6 @@ if TYPE_CHECKING:
     from specnorm.proofs.bound import Upper
     from specnorm.proofs.found import Found
 
-_CERTIFY_LEVELS = 40
-"""Number of rounds of bisection after which a search gives up, since the norm is too close to the bound. A round halves
-the part of a cell's radius along the axis where it is largest, and cuts the other axes in proportion. So the radius is
-below 1e-6 then."""
-
-_PADDING_MARGIN = 1e-14
-"""Relative margin for the rounding when a bound is divided by the padding's factor."""
-
 
 @dataclass(frozen=True)
 class Certify(Plan):
@@ -58,7 +51,7 @@ class Certify(Plan):
     """
 
     bound: float
-    max_cells: int = 100_000
+    max_cells: int = Enclose.max_cells
     budget: float | None = None
 
     name: ClassVar = "certify"
@@ -177,7 +170,7 @@ class Certify(Plan):
             return by_sum
         search = Search(trimmed, clock=clock, ops=ops)
         cover = Boxes.torus(kernel_shape)
-        result = search.run(cover, bound=bound, max_cells=self.max_cells, max_levels=_CERTIFY_LEVELS)
+        result = search.run(cover, bound=bound, max_cells=self.max_cells)
         if result.upper is not None or spec.input_shape is None:
             return result
         # The bound is not proven for all frequencies: visit or search those of the size alone.
@@ -204,7 +197,8 @@ def _target_for_symbols(bound: float, spec: ConvSpec) -> float:
     """The bound that the symbols have to satisfy so that the padded layer satisfies ``bound``."""
     if spec.padding_gain_sq == 1:
         return bound
-    return bound / math.sqrt(spec.padding_gain_sq) * (1 - _PADDING_MARGIN)
+    # Less a few roundings, so that the product with the factor, rounded up, is no larger.
+    return bound / math.sqrt(spec.padding_gain_sq) * (1 - 8 * sys.float_info.epsilon)
 
 
 def _proves(supremum: Upper | None, bound: float, spec: ConvSpec) -> bool:

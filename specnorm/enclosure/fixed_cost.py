@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.grid.proof import SymbolNormsUp, norm_by_grid
+from specnorm.grid.proof import norm_by_grid, symbol_norms_up
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
@@ -18,18 +18,13 @@ if TYPE_CHECKING:
     from specnorm.running.search import Clock
 
 
-_MOST_PHASE_WORK = 1e12
-"""Largest cost of a grid's phases, in multiplications, where there is no deadline: 100 seconds."""
 _LATE_PART = 0.15
 """Part of the whole time limit that the bounds without a search may take although the deadline has passed."""
-_RESERVED_PART = 0.7
-"""Largest part of the time limit that a search reserves for the unfolding and the grid."""
 _MATRIX_WORK = 1e5
 """Cost of one small matrix's calls, in multiplications."""
 _ENTRY_WORK = 500
-"""Cost per kernel entry (copies, scaling, digest), in multiplications."""
-_PHASE_WORK = 400
-"""Cost of the cosine and sine of one tap at one frequency, in multiplications."""
+"""Cost of what is done for each kernel entry (copies, scaling, digest), or for the cosine and sine of a tap at one
+frequency, in multiplications."""
 
 
 def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
@@ -43,7 +38,7 @@ def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     unfolding = padding.largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(blocks, clock):
         return unfolding
-    _, _, claims = largest_bound(SymbolNormsUp(), blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
+    _, _, claims = largest_bound(symbol_norms_up, blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
     return Upper.least(unfolding, norm_by_grid(padding.largest_of_blocks(claims(), blocks.shape[0])))
 
 
@@ -51,14 +46,14 @@ def seconds(blocks: Array, clock: Clock) -> float:
     """Estimate the seconds of `bound`."""
     unfolding_work = _unfolding_work(blocks)
     work_of_both = unfolding_work + _grid_work(blocks)
-    fits = clock.seconds_of(work_of_both) <= _RESERVED_PART * clock.seconds
+    fits = clock.seconds_of(work_of_both) <= clock.seconds
     return clock.seconds_of(work_of_both if fits else unfolding_work)
 
 
 def _is_worth_a_grid(blocks: Array, clock: Clock) -> bool:
-    """Whether a grid fits the time that is left; without a deadline, whether its phases take at most 100 seconds."""
+    """Whether a grid fits the time that is left; without a deadline, whether its phases take the default budget."""
     if math.isinf(clock.seconds):
-        return _phase_work(blocks) <= _MOST_PHASE_WORK
+        return clock.seconds_of(_phase_work(blocks)) <= clock.BUDGET
     return clock.affords(_grid_work(blocks), _LATE_PART)
 
 
@@ -69,7 +64,7 @@ def _grid_size(blocks: Array) -> float:
 
 def _phase_work(blocks: Array) -> float:
     """Cost of the phases of all taps on a grid, in multiplications."""
-    return _PHASE_WORK * _grid_size(blocks) * math.prod(blocks.shape[3:])
+    return _ENTRY_WORK * _grid_size(blocks) * math.prod(blocks.shape[3:])
 
 
 def _grid_work(blocks: Array) -> float:

@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _WORK_OF_A_SEARCH = 2e8
 """Multiplications to factorize a block's symbols on the grid, from which a search takes less time (AVX2)."""
-_CELLS_A_POINT = 4
-"""Cells of a search for each point of the grid, up to which it goes on."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Grid(Method):
             lower, upper = ends_of(found, blocks, ops=ops)
             claims = partial(padding.bounds_by_blocks, lambda: [x.ends[1] for x in found], spec)
             return Evaluation(upper, (lower,), (), claims)
-        value, phase, claims_on_grid = largest_bound(grid_proof.SymbolNormsUp(), blocks, sizes, ops=ops)
+        value, phase, claims_on_grid = largest_bound(grid_proof.symbol_norms_up, blocks, sizes, ops=ops)
         polynomial = Polynomial(blocks, xp=xp)
         matrices = polynomial.matrix_at(phase)
         u, v, _ = arrays.top_triple(matrices, xp=xp)
@@ -116,7 +114,7 @@ class Grid(Method):
         if self.n is not None or not is_large or ops.differentiated or not (ops.concrete and ops.on_host):
             return []
         rtol = self.factor(spec.block_kernel_shape) - 1
-        problem = Problem(replace(spec, input_shape=None), rtol, _CELLS_A_POINT * points)
+        problem = Problem(replace(spec, input_shape=None), rtol, points)
         found = []
         for j in range(blocks.shape[0]):
             result, converged = enclose_blocks(blocks[j : j + 1, ...], problem, ops=ops)

@@ -276,8 +276,7 @@ def isometry_bound(
     >>> f"{specnorm.isometry_bound(kernel):.4f}, {specnorm.isometry_bound(kernel, scale='best'):.4f}"
     '0.4100, 0.3960'
     """
-    value: ArrayT = run_plan(kernel, Isometry(scale=scale), **geometry).value
-    return value
+    return run_plan(kernel, Isometry(scale=scale), **geometry).value
 
 
 @takes_layers

@@ -38,8 +38,6 @@ BEST = "best"
 _LARGEST_TARGET_EXPONENT = 56
 """Exponent of the largest target ``s**2 = f 2**exponent``; larger ones are clipped. Beside them a kernel scaled to
 about 1 is negligible, and the defect is 1 up to rounding."""
-_LEAST_TARGET_EXPONENT = -4000
-"""Exponent of the least target: far below the numbers of every dtype, so that the target underflows to 0."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ class Isometry(_WithScale, Method):
             return xp.where(mean > 0, mean, xp.ones_like(mean))
         fraction, scale_exponent = math.frexp(self.scale_sq)
         target_exponent = scale_exponent - 2 * xp.astype(exponent, values.dtype)
-        clipped = xp.clip(target_exponent, _LEAST_TARGET_EXPONENT, _LARGEST_TARGET_EXPONENT)
+        clipped = xp.minimum(target_exponent, float(_LARGEST_TARGET_EXPONENT))
         return fraction * arrays.power_of_two(clipped, xp=xp)
 
     def _bound(
@@ -283,12 +281,8 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
     ----------
     scale : float, "best" or None
         As in `Isometry`.
-    rtol : float
-        Relative distance of the bounds at which the search stops.
-    max_cells : int
-        Largest number of cells of one search.
-    budget : float, optional
-        Seconds for one layer; after them no further step of the search begins.
+    rtol, max_cells, budget
+        As in `Enclose`.
     """
 
     name: ClassVar = "isometry_ends"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
-from specnorm.ends.smallest_singular_value import circulant_sizes, mean_square, norm_problem
+from specnorm.ends.smallest_singular_value import AIMED_SHARE, circulant_sizes, mean_square, norm_problem
 from specnorm.proofs.found import Found, Outcome
 from specnorm.supremum.enclosing import enclose_blocks
 
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.running.search import Problem
 
-_SHARE = 0.9
-"""Part of the tolerance that the search gets. The roundings of the lags take the rest."""
-_LARGEST_EXPONENT = 400
-"""Largest exponent of ``s**2``, as a power of two, that the search sees beside a kernel of about 1."""
-_EXPONENT_OF_FAR = 300
-"""The exponent that it sees in place of a larger one. The rest is put back by `proof.isometry_ends`, with a loss of two
-to the power of minus the rest."""
+_FAR = 200
+"""Exponent of ``s**2``, as a power of two, that the search sees beside a kernel of about 1 in place of one that is more
+than twice as large. The rest is put back by `proof.isometry_ends`, with a loss of two to the power of minus the
+rest."""
 
 
 def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int] | None, *, ops: ArrayOps) -> Found:
@@ -40,14 +37,13 @@ def isometry_of_blocks(blocks: Array, problem: Problem, target: tuple[float, int
         rest_exponent = 0
     else:
         fraction, exponent = target
-        is_far = abs(exponent) > _LARGEST_EXPONENT
-        searched_exponent = int(math.copysign(_EXPONENT_OF_FAR, exponent)) if is_far else exponent
+        searched_exponent = int(math.copysign(_FAR, exponent)) if abs(exponent) > 2 * _FAR else exponent
         centre = math.ldexp(fraction, searched_exponent)
         rest_exponent = exponent - searched_exponent
     sizes = circulant_sizes(problem, blocks)
     defect = defects.defect(defects.in_basis(blocks, ops=ops), centre, sizes=sizes, ops=ops)
     result, _ = enclose_blocks(
-        defect.kernel, norm_problem(problem, defect.kernel, _SHARE * problem.rtol, sizes), ops=ops
+        defect.kernel, norm_problem(problem, defect.kernel, AIMED_SHARE * problem.rtol, sizes), ops=ops
     )
     lower, upper = defects.isometry_ends(
         defect,

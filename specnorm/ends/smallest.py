@@ -34,12 +34,8 @@ class Smallest(Method, TwoSidedSearch):
 
     Parameters
     ----------
-    rtol : float
-        Relative distance of the bounds at which the search stops.
-    max_cells : int
-        Largest number of cells of one search.
-    budget : float, optional
-        Seconds for one layer; after them no further step of the search begins.
+    rtol, max_cells, budget
+        As in `Enclose`.
     """
 
     name: ClassVar = "smallest"

@@ -18,6 +18,7 @@ from specnorm.at_size.proofs import uncut
 from specnorm.backends import arrays
 from specnorm.ends import proof as defects
 from specnorm.geometry.spec import ConvSpec
+from specnorm.proofs import rounding
 from specnorm.proofs.bound import Lower
 from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
@@ -33,47 +34,34 @@ if TYPE_CHECKING:
 
 SCALE_BITS = 32
 """Blocks whose largest entries differ by a factor of more than two to this power are searched separately."""
-NORM_RTOL = 1e-2
-"""Tolerance of the norm of the whitened blocks. The centre c is near its square."""
-CENTRE_MARGIN = 1e-9
-"""Part of that square by which c is raised, so that no rounding makes the defect's symbol negative."""
 RESOLVED_PART = 2e-12
-"""Part of that square below which a search of the defect does not tell a squared singular value from 0."""
+"""Part of the squared norm of the whitened blocks below which a search of the defect does not tell a squared singular
+value from 0. The centre c is raised by as much, so that no rounding makes the defect's symbol negative."""
 MOST_VISITED = 2048
 """Number of frequencies of a circular layer up to which all of them are visited for a first upper bound."""
-PRECISE_ROUNDINGS = 1e8
-"""Least eigenvalue of a Gram matrix whose root is a precise singular value, in roundings of the largest."""
 NEWTON_STEPS = 12
 """Most steps of Newton's method towards a minimum."""
 STARTS_WITHOUT_ZEROS = 3
 """Number of frequencies from which Newton's method starts if the smallest singular value has no zero."""
 MOST_STARTS = 16
 """Most frequencies from which Newton's method starts if the smallest singular value may have zeros."""
-MOST_COLUMNS = 800
-"""Number of starts times columns of a symbol, about, if there may be zeros: each step decomposes a symbol."""
 HOPEFUL_PART = 0.3
 """Part of the norm up to which a smallest singular value on the grid may be near a zero."""
-SHORTEST_STEP = 1e-13
-"""Length in radians of a Newton step after which there is no other."""
 LONGEST_STEP = 0.5
 """Length in radians along an axis to which longer Newton steps are shortened."""
-LEAST_GAP = 1e-12
-"""Least distance of two squared singular values that a Newton step assumes, as a part of the largest."""
-LEAST_CURVATURE = 1e-10
-"""Part of the largest curvature up to which an axis counts as flat: Newton's method does not move along it."""
-AIMED_SHARE = 0.99
-"""Part of the tolerance that the lower bound is to keep; the rest is for rounding."""
-PROOF_SHARE = 0.8
-"""Part of that share which is left to the search of the defect; the rest is for a witness above the minimum."""
+LEAST_PART = 1e-10
+"""Part of the largest squared singular value that two of them are assumed to differ by in a Newton step; and part of
+the largest curvature up to which an axis counts as flat: Newton's method does not move along it."""
+AIMED_SHARE = 0.9
+"""Part of the tolerance that the lower bound is to keep; the rest is for rounding. Of that share, the search of the
+defect gets such a part again; the rest is for a witness above the minimum."""
 MOST_CELLS = 25_000
 """Most cells of a search of the defect at every size: what is not proven then rarely is with four times as many."""
-LOOSE_RTOL = 0.2
-"""Tolerance of a second search, if the cells do not suffice for the first."""
+LOOSE_RTOL = 0.1
+"""Tolerance of the norm of the whitened blocks, whose square the centre c is near; and of a second search, if the cells
+do not suffice for the first."""
 MOST_SEARCHES = 3
 """Most searches of the defect, each with a smaller tolerance."""
-RIDGE_ROUNDINGS = 1e3
-"""Roundings, times the number of channels, that are added to the diagonal of the mean Gram matrix, so that it has a
-Cholesky factor."""
 
 _POINTS_PER_TURN = 2**44
 """Points per turn of the frequencies that Newton's method visits. Near a zero the smallest singular value is
@@ -205,7 +193,7 @@ class _SmallestSearch:
         """
         whitened, inverse = self.whitened_blocks()
         norm_of_whitened, _ = enclose_blocks(
-            whitened.kernel, norm_problem(self.problem, whitened.kernel, NORM_RTOL, None), ops=self.ops
+            whitened.kernel, norm_problem(self.problem, whitened.kernel, LOOSE_RTOL, None), ops=self.ops
         )
         _, largest = norm_of_whitened.ends
         aimed_rtol = self.rtol
@@ -215,7 +203,7 @@ class _SmallestSearch:
             # The square of the lower bound that is aimed at.
             floor = square / (1 + AIMED_SHARE * aimed_rtol) ** 2
             # The least c for which D is proven to be nowhere negative, and a margin for its rounding.
-            centre = defects.least_centre(whitened, largest, floor) + CENTRE_MARGIN * largest.value**2
+            centre = defects.least_centre(whitened, largest, floor) + RESOLVED_PART * largest.value**2
             defect = defects.defect(whitened, centre, floor=floor, sizes=self.sizes, ops=self.ops)
             # Squares in the basis that are smaller are lost in the error of D and in that of its search.
             unresolved = 4 * (defect.error + RESOLVED_PART * largest.value**2)
@@ -224,7 +212,7 @@ class _SmallestSearch:
             # At the witness's frequency, D has an eigenvalue of about c - gap: if no other is larger, a search to a
             # tolerance below gap / c proves ||D|| <= c.
             gap = max((square - floor) / weight, unresolved)
-            tolerance = PROOF_SHARE * 4.0**-attempt * gap / centre
+            tolerance = AIMED_SHARE * 4.0**-attempt * gap / centre
             nonnegative = defects.nowhere_negative(defect, whitened, largest)
             lower, nearer, result, is_close = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
             attained = min(bounds, nearer, key=lambda x: x.highest)
@@ -281,8 +269,9 @@ class _SmallestSearch:
         scales = np.ldexp(1.0, exponents)
         rows = rows / scales[:, None, :]
         gram = np.swapaxes(rows, 1, 2) @ rows
-        ridge = RIDGE_ROUNDINGS * p * info.eps
-        factor = np.swapaxes(np.linalg.cholesky(gram + ridge * np.eye(p)), 1, 2)
+        # Twice the error of the product and of the factorization, so that there is a factor.
+        ridge = 2 * rounding.gamma(rows.shape[1] + p + 8, float(info.eps) / 2) * np.trace(gram, axis1=1, axis2=2)
+        factor = np.swapaxes(np.linalg.cholesky(gram + ridge[:, None, None] * np.eye(p)), 1, 2)
         inverse = factor * scales[:, None, :]
         matrix = np.linalg.inv(factor) / scales[:, :, None]
         parts = (ops.from_numpy(x.astype(ops.wide_dtype), self.blocks) for x in (matrix, inverse))
@@ -322,10 +311,7 @@ class _SmallestSearch:
         """The lowest of the minima that the lowest points of a grid lead to."""
         m, p = self.blocks.shape[1:3]
         may_vanish = m == p and attained.highest <= HOPEFUL_PART * largest
-        if may_vanish:
-            starts = min(MOST_STARTS, max(1, MOST_COLUMNS // p))
-        else:
-            starts = STARTS_WITHOUT_ZEROS
+        starts = MOST_STARTS if may_vanish else STARTS_WITHOUT_ZEROS
         for start in np.argsort(smallest, axis=None, kind="stable")[:starts]:
             if attained.ended is Outcome.ZERO or self.clock.expired:
                 break
@@ -354,8 +340,8 @@ class _SmallestSearch:
         """Singular values of tall matrices: roots of eigenvalues, unless some are so small that these are imprecise."""
         xp = self.xp
         squares = xp.linalg.eigvalsh(xp.matmul(arrays.adjoint(matrices, xp=xp), matrices))
-        least = PRECISE_ROUNDINGS * float(xp.finfo(squares.dtype).eps) * xp.max(squares)
-        is_precise = xp.all(squares[..., 0] > least)
+        # The root of a part so large of the largest square has half of the digits.
+        is_precise = xp.all(squares[..., 0] > math.sqrt(float(xp.finfo(squares.dtype).eps)) * xp.max(squares))
         return xp.flip(xp.sqrt(squares), axis=-1) if bool(is_precise) else xp.linalg.svdvals(matrices)
 
     def minimum_from(self, start: Frequencies, block: int) -> Found:
@@ -370,7 +356,8 @@ class _SmallestSearch:
             if value < least:
                 best, least = frequency, value
             length = np.abs(step).max()
-            if self.clock.expired or not length > SHORTEST_STEP:
+            # Half a step of the lattice.
+            if self.clock.expired or not length > math.pi / _POINTS_PER_TURN:
                 break
             theta = theta + step * min(1.0, LONGEST_STEP / length)
         return self.attained_at(best, block)
@@ -397,13 +384,13 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
     gram_first = -1j * offsets @ adjoint_terms + first @ symbol.conj()
     slope = 2 * (first @ image.conj()).real
     squares = values**2
-    distances = np.maximum(squares[:-1] - squares[-1], LEAST_GAP * squares[0])
+    distances = np.maximum(squares[:-1] - squares[-1], LEAST_PART * squares[0])
     coupling = gram_first @ others.T
     curvature = second @ image.conj() + first.conj() @ first.T - (coupling / distances).conj() @ coupling.T
     # Downhill along every axis of the curvature that is not flat.
     bends, axes = np.linalg.eigh(2 * curvature.real)
     bends = np.abs(bends)
-    usable = bends > LEAST_CURVATURE * bends.max(initial=0.0)
+    usable = bends > LEAST_PART * bends.max(initial=0.0)
     along = axes.T @ slope
     return float(values[-1]), -axes[:, usable] @ (along[usable] / bends[usable])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms, tap_grid
-from specnorm.grid.proof import SymbolNormsUp, everywhere_up, grid_factor, norm_by_grid
+from specnorm.grid.proof import everywhere_up, grid_factor, largest_of_all, norm_by_grid, symbol_norms_up
 from specnorm.grid.search import grid_points, largest_bound
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan, Stepped
@@ -75,8 +75,12 @@ class Gram(Stepped):
         visits_all = is_small and ops.concrete and ops.exact_float32
         if not visits_all:
             blocks = arrays.in_wide_dtype(blocks, ops=ops)
-        sizes, products = self._sizes(spec), 0 if visits_all else self.n_iter
-        value, phase, uppers = largest_bound(SymbolNormsUp(self.n_iter), blocks, sizes, products, ops=ops)
+        sizes = self._sizes(spec)
+        bound = partial(symbol_norms_up, gram_products=self.n_iter)
+        if visits_all:
+            value, phase, uppers = largest_of_all(bound, blocks, sizes, ops=ops)
+        else:
+            value, phase, uppers = largest_bound(bound, blocks, sizes, self.n_iter, ops=ops)
         residuals: tuple[Array, ...] = ()
         if ops.differentiated:
             gamma = arrays.gram_gradient(Polynomial(blocks, xp=xp).matrix_at(phase), value, self.n_iter, xp=xp)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.proofs.frequencies import Frequencies
-    from specnorm.symbols.proofs.polynomial import GramPolynomial, Symbol
+    from specnorm.symbols.proofs.polynomial import GramPolynomial
 
     Bound: TypeAlias = Callable[..., Array]
-    """A bound of a symbol's norm: takes a `Symbol` and ``ops``, and returns an array of shape (b, f)."""
+    """Bounds of symbols' norms (b, f): takes a polynomial, both parts of its symbols, and ``ops``."""
     Largest: TypeAlias = tuple[Array, Array, Callable[[], list[Upper]]]
     """The largest bounds of some blocks (b,) on a grid, the phases (b, taps) where they are met, and what claims them,
-    if they are proven ones (`SymbolNormsUp`)."""
+    if they are proven ones (`symbol_norms_up`)."""
     LargestWithFrequency: TypeAlias = tuple[Array, Frequencies, Callable[[], list[Upper]]]
     """The same with the frequencies (b points) in place of their phases."""
 
@@ -37,57 +36,64 @@ _LARGE_SHARE = 0.5
 """Share of a matrix that may be rounding, from which on the squares of its entries are summed once more."""
 
 
-@dataclass(frozen=True)
-class SymbolNormsUp:
-    """Proven bounds of the norms of symbols, shape (b, f).
+def symbol_norms_up(
+    polynomial: Polynomial, real: Array, imag: Array, gram_products: int | None = None, *, ops: ArrayOps
+) -> Array:
+    """Proven bounds of the norms of symbols, shape (b, f), from both their parts, (b, f, m, p) each.
 
-    Parameters
-    ----------
-    gram_products : int, optional
-        Bounds by so many Gram products. None: bounds that exceed the norms by roundings alone.
+    ``gram_products``: bounds by so many Gram products. None: bounds that exceed the norms by roundings alone.
     """
-
-    gram_products: int | None = None
-
-    def __call__(self, symbol: Symbol, *, ops: ArrayOps) -> Array:
-        """The bounds at the frequencies of a symbol."""
-        xp = ops.xp
-        error = symbol.polynomial.error[:, None]
-        if self.gram_products is None:
-            return norms.matrix_norm_up(symbol.matrices(), error, ops=ops)
-        # Squares of numbers below the root of the smallest normal number may be flushed to 0. So at most ``4 p`` times
-        # that root is missing in a bound's square.
-        p = min(symbol.shape[1:3])
-        underflow = 2 * math.sqrt(p) * float(xp.finfo(error.dtype).smallest_normal) ** 0.25
-        error = xp.where(error > 0, error + underflow, error)
-        return gram_iteration_of_parts_up(*symbol.planes(), self.gram_products, error, xp=xp)
+    error = polynomial.error[:, None]
+    if gram_products is None:
+        return norms.matrix_norm_up(ops.complex(real, imag), error, ops=ops)
+    xp = ops.xp
+    # Squares of numbers below the root of the smallest normal number may be flushed to 0. So at most ``4 p`` times
+    # that root is missing in a bound's square.
+    p = min(real.shape[2:])
+    underflow = 2 * math.sqrt(p) * float(xp.finfo(error.dtype).smallest_normal) ** 0.25
+    error = xp.where(error > 0, error + underflow, error)
+    return gram_iteration_of_parts_up(real, imag, gram_products, error, xp=xp)
 
 
 def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Largest:
-    """The largest of the bounds at all frequencies of a grid, which are all visited."""
-    norms_of = partial(bound, ops=ops)
-    value, phase = Polynomial(blocks, xp=ops.xp).largest(norms_of, Frequencies.half_grid(sizes), ops=ops)
+    """The largest of the bounds at all frequencies of a grid, which are all visited, as many at once as fit."""
+    xp = ops.xp
+    polynomial = Polynomial(blocks, xp=xp)
+    frequencies = Frequencies.half_grid(sizes)
+    step = polynomial.frequencies_at_once(ops=ops)
+    for start in range(0, len(frequencies), step):
+        symbol = polynomial.at(frequencies[start : start + step], ops=ops)
+        real, imag = polynomial.planes_at(symbol.cos, symbol.sin)
+        bounds = bound(polynomial, real, imag, ops=ops)
+        largest = xp.max(bounds, axis=1)
+        phase_of_largest = xp.take(symbol.phase, xp.argmax(bounds, axis=1), axis=0)
+        if start == 0:
+            value, phase = largest, phase_of_largest
+        else:
+            phase = xp.where((largest > value)[:, None], phase_of_largest, phase)
+            value = xp.maximum(value, largest)  # a NaN stays
     return value, phase, _claims_on_grid(bound, value, blocks, sizes, ops=ops)
 
 
 def _claims_on_grid(
-    bound: Bound,
-    values: Array,
-    blocks: Array,
-    sizes: tuple[int, ...],
-    *,
-    ops: ArrayOps,
+    bound: Bound, values: Array, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps
 ) -> Callable[[], list[Upper]]:
     """Return what claims the largest bounds (b,) of blocks on a grid, of which the caller left out no frequency."""
 
     def make() -> list[Upper]:
-        if type(bound) is not SymbolNormsUp:
-            raise HypothesisError("not proven bounds of the norms of symbols")
-        by_products = "" if bound.gram_products is None else f" by {bound.gram_products} Gram products"
-        rule = f"norms at {math.prod(sizes)} frequencies{by_products}"
+        rule = f"norms at {math.prod(sizes)} frequencies{_products_in_words(bound)}"
         return Upper._of_stack(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule, ops=ops)()
 
     return make
+
+
+def _products_in_words(bound: Bound) -> str:
+    """How many Gram products make a proven bound, for the rule of its claim."""
+    if bound is symbol_norms_up:
+        return ""
+    if type(bound) is not partial or bound.func is not symbol_norms_up or bound.args:
+        raise HypothesisError("not proven bounds of the norms of symbols")
+    return f" by {bound.keywords['gram_products']} Gram products"
 
 
 def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
@@ -102,7 +108,7 @@ def everywhere_up(
     *,
     xp: Namespace,
 ) -> Array:
-    """Bounds of the supremum from the largest of `SymbolNormsUp` on a grid, rounded up."""
+    """Bounds of the supremum from the largest of `symbol_norms_up` on a grid, rounded up."""
     return rounding.up(largest * grid_factor(sizes, kernel_shape), 4, xp=xp)
 
 
@@ -155,9 +161,8 @@ class LargestBound:
     A *pair* is a block and a frequency. Its number is that of the block times the number of all frequencies, plus that
     of the frequency. Lists of pairs are increasing.
 
-    ``bound`` takes a `Symbol` of b blocks and f frequencies, and ``ops``, and returns bounds (b, f); claims
-    need those of `SymbolNormsUp`. The blocks are (b, m, p, *kernel_shape) in the wide dtype, scaled to about 1;
-    p <= m if anything is left out. The frequencies are those of a grid, up to mirror images.
+    Claims need the bounds of `symbol_norms_up`. The blocks are (b, m, p, *kernel_shape) in the wide dtype, scaled to
+    about 1; p <= m if anything is left out. The frequencies are those of a grid, up to mirror images.
     """
 
     def __init__(
@@ -224,7 +229,9 @@ class LargestBound:
             is_every = not by_block and len(part) == len(self.frequencies)
             frequencies = self.frequencies if is_every else self.frequencies[part.reshape(-1)]
             symbol = polynomial.at(frequencies, by_block=by_block, ops=ops)
-            values = np.asarray(ops.to_numpy(self.bound(symbol, ops=ops)), dtype=np.float64)
+            real, imag = polynomial.planes_at(symbol.cos, symbol.sin)
+            bounds = self.bound(polynomial, real, imag, ops=ops)
+            values = np.asarray(ops.to_numpy(bounds), dtype=np.float64)
             # argmax returns the place of a NaN, if there is one.
             place = values.argmax(axis=1)
             largest = values[np.arange(len(blocks)), place]

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
 
 
-POLISHED = 4
-"""Number of Ritz vectors that are computed in float32 and then separated in float64, since products in float32 blur
-values that are closer than 1e-5."""
 _LEAST_BASIS = 3
 """Vectors of the basis on the smaller side, at least, for each one that is asked for."""
 _VECTORS_OF_A_PRODUCT = 4
@@ -92,7 +89,6 @@ class LanczosRun(Plan):
         # The iteration runs on the smaller side: on outputs if there are fewer of them.
         on_outputs = inputs > outputs
         wide_kernels = arrays.in_wide_dtype(kernels, ops=ops)
-        return_count = k if wide_kernels.dtype == kernels.dtype else max(k, POLISHED)
         size = min(layer.shape)
         clock = Clock.of(self.budget)
         is_over = (lambda: clock.expired) if ops.concrete else None
@@ -119,21 +115,12 @@ class LanczosRun(Plan):
             seed=self.seed,
             basis_size=basis_size,
             guards=guards,
-            return_count=return_count,
             start=start,
             is_over=is_over,
             ops=ops,
         )
-        wide_layer = Convolution(wide_kernels, spec, vector_count=return_count, ops=ops)
+        wide_layer = Convolution(wide_kernels, spec, vector_count=k, ops=ops)
         wide_vectors = arrays.in_wide_dtype(vectors, ops=ops)
-        if wide_vectors.shape[1] > k:
-            wide_vectors = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(wide_vectors))[0])
-            images = wide_layer.adjoint(wide_vectors) if on_outputs else wide_layer.apply(wide_vectors)
-            products = products + wide_vectors.shape[1]
-            _, rotation = xp.linalg.eigh(xp.matmul(images, xp.matrix_transpose(images)))
-            largest_first = xp.flip(rotation, axis=-1)[:, :, :k]
-            wide_vectors = xp.matmul(xp.matrix_transpose(largest_first), wide_vectors)
-            vectors = xp.astype(wide_vectors, kernels.dtype)
         values, images = ritz_values_down(wide_layer, wide_vectors, on_outputs, ops=ops)
         images = xp.astype(images, kernels.dtype, copy=False)
         u, v = (vectors, images) if on_outputs else (images, vectors)
@@ -153,8 +140,8 @@ class Power(Stepped, LanczosRun):
     n_iter : int
         Largest number of steps, each a product with A and one with A*.
     seed : int
-        Seed of the start vector. For a large layer of one group, the start is a sum of windowed plane waves plus a
-        random vector a tenth as long.
+        Seed of the start vector. For a large layer of one group, the start is a windowed plane wave plus a random
+        vector a tenth as long.
     least_gain : float
         Stop after a restart that increased the value by less than this, relatively. The norm may be farther above the
         value: if several singular values are nearly the largest, a restart may gain little and a later one more.

@@ -20,20 +20,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
 
 
-_MOST_PEAKS = 4
-"""Most peaks: coarse frequencies whose waves are added up."""
-_HIGH_PART = 0.9
-"""Part of the largest norm from which a coarse frequency may be a peak."""
-_WEIGHT_OF_OTHERS = 0.3
-"""Weight of the peaks that are not the highest: enough for the iteration to amplify them if their norm is larger."""
-
-
-_POWER_STEPS = 6
-"""Power steps at each frequency."""
-_FINE_STEPS = 2
-"""Steps to either side of a peak, along each axis. The best of these frequencies is taken."""
-
-
 def windowed_wave(
     kernel: Array,
     spec: ConvSpec,
@@ -56,36 +42,20 @@ def windowed_wave(
 
 
 def starting_wave(kernel: Array, spec: ConvSpec, seed: int, *, ops: ArrayOps) -> Array:
-    """Sum of windowed waves at a few frequencies where the symbol is large, and a little of a random vector.
+    """The windowed wave at the highest frequency of a coarse grid, and a little of a random vector.
 
     If the largest norm is at another frequency, or its vector is no wave, an iteration from this start takes longer.
 
-    ``kernel``, ``spec``: as in `windowed_wave`. ``seed``: seed of the random vector that is added, a tenth of the sum's
-    length. Returns (1, 1, size of the large side).
+    ``kernel``, ``spec``: as in `windowed_wave`. ``seed``: seed of the random vector that is added, a tenth of the
+    wave's length. Returns (1, 1, size of the large side).
     """
-    block = _block(kernel, spec, ops=ops)
     coarse = Frequencies.coarse_grid(spec.block_kernel_shape)
-    coarse, (norms,), _ = power.norms_at(block, coarse, _POWER_STEPS, ops=ops)
-    highest_first = np.argsort(-norms)[:_MOST_PEAKS]
-    peaks = [j for j in highest_first if norms[j] >= _HIGH_PART * norms.max()]
-    fine, (norms,), (channels,) = power.norms_at(block, _around(coarse[np.asarray(peaks)]), _POWER_STEPS, ops=ops)
-    peak_of_point = np.arange(len(fine)) * len(peaks) // len(fine)
-    total = np.zeros(1)  # takes the shape of the waves with the first sum
-    for j in range(len(peaks)):
-        best = int(np.where(peak_of_point == j, norms, -1.0).argmax())
-        weight = _WEIGHT_OF_OTHERS if j else 1.0
-        total = total + weight * _wave(spec, fine.angles[best], channels[best])
-    noise = arrays.real_vectors(seed, total.shape)
-    total = total + 0.1 * np.linalg.norm(total) / np.linalg.norm(noise) * noise
-    return as_vectors(total, kernel, ops=ops)
-
-
-def _around(points: Frequencies) -> Frequencies:
-    """Frequencies around coarse ones: up to half of a coarse step along each axis, they themselves among them."""
-    steps = np.asarray([_FINE_STEPS if n > 1 else 0 for n in points.denominators], dtype=np.int64)
-    refined = tuple(2 * _FINE_STEPS * n for n in points.denominators)
-    around = 2 * _FINE_STEPS * points.numerators[:, None, :] + tap_points(tuple((2 * steps + 1).tolist())) - steps
-    return Frequencies(around.reshape(-1, len(refined)) % np.asarray(refined), refined)
+    block = _block(kernel, spec, ops=ops)
+    points, (norms,), (channels,) = power.norms_at(block, coarse, power.COARSE_STEPS, ops=ops)
+    highest = int(norms.argmax())
+    wave = _wave(spec, points.angles[highest], channels[highest])
+    noise = arrays.real_vectors(seed, wave.shape)
+    return as_vectors(wave + 0.1 * np.linalg.norm(wave) / np.linalg.norm(noise) * noise, kernel, ops=ops)
 
 
 def _block(kernel: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:

@@ -30,13 +30,12 @@ _ADVICE_ON_ADJOINTS = (
     "A map with an offset or a nonlinearity has no adjoint. A convolution whose border repeats pixels is not its own "
     "adjoint, even if its kernel is symmetric."
 )
-_MATRIX_AXES = 2
 _VECTORS = 4
 """At most so many vectors of outputs, and of inputs, are kept at once; those inside of the products are not counted."""
 
 
 @dataclass(frozen=True, eq=False)
-class ProbableBound(TwoSided):
+class ProbableBound(TwoSided[np.float64]):
     """Bounds on an operator's spectral norm; the upper one holds with a stated probability.
 
     ``lower, upper = operator_norm(...)`` unpacks it. ``float()`` and comparisons raise an error, since it
@@ -54,8 +53,6 @@ class ProbableBound(TwoSided):
         Number of products with the operator and its adjoint, together.
     """
 
-    lower: np.float64
-    upper: np.float64
     delta: float
     products: int
 
@@ -276,7 +273,7 @@ def _linear_operator(
         adjoint = operator.conj().T
         linear = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
     sizes: Any = tuple(linear.shape)
-    if len(sizes) != _MATRIX_AXES or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
+    if len(sizes) != 2 or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
         raise MethodError(f"shape={linear.shape!r} must be two positive whole numbers, (m, n).")
     linear = LinearOperator(linear.matvec, linear.rmatvec, (int(sizes[0]), int(sizes[1])))
     is_complex = getattr(getattr(operator, "dtype", None), "kind", "") == "c"
@@ -285,7 +282,7 @@ def _linear_operator(
 
 def _is_of_arrays(shape: Any) -> bool:
     """Whether a shape is a pair of shapes of arrays, not of two numbers."""
-    is_pair = isinstance(shape, (tuple, list)) and len(shape) == _MATRIX_AXES
+    is_pair = isinstance(shape, (tuple, list)) and len(shape) == 2
     return is_pair and any(isinstance(part, (tuple, list)) for part in shape)
 
 
@@ -336,7 +333,7 @@ def _of_library(operator: Any, backend: Any) -> LinearOperator:
     kind = type(operator).__name__
     matrix = operator.detach() if hasattr(operator, "detach") else operator
     name = str(operator.dtype).rpartition(".")[2]
-    if name not in ("float32", "float64", "complex64", "complex128") or len(operator.shape) != _MATRIX_AXES:
+    if name not in ("float32", "float64", "complex64", "complex128") or len(operator.shape) != 2:
         raise MethodError(
             f"{kind} of shape {tuple(operator.shape)} and dtype {name}: operator_norm takes one matrix of real or "
             "complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of dense matrices."
@@ -513,8 +510,6 @@ def _lanczos(
 
 _SHIFTS = 64
 """Number of shifts in a round of `_largest_eigenvalue`, by which the interval becomes about so many times shorter."""
-_ROUNDS = 10
-"""Number of rounds, after which the interval is as short as a rounding error."""
 
 
 def _largest_eigenvalue(diagonal: Vector, off_diagonal: Vector) -> float:
@@ -526,7 +521,7 @@ def _largest_eigenvalue(diagonal: Vector, off_diagonal: Vector) -> float:
     low = float(diagonal.max())
     high = float((diagonal + radii[:-1] + radii[1:]).max())
     squares = off_diagonal**2
-    for _ in range(_ROUNDS):
+    while high - low > np.finfo(np.float64).eps * high:
         shifts = np.linspace(low, high, _SHIFTS)[1:-1]
         # An eigenvalue is above a shift if a pivot of the matrix minus the shift is positive.
         pivot = diagonal[0] - shifts

@@ -31,10 +31,6 @@ _DIVISION_ROUNDINGS = 8
 quotient of vector norms."""
 _LEAST_FACTOR_SIZE = 96
 """Number of rows from which `factor_loss` is worth its cost, compared with `cholesky_loss`."""
-_STACK_NDIM = 3
-"""Axes of a stack of matrices."""
-_FACTORISED_BYTES = 2**22
-"""Bytes of the matrices that are factorized at once on the host: with their copies, they stay in its cache."""
 _LIKELY_SHARE = 0.04
 """Largest ratio of `factor_loss` to the bound by `cholesky_loss` that was observed, over many kinds of large kernels.
 No proof rests on it."""
@@ -42,9 +38,6 @@ _FEW_ENTRIES = 2**8
 """Entries of a matrix up to which their squares are one sum: rows would take several times as long."""
 _CACHED_ENTRIES = 2**16
 """Entries of the matrices that `GramIterates` multiplies at once: a quarter MiB in float32."""
-_INVERSE_GAP = 1e3
-"""Assumed inverse of the relative gap between the two largest eigenvalues, for the likely error of a Rayleigh quotient:
-its squared residual over the gap. No proof rests on it."""
 
 
 def frobenius_up(a: Array, *, xp: Namespace) -> Array:
@@ -157,11 +150,6 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     ops.check_cholesky(gram)
     size = gram.shape[-1]
     u = rounding.unit(gram, xp=xp)
-    at_once = max(1, _FACTORISED_BYTES // (2 * (4 if u > 2.0**-53 else 8) * size**2))
-    if ops.on_host and ops.concrete and gram.ndim == _STACK_NDIM and gram.shape[0] > at_once:
-        starts = range(0, gram.shape[0], at_once)
-        parts = [gram_below(gram[j : j + at_once, ...], limit[j : j + at_once], ops=ops) for j in starts]
-        return xp.concat(parts)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
     # x is chosen so that x + e, with the likely loss e, is just below the limit. The last factor covers the rounding
@@ -300,7 +288,7 @@ class GramProof:
         """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
 
         As in `matrix_norm_up`, a factorization of H proves a limit. The limit is the Rayleigh quotient of H at v,
-        raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
+        raised by its likely error, the residual. The trace of H bounds ``||A||_F**2``.
 
         ``v`` (..., min(m, n)): approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
         """
@@ -316,11 +304,10 @@ class GramProof:
         residual = xp.linalg.vector_norm(image - quotient * columns, axis=(-2, -1))
         quotient = quotient[..., 0, 0]
         relative_residual = residual / xp.where(quotient > 0, quotient, xp.ones_like(quotient))
-        likely_error = xp.minimum(relative_residual, _INVERSE_GAP * relative_residual**2)
         # Twice the loss, as in `matrix_norm_up`. The 48 roundings are room for those of the limit here, and for the 32
         # by which `gram_below` lowers x. If they do not suffice, the proof fails.
         allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
-        limit = quotient * (1 + allowance + likely_error)
+        limit = quotient * (1 + allowance + relative_residual)
         # The roundings of the sum, of the root and of the error's products; three are to spare.
         bound = rounding.up(xp.sqrt(limit + gram_error), 6, xp=xp)
         proven = gram_below(gram, limit, ops=ops)

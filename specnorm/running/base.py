@@ -283,7 +283,6 @@ class Plan:
         return xp.sum(products, axis=axes_of_value) if axes_of_value else products
 
 
-@dataclass(frozen=True)
 class Method(Plan):
     """Base of the methods: a plan whose value is the norm, or another quantity, with a kind.
 

@@ -69,7 +69,7 @@ def proven(
     return result, result.claims()
 
 
-def run_plan(given: KernelOrLayer[ArrayT], plan: Plan, **geometry: Unpack[Geometry]) -> Result:
+def run_plan(given: KernelOrLayer[ArrayT], plan: Plan, **geometry: Unpack[Geometry]) -> Result[ArrayT]:
     """Run a plan, for public functions that have read a layer and made the plan themselves."""
     kernel: Any = given
     backend = backend_for(kernel)

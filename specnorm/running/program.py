@@ -140,10 +140,16 @@ class Program:
         if ops.in_numpy:
             return self._on_host(kernels, ops)
         with arithmetic.exact(kernels, backend=backend):
-            return self._evaluate(kernels, ops)
+            blocks, batch = self._prepared(kernels, ops)
+            forward = self.plan.forward if self.needs.blocks else self.plan.forward_kernels
+            try:
+                evaluation = forward(blocks, self.spec, ops=ops)
+            except Unreached as unreached:
+                raise _with_proven(unreached, ops.to_numpy(batch.exponent)) from None
+            return self._for_caller(evaluation, kernels, batch, ops)
 
-    def _evaluate(self, kernels: Array, ops: ArrayOps) -> Evaluation:
-        """`forward` in the library of the kernels."""
+    def _prepared(self, kernels: Array, ops: ArrayOps) -> tuple[Array, _Batch]:
+        """What the plan gets for a batch of kernels, and the scale in which it answers."""
         xp = ops.xp
         needs = self.needs
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
@@ -159,30 +165,31 @@ class Program:
         if needs.scaled:
             layers, exponent = arrays.scale(layers, xp=xp)
             blocks = xp.reshape(layers, blocks.shape)
-        forward = self.plan.forward if needs.blocks else self.plan.forward_kernels
-        try:
-            evaluation: object = forward(blocks, self.spec, ops=ops)
-        except Unreached as unreached:
-            raise _with_proven(unreached, ops.to_numpy(exponent)) from None
-        answers = count * self.answers_per_layer
+        eager = ops.concrete and ops.on_host
+        return blocks, _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, eager, xp)
+
+    def _for_caller(self, evaluation: object, kernels: Array, batch: _Batch, ops: ArrayOps) -> Evaluation:
+        """The plan's answers for blocks, as those for the caller's kernels."""
+        xp = ops.xp
+        needs = self.needs
+        answers = batch.exponent.shape[0] * self.answers_per_layer
         if not isinstance(evaluation, Evaluation) or tuple(evaluation.value.shape[:1]) != (answers,):
             raise MethodError(
                 f"{type(self.plan).__name__}.forward is to return an Evaluation whose value is an array of {answers} "
                 "numbers, one for each block."
             )
-        layer_batch = _Batch(batch, self.answers_per_layer, exponent, nan_or_zero, ops.concrete and ops.on_host, xp)
-        value, chosen = self.plan.over_groups(layer_batch.unscaled(evaluation.value, needs.rounds), xp=xp)
+        value, chosen = self.plan.over_groups(batch.unscaled(evaluation.value, needs.rounds), xp=xp)
         if self.factor > 1:
             value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-        value = layer_batch.rounded(value, needs.rounds, self.result_dtype)
+        value = batch.rounded(value, needs.rounds, self.result_dtype)
         kept: tuple[Array, ...] = ()
         if ops.differentiated:
             dtype = ops.own_dtype if needs.narrow_gradient else "float64"
             kept = (*self._at_most(evaluation.residuals, dtype, xp=xp), chosen)
         claims = None
         if evaluation.claims is not None and not ops.traced:
-            claims = partial(self._claims, evaluation.claims, kernels, exponent, ops)
-        return Evaluation(value, self._figures(evaluation, layer_batch), kept, claims, ops.computed_in)
+            claims = partial(self._claims, evaluation.claims, kernels, batch.exponent, ops)
+        return Evaluation(value, self._figures(evaluation, batch), kept, claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
         """The figures beside the value, one of each for each layer.

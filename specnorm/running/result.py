@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, SupportsFloat, TypeVar
 
 from specnorm.backends import text
 from specnorm.backends.text import rounded_format
@@ -13,20 +13,30 @@ from specnorm.proofs.found import Outcome
 from specnorm.running.explaining import explained
 
 if TYPE_CHECKING:
-    from specnorm.backends.types import AnyArray
+    import typing_extensions
+
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.bound import Lower, Upper
     from specnorm.running.base import Claims, Kind
 
+NumberT = TypeVar("NumberT", bound=SupportsFloat)
+if TYPE_CHECKING:
+    # The default lets users write `Result` alone.
+    ValueT = typing_extensions.TypeVar("ValueT", default=Any)
+else:
+    ValueT = TypeVar("ValueT")
 
-class TwoSided:
+
+@dataclass(frozen=True, eq=False)
+class TwoSided(Generic[NumberT]):
     """Base of answers with a lower and an upper bound, which unpack into both, but cannot be used as a number."""
 
-    lower: Any
-    upper: Any
-    quantity: str = "norm"
+    lower: NumberT
+    upper: NumberT
 
-    def __iter__(self) -> Iterator[Any]:
+    quantity = "norm"
+
+    def __iter__(self) -> Iterator[NumberT]:
         """The lower bound, then the upper bound."""
         yield self.lower
         yield self.upper
@@ -96,7 +106,7 @@ class TwoSided:
 
 
 @dataclass(frozen=True, eq=False)
-class Enclosure(TwoSided):
+class Enclosure(TwoSided[Any]):
     """Proven lower and upper bounds on a layer's spectral norm, or on another of its quantities.
 
     ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` and comparisons raise an error, since it holds two
@@ -126,8 +136,6 @@ class Enclosure(TwoSided):
         The number that is bounded: "norm", "smallest singular value", "condition number" or "isometry defect".
     """
 
-    lower: AnyArray
-    upper: AnyArray
     witness: tuple[Any, Any, Any]
     cells: int
     levels: int
@@ -206,7 +214,7 @@ class Enclosure(TwoSided):
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class Result(Generic[ValueT]):
     """The value of one method on one layer.
 
     Parameters
@@ -226,7 +234,7 @@ class Result:
         ran it.
     """
 
-    value: Any
+    value: ValueT
     kind: Kind
     method: Any
     spec: ConvSpec

@@ -25,17 +25,15 @@ _PlainStack: TypeAlias = tuple[str, tuple[int, ...]]
 """The key of a stack's program, and its members."""
 _ADDED_PART = 0.5
 """Zeros that kinds of layers may be padded with to join a stack, as a part of the entries of their kernels."""
-_ADDED_ENTRIES = 2**15
-"""Number of zeros that they may be padded with anyway: products of so few take less time than calls."""
+_ADDED_ENTRIES = 2**16
+"""Number of zeros that they may be padded with anyway: products of so few take less time than calls; and for
+convolutions where one program multiplies with the stacks one by one, XLA takes half a second for each on a CPU."""
 _ADDED_ON_DEVICE = 2**22
 """The same where calls only start work on a device. On a GPU, the some 300 calls of a stack take 1 ms, products of so
 many zeros a tenth of that."""
 _ADDED_WHERE_COMPILED = 2**19
 """The same for matrices where a compiler makes a program for each stack. XLA takes 2 to 3 s for one on a CPU; products
 of so many zeros take half a millisecond in each pass."""
-_ADDED_TO_PART = 2**16
-"""The same for convolutions there, in stacks that one program multiplies with one by one: XLA takes half a second for
-each on a CPU."""
 _ADDED_TO_ROWS = 2**13
 """Zeros for which stacks of convolutions join where a compiler makes a program for each, in a row of each kernel.
 Products leave them out; what is done with the products takes about a millisecond for so many in each pass."""
@@ -229,7 +227,7 @@ def _found_joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainS
     for family in _families(list(members), _joint_family):
         by_taps = _families(family, lambda kind: _padded_shape(_program(kind), tall=True)[2:])
         has_taps = len(_padded_shape(_program(family[0]), tall=True)) > 2
-        added = _ADDED_TO_PART if has_taps else _ADDED_WHERE_COMPILED
+        added = _ADDED_ENTRIES if has_taps else _ADDED_WHERE_COMPILED
         parts = [kinds for kinds_of_taps in by_taps for kinds in _joined(kinds_of_taps, members, added, tall=True)]
         parts.sort(key=lambda kinds: -_row_of(kinds))
         for joined in _greedily(parts, costs_little) if has_taps else [[kinds] for kinds in parts]:

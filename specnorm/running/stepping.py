@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -34,7 +33,6 @@ _FOR_EVERY_SIZE = (
 """The methods that are stepped without an input size."""
 
 
-@dataclass(frozen=True)
 class SteppedProgram(Program):
     """A program whose method is `Stepped`."""
 
@@ -160,7 +158,7 @@ class SteppedProgram(Program):
             matrix, of all groups, as of `polyphase.to_rows`.
         """
         kernels = kernels if sweeps is None else padded(kernels)
-        (followed,) = follow_all([ToFollow(self, kernels, state, sweeps)], backend=backend)
+        (followed,) = follow_all([self], [kernels], [state], [sweeps], backend=backend)
         return followed
 
     def _followed(self, kernels: Any, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
@@ -356,24 +354,21 @@ class SteppedProgram(Program):
         return xp.reshape(layers, blocks.shape), exponent
 
 
-class ToFollow(NamedTuple):
-    """Layers of one program, and the other arguments of `SteppedProgram.follow`."""
-
-    program: SteppedProgram
-    kernels: AnyArray | Parts
-    state: tuple[AnyArray, ...]
-    sweeps: int | None
-
-
-def follow_all(waiting: Sequence[ToFollow], *, backend: Backend) -> list[Followed]:
+def follow_all(
+    programs: Sequence[SteppedProgram],
+    kernels: Sequence[AnyArray | Parts],
+    states: Sequence[tuple[AnyArray, ...]],
+    sweeps: Sequence[int | None],
+    *,
+    backend: Backend,
+) -> list[Followed]:
     """`SteppedProgram.follow` of layers of several programs, whose arithmetic is prepared once."""
-    if not waiting:
-        return []
-    like = [x.kernels.stacks[0] if isinstance(x.kernels, Parts) else x.kernels for x in waiting]
-    runs = [x.program.execution(y, backend=backend, training=True) for x, y in zip(waiting, like, strict=True)]
+    like = [x.stacks[0] if isinstance(x, Parts) else x for x in kernels]
+    runs = [x.execution(y, backend=backend, training=True) for x, y in zip(programs, like, strict=True)]
     largest = max(like, key=lambda x: math.prod(x.shape))
     with arithmetic.exact(largest, backend=backend):
-        return [x.program._followed(x.kernels, x.state, x.sweeps, run) for x, run in zip(waiting, runs, strict=True)]
+        layers = zip(programs, kernels, states, sweeps, runs, strict=True)
+        return [program._followed(x, state, count, run) for program, x, state, count, run in layers]
 
 
 def _as_dtype(x: Array, dtype: Any, *, xp: Namespace) -> Array:

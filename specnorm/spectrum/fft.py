@@ -16,18 +16,16 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs, Unreached
 from specnorm.running.search import Clock, Problem
+from specnorm.supremum import tuning
 from specnorm.supremum.enclosing import enclose_blocks, work_of_visits
 from specnorm.symbols import triples
-from specnorm.symbols.proofs.polynomial import Polynomial, Symbol
+from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Found
-
-_WORK_OF_VISITS = 2.3e6
-"""Work of visits of a whole grid, in multiplications a channel, up to which a search takes longer."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class ExactFFT(Method):
             points = math.prod(Frequencies.half_grid_shape(sizes))
             # One eigenvalue costs as much as a few cells: beyond two cells for each frequency, visiting all is cheaper.
             max_cells = min(max_cells, 2 * points)
-            if not ops.concrete or work_of_visits(blocks, sizes) <= _WORK_OF_VISITS:
+            if not ops.concrete or work_of_visits(blocks, sizes) <= tuning.WORK_OF_VISITS:
                 return self._visit_all(
                     blocks, spec.groups, Frequencies.half_grid(sizes), Clock.of(self.budget), ops=ops
                 )
@@ -143,13 +141,7 @@ class ExactFFT(Method):
         if ops.concrete and not clock.affords(blocks.shape[0] * len(grid) * work_of_a_frequency):
             raise self._unreached()
 
-        def norms(symbol: Symbol, *, ops: ArrayOps) -> Array:
-            xp = ops.xp
-            gram = arrays.gram_smaller(symbol.matrices(), xp=xp)
-            top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
-            return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
-
-        _, phase, _ = largest_bound(norms, blocks, grid.denominators, ops=ops)
+        _, phase, _ = largest_bound(_norms, blocks, grid.denominators, ops=ops)
         u, v, _ = arrays.top_triple(Polynomial(blocks, xp=xp).matrix_at(phase), xp=xp)
         value = _attained(blocks, v, phase, xp=xp)
         by_layer = [xp.reshape(x, (-1, groups, *x.shape[1:])) for x in (u, v, value, phase)]
@@ -157,6 +149,14 @@ class ExactFFT(Method):
         u, v, value, phase = (arrays.pick(x, group, xp=xp) for x in by_layer)
         visited = xp.full(value.shape, groups * len(grid), dtype=xp.int32, device=ops.device(blocks))
         return Evaluation(value, (visited,), (u, v, phase, group))
+
+
+def _norms(_polynomial: Polynomial, real: Array, imag: Array, *, ops: ArrayOps) -> Array:
+    """The norms of symbols as computed, shape (b, f), from both their parts, (b, f, m, p) each."""
+    xp = ops.xp
+    gram = arrays.gram_smaller(ops.complex(real, imag), xp=xp)
+    top = xp.linalg.eigvalsh((gram + arrays.adjoint(gram, xp=xp)) / 2)[..., -1]
+    return xp.sqrt(xp.maximum(top, xp.zeros_like(top)))
 
 
 def _attained(blocks: Array, v: Array, phase: Array, *, xp: Namespace) -> Array:

@@ -30,8 +30,6 @@ _BYTES_OF_A_VALUE = 64
 """Bytes that each singular value of a circular layer takes, with its place in the order and the copies of both."""
 _ENTRIES_A_CHUNK = 2**20
 """Entries of the symbols whose singular vectors are computed at once for a gradient."""
-_ENTRIES_IN_CACHE = 2**18
-"""Entries of the symbols whose singular values are computed at once on the host, where they take 4 MiB."""
 _MOST_PRODUCTS = 5
 """Most Gram products that leave frequencies out."""
 _VISITED_AT_ONCE = 4
@@ -258,8 +256,6 @@ def _values_at(blocks: Array, frequencies: Frequencies, rounds_down: bool, *, op
     xp = ops.xp
     polynomial = Polynomial(blocks, xp=xp)
     step = polynomial.frequencies_at_once(ops=ops)
-    if ops.on_host and ops.concrete:
-        step = min(step, max(1, _ENTRIES_IN_CACHE // math.prod(blocks.shape[:3])))
     parts = []
     for start in range(0, len(frequencies), step):
         matrices = polynomial.at(frequencies[start : start + step], ops=ops).matrices()

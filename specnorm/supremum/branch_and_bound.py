@@ -8,6 +8,7 @@ cells. If the budget ends the search first, the result has no upper bound.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -39,10 +40,6 @@ if TYPE_CHECKING:
     from specnorm.proofs.cells import Boxes
     from specnorm.supremum.proof import Nonnegative
     from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
-
-
-_TINY = 1e-300
-"""Least denominator, which guards divisions by 0."""
 
 
 class Search:
@@ -85,7 +82,6 @@ class Search:
         self._cells = 0
         self._rounds = 0
         self._is_crowded = False
-        self._tightened: GramPolynomial | None = None
 
     def run(
         self,
@@ -178,15 +174,13 @@ class Search:
             self._rounds += 1
             lower_before = self.incumbent.best.lower.value
             previous_polynomial = polynomial
-            in_float32 = self.incumbent.is_far_below and self._rounds <= tuning.FLOAT32_ROUNDS
+            in_float32 = self.incumbent.is_far_below and self._rounds == 1
             polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
             if vectors is None or polynomial is not previous_polynomial:
                 vectors = self.incumbent.start_vectors(count, polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)
             if not len(cover):
                 break
-            if len(cover) > tuning.MANY_CELLS and self._tightened is not polynomial:
-                self._tighten_truncation(polynomial)
             # From here on, time is spent on cells: later rounds need no new polynomial.
             time_left = self.clock.left
             nodes = self._estimate(cover, polynomial, vectors)
@@ -210,8 +204,7 @@ class Search:
                 # The next round could do no more.
                 return self._result(None)
             # The open cells are cut, more finely where their norms are high.
-            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
-            parent = cover.split(self._pieces(ratio, cover.open.boxes.radius))
+            parent = cover.split(self._pieces(nodes.norms_sq[still_open], cover.open.boxes.radius))
             vectors = arrays.rows(nodes.vectors, still_open[parent], ops=self.ops)
         return self._result(cover.proven())
 
@@ -264,18 +257,15 @@ class Search:
     # - `limit_is_provable`: the limit is finite, and high enough for a (reduced) matrix,
     # - `estimate_is_below`: the estimated eigenvalue is below the limit (or, in `_fathom_likely`, below what a
     #   factorization's rounding leaves of it),
-    # - `failed_by_truncation`: the cell is not fathomed, although the estimate of its norm is below its limit
-    #   (`norm_is_below`) and that limit is near the threshold (`limit_is_high`): the truncation is to blame,
-    # - `cutting_is_futile`: the truncated proof would fail for the cell's pieces, too.
+    # - `norm_is_below`, `limit_is_high`: the estimate of a cell's norm is below its limit, and that is near the
+    #   threshold. If such a cell is not fathomed, the truncation is to blame.
     # Cells are tried unconditionally (`_fathom_all`) or if their estimates allow it (`_fathom_likely`).
     def _prefilter(self, cover: Cover, polynomial: GramPolynomial, vectors: Array) -> Array:
-        """If there are many grid cells, fathom those that float32 proves. Return the vectors of the cells left.
+        """Fathom the grid cells that float32 proves. Return the vectors of the cells left.
 
         Most cells are far below the threshold: to estimate them first would take as long as to prove them.
         """
-        has_few_cells = len(cover) <= tuning.PREFILTER
-        has_small_matrices = polynomial.rank < tuning.SMALLEST_FLOAT32
-        if self._is_torus or has_few_cells or has_small_matrices:
+        if self._is_torus or polynomial.rank < tuning.SMALLEST_REDUCED:
             return vectors
         float32 = polynomial.float32_copy()
         if not float32.is_float32:
@@ -301,19 +291,17 @@ class Search:
         threshold = self.threshold
         count = len(cover)
         cover.fathom_by_supremum(threshold)
-        tries_float32 = self._is_torus and (self._bound is not None or self._rtol >= tuning.RTOL_FLOAT32)
-        if tries_float32:
+        if self._is_torus:
             polynomial = self.polynomials.for_trial(polynomial, threshold, cover.open.boxes.radius)
         vectors = self.xp.astype(vectors, arrays.complex_dtype(polynomial.dtype, xp=self.xp), copy=False)
         # A reduced matrix proves no limit below the one for which it was reduced (`GramPolynomial.reduced`). Reduce it
         # for the limit of its cell or, if that is too low for a reduction, for the least one that is not.
         least_limit = self.polynomials.least_eigenvalue_limit(polynomial)
-        least_limit = max(least_limit, tuning.LEAST_REDUCED_PART * threshold**2)
         eigenvalue_limit = cover.eigenvalue_limits(polynomial, threshold)
         reduced_for = np.minimum(np.maximum(eigenvalue_limit, least_limit), 1e300)  # finite
         nodes = NodeEstimates(polynomial, threshold, vectors, reduced_for)
-        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= tuning.KEPT_BYTES
-        mapped = self.ops.map if polynomial.rank >= tuning.SMALLEST_SHARED else map
+        keeps_matrices = polynomial.itemsize * count * polynomial.rank**2 <= tuning.CACHE_BYTES
+        mapped = self.ops.map if polynomial.rank >= tuning.SMALLEST_LARGE else map
         new_vectors = []
         visited = []
         estimate = partial(self._prove_or_estimate_part, cover, nodes, eigenvalue_limit)
@@ -354,9 +342,9 @@ class Search:
         index = np.arange(len(cover))[part]
         matrices, planes = cover.form(polynomial, index, reduced_for)
         vectors = nodes.vectors[part, ...]
-        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate.
-        is_small = polynomial.rank < tuning.SMALLEST_PROVEN_FIRST
-        if self._is_torus and not is_first and not is_small:
+        # Later cells were cut so that nearly all of their proofs succeed: only the others need an estimate. Those
+        # of small matrices cost less than proofs, and may raise the incumbent.
+        if self._is_torus and not is_first and polynomial.rank >= tuning.SMALLEST_REDUCED:
             limit_is_provable = (eigenvalue_limit[part] >= reduced_for) & (eigenvalue_limit[part] < math.inf)
             cover.fathom(matrices.take(np.flatnonzero(limit_is_provable), ops=self.ops), nodes.threshold)
             still_open = np.flatnonzero(~cover.fathomed[index])
@@ -431,15 +419,8 @@ class Search:
         """
         threshold = self.threshold
         norm_is_below = nodes.norms_sq < eigenvalue_limit
-        limit_is_high = eigenvalue_limit > tuning.HIGH_LIMIT * threshold**2
-        failed_by_truncation = norm_is_below & limit_is_high & ~cover.fathomed
-        # The truncated proof would fail for cells of a quarter of the radius, too: cutting does not help.
-        limit_of_quarter_sq = (threshold * np.cos(cover.open.boxes.radius / 4)) ** 2
-        cutting_is_futile = nodes.eigenvalues > limit_of_quarter_sq
-        failed = np.flatnonzero(failed_by_truncation)
-        # To cut a few cells takes less time than to make the polynomial of all directions.
-        whole_is_worth_it = self.polynomials.has_whole or len(failed) >= self._fewest_retries
-        retried = failed if whole_is_worth_it else np.flatnonzero(failed_by_truncation & cutting_is_futile)
+        limit_is_high = eigenvalue_limit > tuning.NEAR_PART * threshold**2
+        retried = np.flatnonzero(norm_is_below & limit_is_high & ~cover.fathomed)
         if not len(retried):
             return
         whole = self.polynomials.for_trial(self.polynomials.whole, threshold, cover.open.boxes.radius[retried])
@@ -448,23 +429,6 @@ class Search:
         # Where the cells are so small that float32 loses too much, they are tried in float64.
         if whole is not self.polynomials.whole:
             self._fathom_all(cover, self.polynomials.whole, retried[~cover.fathomed[retried]], no_reduction)
-
-    def _tighten_truncation(self, polynomial: GramPolynomial) -> None:
-        """Bound what is left out by a coarse search of its own: the rotation's bound is some four times too large."""
-        self._tightened = polynomial
-        if not polynomial.truncation > tuning.LEAST_LEFT_OUT * self.threshold**2:
-            return
-        left_out = self.xp.astype(polynomial.left_out, self.blocks.dtype, copy=False)
-        search = Search(left_out, clock=self.clock, ops=self.ops)
-        boxes = Boxes.torus(tuple(left_out.shape[3:]))
-        norm = search.run(boxes, rtol=tuning.RTOL_LEFT_OUT, max_cells=2 * len(boxes)).upper
-        if norm is not None:
-            polynomial.tighten_truncation(norm)
-
-    @property
-    def _fewest_retries(self) -> float:
-        """Number of failed cells that make the polynomial of all directions worth its time, for these channels."""
-        return tuning.FEWEST_RETRIES * max(1.0, (self.blocks.shape[2] / tuning.SMALLEST_SHARED) ** 2)
 
     def _fathom_all(
         self,
@@ -536,27 +500,27 @@ class Search:
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
         while self._rtol < 1 and not self.clock.expired:
             still_open = np.flatnonzero(~cover.fathomed)
-            ratio = np.sqrt(nodes.norms_sq[still_open]) / max(self.threshold, _TINY)
-            pieces = self._pieces(ratio, cover.open.boxes.radius[still_open])
+            pieces = self._pieces(nodes.norms_sq[still_open], cover.open.boxes.radius[still_open])
             if (pieces**axes).sum() <= most_cells:
                 break
             self._rtol = min(1.0, tuning.WIDENING_FACTOR * self._rtol)
             self._fathom_round(cover, polynomial, nodes)
 
-    def _pieces(self, ratio: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    def _pieces(self, norms_sq: np.ndarray, radius: np.ndarray) -> np.ndarray:
         """Pieces per axis for each open cell, shape (c,).
 
         They are as many as make a piece small enough to be fathomed if its norm were its parent's, but at least 2 and
         at most `tuning.PIECES`.
 
-        ``ratio``, ``radius`` (c,): norms at the centres over the threshold, and the cells' radii.
+        ``norms_sq``, ``radius`` (c,): squared norms at the centres, and the cells' radii.
         """
+        ratio = np.sqrt(norms_sq) / max(self.threshold, arrays.TINY)
         # By the cell lemma, a cell is fathomed if cos phi >= ratio; if the symbol is nowhere negative, if
         # (1 + cos phi) / 2 >= ratio, that is, cos phi >= 2 ratio - 1.
         least_cosine = 2 * ratio - 1 if self.nonnegative else ratio
         # Near the maximum the ratio would ask for a radius of 0. A radius for half of the tolerance is enough: the norm
         # at a piece's centre may then use up the other half.
-        largest_cosine = 1 / (1 + (0.5 * self._rtol + tuning.ADDED_TOLERANCE))
+        largest_cosine = 1 / (1 + max(0.5 * self._rtol, sys.float_info.epsilon))
         provable_radius = np.arccos(np.clip(least_cosine, 0.0, largest_cosine))
         pieces = np.clip(np.ceil(tuning.CUTTING_MARGIN * radius / provable_radius), 2, tuning.PIECES)
         return np.asarray(pieces.astype(np.int64))

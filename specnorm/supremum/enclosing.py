@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.grid.proof import SymbolNormsUp
+from specnorm.grid.proof import symbol_norms_up
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
@@ -30,37 +30,20 @@ if TYPE_CHECKING:
     from specnorm.running.search import Clock
     from specnorm.supremum.proof import Nonnegative
 
-_AXES_OF_CHANNELS = 3
-"""Axes of blocks without spatial ones."""
-_WIDE = 0.15
-"""Relative width from which a bound of fixed cost may be closer than the result of an unfinished search."""
-_SUPREMUM_RTOL = 2e-3
-"""Tolerance of the supremum from which a search of a grid with 1000 points starts."""
-_SUPREMUM_DECAY = 0.3
-"""Power of the number of grid points with which that tolerance falls."""
-_LOOSE_RTOL = 1e-3
-"""Tolerance from which the supremum is searched nearly as closely as the grid: then few points are left to visit."""
-_LOOSE_SHARE = 0.97
-"""Part of such a tolerance that the supremum gets."""
 _POINTS_OF_A_CELL = 16
 """Points of a grid for each first cell of the torus, up to which scalar symbols on the grid take less time than a
 search of the torus."""
 
 
-def enclose_zero(trimmed: Array, *, ops: ArrayOps) -> Found | None:
-    """The norm of a zero kernel; None for another kernel."""
-    if float(ops.xp.max(ops.xp.abs(trimmed))) > 0:
-        return None
-    return enclose_single_entries(trimmed, ops=ops)
-
-
 def enclose_single_entries(trimmed: Array, *, ops: ArrayOps) -> Found | None:
-    """The norm of a permutation of channels, each shifted and scaled, without rounding; None for another kernel."""
+    """The norm of a permutation of channels, each shifted and scaled, or 0, without rounding; None for others."""
     bounds = norms.norm_of_single_entries(trimmed, ops=ops)
     if bounds is None:
         return None
+    magnitudes = ops.xp.abs(ops.xp.reshape(trimmed, (trimmed.shape[0], -1)))
+    block = int(ops.xp.argmax(ops.xp.max(magnitudes, axis=1)))
     # The norm is attained at the frequency 0, as at any other.
-    return Found(*bounds, Witness(0, _zero_frequency(trimmed)))
+    return Found(*bounds, Witness(block, _zero_frequency(trimmed)))
 
 
 def _zero_frequency(trimmed: Array) -> Frequencies:
@@ -74,7 +57,7 @@ def enclose_nonnegative(trimmed: Array, rtol: float, *, ops: ArrayOps) -> Found 
     None for another kernel, and if the bounds are further apart than rtol.
     """
     xp = ops.xp
-    if trimmed.ndim == _AXES_OF_CHANNELS or not bool(xp.all(trimmed >= 0)):
+    if not trimmed.shape[3:] or not bool(xp.all(trimmed >= 0)):
         return None
     upper = norm_by_magnitudes(trimmed, ops=ops)
     sums = xp.sum(xp.reshape(trimmed, (*trimmed.shape[:3], -1)), axis=-1)
@@ -100,59 +83,41 @@ def enclose_blocks(
     Returns ``result``: with two finite bounds if the problem has a fallback; ``converged``: whether the bounds are
     within the tolerance.
     """
-    trimmed = arrays.without_zero_borders(blocks, ops=ops)
-    if problem.spec.input_shape is not None:
-        return _enclose_circular(trimmed, problem, nonnegative, ops=ops)
-    return _enclose_trimmed(trimmed, problem, nonnegative, ops=ops)
-
-
-def _enclose_circular(
-    trimmed: Array,
-    problem: Problem,
-    nonnegative: Nonnegative | None,
-    *,
-    ops: ArrayOps,
-) -> tuple[Found, bool]:
-    """`enclose_blocks` at a size, onto whose points longer kernels are wrapped."""
-    sizes = problem.spec.grid_sizes(tuple(trimmed.shape[3:]))
-    blocks, error = Polynomial(trimmed, xp=ops.xp).wrapped(sizes, ops=ops)
-    result, converged = _enclose_trimmed(blocks, problem, nonnegative, ops=ops)
+    trimmed, error = _trimmed(blocks, problem, ops=ops)
+    result = _without_search(trimmed, problem, ops=ops)
+    if result is None:
+        search = Search(trimmed, clock=_clock(trimmed, problem), nonnegative=nonnegative, ops=ops)
+        boxes, most_cells = _torus(trimmed, problem)
+        if problem.spec.input_shape is None:
+            result = search.run(boxes, rtol=problem.rtol, max_cells=most_cells, relaxes=True)
+            result = _with_any_bound(search, boxes, most_cells, result, problem)
+        else:
+            result = _enclose_grid(search, boxes, most_cells, problem)
+        problem.clock.has_cut |= not result.within(problem.rtol) and (search.clock.has_cut or search.clock.expired)
     lower, upper = Polynomial.of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
-    return result, converged and (not error or result.within(problem.rtol))
+    return result, result.within(problem.rtol)
 
 
-def _enclose_trimmed(
-    trimmed: Array,
-    problem: Problem,
-    nonnegative: Nonnegative | None,
-    *,
-    ops: ArrayOps,
-) -> tuple[Found, bool]:
-    """`enclose_blocks` of kernels without borders of zeros.
+def _trimmed(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Array, float]:
+    """Kernels without borders of zeros, wrapped onto the points of a size; and `Polynomial.wrapped`'s error."""
+    trimmed = arrays.without_zero_borders(blocks, ops=ops)
+    if problem.spec.input_shape is None:
+        return trimmed, 0.0
+    return Polynomial(trimmed, xp=ops.xp).wrapped(problem.spec.grid_sizes(tuple(trimmed.shape[3:])), ops=ops)
 
-    Where it is little work to visit every point of a grid, no search is begun.
-    """
-    without_search = (
-        enclose_zero(trimmed, ops=ops)
+
+def _without_search(trimmed: Array, problem: Problem, *, ops: ArrayOps) -> Found | None:
+    """Bounds within the tolerance where no search is needed: also of grids that are little work to visit."""
+    known = (
+        enclose_single_entries(trimmed, ops=ops)
         or enclose_one_tap(trimmed, problem.rtol, ops=ops)
         or enclose_nonnegative(trimmed, problem.rtol, ops=ops)
     )
-    if without_search is not None:
-        return without_search, True
-    is_at_size = problem.spec.input_shape is not None
-    visited = visited_grid(trimmed, problem, ops=ops) if is_at_size else None
-    if visited is not None and visited.within(problem.rtol):
-        return visited, True
-    search = Search(trimmed, clock=_clock(trimmed, problem), nonnegative=nonnegative, ops=ops)
-    boxes = _boxes(trimmed, problem)
-    if is_at_size:
-        result = _enclose_grid(search, boxes, problem)
-    else:
-        result = _supremum(search, boxes, problem)
-    is_close = result.within(problem.rtol)
-    problem.clock.has_cut |= not is_close and (search.clock.has_cut or search.clock.expired)
-    return result, is_close
+    if known is not None or problem.spec.input_shape is None:
+        return known
+    visited = visited_grid(trimmed, problem, ops=ops)
+    return visited if visited is not None and visited.within(problem.rtol) else None
 
 
 def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Search, Found]:
@@ -162,11 +127,13 @@ def search_torus(blocks: Array, problem: Problem, *, ops: ArrayOps) -> tuple[Sea
     """
     trimmed = arrays.without_zero_borders(blocks, ops=ops)
     search = Search(trimmed, clock=_clock(trimmed, problem), ops=ops)
-    zero = enclose_zero(trimmed, ops=ops)
-    without_search = zero or enclose_one_tap(trimmed, problem.rtol, precise_vectors=False, ops=ops)
+    exact = enclose_single_entries(trimmed, ops=ops)
+    without_search = exact or enclose_one_tap(trimmed, problem.rtol, precise_vectors=False, ops=ops)
     if without_search is not None:
         return search, without_search
-    return search, _supremum(search, _boxes(trimmed, problem), problem)
+    boxes, most_cells = _torus(trimmed, problem)
+    result = search.run(boxes, rtol=problem.rtol, max_cells=most_cells, relaxes=True)
+    return search, _with_any_bound(search, boxes, most_cells, result, problem)
 
 
 def _clock(trimmed: Array, problem: Problem) -> Clock:
@@ -175,44 +142,33 @@ def _clock(trimmed: Array, problem: Problem) -> Clock:
     return clock if problem.fallback is None else clock.before(problem.fallback.seconds(trimmed, clock))
 
 
-def _boxes(trimmed: Array, problem: Problem) -> Boxes | None:
-    """Cells of all frequencies; None if they are more than a search may visit: making them could take gigabytes."""
+def _torus(trimmed: Array, problem: Problem) -> tuple[Boxes, int]:
+    """Cells of all frequencies, and how many cells of a block a search may visit.
+
+    Where the cells are more than that, making them could take gigabytes: then it is one cell, and none may be visited.
+    A search ends with its first lower bound there.
+    """
     shape = tuple(trimmed.shape[3:])
-    return Boxes.torus(shape) if Boxes.torus_size(shape) <= problem.max_cells * trimmed.shape[0] else None
+    if Boxes.torus_size(shape) > problem.max_cells * trimmed.shape[0]:
+        return Boxes.whole(shape), 0
+    return Boxes.torus(shape), problem.max_cells
 
 
-def _supremum(search: Search, boxes: Boxes | None, problem: Problem) -> Found:
-    """Enclose the supremum over all frequencies, if need be by wider bounds than the problem asks for."""
-    result = _run_on_torus(search, boxes, problem, relaxes=True)
-    return result if result.within(problem.rtol) else _with_any_bound(search, boxes, result, problem)
-
-
-def _run_on_torus(
-    search: Search,
-    boxes: Boxes | None,
-    problem: Problem,
-    *,
-    relaxes: bool,
-) -> Found:
-    """Search the cells of the torus once; without cells, bound the supremum from below alone."""
-    if boxes is None:
-        # A search that may visit no cell ends with its first lower bound.
-        return search.run(Boxes.whole(tuple(search.blocks.shape[3:])), rtol=problem.rtol, max_cells=0, relaxes=relaxes)
-    return search.run(boxes, rtol=problem.rtol, max_cells=problem.max_cells, relaxes=relaxes)
-
-
-def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Found:
+def _enclose_grid(search: Search, boxes: Boxes, most_cells: int, problem: Problem) -> Found:
     """Enclose the largest norm at the DFT frequencies of a circular layer.
 
     A search of the torus gives the supremum that the grid lemma (`supremum.proof`) needs. If it does not finish
-    within the cells of `_torus_problem`, the norm is nearly constant: then every point is visited if the budget allows.
+    with a cell for each point, the norm is nearly constant: then every point is visited if the budget allows.
+
+    ``boxes``, ``most_cells``: `_torus`.
     """
     rtol, max_cells = problem.rtol, problem.max_cells
     kernel_shape = tuple(search.blocks.shape[3:])
     sizes = problem.spec.grid_sizes(kernel_shape)
     half_points = math.prod(sizes) // 2 + 1
-    torus_problem = _torus_problem(problem, math.prod(sizes), half_points, boxes)
-    torus_result = _run_on_torus(search, boxes, torus_problem, relaxes=False)
+    # For a tight tolerance, a search of the torus that is as close would cost as much as the grid's.
+    torus_rtol = tuning.TORUS_SHARE * max(rtol, tuning.INCUMBENT_RTOL)
+    torus_result = search.run(boxes, rtol=torus_rtol, max_cells=min(half_points, most_cells))
     start = search.lower_bound_on_circulant(torus_result, sizes)
     # The comparisons of the start are not cells of a search.
     result = replace(start, cells=0)
@@ -227,7 +183,7 @@ def _enclose_grid(search: Search, boxes: Boxes | None, problem: Problem) -> Foun
     grid = Boxes.dft(sizes, kernel_shape)
     if result.upper is None:
         if torus_result.upper is None:
-            torus_result = _with_any_bound(search, boxes, torus_result, problem)
+            torus_result = _with_any_bound(search, boxes, most_cells, torus_result, problem)
         supremum = torus_result.upper
         if supremum is None:
             supremum = norms.norm_by_frobenius(search.blocks, ops=search.ops)
@@ -279,7 +235,7 @@ def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> 
         values, frequencies, claims = polynomial.largest_on_grid(sizes, together=count, ops=ops)
         (upper,) = claims()
     else:
-        values, frequencies, claims = largest_with_frequency(SymbolNormsUp(), blocks, sizes, ops=ops)
+        values, frequencies, claims = largest_with_frequency(symbol_norms_up, blocks, sizes, ops=ops)
         upper = padding.largest_of_blocks(claims(), count)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
@@ -299,39 +255,12 @@ def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, op
     return 16 * entries_of_tables <= ops.memory and problem.clock.affords(work)
 
 
-def _torus_problem(
-    problem: Problem,
-    all_points: int,
-    half_points: int,
-    boxes: Boxes | None,
-) -> Problem:
-    """The problem of the supremum before a search of a grid: its tolerance and its cells.
-
-    ``all_points``, ``half_points``: points of the grid, with and without mirror images.
-    """
-    if problem.rtol >= _LOOSE_RTOL:
-        rtol = _LOOSE_SHARE * problem.rtol
-        most_cells = half_points
-    else:
-        # For a tight tolerance, a search of the torus that is as close costs as much as the grid's: search it loosely,
-        # for at most a third of what it takes to visit every point.
-        rtol = _SUPREMUM_RTOL * min(1.0, (1000 / all_points) ** _SUPREMUM_DECAY)
-        first_cells = 0 if boxes is None else len(boxes)
-        most_cells = max(half_points // 3, first_cells)
-    return replace(problem, rtol=rtol, max_cells=min(problem.max_cells, most_cells))
-
-
-def _with_any_bound(
-    search: Search,
-    boxes: Boxes | None,
-    result: Found,
-    problem: Problem,
-) -> Found:
+def _with_any_bound(search: Search, boxes: Boxes, most_cells: int, result: Found, problem: Problem) -> Found:
     """The result of a search that did not finish, with an upper bound: a wider one, or the problem's fallback."""
-    if result.upper is None and boxes is not None:
-        again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=problem.max_cells, relaxes=True)
+    if result.upper is None and most_cells > 0:
+        again = search.run(boxes, rtol=problem.rtol, start=result, max_cells=most_cells, relaxes=True)
         result = replace(again, cells=result.cells + again.cells)
-    if result.within(_WIDE) or problem.fallback is None:
+    if result.within(problem.rtol) or problem.fallback is None:
         return result
     upper = problem.fallback.bound(search.blocks, problem.clock, ops=search.ops)
     if result.upper is not None:

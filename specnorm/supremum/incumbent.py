@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from specnorm.supremum.proof import Cells, CentreMatrices
     from specnorm.symbols.proofs.polynomial import GramPolynomial
 
-_POWER_STEPS = 3
-"""Power steps with ``G*G`` at coarse frequencies, and around the incumbent."""
-
 
 class Incumbent:
     """The highest norm of a stack of blocks that a search has proven.
@@ -88,7 +85,7 @@ class Incumbent:
     @property
     def is_far_below(self) -> bool:
         """Whether the incumbent is far below a bound that is to be proven."""
-        return self.best.lower.value <= tuning.FAR_BELOW_PART * (self._bound or 0.0)
+        return self.best.lower.value <= tuning.NEAR_PART * (self._bound or 0.0)
 
     def start_vectors(self, count: int, size: int) -> Array:
         """Return ``count`` times the same complex vector, shape (count, size)."""
@@ -104,7 +101,7 @@ class Incumbent:
         """
         coarse_blocks = self._blocks_for(tuning.INCUMBENT_RTOL)
         coarse = Frequencies.coarse_grid(tuple(self.blocks.shape[3:]))
-        frequencies, norms, vectors = power.norms_at(coarse_blocks, coarse, _POWER_STEPS, seed=self.seed, ops=self.ops)
+        frequencies, norms, vectors = power.norms_at(coarse_blocks, coarse, ascent.STEPS, seed=self.seed, ops=self.ops)
         # At most as many vectors as there are trials and frequencies of `_around_best`, which are 1 + d.
         count = tuning.TRIALS + 1 + len(frequencies.denominators)
         highest_first = np.argsort(-norms, axis=1, kind="stable")[:, :count]
@@ -136,7 +133,7 @@ class Incumbent:
         frequencies = Frequencies.nearest(angles + steps)
         symbol = Polynomial(blocks[block : block + 1, ...], xp=self.xp).at(frequencies, ops=self.ops)
         start = xp.broadcast_to(self._right, (1, len(steps), self._right.shape[-1]))
-        vectors, _ = power.power_of_symbol(symbol, start, _POWER_STEPS, xp=xp)
+        vectors, _ = power.power_of_symbol(symbol, start, ascent.STEPS, xp=xp)
         return np.asarray(self.ops.to_numpy(vectors)[0], dtype=np.complex128)
 
     def raise_from(
@@ -174,18 +171,17 @@ class Incumbent:
         if self._is_flat is None:
             self._is_flat = self._bound is None and self._are_many_near(norms_sq, block)
         if self._is_flat and self._are_many_near(norms_sq, block):
-            starts = tuning.FLAT_STARTS
+            starts = tuning.TRIALS
             least_sq = self._nearly_sq(norms_sq)
         else:
-            # An excess below `tuning.LEAST_EXCESS` of the tolerance does not matter.
             starts = 1
-            least_sq = (1 + tuning.LEAST_EXCESS * self._rtol) * norm_to_beat**2
+            least_sq = norm_to_beat**2
         highest_first = np.argsort(-norms_sq, kind="stable")[:starts]
         return np.asarray(highest_first[norms_sq[highest_first] > least_sq])
 
     def _nearly_sq(self, norms_sq: np.ndarray) -> float:
         """Square from which a norm at a centre is near the highest; the incumbent may be 0 still."""
-        return float(tuning.FLAT_PART * max(self.best.lower.value**2, norms_sq.max(initial=0.0)))
+        return float(tuning.NEAR_PART * max(self.best.lower.value**2, norms_sq.max(initial=0.0)))
 
     def _are_many_near(self, norms_sq: np.ndarray, block: np.ndarray) -> bool:
         """Whether one block is near the highest norm at many centres."""
@@ -216,8 +212,8 @@ class Incumbent:
 
     def _ascend(self, starts: Frequencies, vectors: Array, block: int, rtol: float) -> None:
         """Ascend from frequencies and right vectors; keep the highest frequency if its proven norm is higher."""
-        # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get higher.
-        norm_to_beat = max(self.best.lower.value, tuning.FAR_BELOW_PART * (self._bound or 0.0))
+        # If a bound is to be proven, a norm far below it is of no use: the ascent ends if it will not get near.
+        norm_to_beat = max(self.best.lower.value, tuning.NEAR_PART * (self._bound or 0.0))
         local_ascent = ascent.Ascent(
             self._blocks_for(rtol)[block : block + 1, ...],
             free=self._free,
@@ -302,25 +298,20 @@ def top_eigenpairs(
     the first round, whose start vectors are random. ``crowded``: the result of `is_crowded` for the first round.
     """
     matrices = centre_matrices.matrices
-    cut = tuning.FILTER_CUT * centre_matrices.reduced_for
-    if first:
-        degree = tuning.FIRST_DEGREE
-    elif crowded:
-        degree = tuning.CROWDED_DEGREE
-    else:
-        degree = tuning.DEGREE
+    cut = tuning.NEAR_PART * centre_matrices.reduced_for
+    degree = tuning.CROWDED_DEGREE if crowded else tuning.DEGREE
     values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
     if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
-        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_FIRST, like, ops=ops)
+        values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_DEGREE, like, ops=ops)
     return values, vectors
 
 
 def is_crowded(eigenvalues: np.ndarray, eigenvalue_limit: np.ndarray, rank: int) -> bool:
-    """Whether nearly all of the first cells are near their limits, as for spectra without a gap at the top."""
-    if rank < tuning.SMALLEST_CROWDED:
+    """Whether most of the first cells are near their limits, as for spectra without a gap at the top."""
+    if rank < tuning.SMALLEST_LARGE:
         return False
-    near_their_limits = np.count_nonzero(eigenvalues > tuning.FILTER_CUT * eigenvalue_limit)
-    return bool(near_their_limits > tuning.CROWDED_PART * len(eigenvalue_limit))
+    near_their_limits = np.count_nonzero(eigenvalues > tuning.NEAR_PART * eigenvalue_limit)
+    return bool(near_their_limits > len(eigenvalue_limit) / 2)
 
 
 def lift_to_all_columns(

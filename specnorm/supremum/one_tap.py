@@ -13,29 +13,11 @@ from specnorm.proofs import norms
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum.proof import largest_quotient, norm_of_one_tap
-from specnorm.symbols.lanczos import Lanczos
+from specnorm.symbols.lanczos import DIRECT_SIZE, Lanczos
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-
-
-LANCZOS_SIDE = 64
-"""Smaller side of matrices around which Lanczos begins to take less time than a search or an eigenvalue routine."""
-
-
-_RESIDUAL_SHARE = 0.25
-"""Residual at which Lanczos stops, as a part of the tolerance. The proof raises the squared norm by no more than the
-residual."""
-
-
-_FLOAT32_RESIDUAL = 2e-6
-"""Smallest residual that Lanczos in float32 reaches."""
-
-
-_FLOAT64_RESIDUAL = 1e-9
-"""Residual with which the error of the norm, about its square over the gap to the next value, is usually a rounding in
-float64."""
 
 
 _FEW_ROUNDINGS = 4
@@ -55,9 +37,10 @@ def enclose_matrices(
     ``precise_vectors``: whether the vectors have to be as precise as the kernel's own dtype, since they are returned.
     """
     proof = norms.GramProof(matrix, ops=ops)
-    if min(matrix.shape[1:]) < LANCZOS_SIDE:
+    if min(matrix.shape[1:]) <= DIRECT_SIZE:
         return _near_vectors(matrix, proof, _eigenvectors(proof, ops=ops), ops=ops)
-    residual = max(_RESIDUAL_SHARE * rtol, _FLOAT64_RESIDUAL)
+    # The proof raises the squared norm by no more than the residual.
+    residual = max(rtol, Lanczos.vector_tolerance(matrix.dtype, xp=ops.xp))
     if precise_vectors:
         residual = min(residual, Lanczos.vector_tolerance(getattr(ops.xp, ops.own_dtype), xp=ops.xp))
     lanczos = _lanczos(matrix, proof, residual, ops=ops)
@@ -95,12 +78,11 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
     three if the matrices are small, or if the bounds or the vectors are not close enough.
     """
     xp = ops.xp
-    if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= LANCZOS_SIDE:
+    if not ops.concrete or not matrix.shape[0] or min(matrix.shape[1:]) <= DIRECT_SIZE:
         return None
     dtype = getattr(xp, ops.own_dtype)
-    residual = _FLOAT32_RESIDUAL if dtype == xp.float32 else _FLOAT64_RESIDUAL
     proof = norms.GramProof(matrix, ops=ops)
-    lanczos = _lanczos(matrix, proof, residual, ops=ops)
+    lanczos = _lanczos(matrix, proof, Lanczos.vector_tolerance(dtype, xp=xp), ops=ops)
     is_close = lanczos.converged & (lanczos.likely_error <= _FEW_ROUNDINGS * float(xp.finfo(dtype).eps))
     if not np.all(is_close):
         return None
@@ -114,7 +96,7 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
 def _lanczos(matrix: Array, proof: norms.GramProof, residual: float, *, ops: ArrayOps) -> Lanczos:
     """Lanczos with the Gram matrices of a stack, to a residual; in float32 if that reaches it."""
     gram = proof.gram
-    if residual >= _FLOAT32_RESIDUAL and ops.exact_float32:
+    if residual >= Lanczos.vector_tolerance(ops.xp.float32, xp=ops.xp) and ops.exact_float32:
         gram = ops.xp.astype(gram, ops.xp.float32)
     return Lanczos(matrix, gram=gram, tolerance=residual, ops=ops).finish()
 

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from specnorm.proofs.cells import Boxes
     from specnorm.symbols.proofs.polynomial import CentreValues, GramPolynomial
 
-_PHASES = 2**22
-"""Most phases of taps at centres that are computed at once."""
-_MOST_TRUNCATION = 0.7
-"""Part of the squared threshold up to which the truncation bound of an earlier polynomial may be. It is above
-`tuning.TRUNCATION_OF_WIDE`, so that a new one is not made at every small change of the threshold."""
-
 
 class Polynomials:
     """Gram polynomials of one stack of blocks, each made when it is first needed.
@@ -59,14 +53,9 @@ class Polynomials:
         return self._whole
 
     @property
-    def has_whole(self) -> bool:
-        """Whether the polynomial of all directions has been made."""
-        return self._whole is not None
-
-    @property
     def is_by_axis(self) -> bool:
-        """Whether symbols are evaluated axis by axis: those with one column and many taps."""
-        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= tuning.SCALAR_TAPS
+        """Whether symbols are evaluated axis by axis: those with one column."""
+        return self.blocks.shape[2] == 1 and self.blocks.ndim > 3
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""
@@ -78,7 +67,7 @@ class Polynomials:
         if not self.is_by_axis or bytes_of_values > self.ops.memory:
             return False
         # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
-        return centre_count * sum(self.blocks.shape[3:]) <= _PHASES
+        return 2 * 8 * centre_count * sum(self.blocks.shape[3:]) <= tuning.CACHE_BYTES
 
     def near(
         self,
@@ -98,7 +87,7 @@ class Polynomials:
             return self.whole if self._reduced is None else self._reduced
         in_float32 = in_float32 and self.ops.exact_float32
         polynomial = self._reduced_in_float32 if in_float32 else self._reduced
-        if polynomial is None or polynomial.truncation > _MOST_TRUNCATION * threshold**2:
+        if polynomial is None or self.least_eigenvalue_limit(polynomial) > threshold**2:
             polynomial = self._reduce(threshold, trial_vectors, in_float32=in_float32)
         return polynomial
 
@@ -112,10 +101,7 @@ class Polynomials:
         """Leave out what is far below a threshold, if that is enough to save time."""
         self.clock.require(self.blocks.shape[0] * Clock.eigh_cost(self.blocks.shape[2]))
         rotated = choose_rotation(self.blocks, threshold, trial_vectors, in_float32=in_float32, ops=self.ops)
-        if rotated is None:
-            polynomial = self.whole
-        else:
-            polynomial = rotated.gram(tick=self.clock.check, ops=self.ops)
+        polynomial = self.whole if rotated is None else rotated.gram(tick=self.clock.check, ops=self.ops)
         if in_float32:
             self._reduced_in_float32 = polynomial
         else:
@@ -135,16 +121,15 @@ class Polynomials:
 
         ``radius`` (c,): radii of the cells.
         """
-        if polynomial.rank < tuning.SMALLEST_FLOAT32 or not threshold > 0:
+        if polynomial.rank < tuning.SMALLEST_REDUCED or not threshold > 0:
             return polynomial
         xp = self.ops.xp
-        in_float32 = polynomial.float32_copy()
+        copy = polynomial.float32_copy()
         # Of this array, only the dtype and the device are used.
-        like = xp.astype(self.blocks[:1, :1, :1, ...], arrays.complex_dtype(in_float32.dtype, xp=xp))
-        float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + in_float32.error / threshold**2
+        like = xp.astype(self.blocks[:1, :1, :1, ...], arrays.complex_dtype(copy.dtype, xp=xp))
+        float32_error = norms.likely_loss(polynomial.rank, like, ops=self.ops) + copy.error / threshold**2
         smallest_radius = float(radius.min(initial=math.inf))
-        is_precise_enough = smallest_radius**2 > tuning.MARGIN_FLOAT32 * float32_error
-        return in_float32 if is_precise_enough else polynomial
+        return copy if smallest_radius**2 > float32_error else polynomial
 
     def least_eigenvalue_limit(self, polynomial: GramPolynomial) -> float:
         """Smallest limit for which matrices are reduced: above the truncation bound, and above the rounding."""
@@ -196,23 +181,15 @@ def choose_rotation(
     # ||G w||**2 <= taps sum_k ||K_k w||**2, as in `truncation_bound`.
     bounds = taps * descending[trial_count:]
     allowed = tuning.TRUNCATION * threshold**2
-    rank = trial_count + _count_above(allowed, bounds)
-    if p >= tuning.SMALLEST_WIDE:
-        allowed_of_wide = tuning.TRUNCATION_OF_WIDE * threshold**2
-        rank_of_wide = trial_count + _count_above(allowed_of_wide, bounds)
-        if rank_of_wide <= tuning.KEPT_OF_WIDE * rank:
-            allowed, rank = allowed_of_wide, rank_of_wide
-    if rank > min(tuning.WIDEST_REDUCED * p, p - 1):
+    # Less 2 % for the rounding in `truncation_bound`.
+    rank = trial_count + int(np.count_nonzero(bounds > 0.98 * allowed))
+    if 2 * rank**2 > p**2:
+        # The reduced matrices would have more than half of the entries.
         return None
     rotated = Polynomial(blocks, xp=xp).rotated(xp.flip(basis, axis=-1), rank, ops=ops)
     # If the factorization was imprecise, the bound of the truncation or the basis is not good enough.
     is_usable = rotated.truncation <= 1.1 * allowed and rotated.shrink >= 0.999
     return rotated if is_usable else None
-
-
-def _count_above(allowed: float, bounds: np.ndarray) -> int:
-    """Number of directions with bounds above the allowed one, less 2 % for the rounding in `truncation_bound`."""
-    return int(np.count_nonzero(bounds > 0.98 * allowed))
 
 
 def _directions(

@@ -10,29 +10,22 @@ CALLS_OF_A_VISIT = 1e3
 """Work of a visit besides the Gram products of its matrix, in multiplications."""
 
 CACHE_BYTES = 24 * 2**20
-"""Bytes of the matrices that the host forms at once. They stay in its cache."""
-KEPT_BYTES = 32 * 2**20
-"""Most bytes of a round's matrices that are kept until the round's ascent. If a round has more, each cell is tried
-against the incumbent before the ascent, and its matrix is formed again for the incumbent after it."""
-
-FIRST_DEGREE = 6
-"""Chebyshev degree of the first round's estimates, which begin with random vectors."""
-DEGREE = 3
-"""Chebyshev degree of later rounds, whose estimates begin with the vectors of the parents' cells."""
-CROWDED_PART = 0.8
-"""Part of the first cells that must be near their limits for their eigenvalues to count as crowded (no gap at the
-top). Filters of a higher degree tell crowded eigenvalues apart. A filter of a low degree would estimate them too
-low: proofs would fail, and cells would be cut too coarsely."""
-SMALLEST_CROWDED = 96
-"""Size of matrices from which eigenvalues count as crowded."""
-CROWDED_FIRST = 24
-"""Degree of another filter of the first round, where eigenvalues are crowded."""
-CROWDED_DEGREE = 10
-"""Degree of later rounds, where eigenvalues are crowded."""
-FILTER_CUT = 0.85
-"""Part of a cell's limit below which the Chebyshev filter damps eigenvalues. A cell with no larger eigenvalue is
-proven however well it is estimated."""
-
+"""Bytes of the matrices that the host forms at once: they stay in its cache. Up to so many bytes, a round's matrices
+are kept until its ascent. If a round has more, each cell is tried against the incumbent before the ascent, and its
+matrix is formed again for the incumbent after it."""
+DEGREE = 6
+"""Chebyshev degree of the estimates."""
+CROWDED_DEGREE = 24
+"""Degree where eigenvalues are crowded: most of the first cells have eigenvalues near their limits, as of spectra
+without a gap at the top. Filters of a higher degree tell such eigenvalues apart. One of a low degree would estimate
+them too low: proofs would fail, and cells would be cut too coarsely."""
+NEAR_PART = 0.95
+"""Part of a number from which another is near it: of a cell's limit, an eigenvalue, and filters damp those below; of
+the squared threshold, a limit; of the highest square, a centre, which gets an ascent in a flat round; of a bound that
+is to be proven, an incumbent. With 1, filters would not tell an eigenvalue just above a limit from it, and what a bound
+just below the norm refutes would stay undecided."""
+SMALLEST_LARGE = 96
+"""Size of matrices from which eigenvalues may count as crowded, and parts of a round are worth a thread each."""
 PIECES = 5
 """Most pieces along an axis that a cell is cut into at once. With more, many children are far below
 their limits."""
@@ -45,84 +38,26 @@ PART_OF_BUDGET = 0.8
 widened."""
 WIDENING_FACTOR = 1.25
 """Factor by which a tolerance that is not affordable is widened, again and again until it is."""
+TORUS_SHARE = 0.97
+"""Part of the tolerance that the supremum gets before a search of a grid: then few points are left to visit."""
 PROOF_SHARE = 0.999
 """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
-ADDED_TOLERANCE = 1e-9
-"""Added to half of the tolerance, so that the radius to which cells are cut is above 0 where the tolerance is 0."""
-
-PREFILTER = 12
-"""If a round has more grid cells, they are tried in float32 before they are estimated: most are far below."""
-SMALLEST_FLOAT32 = 32
-"""Size of matrices from which float32 saves time."""
-MARGIN_FLOAT32 = 0.3
-"""Cells are tried in float32 while the squared radius of the smallest is above this multiple of float32's error,
-in parts of the squared threshold. The cell lemma leaves about the squared radius for rounding."""
-RTOL_FLOAT32 = 1e-6
-"""Smallest tolerance of a search that tries cells in float32 first."""
-
-FLOAT32_ROUNDS = 2
-"""First rounds in which, for a bound far above the incumbent, everything is in float32."""
-
-SCALAR_TAPS = 20
-"""Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial."""
-
-SMALLEST_PROVEN_FIRST = 32
-"""Size of matrices from which later cells are proven before they are estimated: for these an estimate costs as much
-as a proof."""
-SMALLEST_SHARED = 128
-"""Size of matrices from which parts of a round are worth a thread each."""
-
 SMALLEST_REDUCED = 40
-"""Channels below which the choice of a basis takes longer than smaller matrices save."""
+"""Channels below which the choice of a basis takes longer than smaller matrices save, and rows below which float32
+saves no time."""
 TRUNCATION = 0.5
 """Largest part of the squared threshold that the truncation bound may be. The norm itself of what is left out is a
 third of this bound or less."""
-SMALLEST_WIDE = 128
-"""Channels from which that part may be `TRUNCATION_OF_WIDE`."""
-TRUNCATION_OF_WIDE = 0.6
-"""Part in place of `TRUNCATION` from `SMALLEST_WIDE` channels on, if many directions fewer are kept with it. With
-0.65, no first cell would have a limit that is high enough for a reduction."""
-KEPT_OF_WIDE = 0.9
-"""Ratio of the directions kept with `TRUNCATION_OF_WIDE` and with `TRUNCATION` up to which these are many fewer. If
-the spectrum decays faster, cells that fail by the truncation cost more time than smaller matrices save."""
-WIDEST_REDUCED = 0.7
-"""Largest part of the channels that is kept; if more of them matter, no direction is left out."""
 LEAST_LIMIT_OVER_TRUNCATION = 1.1
 """Least ratio of a limit to the truncation bound for which a matrix is reduced; above 1."""
-LEAST_REDUCED_PART = 0.3
-"""Lowest limit that a matrix is reduced for, as a part of the squared threshold. The reduction of a cell with a
-lower limit is estimated for this one, since it is not going to be proven in this round."""
-HIGH_LIMIT = 0.9
-"""Part of the squared threshold from which a cell's limit is so high that a failed proof is due to the truncation,
-not to the norm."""
-MANY_CELLS = 300
-"""Number of cells of a round above which what is left out is bounded again before, by a search of its own."""
-LEAST_LEFT_OUT = 0.01
-"""Part of the squared threshold above which the truncation bound is worth that."""
-RTOL_LEFT_OUT = 0.2
-"""Tolerance of that search: its first cells are enough for it."""
-FEWEST_RETRIES = 8
-"""Number of cells that failed by the truncation from which the polynomial of all directions is made for them, up to
-128 channels. With more channels the number grows as their square: the polynomial costs more than a cell does."""
-
 TRIALS = 4
 """Coarse frequencies with the largest norms: the first ascent starts from them, and their vectors are kept in the
-basis beside those around the incumbent."""
+basis beside those around the incumbent. Also the number of local ascents of a round with a flat norm; others have
+one."""
 AROUND_RADIANS = 0.06
 """Distance in radians, along each axis, of the frequencies around the incumbent whose vectors are kept."""
-FAR_BELOW_PART = 0.95
-"""Part of a bound up to which an incumbent counts as far below it. The vectors of frequencies around such an
-incumbent are not kept in the basis, as cells around it are proven without them."""
 FLAT_CELLS = 24
 """Number of centres of a block, with a norm near the highest, above which the norm counts as flat. Fewer than the
 first cells of two axes: an incumbent that the first round leaves 0.4 % too low costs half as much time again."""
-FLAT_STARTS = 12
-"""Number of local ascents of a round with a flat norm; other rounds have one."""
-FLAT_PART = 0.95
-"""Part of the incumbent's square above which a centre is near the incumbent; in a flat round it gets an ascent."""
-LEAST_EXCESS = 0.2
-"""Multiple of the tolerance by which the highest estimate of a round, a squared norm, must exceed the squared
-incumbent (relatively) for an ascent from it."""
-
 INCUMBENT_RTOL = 1e-3
 """Tolerance to which an incumbent is raised, however wide the interval may be: later searches start from it."""

@@ -6,6 +6,7 @@ It decides how high a lower bound is, never whether it is true.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,25 +28,19 @@ _LONGEST = 1.0
 
 ROUNDS = 40
 """Most rounds of an ascent."""
-KRYLOV_SIZE = 4
-"""Dimension of the Krylov spaces in which an ascent improves its vectors between two steps of the frequency. Power
-steps took up to 40 rounds of the ascent for kernels of 256 channels, where these take 3 to 15."""
+STEPS = 4
+"""Products with ``G*G`` between two steps of the frequency: the dimension of the Krylov spaces in which an ascent
+improves its vectors, or its power steps. Power steps took up to 40 rounds of the ascent for kernels of 256 channels,
+where Krylov spaces take 3 to 15."""
 SMALLEST_KRYLOV = 40
 """Channels below which an ascent takes power steps instead: the calls of a basis would cost more than products."""
-POWER_STEPS = 3
-"""Number of these power steps between two steps of the frequency."""
 FLOAT64_RTOL = 1e-4
 """Tolerance below which ascents are in float64."""
-HOPE_FACTOR = 4.0
-"""Factor by which the further gain of an ascent, extrapolated from its last two gains, is multiplied. If even that
-gain would not beat the incumbent, the ascent ends."""
 SLOWEST = 0.9
 """Largest rate of convergence that an extrapolation assumes."""
-FIRST_HOPE = 0.05
-"""Relative gain that an ascent is assumed to have ahead in its first two rounds, before it has two gains."""
 LEAST_CURVATURE = 1e-12
 """Least curvature that a Newton step assumes along any direction, as a part of the largest one."""
-LEAST_GAIN = 1e-14
+LEAST_GAIN = 64 * sys.float_info.epsilon
 """Smallest relative gain of the incumbent that counts as one, since smaller ones are roundings. If single
 frequencies are open, and evaluating them gains less, the search ends undecided."""
 
@@ -149,10 +144,9 @@ class Ascent:
             # Gains g_1, g_2 that shrink geometrically add up to g_2**2 / (g_1 - g_2) from here on. The least shrinkage
             # limits that sum to a thousand times the last gain. It is above 0, so that nothing is divided by 0.
             least_shrinkage = 1e-3 * np.abs(gains) + 1e-300
-            shrinkage = np.maximum(previous_gains - gains, least_shrinkage)
-            hoped_norms = norms + HOPE_FACTOR * gains**2 / shrinkage
+            hoped_norms = norms + gains**2 / np.maximum(previous_gains - gains, least_shrinkage)
         else:
-            hoped_norms = norms * (1 + FIRST_HOPE / (1 + round_number))
+            hoped_norms = np.full_like(norms, np.inf)
         # For a loose tolerance, stop when only 5 % of it is left to gain. For a tight one go on to the end: there the
         # gradient of the norm has to be precise, too. Its error is proportional to the error of the frequency, while
         # the error of the norm is proportional to the square of that.
@@ -179,9 +173,9 @@ class Ascent:
         symbols = self.ops.complex(*Polynomial(self.block, xp=xp).planes_at(cos, sin))[0, ...]
         apply, adjoint = matrix_maps(symbols, xp=xp)
         if p >= SMALLEST_KRYLOV:
-            left, right, norms = top_in_krylov_space(apply, adjoint, right, KRYLOV_SIZE, xp=xp)
+            left, right, norms = top_in_krylov_space(apply, adjoint, right, STEPS, xp=xp)
         else:
-            for _ in range(POWER_STEPS - 1):
+            for _ in range(STEPS - 1):
                 right = adjoint(apply(right))
             right, _ = arrays.unit(right, xp=xp)
             left, _ = arrays.unit(apply(right), xp=xp)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-DIRECT_SIZE = 48
+DIRECT_SIZE = 64
 """Size of the Gram matrix up to which an eigenvalue routine is faster than the iteration."""
 STEPS_BEFORE_FIRST_CHECK = 4
 """Steps before the first check of convergence. Four steps rule out most unfoldings of a kernel where the smallest
@@ -161,15 +161,12 @@ class Lanczos:
             1.0, relative_residual / np.maximum(relative_gap, self._tiny)
         )
 
-    def use_gram(self, gram: Array) -> None:
-        """From now on, take steps with the smaller Gram matrices (b, size, size), which have been formed meanwhile."""
-        self._gram = self.xp.astype(gram, self._like.dtype, copy=False)
-
     @staticmethod
     def vector_tolerance(dtype: Any, *, xp: Namespace) -> float:
         """Tolerance for singular vectors from which a gradient is formed; by the dtype of the matrix.
 
-        The error of a vector is this number over the relative gap to the next eigenvalue.
+        The error of a vector is this number over the relative gap to the next eigenvalue. That of the norm, its square
+        over the gap, is usually a rounding.
         """
         return 1e-8 if dtype == xp.float64 else 2e-6
 
@@ -279,7 +276,6 @@ def top_vectors(
     seed: int = 0,
     basis_size: int | None = None,
     guards: int = 0,
-    return_count: int = 1,
     start: Array | None = None,
     is_over: Callable[[], bool] | None = None,
     ops: ArrayOps,
@@ -296,16 +292,15 @@ def top_vectors(
     relatively, or if the residuals are so small that the next restart would gain less. ``seed``: of the start vectors.
     ``basis_size``: largest number of basis vectors; None: ``BASIS_SIZE``. ``guards``: number of vectors of a
     block beside the k: if the next eigenvalues are close to the last of these, a run without guards may end before that
-    one has converged. ``return_count``: number of vectors to return, if more than k; fewer are returned if the basis
-    keeps fewer. Only the first k decide when the run ends. ``start`` (b, 1, size): start vectors for k = 1; default
+    one has converged. ``start`` (b, 1, size): start vectors for k = 1; default
     random. Ignored if the basis is the whole space. ``is_over``: whether the time is up: then no cycle begins; None, as
-    under a tracer: never. Returns ``vectors`` (b, k or more, size): orthonormal up to
+    under a tracer: never. Returns ``vectors`` (b, k, size): orthonormal up to
     rounding, by descending Ritz value; ``products`` (b,): number of products with one vector, those of A and those of
     A* together.
     """
     xp = ops.xp
     blocks, width, cycles = _layout(size, min(k + guards, size), n_iter, ops.memory, basis_size)
-    run = _Run(gram, like, size, k, blocks, width, max(k, return_count), seed=seed, least_gain=least_gain, ops=ops)
+    run = _Run(gram, like, size, k, blocks, width, seed=seed, least_gain=least_gain, ops=ops)
 
     def continues(arrays_of_state: State) -> Any:
         state = _RunState(*arrays_of_state)
@@ -332,7 +327,7 @@ class _RunState(NamedTuple):
         The projected matrix.
     values : array, shape (b, k)
         The largest Ritz values.
-    vectors : array, shape (b, return_count, size)
+    vectors : array, shape (b, k, size)
         Their vectors.
     is_active : array of bool, shape (b,)
         Whether each map is still active.
@@ -364,7 +359,6 @@ class _Run:
         k: int,
         blocks: int,
         width: int,
-        return_count: int,
         *,
         seed: int,
         least_gain: float,
@@ -383,7 +377,6 @@ class _Run:
         self.least_gain = least_gain
         self.b = like.shape[0]
         self.device = ops.device(like)
-        self.return_count = min(return_count, self.kept * width)
         host_dtype = np.float64 if like.dtype == xp.float64 else np.float32
         # The start vectors, and random numbers, from whose cosines `_next` takes directions.
         first, angles = arrays.real_vectors(seed, (2, width, size))
@@ -408,7 +401,7 @@ class _Run:
             basis=xp.concat([self._orthonormal(first), self._zeros(b, rows, self.size)], axis=1),
             projected=self._zeros(b, rows, rows),
             values=self._zeros(b, self.k),
-            vectors=self._zeros(b, self.return_count, self.size),
+            vectors=self._zeros(b, self.k, self.size),
             is_active=xp.ones((b,), dtype=xp.bool, device=self.device),
             products=xp.zeros((b,), dtype=xp.int32, device=self.device),
         )
@@ -433,7 +426,7 @@ class _Run:
         small_vectors = xp.flip(ascending_vectors, axis=-1)
         kept_rows = self.kept * self.width
         ritz_vectors = xp.matmul(xp.matrix_transpose(small_vectors[:, :, :kept_rows]), basis[:, :rows, :])
-        vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.return_count, :], before.vectors)
+        vectors = xp.where(is_active[:, None, None], ritz_vectors[:, : self.k, :], before.vectors)
         top_values = values[:, : self.k]
         has_gained = xp.any(top_values - before.values > self.least_gain * top_values[:, :1], axis=-1)
         if self.ops.concrete and rows > self.k:

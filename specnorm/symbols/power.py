@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from specnorm.proofs.frequencies import Frequencies
     from specnorm.symbols.proofs.polynomial import Symbol
 
+COARSE_STEPS = 6
+"""Power steps at each frequency of a coarse grid, from which no other iteration follows."""
 
 LinearMap: TypeAlias = Callable[["Array"], "Array"]
 """A function from vectors, on the last axis of an array, to vectors on the last axis."""

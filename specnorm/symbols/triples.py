@@ -8,7 +8,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import Frequencies
-from specnorm.symbols.lanczos import Lanczos
+from specnorm.symbols.lanczos import DIRECT_SIZE, Lanczos
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -16,14 +16,6 @@ if TYPE_CHECKING:
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
     from specnorm.proofs.found import Witness
-
-
-_LARGE = 64
-"""Size of a symbol's smaller side above which Lanczos takes a fraction of an eigenvalue routine's time."""
-
-
-_PRECISE_RESIDUAL = 1e-12
-"""Residual of a symbol's singular vectors by Lanczos in float64: gradients are formed from them."""
 
 
 def _top_vectors(
@@ -44,7 +36,7 @@ def _top_vectors(
         u, v = (vector + 0j for vector in vectors)
         return u, v, phase
     matrix = polynomial.matrix_at(phase)
-    is_large = ops.concrete and min(matrix.shape[1:]) > _LARGE
+    is_large = ops.concrete and min(matrix.shape[1:]) > DIRECT_SIZE
     found = _top_vectors_of_large(matrix, ops=ops) if is_large else None
     u, v, *_ = arrays.top_triple(matrix, xp=xp) if found is None else found
     return u, v, phase
@@ -57,9 +49,7 @@ def _top_vectors_of_large(matrix: Array, *, ops: ArrayOps) -> tuple[Array, Array
     real = xp.real(matrix)
     imag = xp.imag(matrix)
     doubled = xp.concat([xp.concat([real, -imag], axis=2), xp.concat([imag, real], axis=2)], axis=1)
-    is_float64 = doubled.dtype == xp.float64
-    tolerance = _PRECISE_RESIDUAL if is_float64 else Lanczos.vector_tolerance(doubled.dtype, xp=xp)
-    run = Lanczos(doubled, tolerance=tolerance, ops=ops).finish()
+    run = Lanczos(doubled, tolerance=Lanczos.vector_tolerance(doubled.dtype, xp=xp), ops=ops).finish()
     if not run.converged.all():
         return None
     u, v = run.vectors()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.tensor_norm.form import Form, best_iterates
+from specnorm.tensor_norm.one_set import outer
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -17,13 +18,9 @@ HALVING: tuple[tuple[int, int], ...] = ((2, 8), (4, 4))
 them roughly. These sweeps are taken whatever the largest number of sweeps."""
 PATIENCE = 30
 """The iteration goes on only while some iterate would reach the best one within this many sweeps at its last gain
-per sweep."""
-LARGEST_RATIO = 0.97
-"""Largest rate of convergence that an extrapolation assumes: it goes at most 32 times the last change ahead."""
-FLOAT32_TOLERANCE = 2e-7
-"""Relative gain in a sweep below which an iterate has converged in float32: two roundings."""
-FLOAT64_TOLERANCE = 1e-13
-"""The same in float64: some hundred roundings."""
+per sweep. An extrapolation goes at most so many times the last change ahead."""
+ROUNDINGS = 16
+"""Relative gain in a sweep below which an iterate has converged, in epsilons of its dtype."""
 
 
 def maximise(
@@ -49,11 +46,11 @@ def maximise(
     xp = ops.xp
     form, value, v, spatial_vectors, count = alternate(blocks, v, spatial_vectors, max_iter, groups=groups, ops=ops)
     value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, 1, xp=xp)
-    u, norm = form.left(v, form.tap_weights(spatial_vectors))
+    u, norm = form.left(form.image(v, spatial_vectors))
     # Raised by the rounding of the last contraction: otherwise, where TN equals sigma*, the rounded value could lie
     # below sigma*.
     scale_up = math.sqrt(form.taps) * (1 + 8 * float(xp.finfo(blocks.dtype).eps))
-    vectors = [xp.conj(u[:, 0, :]), v[:, 0, :], form.tap_weights(spatial_vectors)[:, 0, :]]
+    vectors = [xp.conj(u[:, 0, :]), v[:, 0, :], outer(spatial_vectors, xp=xp)[:, 0, :]]
     return norm[:, 0] * scale_up, vectors, count
 
 
@@ -84,8 +81,7 @@ def alternate(
             v, *spatial_vectors = vectors
             value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, iterates, xp=xp)
             count += sweeps
-    is_float32 = blocks.dtype == xp.float32
-    tolerance = FLOAT32_TOLERANCE if is_float32 else FLOAT64_TOLERANCE
+    tolerance = ROUNDINGS * float(xp.finfo(blocks.dtype).eps)
     vector_count = 1 + len(spatial_vectors)
 
     # The state: number of sweeps, last relative gains, steps ahead for the extrapolation (in units of the last change),
@@ -116,7 +112,7 @@ def alternate(
         previous_gain = _relative_gain(second_value, first_value, xp=xp)
         # The rate of convergence of the values is the square of that of the vectors.
         rate_sq = gain / xp.where(previous_gain > 0, previous_gain, xp.ones_like(previous_gain))
-        rate = xp.sqrt(xp.clip(rate_sq, 0.0, LARGEST_RATIO**2))
+        rate = xp.sqrt(xp.clip(rate_sq, 0.0, (1 - 1 / PATIENCE) ** 2))
         return (count + 3, gain, rate / (1 - rate), value, *vectors, *previous)
 
     sweeps_done = xp.full((), count, dtype=xp.int32, device=ops.device(blocks))

@@ -48,29 +48,37 @@ class Form:
         self.lengths = tuple(sizes or [1])
         self.by_row = self.xp.reshape(blocks, (b, m, p * self.taps))
 
-    def tap_weights(self, spatial_vectors: list[Array]) -> Array:
-        """Outer product of the spatial vectors, shape (b, s, taps)."""
-        return outer(spatial_vectors, xp=self.xp)
+    def image(self, v: Array, spatial_vectors: list[Array]) -> Array:
+        """The conjugate of the kernel contracted with v and the spatial vectors, as parts (b, 2 s, m) (see the class).
 
-    def left(self, v: Array, tap_weights: Array) -> tuple[Array, Array]:
+        The kernel is the left factor, since BLAS takes 1.5 times as long if the transposed factor is on the right.
+        """
+        xp = self.xp
+        tap_weights = outer(spatial_vectors, xp=xp)
+        pairs = xp.conj(v)[..., None] * xp.conj(tap_weights)[:, :, None, :]
+        pairs = xp.reshape(pairs, (*v.shape[:2], self.p * self.taps))
+        parts = xp.concat([xp.real(pairs), xp.imag(pairs)], axis=1)
+        return xp.matrix_transpose(xp.matmul(self.by_row, xp.matrix_transpose(parts)))
+
+    def left(self, image: Array) -> tuple[Array, Array]:
         """The u that maximizes the form for the other vectors, shape (b, s, m), and the form's value, shape (b, s).
 
-        The form is linear in u. The conjugate of its coefficients, which `_image` returns, is the maximiser, divided by
-        its norm.
+        The form is linear in u. The conjugate of its coefficients, the image of the others, is the maximiser, divided
+        by its norm.
         """
-        return arrays.unit(self._complex(self._image(v, tap_weights)), xp=self.xp)
+        return arrays.unit(self._complex(image), xp=self.xp)
 
-    def contracted_with_left(self, v: Array, tap_weights: Array) -> Array:
+    def contracted_with_left(self, image: Array) -> Array:
         """The kernel contracted with the left vector u that maximizes the form, shape (b, s, p, taps)."""
         xp = self.xp
-        sets = v.shape[1]
-        image = self._image(v, tap_weights)
+        b, parts, _ = image.shape
+        sets = parts // 2
         # The squared norms of the real parts, then those of the imaginary parts.
         squared_parts = xp.vecdot(image, image)
         norm_sq = squared_parts[:, :sets] + squared_parts[:, sets:]
         inverse_norm = arrays.inverse(xp.sqrt(norm_sq), xp=xp)
         u = image * xp.concat([inverse_norm, inverse_norm], axis=1)[..., None]
-        return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (*v.shape[:2], self.p, self.taps))
+        return xp.reshape(self._complex(xp.matmul(u, self.by_row)), (b, sets, self.p, self.taps))
 
     def right(self, by_tap: Array, spatial_vectors: list[Array]) -> Array:
         """The v that maximizes the form for the other vectors, times the form's value, shape (b, s, p).
@@ -90,7 +98,7 @@ class Form:
         Returns ``vectors`` (b, s, p) and (b, s, k_j): right and spatial vectors; ``value`` (b, s): the form's value.
         """
         xp = self.xp
-        by_tap = self.contracted_with_left(v, self.tap_weights(spatial_vectors))
+        by_tap = self.contracted_with_left(self.image(v, spatial_vectors))
         # With u contracted, the form is linear in v: v_i is multiplied by row i of `by_tap`, contracted with the
         # spatial vectors. Where v is replaced by its maximiser for the present spatial vectors, a form in these alone
         # is left.
@@ -102,17 +110,6 @@ class Form:
         # Reshape to one leading axis: compilers produce faster code for that than for two.
         unit_v, value = arrays.unit(xp.reshape(self.right(by_tap, spatial_vectors), (-1, self.p)), xp=xp)
         return [xp.reshape(unit_v, v.shape), *spatial_vectors], xp.reshape(value, v.shape[:2])
-
-    def _image(self, v: Array, tap_weights: Array) -> Array:
-        """The conjugate of the kernel contracted with v and the tap weights, as parts (b, 2 s, m) (see the class).
-
-        The kernel is the left factor, since BLAS takes 1.5 times as long if the transposed factor is on the right.
-        """
-        xp = self.xp
-        pairs = xp.conj(v)[..., None] * xp.conj(tap_weights)[:, :, None, :]
-        pairs = xp.reshape(pairs, (*v.shape[:2], self.p * self.taps))
-        parts = xp.concat([xp.real(pairs), xp.imag(pairs)], axis=1)
-        return xp.matrix_transpose(xp.matmul(self.by_row, xp.matrix_transpose(parts)))
 
     def _complex(self, parts: Array) -> Array:
         """Complex arrays (b, s, n) from parts (b, 2 s, n)."""
@@ -143,7 +140,7 @@ def starts(
 
     v, *spatial_vectors = (for_each_block(x) for x in _coarse_waves(seed, p, tuple(sizes), dtype))
     form = Form(blocks, ops=ops)
-    by_tap = form.contracted_with_left(v, form.tap_weights(spatial_vectors))
+    by_tap = form.contracted_with_left(form.image(v, spatial_vectors))
     v, value = arrays.unit(form.right(by_tap, spatial_vectors), xp=xp)
     _, v, spatial_vectors = best_iterates(value, v, spatial_vectors, count, xp=xp)
     if sizes and random_count:

@@ -188,7 +188,7 @@ class TensorNorm(Stepped):
         v, spatial_vectors = starts(blocks, self.starts, self.random_starts, self.seed, ops=ops)
         _, value, v, spatial_vectors, _ = alternate(blocks, v, spatial_vectors, self.max_iter, ops=ops)
         value, v, spatial_vectors = best_iterates(value, v, spatial_vectors, 1, xp=xp)
-        u, _ = form.left(v, form.tap_weights(spatial_vectors))
+        u, _ = form.left(form.image(v, spatial_vectors))
         is_nonzero = (value > 0)[..., None]
         vectors = [xp.where(is_nonzero, x, xp.ones_like(x) / math.sqrt(x.shape[2])) for x in (u, *spatial_vectors)]
         return (arrays.real_pair(xp.concat(vectors, axis=2)[:, 0, :], xp=xp),)

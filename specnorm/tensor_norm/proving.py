@@ -26,8 +26,6 @@ CELLS = 20_000
 """Largest number of cells of the search that proves ``LIFT`` times a value."""
 PLAIN_CELLS = 3_000
 """Largest number of cells of the search that proves the value itself: it fails if the value equals the norm."""
-PLAIN_LEVELS = 24
-"""Largest number of rounds of bisection of that search."""
 RESTARTS = 8
 """Largest number of restarts of the maximization from a frequency that refutes its value."""
 
@@ -48,9 +46,9 @@ def prove(search: Search, value: float, *, try_value_itself: bool = True) -> tup
     norm is larger, or neither.
     """
     cover = Boxes.torus(search.blocks.shape[3:])
-    attempts = [(1.0, PLAIN_CELLS, PLAIN_LEVELS)] if try_value_itself else []
-    for factor, cells, levels in [*attempts, (LIFT, CELLS, None)]:
-        result = search.run(cover, bound=value * factor, max_cells=cells, max_levels=levels)
+    attempts = [(1.0, PLAIN_CELLS)] if try_value_itself else []
+    for factor, cells in [*attempts, (LIFT, CELLS)]:
+        result = search.run(cover, bound=value * factor, max_cells=cells)
         if result.upper is not None or result.lower > value * factor:
             break
     return factor, result

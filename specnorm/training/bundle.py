@@ -55,53 +55,35 @@ class Waves(NamedTuple):
     angles: Array
 
 
-class Moved(NamedTuple):
-    """Waves after a pass, before the highest is chosen.
-
-    Parameters
-    ----------
-    waves : Waves
-        Those of a kernel that is zero or not finite stay.
-    norms : array, shape (b, g)
-        The norms that they attain, divided by ``size``.
-    size : array, shape (b,)
-    left : array, shape (b, g, 2, m)
-        Left vectors, as ``waves`` has them but for kernels that are zero or not finite.
-    columns : array, shape (b, g, 2, n)
-        ``v e^{i k.theta}`` of the right vectors, in the order of the kernel's entries.
-    sketch : array, shape (b, m, 4)
-        `unit_sketch` of the kernel times `sketch_rows`, transposed.
-    """
-
-    waves: Waves
-    norms: Array
-    size: Array
-    left: Array
-    columns: Array
-    sketch: Array
-
-
 def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
     """`move` the waves, which are the state, and choose the highest, whose number is what a sweep needs to know."""
     xp, found = ops.xp, move(rows, waves, spec, ops=ops)
-    b, count = found.norms.shape
-    best = xp.argmax(found.norms, axis=1)
+    (size,) = found.known
+    b, count = found.value.shape
+    best = xp.argmax(found.value, axis=1)
     if b > 1:
         (firsts,) = placed(("first waves", b, count), lambda _: (count * np.arange(b),), best, ops=ops)
     places = best + firsts if b > 1 else best
-    by_wave = (xp.reshape(x, (b * count, *x.shape[2:])) for x in (found.left, found.columns))
+    by_wave = (xp.reshape(x, (b * count, *x.shape[2:])) for x in (found.left, found.right))
     left, right = (ops.entries_at(x, places, 0) for x in by_wave)
-    value = xp.max(found.norms, axis=1) * found.size
-    return Followed(value, xp.matrix_transpose(left), right, found.waves, found.sketch, known=(best,))
+    value = xp.max(found.value, axis=1) * size
+    return Followed(value, xp.matrix_transpose(left), right, found.state, found.sketch, known=(best,))
 
 
-def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
+def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
     """Move the waves by a power step and a Newton step.
 
     Parameters
     ----------
     rows : array, shape (b, m, n)
         The kernels' own entries, in any scale.
+
+    Returns
+    -------
+    Followed
+        Of each wave: ``value`` (b, g) is divided by a size (b,), which is ``known``; ``left`` (b, g, 2, m) is
+        transposed, and ``right`` has the shape (b, g, 2, n). ``state`` is `Waves`, in which those of a kernel stay that
+        is zero or not finite.
     """
     xp, (b, m) = ops.xp, rows.shape[:2]
     count = waves.left.shape[2]
@@ -138,7 +120,7 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
         xp.where(xp.matrix_transpose(has_directions), xp.matrix_transpose(angles), waves.angles),
     )
     columns = xp.reshape(columns, (b, count, 2, -1))
-    return Moved(new, norms[..., 0], size[:, 0, 0], moved, columns, unit_sketch(sketch, ops=ops))
+    return Followed(norms[..., 0], moved, columns, new, unit_sketch(sketch, ops=ops), known=(size[:, 0, 0],))
 
 
 def _images(rows: Array, columns: Array, *, ops: ArrayOps) -> Array:
@@ -191,8 +173,9 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
         def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
             further, next_further, left, angles, *_ = state
             found = move(rows, Waves(left, angles), spec, ops=ops)
-            ahead = found.waves.left + further * (found.waves.left - left)
-            return next_further, further, ahead, *found.waves[1:], found.waves.left, found.norms, found.columns
+            new_left, new_angles = found.state
+            ahead = new_left + further * (new_left - left)
+            return next_further, further, ahead, new_angles, new_left, found.value, found.right
 
         further = xp.asarray(_FURTHER, dtype=rows.dtype, device=ops.device(rows))
         columns = xp.zeros((b, waves.left.shape[2], 2, rows.shape[2]), dtype=rows.dtype, device=ops.device(rows))

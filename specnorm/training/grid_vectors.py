@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -352,31 +352,8 @@ def with_invalid_replaced(vectors: Array, waves: PlaneWaves) -> Array:
     return xp.where(is_unit, vectors, start_vectors(waves))
 
 
-class Points(NamedTuple):
-    """The best vector at each point of the grid.
-
-    Parameters
-    ----------
-    images : complex array, shape (b, max(m, p), f)
-        Products with the vectors.
-    vectors : complex array, shape (b, min(m, p), f)
-        Of unit length.
-    power : complex array, shape (b, min(m, p), f)
-        Their power steps, ``G*G v`` or ``GG* u``.
-    phases : complex array, shape (b, taps, f)
-    order : array, shape (b, 1, f)
-        Largest at the points to follow.
-    """
-
-    images: Array
-    vectors: Array
-    power: Array
-    phases: Array
-    order: Array
-
-
-def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]:
-    """Move the vectors of the grid by shifted steps of block power iteration, and find the best points.
+def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Array, Array]:
+    """Move the vectors of the grid by shifted steps of block power iteration, and choose waves to follow.
 
     Parameters
     ----------
@@ -388,8 +365,8 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]
     Returns
     -------
     vectors : complex array, shape (b, n, r * f)
-    points : Points
-        Before the last step.
+    left, phases : complex arrays, shapes (b, m, g) and (b, taps, g)
+        Left vectors of the blocks, and phases, at the points where the norm seemed largest before the last step.
     """
     xp, ops = waves.ops.xp, waves.ops
     phases = waves.phases  # made here: what a compiler's loop makes is known in the loop alone
@@ -400,7 +377,7 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Points]
     images = xp.zeros((b, larger, columns), dtype=vectors.dtype, device=device)
     first = vectors, squares, images, vectors, vectors
     moved, *found = arrays.repeated(lambda state: _moved(waves, state[0]), count, first, ops=ops)
-    return moved, _best_points(waves, *found)
+    return moved, *_to_follow(waves, *found)
 
 
 def _moved(waves: PlaneWaves, vectors: Array) -> tuple[Array, ...]:
@@ -416,18 +393,39 @@ def _moved(waves: PlaneWaves, vectors: Array) -> tuple[Array, ...]:
     return moved, squares, images, vectors, power
 
 
-def _best_points(waves: PlaneWaves, squares: Array, images: Array, vectors: Array, power: Array) -> Points:
-    """The best vector at each point of the grid, by Rayleigh-Ritz."""
-    xp = waves.ops.xp
-    first, *others = zip(*(_by_vector(x, waves) for x in (squares, images, vectors, power)), strict=True)
-    best = first
-    for other in others:
-        best = _best_in_plane(best, other, xp=xp)
-    square, image, vector, image_power = best
+def _to_follow(waves: PlaneWaves, *found: Array) -> tuple[Array, Array]:
+    """Left vectors and phases of the waves to follow, from what `_moved` returns beside the vectors after the step."""
+    xp, ops = waves.ops.xp, waves.ops
+    first, *others = zip(*(_by_vector(x, waves) for x in found), strict=True)
+    square, *best = functools.reduce(lambda one, other: _best_in_plane(one, other, xp=xp), others, first)
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    estimates = _squared_norm(image_power, xp=xp) / (square + arrays.TINY)
-    phases = waves.phases[:, :, : len(waves.grid)]
-    return Points(image, vector, image_power, phases, _order(estimates, waves))
+    estimates = _squared_norm(best[-1], xp=xp) / (square + arrays.TINY)
+    order, count = _order(estimates, waves), most_waves(waves.grid.key[0], len(waves.grid))
+    chosen: Sequence[Array] = [*best, waves.phases[:, :, : len(waves.grid)]]
+    if ops.concrete:
+        chosen = _highest(chosen, order, count, ops=ops)
+    left, phases = _left_vectors(waves, *chosen), chosen[-1]
+    if not ops.concrete:
+        # A compiler takes four times as long for loops over eleven points as over all.
+        left, phases = _highest((left, phases), order, count, ops=ops)
+    # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
+    return left, xp.conj(phases) if waves.is_transposed else phases
+
+
+def _left_vectors(waves: PlaneWaves, images: Array, vectors: Array, power: Array, phases: Array) -> Array:
+    """Left vectors of the blocks, the best of the planes of the vectors (b, ., f) and their power steps.
+
+    Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
+    vector than either.
+    """
+    xp = waves.ops.xp
+    square = _squared_norm(images, xp=xp)
+    residual, _ = _unit(power - square * vectors, xp=xp)
+    other = waves.images(residual, phases)
+    _, images, vectors = _best_in_plane(
+        (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
+    )
+    return _unit(vectors if waves.is_wide or waves.is_transposed else images, xp=xp)[0]
 
 
 def _order(estimates: Array, waves: PlaneWaves) -> Array:
@@ -480,32 +478,6 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
             vector = vector - other * xp.vecdot(other, vector, axis=-2)[:, None, :]
         done.append(_unit(vector, xp=xp)[0])
     return xp.concat(done, axis=2)
-
-
-def followed(waves: PlaneWaves, points: Points) -> tuple[Array, Array]:
-    """Waves to follow, from the points where the norm seems largest: left vectors (b, m, g) of the blocks, and phases.
-
-    They are the best of the planes of the vectors and their power steps. Where singular values are close, as in layers
-    that are kept at a norm, they are much closer to the first singular vector than either.
-    """
-    xp, ops = waves.ops.xp, waves.ops
-    count = most_waves(waves.grid.key[0], len(waves.grid))
-    chosen: Sequence[Array] = points[:-1]
-    if ops.concrete:
-        chosen = _highest(chosen, points.order, count, ops=ops)
-    images, vectors, power, phases = chosen
-    square = _squared_norm(images, xp=xp)
-    residual, _ = _unit(power - square * vectors, xp=xp)
-    other = waves.images(residual, phases)
-    _, images, vectors = _best_in_plane(
-        (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
-    )
-    left, _ = _unit(vectors if waves.is_wide or waves.is_transposed else images, xp=xp)
-    if not ops.concrete:
-        # A compiler takes four times as long for loops over eleven points as over all.
-        left, phases = _highest((left, phases), points.order, count, ops=ops)
-    # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
-    return left, xp.conj(phases) if waves.is_transposed else phases
 
 
 def _highest(points: Sequence[Array], values: Array, count: int, *, ops: ArrayOps) -> Sequence[Array]:

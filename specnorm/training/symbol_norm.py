@@ -14,7 +14,7 @@ from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
 from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, Points, placed
+from specnorm.training.grid_vectors import Grid, PlaneWaves, placed
 from specnorm.training.proof import attained_down
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class SymbolNorm(Stepped):
             angles = right[:, :0]
         else:
             waves = self._waves(blocks, ops=ops)
-            first = _bundle(waves, self._first_steps(waves)[1], spec, ops=ops)
+            _, first = self._first_steps(waves, spec)
             right, angles = bundle.settled(blocks, first, ops=ops)
         wide = arrays.in_wide_dtype(blocks, ops=ops)
         vectors = xp.astype(right, arrays.complex_dtype(wide.dtype, xp=xp), copy=False)
@@ -164,8 +164,7 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return _first_vectors(blocks, ops=ops), *zeros
         waves = self._waves(blocks, ops=ops)
-        vectors, best = self._first_steps(waves)
-        first = _bundle(waves, best, spec, ops=ops)
+        vectors, first = self._first_steps(waves, spec)
         # The first wave stands in the place of the best one before.
         kept = xp.argmax(zeros[1][:, 0, :], axis=1)
         return arrays.real_pair(vectors, xp=xp), *bundle.with_one_kept(first, first, kept, xp=xp), *zeros
@@ -220,9 +219,9 @@ class SymbolNorm(Stepped):
         waves = self._waves(blocks, ops=ops)
         vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
         vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-        vectors, points = grid_vectors.steps(waves, vectors, sweeps)
+        vectors, left, phases = grid_vectors.steps(waves, vectors, sweeps)
         best = followed.known[0]
-        new = bundle.with_one_kept(_bundle(waves, points, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
+        new = bundle.with_one_kept(_bundle(left, phases, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
         return xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new, sketch, now
 
     def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
@@ -251,9 +250,10 @@ class SymbolNorm(Stepped):
         left = xp.reshape(arrays.one_hot(left, group, spec.groups, xp=xp), (-1, spec.groups, 2))
         return Followed(value * size, left, right)
 
-    def _first_steps(self, waves: PlaneWaves) -> tuple[Array, Points]:
-        """Vectors after the first steps, and the best points that they lead to."""
-        return grid_vectors.steps(waves, grid_vectors.start_vectors(waves), _START_STEPS)
+    def _first_steps(self, waves: PlaneWaves, spec: ConvSpec) -> tuple[Array, bundle.Waves]:
+        """Vectors after the first steps, and the waves that they lead to."""
+        vectors, left, phases = grid_vectors.steps(waves, grid_vectors.start_vectors(waves), _START_STEPS)
+        return vectors, _bundle(left, phases, spec, ops=waves.ops)
 
     def _waves(self, blocks: Array, *, ops: ArrayOps) -> PlaneWaves:
         channels = min(blocks.shape[1:3])
@@ -300,9 +300,8 @@ def _reach(spec: ConvSpec) -> float:
     return max(1.0, math.sqrt(math.prod(spec.block_kernel_shape)) / 3)
 
 
-def _bundle(waves: PlaneWaves, points: Points, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
-    """The waves of the best points, as arrays of the state."""
-    left, phases = grid_vectors.followed(waves, points)
+def _bundle(left: Array, phases: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
+    """The waves with these left vectors (b, m, g) and phases (b, taps, g), as arrays of the state."""
     columns = [phases[:, j : j + 1, :] for j in _next_taps(spec)]
     chosen = arrays.joined(columns, axis=1, xp=ops.xp)
     return bundle.Waves(arrays.real_pair(left, xp=ops.xp), ops.xp.atan2(ops.xp.imag(chosen), ops.xp.real(chosen)))

@@ -73,11 +73,14 @@ class MatrixPowerIteration(Plan):
         v = xp.broadcast_to(v, (blocks.shape[0], blocks.shape[2]))
         apply, adjoint = power.matrix_maps(blocks, xp=xp)
 
-        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            return (power.power_steps(apply, adjoint, state[0], 1, xp=xp)[1],)
-
-        (v,) = arrays.repeated(step, self.n_iter, (v,), ops=ops)
         u, _ = arrays.normalise(apply(v), xp=xp)
+
+        def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            u, v = state
+            v, _ = arrays.normalise_or_keep(adjoint(u), v, xp=xp)
+            return arrays.normalise(apply(v), xp=xp)[0], v
+
+        u, v = arrays.repeated(step, self.n_iter, (u, v), ops=ops)
         return Evaluation(norms.quotient_down(blocks, v, xp=xp), (), (u, v))
 
 

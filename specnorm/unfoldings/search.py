@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 FLOAT32_FROM = 2**17
 """Entries of a kernel from which the smallest norm is searched in float32, in half the time."""
-STEPS = 12
-"""Lanczos steps on one unfolding after which the Gram matrix of its proof is formed: a step takes half as long
-with it."""
 
 
 def smallest_unfoldings(blocks: Array, *, ops: ArrayOps) -> tuple[list[Upper], tuple[Array, ...]]:
@@ -51,7 +48,7 @@ def smallest_unfoldings(blocks: Array, *, ops: ArrayOps) -> tuple[list[Upper], t
             continue
         chosen_by_all = len(members) == count
         part = blocks if chosen_by_all else xp.take(blocks, ops.from_numpy(members, blocks), axis=0)
-        proof = search.proofs.pop(split, None) or UnfoldingProof(part, rows, ops=ops)
+        proof = UnfoldingProof(part, rows, ops=ops)
         lanczos = _finished(search.runs.pop(split), members, part, rows, proof.gram, tolerance, ops=ops)
         for member, bound in zip(members.tolist(), proof.bounds(lanczos.short_side_vectors()), strict=True):
             bounds[member] = bound
@@ -116,8 +113,6 @@ class _SmallestUnfolding:
     runs : dict
         Lanczos on an unfolding of all blocks, by the number of the split; at the end only for unfoldings that a block
         chose.
-    proofs : dict
-        Proofs made early, because Lanczos is faster with their Gram matrix, by the number of the split.
     """
 
     def __init__(
@@ -129,8 +124,6 @@ class _SmallestUnfolding:
     ) -> None:
         xp = ops.xp
         self.runs: dict[int, Lanczos] = {}
-        self.proofs: dict[int, UnfoldingProof] = {}
-        self._blocks = blocks
         self._ops = ops
         self._splits = unfoldings.unfolding_splits(blocks.ndim - 3)
         self._count = int(blocks.shape[0])
@@ -156,21 +149,17 @@ class _SmallestUnfolding:
                 self.runs = {split: self.runs[split] for split in set(lowest.tolist())}
                 return lowest
             most_frequent = int(np.bincount(unfinished).argmax())
-            self._advance(most_frequent)
+            lanczos = self._lanczos(most_frequent)
+            lanczos.advance()
+            self._lower_sq[most_frequent] = np.maximum(self._lower_sq[most_frequent], lanczos.squares)
+            self._done[most_frequent] = lanczos.done
 
-    def _advance(self, split: int) -> None:
-        """Take some Lanczos steps on one unfolding of all blocks."""
+    def _lanczos(self, split: int) -> Lanczos:
+        """Lanczos on one unfolding of all blocks."""
         if split not in self.runs:
             matrix = self._unfoldings.unfold(self._splits[split])
             self.runs[split] = Lanczos(matrix, tolerance=self._tolerance, ops=self._ops)
-        lanczos = self.runs[split]
-        in_float32 = self._searched.dtype == self._ops.xp.float32
-        if self._count == 1 and not self.proofs and lanczos.steps >= STEPS and in_float32:
-            self.proofs[split] = UnfoldingProof(self._blocks, self._splits[split], ops=self._ops)
-            lanczos.use_gram(self.proofs[split].gram)
-        lanczos.advance()
-        self._lower_sq[split] = np.maximum(self._lower_sq[split], lanczos.squares)
-        self._done[split] = lanczos.done
+        return self.runs[split]
 
 
 def _finished(

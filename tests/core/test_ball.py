@@ -344,7 +344,7 @@ def grid_is_counted() -> bool:
     """Two opposite taps, whose symbol is a cosine that may peak between two points of the grid."""
     spec = ConvSpec.of((1, 1, 7))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proof, "grid_sizes", lambda _: (13,))
+        patch.setattr(proof, "grid_points", lambda _: (13,))
         kernel = np.zeros((1, 1, 1, 7))
         kernel[..., 0], kernel[..., -1] = 1.0, -1.0
         bound = proof._norm_on_grid_up(kernel, spec, ops=OPS)  # type: ignore[arg-type]

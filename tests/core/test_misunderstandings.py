@@ -158,8 +158,8 @@ def test_a_bare_filter_is_said_to_be_a_matrix() -> None:
 
 
 def test_two_bounds_are_formatted_and_not_rounded() -> None:
-    found = specnorm.enclose(np.asarray([[0.1]]))
-    assert f"{found:.1f}" == "0.0 <= norm <= 0.2"
+    found = specnorm.enclose(np.asarray([[0.3]]))
+    assert f"{found:.1f}" == "0.2 <= norm <= 0.3"
     with pytest.raises(TypeError, match=r"round\(\) of Enclosure.*format\(enclosure, '\.2f'\)"):
         round(found, 2)
 

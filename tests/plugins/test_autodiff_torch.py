@@ -209,7 +209,7 @@ def dual(function: Function, x: Any, direction: Any) -> Any:
 
 # -- the compiler ------------------------------------------------------------------------------------------------
 @every
-@pytest.mark.sampled("gram_bound", "tn_bound", "singular_values")
+@pytest.mark.sampled("gram_bound", "singular_values")
 def test_second_derivatives_raise_where_the_compiler_leaves_autograd_to_torch(name: str) -> None:
     """With "eager" what is traced runs operator by operator: the other term alone was differentiated, silently."""
     function = FUNCTIONS[name]

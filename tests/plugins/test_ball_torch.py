@@ -66,6 +66,7 @@ def test_every_weight_of_every_step_is_inside() -> None:
 
 @pytest.mark.parametrize("rate", [1.0, 0.3, 1e-7])
 @pytest.mark.parametrize("steps", [200, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.sampled("1.0", "1e-07")
 def test_rounding_does_not_leave_the_ball(rate: float, steps: int) -> None:
     """By rounding alone, at the boundary: each step points to where the weight is, or nearly."""
     torch.manual_seed(0)

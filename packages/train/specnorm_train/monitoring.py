@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,47 +24,8 @@ _RTOL = 0.05
 _PROOF_RTOL = 0.02
 """Relative distance of the bounds at which a search stops. The rest is room for kernels nearby, without a search."""
 
-
-class _Proof(NamedTuple):
-    """A bound of a layer's norm that a search has proven, to bound kernels nearby.
-
-    Parameters
-    ----------
-    upper : Upper
-    kernel : float64 array
-        On the host.
-    geometry : mapping
-    """
-
-    upper: Upper
-    kernel: NDArray[np.float64]
-    geometry: Mapping[str, Any]
-
-    def near(self, layer: LayerKernel, limit: float) -> float:
-        """A bound of a layer by the distance of its kernel, if that may be within a limit; otherwise infinite."""
-        kernel = _on_host(layer)
-        if kernel.shape != self.kernel.shape or dict(layer.geometry) != dict(self.geometry):
-            return math.inf
-        # The norm of the reshaped difference is at least this.
-        least = float(np.linalg.norm(kernel - self.kernel)) / math.sqrt(kernel.shape[0])
-        if not self.upper.value + least <= limit:
-            return math.inf
-        return norm_of_neighbour(self.upper, self.kernel, kernel).value
-
-
-class Reading(NamedTuple):
-    """The layers that were read from a model.
-
-    Parameters
-    ----------
-    layers : dict of str to LayerKernel
-        The layers to measure, by name.
-    left_out : dict of str to str
-        The reasons why other layers with a kernel are not measured, by the layer's name.
-    """
-
-    layers: Mapping[str, LayerKernel]
-    left_out: Mapping[str, str]
+Reading: TypeAlias = Mapping[str, LayerKernel | str]
+"""The layers with a kernel that were read from a model, by name; a reason in place of a layer that is not measured."""
 
 
 class Monitor:
@@ -109,17 +70,18 @@ class Monitor:
         self.left_out: dict[str, str] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._proofs: dict[str, _Proof] = {}
+        # The bounds that searches have proven, and the layers that they are of, with kernels on the host.
+        self._proofs: dict[str, tuple[Upper, LayerKernel]] = {}
         self._measurements = 0
 
     def measured(self, reading: Reading) -> dict[str, float]:
         """Return a report: the norms of all layers, and their upper bounds if it is time for a proof."""
         layers = {
             name: layer._replace(kernel=backend_for(layer.kernel).detach(layer.kernel))
-            for name, layer in reading.layers.items()
+            for name, layer in _layers_in(reading).items()
         }
         refused = self._start(layers)
-        self.tell(Reading(layers, {**reading.left_out, **refused}))
+        self.tell({**_reasons_in(reading), **refused})
         layers = {name: layer for name, layer in layers.items() if name not in refused}
         norms = self._norms(layers)
         uppers: dict[str, float] = {}
@@ -151,14 +113,14 @@ class Monitor:
             # Of a norm of at most 1, that is to be proven.
             limit = norms[name] * (1 + _RTOL)
             limit = min(limit, 1.0) if norms[name] <= 1 else limit
-            upper = self._proofs[name].near(layer, limit) if name in self._proofs else math.inf
+            upper = _bound_nearby(*self._proofs[name], layer, limit) if name in self._proofs else math.inf
             if upper <= limit:
                 uppers[name] = upper
                 raised_norms[name] = min(norms[name], upper)
                 continue
             enclosure = enclose(layer.kernel, rtol=_PROOF_RTOL, budget=self.budget, **layer.geometry)
             if enclosure.claim is not None:
-                self._proofs[name] = _Proof(enclosure.claim[1], _on_host(layer), layer.geometry)
+                self._proofs[name] = enclosure.claim[1], layer._replace(kernel=_on_host(layer))
             uppers[name] = float(enclosure.upper)
             if float(enclosure.lower) <= 1 < uppers[name] and self._is_at_most_one(layer):
                 uppers[name] = 1.0
@@ -198,20 +160,12 @@ class Monitor:
         self._states |= zip(layers, new_states, strict=True)
         return {name: float(value) for name, value in zip(layers, values, strict=True)}
 
-    def tell(self, reading: Reading, stacklevel: int = 5) -> None:
-        """Warn of layers that are left out, unless they were left out before.
-
-        Raises
-        ------
-        MethodError
-            If no layer is to be measured.
-        """
-        if not reading.layers:
-            raise MethodError("the model has no convolution or linear layer, or none is selected.")
-        newly_left_out = reading.left_out.keys() - self.left_out.keys()
-        self.left_out = dict(reading.left_out)
+    def tell(self, left_out: Mapping[str, str], stacklevel: int = 5) -> None:
+        """Warn of layers that are left out, unless they were left out before."""
+        newly_left_out = left_out.keys() - self.left_out.keys()
+        self.left_out = dict(left_out)
         if newly_left_out:
-            reasons = "; ".join(f"{name}: {reading.left_out[name]}" for name in sorted(newly_left_out))
+            reasons = "; ".join(f"{name}: {left_out[name]}" for name in sorted(newly_left_out))
             warnings.warn(f"NormMonitor leaves out layers, and logs no product. {reasons}", stacklevel=stacklevel)
 
 
@@ -241,7 +195,9 @@ class ModelMonitor(Monitor):
         super().__init__(every, upper=upper, budget=budget)
         self.model = model
         self.select = select
-        self.tell(self.read(), stacklevel=3)
+        reading = self.read()
+        _layers_in(reading)
+        self.tell(_reasons_in(reading), stacklevel=3)
 
     def __call__(self, step: int) -> dict[str, float]:
         """Return a report if ``every`` divides the step, else an empty dictionary."""
@@ -256,6 +212,33 @@ class ModelMonitor(Monitor):
         raise NotImplementedError
 
 
+def _layers_in(reading: Reading) -> dict[str, LayerKernel]:
+    """The layers that are to be measured; raises `MethodError` if there are none."""
+    layers = {name: layer for name, layer in reading.items() if not isinstance(layer, str)}
+    if not layers:
+        raise MethodError("the model has no convolution or linear layer, or none is selected.")
+    return layers
+
+
+def _reasons_in(reading: Reading) -> dict[str, str]:
+    return {name: reason for name, reason in reading.items() if isinstance(reason, str)}
+
+
+def _bound_nearby(upper: Upper, proven: LayerKernel, layer: LayerKernel, limit: float) -> float:
+    """A bound of a layer by its distance from the layer of a proven bound, if it may be within a limit; else infinite.
+
+    ``proven``: with its kernel on the host.
+    """
+    kernel = _on_host(layer)
+    if kernel.shape != proven.kernel.shape or dict(layer.geometry) != dict(proven.geometry):
+        return math.inf
+    # The norm of the reshaped difference is at least this.
+    least = float(np.linalg.norm(kernel - proven.kernel)) / math.sqrt(kernel.shape[0])
+    if not upper.value + least <= limit:
+        return math.inf
+    return norm_of_neighbour(upper, proven.kernel, kernel).value
+
+
 def _on_host(layer: LayerKernel) -> NDArray[np.float64]:
     return np.asarray(backend_for(layer.kernel).to_numpy(layer.kernel), dtype=np.float64)
 
@@ -263,21 +246,20 @@ def _on_host(layer: LayerKernel) -> NDArray[np.float64]:
 # -- models of which a `LayerReader` knows the parts --------------------------------------------------------------
 def read_model(reader: LayerReader, model: Any, select: Callable[[str, Any], bool] | None) -> Reading:
     """Read the layers of a model for which ``select(name, layer)`` is true; None: all layers."""
-    layers: dict[str, LayerKernel] = {}
-    left_out: dict[str, str] = {}
+    reading: dict[str, LayerKernel | str] = {}
     for name, layer, variables in _layers_of(reader, model, "", set()):
         if select is not None and not select(name, layer):
             continue
         try:
-            layers[name] = layer_kernel(layer)
+            reading[name] = layer_kernel(layer)
         except NoBackend:
             kind = type(layer).__name__
             holds_a_matrix = any(len(variable.shape) > 1 for variable in variables)
             if holds_a_matrix and not any(word in kind for word in reader.without_map):
-                left_out[name] = f"a {kind} is not measured"
+                reading[name] = f"a {kind} is not measured"
         except SpecnormError as error:
-            left_out[name] = str(error)
-    return Reading(layers, left_out)
+            reading[name] = str(error)
+    return reading
 
 
 def _layers_of(reader: LayerReader, model: Any, start: str, seen: set[int]) -> Iterator[tuple[str, Any, list[Any]]]:

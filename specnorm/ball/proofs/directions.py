@@ -27,6 +27,7 @@ from specnorm.backends import arrays
 from specnorm.errors import KernelError
 from specnorm.geometry import polyphase
 from specnorm.grid import proof as grid
+from specnorm.grid.search import grid_points
 from specnorm.proofs import norms, rounding
 from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
@@ -41,9 +42,6 @@ _SQUARINGS = 8
 ``n / 2``), and its root of order 512 is taken: 1.005 for n = 512. With four squarings it is 1.08."""
 _COLUMNS = 256
 """Columns of one product ``M M^T``; longer ones are summed in parts, since gamma grows with the length."""
-_POINTS = 4096
-"""Largest number of points of a grid with ten times as many points as steps between taps along each axis; a larger one
-has four times as many, and its factor is 1.08 an axis."""
 _LEAST_DIVISOR = 2.0**-10
 """Kernels of a smaller norm are not enlarged by more than this: their factor could overflow."""
 
@@ -197,12 +195,6 @@ def _norm_on_grid_up(kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     by_group = polyphase.caller_order(xp.reshape(kernels, (-1, *spec.stored_channels, *spec.kernel_shape)), spec, xp=xp)
     columns = arrays.tall(polyphase.to_blocks(by_group, spec, xp=xp), xp=xp)
     kernel_shape = columns.shape[3:]
-    sizes = grid_sizes(tuple(kernel_shape))
+    sizes = grid_points(tuple(kernel_shape))
     largest = Polynomial(columns, xp=xp).norm_on_grid_up(sizes, ops=ops)
     return grid.everywhere_up(largest, sizes, tuple(kernel_shape), xp=xp)
-
-
-def grid_sizes(kernel_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Points along each axis of the grid of bound 3."""
-    fine = tuple(max(1, 10 * (k - 1)) for k in kernel_shape)
-    return fine if math.prod(fine) <= _POINTS else tuple(max(1, 4 * (k - 1)) for k in kernel_shape)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,17 +25,9 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
-BACKWARD_HOST = 2**18
-"""Bytes that a chunk of the backward pass may take on the host, even if the kernel is smaller: a quarter MiB, which
-stays in the cache."""
-BACKWARD_DEVICE = 2**24
-"""Bytes that it may take on a device: 16 MiB, as small launches wait for one another."""
-FORWARD_HOST = 2**23
-"""Bytes of a chunk's matrices in the forward pass on the host."""
-_FEW_TAPS = 81
-"""Taps of the first two products of a 3 x 3 kernel."""
-_LEAST_FREQUENCIES = 16
-"""Least number of frequencies of a chunk on the host."""
+CHUNK = 2**24
+"""Bytes of the matrices of a chunk of frequencies, on the host or in the backward pass, which takes more if the kernel
+is larger: calls of small arrays take most of the time, and large ones leave the cache."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -57,90 +49,81 @@ def _centred_taps(grid: tuple[int, ...]) -> np.ndarray:
     return taps
 
 
-class KernelSymbol:
-    """The symbols G of kernels, in the precision that is computed in, whose Gram matrices are the first product.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        (b, m, p).
-    taps : tuple of int
-        Number of taps along each axis.
-    like : array
-        Any array of the precision and on the device.
-    error : array, shape (b,)
-        e such that the first product, beside its roundings, is off by at most ``2 n e + 3 e**2`` at any frequency. Here
-        n**2 is a bound of its norm as computed. Let a be the error of G (`Polynomial.error`), and G' the matrix whose
-        parts are the upper half of `at`. The lower half is off the parts of ``(1 - i) G`` by at most 2.5 a, and off
-        those of ``(1 - i) G'`` by at most 3.92 a. So the matrices that belong to their product are off ``G'* G'`` by at
-        most ``5.6 a ||G'||``, and these by ``2 a ||G'|| + a**2``. With ``||G'|| <= n + 5.6 a``, e is 4 a.
-    """
-
-    def __init__(self, polynomial: Polynomial, *, ops: ArrayOps) -> None:
-        self.like = polynomial.coefficients
-        b, m, p, *taps = polynomial.shape
-        self.shape = (b, m, p)
-        self.taps = tuple(taps)
-        self._ops = ops
-        self.error = 4 * polynomial.error
-
-    def at(self, frequencies: Frequencies) -> Array:
-        """At f frequencies, ``Re G``, ``Im G``, ``Re G + Im G``, ``Im G - Re G`` one below another: (b, f, 4 m, p)."""
-        xp, (b, m, p) = self._ops.xp, self.shape
-        cos, sin = frequencies.cos_sin(tap_points(tuple(self.taps)))
-        host_table = np.stack([cos, sin, cos + sin, sin - cos], axis=1).reshape(4 * len(cos), -1)
-        table = arrays.device_table(host_table, self.like, ops=self._ops)
-        taps = xp.matrix_transpose(xp.reshape(self.like, (b, m * p, -1)))
-        return xp.reshape(xp.matmul(table, taps), (b, -1, 4 * m, p))
-
-
 class GramSymbol:
-    """The symbols of Gram matrices, or of their powers, from their taps R_m.
+    """The symbols of powers of Gram matrices, from their taps R_m, with bounds of all taps together.
 
     Their real matrices are ``sum_m R_m (cos(m.theta) + sin(m.theta))``.
 
     Parameters
     ----------
-    taps : Taps
-        In the precision that is computed in.
+    upper : array, shape (b, taps, p (p + 1) / 2)
+        The entries of `_upper_places` of each R_m, for the taps m of `_centred_taps`. The others are those of
+        ``R_{-m} = R_m^T``.
+    grid : tuple of int
+        Number of taps along each axis.
+    sums : array, shape (b,)
+        Bound of the sum of the magnitudes in a row over all taps, so of the norms at all frequencies.
+    lost : array, shape (b,)
+        Bound of the norm of the error of the symbol with these taps at any frequency.
 
     Attributes
     ----------
-    shape, taps, like
-        As those of `KernelSymbol`.
-    error : array, shape (b,)
-        Bound of the norm of the error at any frequency.
+    shape : tuple of int
+        (b, p, p, *grid), as that of a `Polynomial`.
     """
 
-    def __init__(self, taps: Taps, *, ops: ArrayOps) -> None:
-        xp = ops.xp
-        b, n, count = taps.upper.shape
-        p = (math.isqrt(8 * count + 1) - 1) // 2
-        # Above the diagonal an entry of R_m is its own, below it is that of R_{-m} at the mirrored place.
-        opposite = xp.take(taps.upper, ops.from_numpy(_opposite_taps(taps.grid), taps.upper), axis=1)
-        both = xp.concat([taps.upper, opposite], axis=2)
-        self.like = xp.take(both, ops.from_numpy(_places_of_entries(p)[1], taps.upper), axis=2)
+    def __init__(self, upper: Array, grid: tuple[int, ...], sums: Array, lost: Array, *, ops: ArrayOps) -> None:
+        self.upper = upper
+        self.grid = grid
+        self.sums = sums
+        self.lost = lost
         self._ops = ops
-        self.shape = (b, p, p)
-        self.taps = taps.grid
+        p = (math.isqrt(8 * upper.shape[2] + 1) - 1) // 2
+        self.shape = (upper.shape[0], p, p, *grid)
+
+    @functools.cached_property
+    def coefficients(self) -> Array:
+        """All entries of the real matrices' coefficients, (b, taps, p * p)."""
+        xp = self._ops.xp
+        # Above the diagonal an entry of R_m is its own, below it is that of R_{-m} at the mirrored place.
+        opposite = xp.take(self.upper, self._ops.from_numpy(_opposite_taps(self.grid), self.upper), axis=1)
+        both = xp.concat([self.upper, opposite], axis=2)
+        return xp.take(both, self._ops.from_numpy(_places_of_entries(self.shape[2])[1], self.upper), axis=2)
+
+    @functools.cached_property
+    def error(self) -> Array:
+        """Bound (b,) of the norm of the error at any frequency."""
+        xp = self._ops.xp
+        n, p = self.upper.shape[1], self.shape[2]
         # The roundings of a term: those of the coefficient in both precisions, of one half of the sum, and of both
         # halves. For m and -m together, `cos + sin` has a mean square of 1. So the errors' norm is at most that of the
         # sum of the taps' magnitudes, which is symmetric: its largest row sum.
-        u = rounding.unit(self.like, xp=xp)
+        u = rounding.unit(self.upper, xp=xp)
         of_sum = rounding.SLACK * (rounding.gamma(n - n // 2 + 4, u) + 2.5 * phase_error(u))
         # Coefficients below the smallest normal number may be flushed to 0.
-        underflow = 4 * n * p * float(xp.finfo(self.like.dtype).smallest_normal)
-        self.error = rounding.up(taps.lost + taps.sums * of_sum, 4, xp=xp) + underflow
+        underflow = 4 * n * p * float(xp.finfo(self.upper.dtype).smallest_normal)
+        return rounding.up(self.lost + self.sums * of_sum, 4, xp=xp) + underflow
 
     def at(self, frequencies: Frequencies) -> Array:
         """The real matrices at some frequencies, (b, f, p, p)."""
-        xp, (b, _, p) = self._ops.xp, self.shape
-        cos, sin = frequencies.cos_sin(_centred_taps(self.taps))
-        table = arrays.device_table(cos + sin, self.like, ops=self._ops)
-        half = self.like.shape[1] // 2
-        matrices = xp.matmul(table[:, half:], self.like[:, half:, :])
-        matrices += xp.matmul(table[:, :half], self.like[:, :half, :])
+        xp, (b, p) = self._ops.xp, self.shape[:2]
+        cos, sin = frequencies.cos_sin(_centred_taps(self.grid))
+        table = arrays.device_table(cos + sin, self.upper, ops=self._ops)
+        half = self.upper.shape[1] // 2
+        matrices = xp.matmul(table[:, half:], self.coefficients[:, half:, :])
+        matrices += xp.matmul(table[:, :half], self.coefficients[:, :half, :])
         return xp.reshape(matrices, (b, -1, p, p))
+
+
+def _parts_at(polynomial: Polynomial, frequencies: Frequencies, *, ops: ArrayOps) -> Array:
+    """``Re G``, ``Im G``, ``Re G + Im G``, ``Im G - Re G`` one below another, at f frequencies: (b, f, 4 m, p)."""
+    xp = ops.xp
+    b, m, p, *taps = polynomial.shape
+    cos, sin = frequencies.cos_sin(tap_points(tuple(taps)))
+    host_table = np.stack([cos, sin, cos + sin, sin - cos], axis=1).reshape(4 * len(cos), -1)
+    table = arrays.device_table(host_table, polynomial.coefficients, ops=ops)
+    by_tap = xp.matrix_transpose(xp.reshape(polynomial.coefficients, (b, m * p, -1)))
+    return xp.reshape(xp.matmul(table, by_tap), (b, -1, 4 * m, p))
 
 
 def _halves(x: Array) -> tuple[Array, Array]:
@@ -150,7 +133,7 @@ def _halves(x: Array) -> tuple[Array, Array]:
 
 
 def _gram(x: Array, *, xp: Namespace) -> Array:
-    """The real matrices of ``G* G``, (b, f, p, p), from `KernelSymbol.at`."""
+    """The real matrices of ``G* G``, (b, f, p, p), from `_parts_at`."""
     left, right = _halves(x)
     return xp.matmul(xp.matrix_transpose(left), right)
 
@@ -169,28 +152,6 @@ def _columns_of_square(x: Array, some: Callable[[Array], Array], *, xp: Namespac
     return some_columns, xp.matmul(even, some(x_t)) - xp.matmul(odd, some(x))
 
 
-class Taps(NamedTuple):
-    """Taps R_m of a Gram matrix's power, and bounds of all of them together.
-
-    Parameters
-    ----------
-    upper : array, shape (b, taps, p (p + 1) / 2)
-        The entries of `_upper_places` of each R_m, for the taps m of `_centred_taps`. The others are those of
-        ``R_{-m} = R_m^T``.
-    grid : tuple of int
-        Number of taps along each axis.
-    sums : array, shape (b,)
-        Bound of the sum of the magnitudes in a row over all taps, so of the norms at all frequencies.
-    lost : array, shape (b,)
-        Bound of the norm of the error of the symbol with these taps at any frequency.
-    """
-
-    upper: Array
-    grid: tuple[int, ...]
-    sums: Array
-    lost: Array
-
-
 class GramTaps:
     """``H_t`` of a stack of symbols X, on a grid of as many points as it has taps: values or taps, with error bounds.
 
@@ -199,7 +160,7 @@ class GramTaps:
 
     Parameters
     ----------
-    symbol : KernelSymbol or GramSymbol
+    symbol : Polynomial or GramSymbol
         X.
     n_iter : int
         t >= 1: the first product is X* X, and each other one squares the last.
@@ -208,28 +169,40 @@ class GramTaps:
     ----------
     weights : array, shape (f,)
         1, or 2 for a frequency that stands for its mirror image, too.
+    error : array, shape (b,)
+        Of a `GramSymbol`, its error. Of a polynomial: e such that the first product, beside its roundings, is off by at
+        most ``2 n e + 3 e**2`` at any frequency. Here n**2 is a bound of its norm as computed. Let a be the error of G
+        (`Polynomial.error`), and G' the matrix whose parts are the upper half of `_parts_at`. The lower half is off the
+        parts of ``(1 - i) G`` by at most 2.5 a, and off those of ``(1 - i) G'`` by at most 3.92 a. So the matrices that
+        belong to their product are off ``G'* G'`` by at most ``5.6 a ||G'||``, and these by ``2 a ||G'|| + a**2``. With
+        ``||G'|| <= n + 5.6 a``, e is 4 a.
     """
 
-    def __init__(self, symbol: KernelSymbol | GramSymbol, n_iter: int, *, ops: ArrayOps) -> None:
+    def __init__(self, symbol: Polynomial | GramSymbol, n_iter: int, *, ops: ArrayOps) -> None:
         self.symbol = symbol
+        self.error = 4 * symbol.error if isinstance(symbol, Polynomial) else symbol.error
         self.n_iter = n_iter
         self.xp = ops.xp
         self.ops = ops
-        self.grid = tap_grid(symbol.taps, n_iter)
+        self.grid = tap_grid(tuple(symbol.shape[3:]), n_iter)
         self.points = Frequencies.half_grid(self.grid)
-        self.weights = arrays.device_table(tables(self.grid)[0], symbol.like, ops=ops)
+        self.weights = arrays.device_table(tables(self.grid)[0], self.error, ops=ops)
 
     def chunks(self) -> Iterator[tuple[slice, Array]]:
         """Parts of the frequencies that fit the memory budget (on the host, the cache), and X there."""
-        entries = math.prod(self.symbol.shape)
-        step = Polynomial.frequencies_in_memory(entries, math.prod(self.symbol.taps), ops=self.ops)
+        entries = math.prod(self.symbol.shape[:3])
+        step = Polynomial.frequencies_in_memory(entries, math.prod(self.symbol.shape[3:]), ops=self.ops)
         if self.ops.concrete and self.ops.on_host:
-            # Each chunk reads all taps: with fewer than `_LEAST_FREQUENCIES`, that would take most of the time.
-            in_cache = FORWARD_HOST // (8 * entries)
-            step = min(step, max(_LEAST_FREQUENCIES, in_cache))
+            step = min(step, max(1, CHUNK // (8 * entries)))
         for start in range(0, len(self.points), step):
             part = slice(start, min(start + step, len(self.points)))
-            yield part, self.symbol.at(self.points[part])
+            yield part, self.at(self.points[part])
+
+    def at(self, frequencies: Frequencies) -> Array:
+        """X at some frequencies, as it is multiplied."""
+        if isinstance(self.symbol, Polynomial):
+            return _parts_at(self.symbol, frequencies, ops=self.ops)
+        return self.symbol.at(frequencies)
 
     def transform(self, pairs: Array) -> Array:
         """The taps of Hermitian matrices: the real part of their sum over the whole grid with ``e^{-i m.theta}``.
@@ -273,28 +246,29 @@ class GramTaps:
         at_once = every_place.shape[1]
         if ops.concrete and ops.on_host:
             itemsize = 8 if values.dtype == xp.float64 else 4
-            at_once = max(1, FORWARD_HOST // (2 * itemsize * b * f))
+            at_once = max(1, CHUNK // (2 * itemsize * b * f))
         flat = xp.reshape(values, (b, f, -1))
         for first in range(0, every_place.shape[1], at_once):
             places = every_place[:, first : first + at_once]
             pairs = xp.take(flat, ops.from_numpy(places.reshape(-1), values), axis=2)
             yield self.transform(xp.reshape(pairs, (b, f, 2, places.shape[1])))
 
-    def taps(self) -> Taps:
-        """The taps, with bounds of all of them together."""
+    def taps(self) -> GramSymbol:
+        """The symbol with the taps of ``H_t``."""
         xp, p = self.xp, self.symbol.shape[2]
         values, lost = self.values(None)
         upper = arrays.joined(list(self.upper_entries(values, 0, p)), axis=2, xp=xp)
         upper *= 1 / math.prod(self.grid)
         sums = row_sums(xp.sum(xp.abs(upper), axis=1), p, ops=self.ops)
-        return Taps(upper, self.grid, rounding.up(xp.max(sums, axis=1), upper.shape[1] + p, xp=xp), lost)
+        largest = rounding.up(xp.max(sums, axis=1), upper.shape[1] + p, xp=xp)
+        return GramSymbol(upper, self.grid, largest, lost, ops=self.ops)
 
     def values(self, columns: slice | Array | None) -> tuple[Array, Array]:
         """The real matrices of ``H_t`` at the frequencies, and a bound (b,) on what all errors add to the taps' norm.
 
         At a frequency let X be the matrix of which X* X is formed next, and e a bound of the norm of its error, at
         first the symbol's. The next one is off by at most ``2 ||X|| e + 3 e**2 + product_error ||X||_F**2``, where the
-        symbol's own first product needs the factor 3 (`KernelSymbol.error`).
+        symbol's own first product needs the factor 3 (`error`).
         The errors are taps E_m of a polynomial on the same grid: for any unit vector u,
         ``sum_m ||E_m u|| <= sqrt(sum_theta ||E(theta) u||**2) <= sqrt(sum_theta e(theta)**2)`` (Parseval). The inverse
         transform, a product with a table an axis, is off in each tap by at most ``c`` times the mean of
@@ -305,12 +279,12 @@ class GramTaps:
         transposed ones; ``lost`` (b,).
         """
         xp = self.xp
-        _, m, p = self.symbol.shape
-        u = rounding.unit(self.symbol.like, xp=xp)
-        is_of_kernel = isinstance(self.symbol, KernelSymbol)
+        m, p = self.symbol.shape[1:3]
+        u = rounding.unit(self.error, xp=xp)
+        is_of_kernel = isinstance(self.symbol, Polynomial)
         product_errors, transform_error, roundings = _error_factors(self.n_iter, m, p, self.grid, u, is_of_kernel)
         values = []
-        error_sum_sq = norm_sum_sq = xp.zeros_like(self.symbol.error)
+        error_sum_sq = norm_sum_sq = xp.zeros_like(self.error)
         for part, factor in self.chunks():
             some_values, error, norm_sq = self._powers(factor, product_errors, columns)
             weights = self.weights[part]
@@ -320,7 +294,7 @@ class GramTaps:
         # Numbers below the smallest normal one may be flushed to 0. At a frequency, a product loses at most 16 m p of
         # it, and doubles what the last one lost, as norms are at most 1 (`Powers`): 16 2**t m p in all. Of the sum of
         # squared errors, each frequency's square may be lost.
-        smallest = float(xp.finfo(self.symbol.like.dtype).smallest_normal)
+        smallest = float(xp.finfo(self.error.dtype).smallest_normal)
         underflow = 16 * 2.0**self.n_iter * m * p * math.prod(self.grid) * smallest
         error_sum_sq = error_sum_sq + 4 * len(self.points) * smallest
         error = xp.sqrt(error_sum_sq) + xp.sqrt(norm_sum_sq) * transform_error
@@ -331,14 +305,14 @@ class GramTaps:
     ) -> tuple[Array, Array, Array]:
         """``H_t`` at some frequencies, with what bounds its errors, but for the roundings of these bounds.
 
-        ``x``: of the symbol's `at`. ``product_errors``: of each product, its error relative to the squared Frobenius
+        ``x``: of `at`. ``product_errors``: of each product, its error relative to the squared Frobenius
         norm of its factors. Returns ``values``: as of `values`; ``error`` (b, f): e of `values`; ``norm_sq`` (b, f):
         ``||H_t||_F**2``, or more.
         """
         xp = self.xp
         norms_sq = [_squares(x, xp=xp)]
         for t in range(self.n_iter):
-            is_gram = t == 0 and isinstance(self.symbol, KernelSymbol)
+            is_gram = t == 0 and isinstance(self.symbol, Polynomial)
             product = _gram if is_gram else matrix_norms.square_of_hermitian
             some_columns = _columns_of_gram if is_gram else _columns_of_square
             if columns is None or t < self.n_iter - 1:
@@ -348,7 +322,7 @@ class GramTaps:
                 x = xp.stack(some_columns(x, functools.partial(self._some, columns), xp=xp), axis=2)
                 # Where some columns are not computed: ||X* X||_F <= ||X||_F**2.
                 norms_sq.append(norms_sq[-1] ** 2)
-        error = self.symbol.error[:, None]
+        error = self.error[:, None]
         for factor_norm_sq, square_norm_sq, relative_error in zip(norms_sq, norms_sq[1:], product_errors, strict=False):
             product_error = factor_norm_sq * relative_error
             # ||X||**2 = ||X* X||, bounded by the Frobenius norm of X* X as computed and its error.
@@ -417,7 +391,7 @@ def _error_factors(
 ) -> tuple[tuple[float, ...], float, int]:
     """Factors of the errors that `GramTaps.values` bounds, for a unit roundoff u.
 
-    ``is_of_kernel``: whether the first product is that of a `KernelSymbol`. Returns ``product_errors``: of each
+    ``is_of_kernel``: whether the first product is that of a kernel's symbols. Returns ``product_errors``: of each
     product, its error relative to the squared Frobenius norm of what it is computed from; ``transform_error``: ``c
     sqrt(N)``; ``roundings``: of the bound of all errors itself.
     """
@@ -467,12 +441,12 @@ class Powers:
         # Powers of matrices with a Frobenius norm of at most 1 stay so.
         flat = xp.reshape(polynomial.sums_of_magnitudes, (blocks.shape[0], -1))
         self._factor = _factor_to_one(xp.sqrt(xp.vecdot(flat, flat)), xp=xp)
-        symbol = KernelSymbol(Polynomial(wide * _by_block(self._factor, blocks.ndim, xp=xp), xp=xp), ops=ops)
+        scaled = Polynomial(wide * _by_block(self._factor, blocks.ndim, xp=xp), xp=xp)
         # The error of the last square that is the same at every frequency.
         self._last_error: Array | float = 0.0
         first_products = self._first_products(wide)
         later_products = n_iter - first_products
-        self._taps = GramTaps(symbol, first_products, ops=ops)
+        self._taps = GramTaps(scaled, first_products, ops=ops)
         if later_products:
             self._taps = GramTaps(self._symbol_of(self._taps.taps(), later_products), later_products, ops=ops)
         self._blocks = blocks
@@ -481,17 +455,16 @@ class Powers:
         """Number of products whose taps are computed first: two, or one if two make many taps."""
         p = blocks.shape[2]
         two = math.prod(tap_grid(tuple(blocks.shape[3:]), 2))
-        return min(2 if two <= max(4 * p, _FEW_TAPS) else 1, max(1, self.n_iter - 1))
+        return min(2 if two <= 4 * p else 1, max(1, self.n_iter - 1))
 
-    def _symbol_of(self, first: Taps, later_products: int) -> GramSymbol:
+    def _symbol_of(self, first: GramSymbol, later_products: int) -> GramSymbol:
         """The symbol whose powers are the later products."""
-        xp, ops = self.xp, self.ops
         if later_products > 1:
-            return GramSymbol(first, ops=ops)
+            return first
         # The error of the square by that of the taps is the same at every frequency. So it is less than the errors of
         # `GramTaps`, which are summed over the grid.
-        self._last_error = rounding.up(2 * first.sums * first.lost + first.lost**2, 4, xp=xp)
-        return GramSymbol(first._replace(lost=xp.zeros_like(first.lost)), ops=ops)
+        self._last_error = rounding.up(2 * first.sums * first.lost + first.lost**2, 4, xp=self.xp)
+        return GramSymbol(first.upper, first.grid, first.sums, self.xp.zeros_like(first.lost), ops=self.ops)
 
     def channel_norms(self) -> tuple[Array, Array, Array | None]:
         """Norms d_i rounded up (b, p), the sums they are roots of (b, p), and values at the frequencies.
@@ -513,9 +486,9 @@ class Powers:
     def _sums_of_taps(self) -> tuple[Array, Array, Array | None]:
         """Sums (b, p) over the taps of each channel's magnitudes, their error (b,), and values that fit or None."""
         xp, ops, last = self.xp, self.ops, self._taps
-        b, _, p = last.symbol.shape
+        b, _, p = last.symbol.shape[:3]
         points, taps = len(last.points), math.prod(last.grid)
-        itemsize = 8 if last.symbol.like.dtype == xp.float64 else 4
+        itemsize = 8 if last.error.dtype == xp.float64 else 4
         # Columns at once: of a matrix and the transposed one, twice while they are put together.
         width = max(1, min(p, ops.memory // (4 * itemsize * b * points * p)))
         magnitudes = []
@@ -697,7 +670,7 @@ def powers_residuals(
     b = columns.shape[0]
     # Traced chunks are as large as the memory allows, since every one is compiled by itself.
     in_memory = Polynomial(blocks, xp=xp).frequencies_at_once(ops=ops)
-    at_once = _frequencies_at_once(blocks, ops=ops) if ops.concrete else in_memory
+    at_once = _frequencies_at_once(blocks) if ops.concrete else in_memory
     chunks = arrays.ceil_div(len(grid.points), at_once)
     step = arrays.ceil_div(len(grid.points), chunks)
     taps = tap_points(tuple(blocks.shape[3:]))
@@ -705,9 +678,9 @@ def powers_residuals(
     # The signs of the taps, transformed back to the frequencies.
     adjoint_tables = []
     for real, imag in tables(grid.grid)[1]:
-        parts = (arrays.device_table(x, grid.symbol.like, ops=ops) for x in (real.T, -imag.T))
+        parts = (arrays.device_table(x, grid.error, ops=ops) for x in (real.T, -imag.T))
         adjoint_tables.append(ops.complex(*parts))
-    signs = xp.astype(xp.sign(columns), arrays.complex_dtype(grid.symbol.like.dtype, xp=xp))
+    signs = xp.astype(xp.sign(columns), arrays.complex_dtype(grid.error.dtype, xp=xp))
     transformed = contract(signs, adjoint_tables, xp=xp)
     transformed = xp.astype(transformed, arrays.complex_dtype(blocks.dtype, xp=xp), copy=False)
 
@@ -721,11 +694,10 @@ def powers_residuals(
     return blocks, in_chunks(transformed), selector, sums, in_chunks(xp.broadcast_to(phase, (b, *phase.shape)))
 
 
-def _frequencies_at_once(blocks: Array, *, ops: ArrayOps) -> int:
+def _frequencies_at_once(blocks: Array) -> int:
     """Frequencies of a chunk of the backward pass.
 
-    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `BACKWARD_HOST`'s.
+    Their matrices, of which five are alive at a time, take as many bytes as the kernel, but at least `CHUNK`.
     """
-    least_bytes = BACKWARD_HOST if ops.on_host else BACKWARD_DEVICE
     bytes_of_a_frequency = 5 * 16 * math.prod(blocks.shape[:3])
-    return int(max(1, max(8 * math.prod(blocks.shape), least_bytes) // bytes_of_a_frequency))
+    return int(max(1, max(8 * math.prod(blocks.shape), CHUNK) // bytes_of_a_frequency))

@@ -65,30 +65,20 @@ class Lags(NamedTuple):
         left_matrix = _taps_in_rows(left, xp=xp)
         right_matrix = left_matrix if right is left else _taps_in_rows(right, xp=xp)
         rows_at_once = _rows_at_once(first_taps * rows, left, xp=xp)
-
-        def sums(part: slice, some_lags: range) -> Array:
-            sums_of_lags = []
-            for lag in some_lags:
+        products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
+        kernels_at_once = max(1, products_at_once // first_taps)
+        values_of_parts = []
+        for start in range(0, b, kernels_at_once):
+            part = slice(start, min(start + kernels_at_once, b))
+            values_of_lags = []
+            for lag in range(first_taps):
                 if tick is not None:
                     tick()
                 earlier = left_matrix[part, : (first_taps - lag) * rows, :]
                 later = right_matrix[part, lag * rows :, :]
                 products = _product(earlier, later, rows_at_once, xp=xp)
-                values = xp.reshape(products, (-1, *other_taps, c, *other_taps, right.shape[2]))
-                for j in range(len(other_taps)):
-                    values = _by_difference(values, 1 + j, len(other_taps) + 2, xp=xp)
-                sums_of_lags.append(xp.reshape(values, (values.shape[0], -1, c, right.shape[2])))
-            return arrays.joined(sums_of_lags, axis=1, xp=xp)
-
-        products_at_once = max(1, ops.memory // (4 * 8 * left_matrix.shape[2] * right_matrix.shape[2]))
-        kernels_at_once = max(1, products_at_once // first_taps)
-        lags_at_once = min(products_at_once, first_taps)
-        parts = [slice(i, min(i + kernels_at_once, b)) for i in range(0, b, kernels_at_once)]
-        every_lag = range(first_taps)
-        groups_of_lags = [every_lag[i : i + lags_at_once] for i in range(0, first_taps, lags_at_once)]
-        values_of_parts = []
-        for part in parts:
-            values_of_parts.append(arrays.joined([sums(part, some) for some in groups_of_lags], axis=1, xp=xp))
+                values_of_lags.append(_sums_by_lag(products, other_taps, (c, right.shape[2]), xp=xp))
+            values_of_parts.append(arrays.joined(values_of_lags, axis=1, xp=xp))
         values = arrays.joined(values_of_parts, axis=0, xp=xp)
         # Along the first axis only lags of at least 0 were computed. Of those with 0 there, the first ones are negative
         # along another axis: `points` leaves them out.
@@ -153,15 +143,19 @@ def _taps_in_rows(x: Array, *, xp: Namespace) -> Array:
     return xp.reshape(by_first_tap, (b, first_taps * rows, math.prod(other_taps) * c))
 
 
-def _by_difference(values: Array, first: int, second: int, *, xp: Namespace) -> Array:
-    """Replace two axes of n taps y and z by one axis of 2 n - 1 lags t, by sums over all pairs with ``z - y = t``.
-
-    The axis of lags, from 1 - n to n - 1, takes the place of the first of the two.
-    """
-    size = values.shape[first]
-    other_axes = (axis for axis in range(values.ndim) if axis not in (first, second))
-    pairs = xp.permute_dims(values, (*other_axes, first, second))
-    return xp.stack([xp.linalg.trace(pairs, offset=t) for t in range(1 - size, size)], axis=first)
+def _sums_by_lag(products: Array, taps: list[int], channels: tuple[int, int], *, xp: Namespace) -> Array:
+    """Sum products (b, taps * left, taps * right) over the pairs of taps with each lag: (b, lags, left, right)."""
+    left, right = channels
+    values = xp.reshape(products, (-1, *taps, left, *taps, right))
+    # The lags of an axis, from 1 - n to n - 1, take the place of the first of its two axes of n taps, y and z; of those
+    # behind the channels, the one that is due comes first.
+    second = len(taps) + 2
+    for first, size in enumerate(taps, start=1):
+        other_axes = (axis for axis in range(values.ndim) if axis not in (first, second))
+        pairs = xp.permute_dims(values, (*other_axes, first, second))
+        sums = [xp.linalg.trace(pairs, offset=z_less_y) for z_less_y in range(1 - size, size)]
+        values = xp.stack(sums, axis=first)
+    return xp.reshape(values, (values.shape[0], -1, left, right))
 
 
 def _rows_at_once(rows: int, values: Array, *, xp: Namespace) -> int:

@@ -35,7 +35,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Sealed, Upper
+from specnorm.proofs.bound import HypothesisError, Lower, Sealed, Upper
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies, phase_error, tap_points
 from specnorm.symbols.proofs import scalar
@@ -181,29 +181,6 @@ class Polynomial:
         ``entries``: of the matrices of all blocks at a frequency. ``taps``: of one block.
         """
         return int(max(1, ops.memory // (6 * 16 * entries + 24 * 8 * taps)))
-
-    def largest(
-        self, norms: Callable[[Symbol], Array], frequencies: Frequencies, *, ops: ArrayOps
-    ) -> tuple[Array, Array]:
-        """Maximum of a function of the symbol over frequencies, within the memory budget.
-
-        ``norms``: takes a `Symbol` of f frequencies, returns (b, f). Returns ``value`` (b,); ``phase`` (b, taps):
-        ``e^{i k.theta}`` of the taps at the arg-max.
-        """
-        xp = self.xp
-        step = self.frequencies_at_once(ops=ops)
-
-        def largest_of(start: int) -> tuple[Array, Array]:
-            symbol = self.at(frequencies[start : start + step], ops=ops)
-            values = norms(symbol)
-            return xp.max(values, axis=1), xp.take(symbol.phase, xp.argmax(values, axis=1), axis=0)
-
-        value, phase = largest_of(0)
-        for start in range(step, len(frequencies), step):
-            next_value, next_phase = largest_of(start)
-            phase = xp.where((next_value > value)[:, None], next_phase, phase)
-            value = xp.maximum(value, next_value)  # a NaN stays
-        return value, phase
 
     @staticmethod
     def singular_value_gradient(
@@ -359,9 +336,9 @@ class Polynomial:
 
         ``wide``: whether to compute in the device's widest precision instead of that of the blocks.
         """
-        if wide:
-            return Polynomial(arrays.in_wide_dtype(self.coefficients, ops=ops), xp=self.xp).lags(ops=ops)
-        xp, x, q = self.xp, self.coefficients, self.absolute_norm_up
+        xp = self.xp
+        polynomial = Polynomial(arrays.in_wide_dtype(self.coefficients, ops=ops), xp=xp) if wide else self
+        x, q = polynomial.coefficients, polynomial.absolute_norm_up
         m, p = self.shape[1:3]
         relative = rounding.SLACK * rounding.gamma(Lags.roundings(x, xp=xp), rounding.unit(x, xp=xp))
         underflow = float(xp.finfo(x.dtype).smallest_normal) * m * p * self.taps**2
@@ -402,11 +379,7 @@ class Symbol:
 
     def matrices(self) -> Array:
         """G at every frequency, shape (b, f, m, p): two real products with the table of cosines and sines."""
-        return self._ops.complex(*self.planes())
-
-    def planes(self) -> tuple[Array, Array]:
-        """Real and imaginary parts of G, (b, f, m, p) each."""
-        return self.polynomial.planes_at(self.cos, self.sin)
+        return self._ops.complex(*self.polynomial.planes_at(self.cos, self.sin))
 
     def apply(self, v: Array) -> Array:
         """G(theta_f) v_f for one vector a frequency, shape (b, f, p) -> (b, f, m), without forming any G."""
@@ -533,11 +506,9 @@ class GramPolynomial:
     size, rank : int
         Columns p, and how many of them (after a rotation) are kept.
     truncation : float
-        As of the polynomial of which it is made, or less.
+        As of the polynomial of which it is made.
     basis : array, shape (g, p, p), optional
         As of that polynomial.
-    left_out : array, shape (g, m, size - rank, *kernel_shape)
-        The kernels of the other directions, as computed: C is the Gram matrix of their symbols.
     error : float
         Bound of ``||computed H(theta) - H(theta)||``, H of the blocks as rotated. A product of two entries passes
         through those of the lags, and ``L + 4`` others: the sum ``R_d +- R_d^T``, the product with the table and the
@@ -574,20 +545,11 @@ class GramPolynomial:
         self._shrink, self._lost = polynomial.shrink, polynomial.lost
         coefficients = polynomial.coefficients
         self.is_float32 = coefficients.dtype != self.blocks.dtype
-        self.left_out = coefficients[:, :, self.rank :, ...]
         self.lags, self.even, self.odd = self._coefficients(coefficients)
         self.norms = self._coefficient_norms()
         norm = float(xp.max(polynomial.absolute_norm_up))
         roundings = Lags.roundings(coefficients, xp=xp) + len(self.lags) + 4
         self.error = norm**2 * evaluation_error(roundings, rounding.unit(coefficients, xp=xp))
-
-    def tighten_truncation(self, norm: Upper) -> None:
-        """Lower the truncation to the square of a bound of the norm of `left_out` over all frequencies."""
-        if norm.what != ALL_FREQUENCIES:
-            raise HypothesisError(f"{norm.what} is not the norm of the directions left out over all frequencies")
-        self.truncation = min(self.truncation, host.mul_up(norm.value, norm.value))
-        if self._float32_copy is not None:
-            self._float32_copy.truncation = self.truncation
 
     def _coefficients(self, rotated_blocks: Array) -> tuple[np.ndarray, Array, Array]:
         """Lags, even and odd coefficients: see the class. Lags with coefficients 0 are left out, but for the first."""
@@ -662,7 +624,7 @@ class GramPolynomial:
         if self.even.shape[0] > 1 or entries <= _CACHED_ENTRIES or not (ops.on_host and ops.concrete):
             return ops.complex(*self.planes_at(frequencies, block))
         # Part by part, so that the planes stay in the cache.
-        cos, sin = self._tables_at(frequencies)
+        cos, sin = frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
         dtype = arrays.complex_dtype(self.even.dtype, xp=xp)
         columns = xp.empty((count, entries), dtype=dtype, device=ops.device(self.even))
         for start in range(0, entries, _CACHED_ENTRIES):
@@ -677,7 +639,7 @@ class GramPolynomial:
         ``frequencies``: f points. ``block`` (f,): index of the block each belongs to.
         """
         xp = self.xp
-        cos, sin = self._tables_at(frequencies)
+        cos, sin = frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
         if self.even.shape[0] == 1:
             even = xp.matmul(cos, self.even[0, ...])
             odd = xp.matmul(sin, self.odd[0, ...])
@@ -697,14 +659,10 @@ class GramPolynomial:
         even, odd = self.even, self.odd
         if len(blocks) < even.shape[0]:
             even, odd = (arrays.rows(x, blocks, ops=self.ops) for x in (even, odd))
-        table = xp.concat(self._tables_at(frequencies), axis=1)
+        table = xp.concat(frequencies.device_cos_sin(self.lags, self.even, ops=self.ops), axis=1)
         # The first odd coefficient is 0.
         both = xp.concat([even, odd], axis=1)
         return xp.reshape(xp.matmul(table, both), (len(blocks) * len(frequencies), self.size, self.size))
-
-    def _tables_at(self, frequencies: Frequencies) -> tuple[Array, Array]:
-        """Cosines and sines of all lags at some frequencies, shape (f, L), in the precision of the coefficients."""
-        return frequencies.device_cos_sin(self.lags, self.even, ops=self.ops)
 
     def reduced(self, even: Array, odd: Array, eigenvalue_limit: np.ndarray) -> tuple[Array, Array]:
         """``A + B* B / (limit - truncation)``, shape (f, rank, rank), and a bound of its rounding, shape (f,).

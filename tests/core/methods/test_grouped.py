@@ -69,7 +69,7 @@ def test_each_group_has_the_bound_of_its_own(seed: int, memory: int) -> None:
     blocks = grouped(seed, 9, 12, 9)
     sizes = (64, 48)
     ops = dataclasses.replace(OPS, memory=memory)
-    found, phase, claims = largest_bound(grid.SymbolNormsUp(), blocks, sizes, ops=ops)
+    found, phase, claims = largest_bound(grid.symbol_norms_up, blocks, sizes, ops=ops)
     values, phases = np.asarray(found), np.asarray(phase)
     truth = norms(blocks, sizes)
     assert (values >= truth.max(axis=1)).all()
@@ -86,7 +86,7 @@ def test_pairs_are_compared_with_their_own_group(seed: int, monkeypatch: pytest.
     sizes = (16, 12)
     count = len(Frequencies.half_grid(sizes))
     truth = norms(blocks, sizes)
-    largest = LargestBound(grid.SymbolNormsUp(), blocks, sizes, ops=OPS)
+    largest = LargestBound(grid.symbol_norms_up, blocks, sizes, ops=OPS)
     # Each group has another number of pairs, the last one none.
     pairs = np.concatenate([b * count + np.arange(b, 20 * b + 21) for b in range(5)])
     monkeypatch.setattr(search, "_FEW_FREQUENCIES", 2)
@@ -109,9 +109,9 @@ def test_a_number_that_is_none_spoils_its_own_group_alone(monkeypatch: pytest.Mo
     blocks = grouped(0, 4)
     sizes = (8, 6)
 
-    def bound(symbol: Any, *, ops: Any) -> Any:
-        values = np.asarray(grid.SymbolNormsUp()(symbol, ops=ops))
-        is_third = np.asarray(symbol.polynomial.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0])
+    def bound(polynomial: Any, real: Any, imag: Any, *, ops: Any) -> Any:
+        values = np.asarray(grid.symbol_norms_up(polynomial, real, imag, ops=ops))
+        is_third = np.asarray(polynomial.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0])
         return np.where(is_third, np.nan, values)
 
     largest = LargestBound(bound, blocks[[0, 1, 2]], sizes, ops=OPS)

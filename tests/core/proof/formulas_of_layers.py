@@ -373,9 +373,6 @@ def directions_of_balls() -> Violations:
     matrices: Any = normal(2, 3, 4, seed=8)
     sums = np.abs(matrices)
     yield from up("absolute", directions.absolute_up(matrices, xp=XP), np.sqrt(sums.sum(2).max(1) * sums.sum(1).max(1)))
-    for kernel_shape, grid in (((3, 1), (20, 1)), ((30, 1, 2), (290, 1, 10)), ((30, 30, 1), (116, 116, 1))):
-        if directions.grid_sizes(kernel_shape) != grid:
-            yield f"grid of {kernel_shape}: {directions.grid_sizes(kernel_shape)}"
     kernels: Any = normal(2, 3, 4, 2, 5, seed=9)
     limit = directions.Limit(2.0, 0.25, 1e-4)
     lost = 1.01 * 1e-4 * 10 * math.sqrt(12)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from specnorm.gram.proofs import powers
 from specnorm.grid import proof as grid
-from specnorm.grid.proof import SymbolNormsUp, quotient_at_down
+from specnorm.grid.proof import largest_of_all, quotient_at_down, symbol_norms_up
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
@@ -76,8 +76,7 @@ def taps_of_powers() -> Violations:
     """Taps of powers, the sums of their magnitudes, and their errors, which Parseval's sums bound."""
     for kernels, t, ops in itertools.product(KERNELS, (1, 2), (OPS, SMALL)):
         polynomial = Polynomial(kernels, xp=XP)
-        symbol = powers.KernelSymbol(polynomial, ops=ops)
-        found = powers.GramTaps(symbol, t, ops=ops).taps()
+        found = powers.GramTaps(polynomial, t, ops=ops).taps()
         grid, values = powers_on_grid(kernels, t)
         yield from up(f"sums of {kernels.shape}, {t}", found.sums, sums_in_rows(grid, values[-1]).max(axis=1))
         m, p = kernels.shape[1:3]
@@ -92,16 +91,15 @@ def taps_of_powers() -> Violations:
         of_transform = 1.001 * (sum(of_axes) + 4 * DOUBLE) * math.sqrt(math.prod(grid))
         lost = np.sqrt((error**2).sum(axis=1)) + np.sqrt(squares[-1].sum(axis=1)) * of_transform
         yield from up(f"errors of {kernels.shape}, {t}", found.lost, lost)
-        again = powers.GramSymbol(found, ops=ops)
         n = math.prod(grid)
         formula = found.lost + found.sums * 1.001 * (gamma(n - n // 2 + 4, DOUBLE) / 1.001 + 2.5 * phase())
-        yield from up(f"errors of the symbol of {kernels.shape}, {t}", again.error, formula)
+        yield from up(f"errors of the symbol of {kernels.shape}, {t}", found.error, formula)
         point = Frequencies(np.asarray([[1, 2, 3][: len(grid)]]), (7, 8, 9)[: len(grid)])
         angles = 2 * math.pi * point.numerators[0] / np.asarray(point.denominators)
         waves = np.exp(1j * tuple_sums(kernels.shape[3:], angles))
         g = (kernels.reshape(2, m, p, -1) * waves).sum(axis=3)
         h = np.linalg.matrix_power(np.conj(np.swapaxes(g, 1, 2)) @ g, 2 ** (t - 1))
-        yield from up("a power", again.at(point)[:, 0] + 1.0, h.real + h.imag + 1.0 - 1e-12, 1e-9)
+        yield from up("a power", found.at(point)[:, 0] + 1.0, h.real + h.imag + 1.0 - 1e-12, 1e-9)
 
 
 def contractions() -> Violations:
@@ -146,7 +144,7 @@ def norms_of_channels() -> Violations:
         if t == 1:
             norms, *_ = powers.lag_norms(kernels, ops=ops)
             yield from up(f"lags of {kernels.shape}", norms, sums_in_rows(grid, values[-1]) ** 0.5, 1e-9)
-    first = powers.Taps(np.ones((1, 9, 1)), (3, 3), np.asarray([2.0]), np.asarray([0.5]))
+    first = powers.GramSymbol(np.ones((1, 9, 1)), (3, 3), np.asarray([2.0]), np.asarray([0.5]), ops=OPS)
     some = powers.Powers(KERNELS[0], 2, ops=OPS)
     some._symbol_of(first, 1)
     yield from up("an error of a square", some._last_error, 2 * 2.0 * 0.5 + 0.25)
@@ -161,27 +159,26 @@ def norms_of_channels() -> Violations:
     tiny = 2.0**-1022
     norms, *_ = powers.lag_norms(np.full((1, 2, 2, 3), 1e-170), ops=OPS)
     yield from up("lags that underflow", norms, math.sqrt(2 * 2 * 2 * 9 * tiny))
-    nothing = powers.Taps(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1))
-    yield from up("taps that underflow", powers.GramSymbol(nothing, ops=OPS).error, 4 * 9 * tiny)
-    symbol = powers.KernelSymbol(Polynomial(KERNELS[0], xp=XP), ops=OPS)
-    no_error: Any = np.zeros(2)
-    symbol.error = no_error
+    nothing = powers.GramSymbol(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1), ops=OPS)
+    yield from up("taps that underflow", nothing.error, 4 * 9 * tiny)
     with patch.object(powers, "_error_factors", lambda *_: ((0.25,), 0.0, 8)):
-        found = powers.GramTaps(symbol, 1, ops=OPS)
-        _, error, _ = found._powers(symbol.at(found.points), (0.25,), None)
+        found = powers.GramTaps(Polynomial(KERNELS[0], xp=XP), 1, ops=OPS)
+        no_error: Any = np.zeros(2)
+        found.error = no_error
+        _, error, _ = found._powers(found.at(found.points), (0.25,), None)
     squares = 3 * lengths(on_grid(KERNELS[0], found.grid)) ** 2
     yield from between(
         "errors of products", float(error.max()), squares.max() / 4 * (1 - 1e-12), squares.max() / 4 * (1 + 1e-12)
     )
     first_error: Any = np.ones(2)
-    symbol.error = first_error
+    found.error = first_error
     x: Any = np.zeros((2, 1, 16, 3))
     x[0, 0, :, 0] = 1.0
     _, error, _ = found._powers(x, (0.25,), None)
     yield from up("an error of a product", error[:, 0], [2 * math.sqrt(8 + 4) + 3 + 4, 3.0])
     many: Any = np.ones((1, 1, 1, 100, 101))
     formula = many.size * 2.0**-14 * 4 * Polynomial(many, xp=XP).relative_error * (1 + many.size * DOUBLE)
-    yield from up("the error of many taps", powers.Powers(many, 1, ops=OPS)._taps.symbol.error, formula)
+    yield from up("the error of many taps", powers.Powers(many, 1, ops=OPS)._taps.error, formula)
     rows: Any = np.ones((1, 10**5, 1, 1))
     norm, *_ = powers.lag_norms(rows, ops=OPS)
     yield from up("lags of many rows", norm, math.sqrt(1e5 * (1 + gamma(10**5 + 1, DOUBLE))))
@@ -261,10 +258,6 @@ def polynomials() -> Violations:
     copy = found.float32_copy()
     yield from up("error of a copy", copy.error, found.error + of_copy)
     copy.error = 0.25
-    found.truncation = 0.5
-    for norm in (0.5, 3.0):
-        found.tighten_truncation(assumed(norm))
-        yield from up("a truncation", found.truncation, 0.25)
     copy._shrink, copy._lost = 0.75, 0.5
     limits = np.asarray([2.0, 3.0, 0.1])
     formula = np.maximum(limits * 0.75 - 0.5, 0.0) ** 2 - 0.25
@@ -458,7 +451,8 @@ def single_frequencies() -> Violations:
         yield from between("what is taken off at a frequency", quotient - float(found[0]), 0.9 * error, 1.1 * error)
     faint: Any = np.full((1, 2, 3, 2, 3), 1e-170)
     with patch.object(grid, "gram_iteration_of_parts_up", lambda *x, xp: x) as _:  # noqa: ARG005
-        *_, error_of_products = SymbolNormsUp(2)(Polynomial(faint, xp=OPS.xp).at(point, ops=OPS), ops=OPS)
+        symbols = Polynomial(faint, xp=XP), faint[..., 0], faint[..., 0]
+        *_, error_of_products = symbol_norms_up(*symbols, 2, ops=OPS)
     yield from up("what may underflow in products", error_of_products, 2 * ROOT2 * 2.0**-255.5)
     sizes = (2**31 - 1, 2**29)
     places = (2 * 10**9, 2**29 - 3)
@@ -475,8 +469,8 @@ def single_frequencies() -> Violations:
     wide = normal(2, 3, 2, 2, 3, seed=6)
     for sizes in ((4, 5), (6, 3)):
         exact = lengths(on_grid(wide, sizes)).max(axis=1)
-        found, _ = Polynomial(wide, xp=XP).largest(
-            lambda symbol: XP.linalg.matrix_norm(symbol.matrices()), Frequencies.half_grid(sizes), ops=SMALL
+        found, *_ = largest_of_all(
+            lambda _, real, imag, *, ops: XP.linalg.matrix_norm(ops.complex(real, imag)), wide, sizes, ops=SMALL
         )
         yield from between("largest over frequencies", float(np.abs(found / exact - 1).max()), 0.0, 1e-13)
 

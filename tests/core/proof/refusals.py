@@ -29,7 +29,7 @@ from specnorm.at_size.proofs.waves import Waves
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.grid.proof import LargestBound, SymbolNormsUp, norm_by_grid
+from specnorm.grid.proof import LargestBound, norm_by_grid, symbol_norms_up
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
 from specnorm.proofs.cells import Boxes, Circulant, Grid
@@ -143,7 +143,7 @@ def grouped() -> LayerGram:
 
 
 def some_frequencies(count: int) -> object:
-    largest = LargestBound(SymbolNormsUp(), KERNEL, (20,), ops=OPS)
+    largest = LargestBound(symbol_norms_up, KERNEL, (20,), ops=OPS)
     largest.visit(np.arange(count))
     return largest.result()
 
@@ -240,7 +240,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a polynomial of other blocks": lambda: Cover(KERNEL, Boxes.torus((4,)), ops=OPS).form(
         Polynomial(KERNEL / 2, xp=OPS.xp).gram(ops=OPS), np.arange(1), np.zeros(1)
     ),
-    "a circulant's norm for what is left out": lambda: POLYNOMIAL.tighten_truncation(assumed(1.0, OWN)),
     "matrices of cells that have changed": formed_before,
     "values of other blocks": lambda: left_open(LINE, Boxes.torus((3,)), LINE / 2),
     "values at other boxes": lambda: left_open(LINE, Boxes.dft((9,), (3,)), LINE),

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -205,6 +206,7 @@ def test_arrays_of_claims_are_on_their_side(wide: str) -> None:
 LAYER = ConvSpec.of((4, 2, 3, 3), input_shape=(6, 7), padding_mode="zeros", padding=1, groups=2)
 RING = Circulant(shortest(LAYER), (True, False))
 NAN: Any = np.asarray([np.nan])
+ONES: Any = np.ones(1)
 KERNEL: Any = np.random.RandomState(0).standard_normal((1, 3, 3, 4)) / 4
 
 
@@ -227,9 +229,8 @@ def claims_of(bound: Any) -> list[Upper]:
     return grid.largest_of_all(bound, KERNEL, (20,), ops=OPS)[2]()
 
 
-class Halved(grid.SymbolNormsUp):
-    def __call__(self, symbol: Any, *, ops: Any) -> Any:
-        return super().__call__(symbol, ops=ops) / 2
+def halved(polynomial: Any, real: Any, imag: Any, gram_products: int = 3, *, ops: Any) -> Any:
+    return np.asarray(grid.symbol_norms_up(polynomial, real, imag, gram_products, ops=ops)) / 2
 
 
 def shorter(axis: int) -> Circulant:
@@ -281,11 +282,12 @@ REFUSED: dict[str, Callable[[], object]] = {
     "another matrix as a tap": lambda: cover.norm_of_one_tap(
         KERNEL[..., :1], assumed(1.0, norms.norm_of_stack((1, 3, 2)))
     ),
-    "norms on a grid that are NaN": grid._claims_on_grid(grid.SymbolNormsUp(), NAN, KERNEL, (20,), ops=OPS),
-    "half of a bound on a grid": lambda: claims_of(Halved()),
-    "half of a bound on a grid, in words": lambda: claims_of(
-        lambda symbol, ops: np.asarray(grid.SymbolNormsUp(3)(symbol, ops=ops)) / 2
-    ),
+    "norms on a grid that are NaN": grid._claims_on_grid(grid.symbol_norms_up, NAN, KERNEL, (20,), ops=OPS),
+    "half of a bound on a grid": lambda: claims_of(halved),
+    "half of a bound on a grid, in words": lambda: claims_of(partial(halved, gram_products=3)),
+    "a bound of another symbol on a grid": lambda: grid._claims_on_grid(
+        partial(grid.symbol_norms_up, KERNEL), ONES, KERNEL, (20,), ops=OPS
+    )(),
     "no box at all": lambda: Cover(KERNEL, Boxes.torus((4,))[:0], ops=OPS),
     "one box of the torus": lambda: Cover(KERNEL, Boxes.torus((4,))[:1], ops=OPS),
     "a point of the grid": lambda: supremum_on_grid(assumed(1.0), Boxes.dft((5,), (4,))[:1]),
@@ -444,7 +446,7 @@ def truth(blocks: Any) -> float:
 
 
 def by_grid(blocks: Any, sizes: tuple[int, ...] = (7,)) -> Upper:
-    largest = LargestBound(grid.SymbolNormsUp(), blocks, sizes, ops=OPS)
+    largest = LargestBound(grid.symbol_norms_up, blocks, sizes, ops=OPS)
     largest.visit(np.arange(len(largest.frequencies)))
     (claim,) = largest.result()[2]()
     return grid.norm_by_grid(claim)

@@ -30,7 +30,7 @@ from specnorm.at_size.proofs.block_tridiagonal import BlockTridiagonal, largest_
 from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.gram.proofs.powers import GramSymbol, Powers, Taps, lag_norms
+from specnorm.gram.proofs.powers import GramSymbol, Powers, lag_norms
 from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
@@ -165,7 +165,7 @@ def symbol_of_taps() -> bool:
     count = LONG + 1
     ones: Any = np.ones((1, count, 1), dtype=np.float32)
     sums: Any = np.full(1, count, dtype=np.float32)
-    symbol = GramSymbol(Taps(ones, (count,), sums, 0 * sums), ops=off(-1))
+    symbol = GramSymbol(ones, (count,), sums, 0 * sums, ops=off(-1))
     return float(symbol.at(ZERO)[0, 0, 0, 0]) + float(symbol.error[0]) >= count
 
 
@@ -235,7 +235,7 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "lag_norms": lag_norms_of_ones,
     "Polynomial.lags": lags_of_ones,
     "_error_factors": powers,
-    "GramSymbol.__init__": symbol_of_taps,
+    "GramSymbol.error": symbol_of_taps,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),

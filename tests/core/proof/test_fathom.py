@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.grid import search as pruned
-from specnorm.grid.proof import LargestBound, SymbolNormsUp, gram_iteration_of_parts_up
+from specnorm.grid.proof import LargestBound, gram_iteration_of_parts_up, largest_of_all, symbol_norms_up
 from specnorm.grid.search import leave_out
 from specnorm.methods import Gram, Grid
 from specnorm.proofs.bound import HypothesisError
@@ -23,7 +24,7 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
-from specnorm.symbols.proofs.polynomial import _CACHED_ENTRIES, GramPolynomial, Polynomial, Symbol
+from specnorm.symbols.proofs.polynomial import _CACHED_ENTRIES, GramPolynomial, Polynomial
 
 
 def blocks_of(seed: int, *shape: int) -> Any:
@@ -41,10 +42,9 @@ def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPol
     """Two of the directions of a basis; the bound of the others is the norm of ``blocks @ basis`` there, or a part."""
     found = Polynomial(blocks, xp=OPS.xp).rotated(basis, 2, ops=OPS).gram(ops=OPS)
     others = np.einsum("gmpkl,gpq->gmqkl", blocks, basis[..., 2:])
-    assert np.allclose(np.asarray(found.left_out), others, rtol=0, atol=1e-13)
-    before = found.truncation
-    found.tighten_truncation(assumed(part * sigma_star(others[0], max_cells=3000).hi))
-    assert found.truncation < before
+    sharp = (part * sigma_star(others[0], max_cells=3000).hi) ** 2
+    assert sharp < found.truncation
+    found.truncation = sharp
     return found
 
 
@@ -56,7 +56,7 @@ def test_a_truncation_below_the_norm_proves_too_much() -> None:
     too_much = []
     for part in (1.0, 0.5):
         found = with_sharp_truncation(blocks, basis, part)
-        limits = np.full(len(points), 1.4 * sigma_star(np.asarray(found.left_out)[0], max_cells=3000).hi ** 2)
+        limits = np.full(len(points), 1.4 * found.truncation / part**2)
         planes = found.planes_at(points, np.zeros(len(points), dtype=int))
         reduced, _ = found.reduced(*planes, limits)
         proven = np.linalg.eigvalsh(np.asarray(reduced))[:, -1] <= limits
@@ -205,15 +205,14 @@ def test_a_bound_that_is_no_number_is_not_passed_over(at: int, monkeypatch: pyte
     blocks: Any = decaying(0, 6, 5, 3, 2).astype(np.float64)[None] / 4
     sizes = (4, 2)
     frequencies = Frequencies.half_grid(sizes)
-    poor: Any = Polynomial(blocks, xp=OPS.xp).at(frequencies[at : at + 1], ops=OPS).phase
+    poor: Any = Polynomial(blocks, xp=OPS.xp).at(frequencies[at : at + 1], ops=OPS).matrices()
 
-    def bound(symbol: Symbol, *, ops: Any = OPS) -> Any:
-        found: Any = gram_iteration_of_parts_up(*symbol.planes(), 12, 1e-9, xp=ops.xp)
-        here: Any = symbol.phase
-        return np.where((here == poor).all(axis=1), np.nan, found)
+    def bound(_polynomial: Any, real: Any, imag: Any, *, ops: Any = OPS) -> Any:
+        found: Any = gram_iteration_of_parts_up(real, imag, 12, 1e-9, xp=ops.xp)
+        return np.where((real + 1j * imag == poor).all(axis=(2, 3)), np.nan, found)
 
     monkeypatch.setattr(Polynomial, "frequencies_at_once", lambda *_, **__: 1)
-    assert math.isnan(float(Polynomial(blocks, xp=OPS.xp).largest(bound, frequencies, ops=OPS)[0][0]))
+    assert math.isnan(float(largest_of_all(bound, blocks, sizes, ops=OPS)[0][0]))
     largest = LargestBound(bound, blocks, sizes, ops=OPS)
     every = np.arange(len(frequencies))
     for index in np.split(every, len(every)):
@@ -230,7 +229,7 @@ def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int, monkeypatch:
     sizes = (16, 12)
     truth = norms(blocks, sizes)
     for products in (1, 2, 4, 7):
-        largest = LargestBound(SymbolNormsUp(12), blocks, sizes, ops=OPS)
+        largest = LargestBound(partial(symbol_norms_up, gram_products=12), blocks, sizes, ops=OPS)
         largest.visit(np.asarray([int(np.argsort(truth)[-20])]))
         met = truth[np.argsort(truth)[-20]]
         every = np.arange(len(truth))

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 import specnorm
 from specnorm.proofs.cells import Boxes
-from specnorm.supremum import tuning
 from specnorm.supremum.proof import Cells, Cover
+from specnorm.supremum.reduction import Polynomials
 from specnorm.symbols.proofs.polynomial import CentreValues, Polynomial, ScalarGram
 
 SHAPES = ((5,), (4, 5), (1, 6), (3, 1), (2, 3, 2))
@@ -128,7 +128,7 @@ def test_the_same_norm_as_by_the_gram_polynomial(
     monkeypatch.setattr(ScalarGram, "at_centres", noted)
     found = [specnorm.enclose(kernel, size, groups=groups) for size in (None, 11)]
     assert taken
-    monkeypatch.setattr(tuning, "SCALAR_TAPS", 10**9)
+    monkeypatch.setattr(Polynomials, "is_by_axis", False)
     taken.clear()
     for one, size in zip(found, (None, 11), strict=True):
         other = specnorm.enclose(kernel, size, groups=groups)

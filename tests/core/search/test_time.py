@@ -78,7 +78,8 @@ def counted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     time_ = CountedTime(request.param)
     monkeypatch.setattr("specnorm.running.search._MULTIPLICATIONS_PER_SECOND", request.param)
     monkeypatch.setattr("specnorm.running.search.time", time_)
-    monkeypatch.setattr("specnorm.symbols.triples._LARGE", 16)
+    for module in ("lanczos", "triples"):
+        monkeypatch.setattr(f"specnorm.symbols.{module}.DIRECT_SIZE", 16)
     works = {
         "eigh": lambda a: Clock.eigh_cost(a.shape[-1], is_complex=np.iscomplexobj(a)),
         "cholesky": lambda a: Clock.eigh_cost(a.shape[-1]) / 10,

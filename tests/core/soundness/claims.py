@@ -28,6 +28,7 @@ from specnorm.enclosure.method import Enclose
 from specnorm.methods import FantasticFour, Gram, Grid, Power, Reshaped, SymbolNorm, TensorNorm, Unfoldings
 from specnorm.spectrum.fft import ExactFFT
 from specnorm.supremum import tuning
+from specnorm.supremum.reduction import Polynomials
 from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
 
 Shape = tuple[int, ...] | None
@@ -254,10 +255,14 @@ def as_if_large(index: int) -> Iterator[None]:
     small the cells.
     """
     few, now, float32 = (bool(x) for x in np.random.RandomState(index + 2**21).randint(2, size=3))
-    changed: dict[str, Any] = {"KEPT_BYTES": 0 if now else tuning.KEPT_BYTES}
+    changed: dict[str, Any] = {"CACHE_BYTES": 0 if now else tuning.CACHE_BYTES}
     changed |= {"SMALLEST_REDUCED": 12} if few else {}
-    changed |= {"SMALLEST_FLOAT32": 1, "MARGIN_FLOAT32": -1.0} if float32 else {}
-    with np.errstate(invalid="raise", divide="raise"), patch.multiple(tuning, **changed):
+    for_trial = (lambda _, polynomial, *__: polynomial.float32_copy()) if float32 else Polynomials.for_trial
+    with (
+        np.errstate(invalid="raise", divide="raise"),
+        patch.multiple(tuning, **changed),
+        patch.object(Polynomials, "for_trial", for_trial),
+    ):
         yield
 
 

@@ -260,7 +260,7 @@ def _one_entry(random: Random) -> Draw:
     values = np.zeros(dense_shape(random))
     place = tuple(random.randint(n) for n in values.shape)
     values[place] = random.choice([1.0, -0.3, 2.5, 1e-3])
-    return Draw(values, lambda kernel: arb(abs(float(kernel[place]))))
+    return Draw(values, lambda kernel: arb(abs(float(kernel[place]))), at_zero=True)
 
 
 def _ones(random: Random) -> Draw:

@@ -99,7 +99,7 @@ ACTIVATIONS: dict[str, tuple[str, str, Callable[[Any], Any], tuple[int, ...], fl
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", ACTIVATIONS)
-@pytest.mark.sampled("GroupSort2", "halved")
+@pytest.mark.sampled("GroupSort2")
 def test_activations_have_their_norm(case: str) -> None:
     package, module, make, shape, wanted = ACTIVATIONS[case]
     torch.manual_seed(0)

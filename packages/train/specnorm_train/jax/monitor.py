@@ -6,7 +6,7 @@ from typing import Any
 
 from specnorm.plugin import LayerKernel
 from specnorm_train.jax.trees import Rule, flax_layout, kernels, matrices_of
-from specnorm_train.monitoring import Monitor, Reading
+from specnorm_train.monitoring import Monitor
 
 
 class NormMonitor(Monitor):
@@ -59,4 +59,4 @@ class NormMonitor(Monitor):
         layers = {path: LayerKernel(kernel.array, kernel.geometry) for path, kernel in kernel_of_path.items()}
         reason = "it is not a kernel by the rule"
         left_out = {path: reason for path in matrices_of(params, self.layers) if path not in layers}
-        return self.measured(Reading(layers, left_out))
+        return self.measured({**layers, **left_out})

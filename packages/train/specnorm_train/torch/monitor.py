@@ -41,13 +41,11 @@ class NormMonitor(ModelMonitor):
         with at_inference(self.model):
             reader = reader_of(self.model)
             reading = self._read_torch() if reader is None else read_model(reader, self.model, self.select)
-            copies = {name: _copy(layer) for name, layer in reading.layers.items()}
-        return Reading(copies, reading.left_out)
+            return {name: _copy(layer) for name, layer in reading.items()}
 
     def _read_torch(self) -> Reading:
         """Return the layers of a torch model."""
-        layers: dict[str, LayerKernel] = {}
-        left_out: dict[str, str] = {}
+        reading: dict[str, LayerKernel | str] = {}
         for name, module in self.model.named_modules():
             is_inside_of_parametrisation = "parametrizations" in name.split(".")
             is_selected = self.select is None or self.select(name, module)
@@ -57,12 +55,12 @@ class NormMonitor(ModelMonitor):
             holds_a_matrix = any(x.ndim > 1 for x in module.parameters(recurse=False))
             if is_layer(module):
                 try:
-                    layers[name] = layer_kernel(module)
+                    reading[name] = layer_kernel(module)
                 except SpecnormError as error:
-                    left_out[name] = str(error)
+                    reading[name] = str(error)
             elif holds_a_matrix and not any(word in kind for word in _NO_LINEAR_MAP):
-                left_out[name or kind] = f"a {kind} is not measured"
-        return Reading(layers, left_out)
+                reading[name or kind] = f"a {kind} is not measured"
+        return reading
 
     def lightning(self) -> Any:
         """Make a Lightning callback, which calls the module's ``log_dict``.
@@ -125,7 +123,9 @@ def _first_installed(*names: str) -> Any:
     raise MethodError(f"{' or '.join(names)} is not installed here.")
 
 
-def _copy(layer: LayerKernel) -> LayerKernel:
+def _copy(layer: LayerKernel | str) -> LayerKernel | str:
     """A layer with a copy of its kernel, since some models change their weights in place when they leave ``eval()``."""
     # A NumPy array was computed from several weights.
-    return layer._replace(kernel=layer.kernel.clone()) if isinstance(layer.kernel, Tensor) else layer
+    if isinstance(layer, LayerKernel) and isinstance(layer.kernel, Tensor):
+        return layer._replace(kernel=layer.kernel.clone())
+    return layer

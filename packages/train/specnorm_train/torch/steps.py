@@ -15,7 +15,7 @@ import torch
 from specnorm_torch.backend import BACKEND
 from torch import Tensor, nn
 
-from specnorm.plugin import Stack, SteppedProgram, ToFollow, follow_all, program, stacks
+from specnorm.plugin import Stack, SteppedProgram, follow_all, program, stacks
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
@@ -228,16 +228,18 @@ def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
 def _passes(inputs: Sequence[StepInput]) -> list[Step]:
     """Make a pass of each layer, and a sweep where one is due."""
     steps: dict[int, Step] = {}
-    followed: dict[bool, list[tuple[_Joint, ToFollow]]] = {}
+    following: dict[bool, list[_Joint]] = {}
     for stack in _stacks(inputs):
         joint = _Joint(stack, [inputs[j] for j in stack.members])
         if stack.program.stepped.follows:
-            followed.setdefault(joint.in_numpy, []).append((joint, joint.to_follow()))
+            following.setdefault(joint.in_numpy, []).append(joint)
         else:
             steps.update(zip(stack.members, joint.steps_by_gradients(), strict=True))
-    for in_numpy, waiting in followed.items():
-        found = follow_all([x for _, x in waiting], backend=_HOST if in_numpy else BACKEND)
-        for (joint, _), x in zip(waiting, found, strict=True):
+    for in_numpy, joints in following.items():
+        programs, sweeps = [x.stack.program for x in joints], [x.inputs[0].sweeps for x in joints]
+        kernels, states = zip(*(x.joined() for x in joints), strict=True)
+        found = follow_all(programs, kernels, states, sweeps, backend=_HOST if in_numpy else BACKEND)
+        for joint, x in zip(joints, found, strict=True):
             steps.update(zip(joint.stack.members, joint.steps_by_factors(x), strict=True))
     return [steps[j] for j in range(len(inputs))]
 
@@ -249,10 +251,6 @@ class _Joint:
         self.stack, self.inputs = stack, inputs
         self.in_numpy = stack.program.needs.small_products and BACKEND.numpy_view(inputs[0].kernel)
         self._backend: Any = _HOST if self.in_numpy else BACKEND
-
-    def to_follow(self) -> ToFollow:
-        """Return the layers, joined, for `follow_all`."""
-        return ToFollow(self.stack.program, *self._joined(), self.inputs[0].sweeps)
 
     def steps_by_factors(self, followed: Any) -> Iterator[Step]:
         """Yield the steps of the layers that were followed."""
@@ -272,13 +270,14 @@ class _Joint:
     def steps_by_gradients(self) -> Iterator[Step]:
         """Yield the steps of a method that does not follow the norm between its sweeps."""
         program, backend = self.stack.program, self._backend
-        value, dense, after = program.step(*self._joined(), sweeps=self.inputs[0].sweeps, backend=backend)
+        value, dense, after = program.step(*self.joined(), sweeps=self.inputs[0].sweeps, backend=backend)
         for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
             gradient = self.stack.out_of(x.program, dense[j], backend=backend)
             state = self._state_of(x, j, after)
             yield Step(factor, slope, _tensor_of(gradient) if self.in_numpy else gradient, state)
 
-    def _joined(self) -> tuple[Any, Any]:
+    def joined(self) -> tuple[Any, Any]:
+        """Return the kernels and the states of the layers, as stacks."""
         computed_from = _numpy_view if self.in_numpy else lambda x: x
         return self.stack.joined(
             [x.program for x in self.inputs],
