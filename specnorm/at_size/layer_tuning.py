@@ -14,8 +14,8 @@ early by as much. A layer that would take longer is restricted to fewer pixels."
 WAVE_PASSES = 4.0
 """Products with the layer that this bound takes without Lanczos: a wave's image, its quotient, and the kernel's
 gradient, with the copies."""
-DEFLATION_WORK = 2e9
-"""Work of a matrix proof from which a circulant is deflated first: up to it, the proof takes less than a second."""
+DEFLATION_WORK = 5e8
+"""Work of a matrix proof from which a circulant is deflated first."""
 WAVE_STEPS = 4
 """Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
 trained layers at 32 pixels per axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
