@@ -38,6 +38,9 @@ _FEW_ENTRIES = 2**8
 """Entries of a matrix up to which their squares are one sum: rows would take several times as long."""
 _CACHED_ENTRIES = 2**16
 """Entries of the matrices that `GramIterates` multiplies at once: a quarter MiB in float32."""
+_INVERSE_GAP = 1e3
+"""Assumed inverse of the relative gap between the two largest eigenvalues, for the likely error of a Rayleigh quotient:
+its squared residual over the gap. No proof rests on it."""
 
 
 def frobenius_up(a: Array, *, xp: Namespace) -> Array:
@@ -288,7 +291,7 @@ class GramProof:
         """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
 
         As in `matrix_norm_up`, a factorization of H proves a limit. The limit is the Rayleigh quotient of H at v,
-        raised by its likely error, the residual. The trace of H bounds ``||A||_F**2``.
+        raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
 
         ``v`` (..., min(m, n)): approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
         """
@@ -304,10 +307,11 @@ class GramProof:
         residual = xp.linalg.vector_norm(image - quotient * columns, axis=(-2, -1))
         quotient = quotient[..., 0, 0]
         relative_residual = residual / xp.where(quotient > 0, quotient, xp.ones_like(quotient))
+        likely_error = xp.minimum(relative_residual, _INVERSE_GAP * relative_residual**2)
         # Twice the loss, as in `matrix_norm_up`. The 48 roundings are room for those of the limit here, and for the 32
         # by which `gram_below` lowers x. If they do not suffice, the proof fails.
         allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
-        limit = quotient * (1 + allowance + relative_residual)
+        limit = quotient * (1 + allowance + likely_error)
         # The roundings of the sum, of the root and of the error's products; three are to spare.
         bound = rounding.up(xp.sqrt(limit + gram_error), 6, xp=xp)
         proven = gram_below(gram, limit, ops=ops)
