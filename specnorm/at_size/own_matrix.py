@@ -75,8 +75,8 @@ class _MatrixEnclosure:
     def enclose(self, rtol: float, lower: float) -> list[Found]:
         """Enclose each norm, or prove that it is below ``lower``."""
         gram = LayerGram(self.layer, self.gram_plan, ops=self.ops)
-        rows = self.gram_plan.size if self.gram_plan.blocks == 1 else math.inf
-        are_eigenvectors = self.kernels.shape[0] * rows**3 <= layer_tuning.IMMEDIATE_WORK
+        work = self.kernels.shape[0] * self.gram_plan.size**3
+        are_eigenvectors = self.gram_plan.blocks == 1 and work <= layer_tuning.IMMEDIATE_WORK
         if are_eigenvectors:
             vectors = self._eigenvectors(gram)
         else:
