@@ -5,11 +5,12 @@ candidates for each group of a layer, and the one with the larger inner product 
 
 1. The polar factor of the gradient reshaped to a matrix, output channels by everything else. A layer's norm is at most
    ``f`` times that of its reshaped kernel, ``f**2`` the number of taps of its blocks
-   (`norms.supremum_up_from_unfolding`). For a gradient that is smooth over the taps this is nearly attained.
+   (`unfoldings.proof.supremum_up_from_unfolding`). For a gradient that is smooth over the taps this is nearly attained.
 2. The polar factor of the largest tap, alone.
 
-Mean values of the first kind alone are kernels whose reshaped norm is ``1 / f``; a layer that keeps what it reads, such
-as the identity, would be out of reach. Training with both kinds is better by far (docs/benchmarks/ball.md).
+Training moves a kernel to a mean value of candidates. With the first kind alone, reshaped norms would be at most
+``1 / f``, so that no kernel came near the identity. Training with both kinds is better by far
+(docs/benchmarks/ball.md).
 
 References
 ----------
@@ -234,8 +235,9 @@ def _rounded(matrices: Array, *, xp: Namespace) -> Array:
 def _polar_factors(parts: Sequence[Array], *, ops: ArrayOps) -> list[Array]:
     """Approximate polar factors of stacks of matrices (b, m, n) with entries of about 1; zero for a zero matrix.
 
-    The stacks may differ in n. The polynomials are those of the Gram matrices: with ``A = X X^T`` the next X is
-    ``(a I + b A + c A^2) X``, so only two products have the length of X, and all others are those of one stack.
+    Any result is safe, since `proofs.directions.scaled_within` bounds its norm; singular values far above 1 (from 1.18
+    in float32) would overflow there. The stacks may differ in n. The iteration is of Gram matrices: with ``A = X X^T``
+    the next X is ``(a I + b A + c A^2) X``, so only two products have the length of X.
     """
     xp = ops.xp
     count, m, n = parts[0].shape

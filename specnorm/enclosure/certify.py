@@ -60,13 +60,14 @@ class Certify(Plan):
     def __post_init__(self) -> None:
         if not 0 <= self.bound < math.inf:
             raise MethodError(f"bound={self.bound!r} is not a norm: give a finite number of at least 0.")
+        checks.count("max_cells", self.max_cells, least=1)
         checks.budget(self.budget)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return Needs(precision="wide", scaled=False, blocks=spec.symbols_suffice, by_layer=True, searches=True)
 
     def check(self, spec: ConvSpec) -> None:
-        Enclose(max_cells=self.max_cells).check(spec)
+        Enclose().check(spec)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         return self._evaluation(arrays.by_layers(blocks, spec.groups), spec, self._decide, ops=ops)

@@ -98,6 +98,9 @@ def gradients_of(found: Sequence[Found], *, ops: ArrayOps) -> tuple[Array, ...]:
 def figure_arrays(
     figures: Sequence[tuple[bool | int | Sequence[float], ...]], like: Array, *, ops: ArrayOps
 ) -> tuple[Array, ...]:
-    """Figures of several layers, each as an array with one entry for each layer."""
+    """Figures of several layers as arrays, each with leading axis layers, in the order of `Plan.stats`.
+
+    Whole numbers are int32, which every library has.
+    """
     columns = [np.asarray(column) for column in zip(*figures, strict=True)]
     return tuple(ops.from_numpy(x.astype(np.int32) if x.dtype.kind == "i" else x, like) for x in columns)

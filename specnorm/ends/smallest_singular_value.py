@@ -372,7 +372,7 @@ def _newton_step(taps: np.ndarray, offsets: np.ndarray, theta: np.ndarray) -> tu
 
     Shapes: ``taps`` (t, m, p), ``theta`` (d,). ``offsets`` (d, t): position of each tap.
     """
-    phases = np.exp(1j * (theta @ offsets.T.T))
+    phases = np.exp(1j * (theta @ offsets))
     symbol = np.tensordot(phases, taps, axes=1)
     _, values, vectors = np.linalg.svd(symbol, full_matrices=False)
     v, others = vectors[-1].conj(), vectors[:-1]

@@ -1,1 +1,1 @@
-"""What a layer is: its kernel's shape and geometry, validated once, and what follows from them in integers."""
+"""What a layer is: its kernel's shape and geometry, validated once; the layer as a map of arrays."""

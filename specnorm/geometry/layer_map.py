@@ -149,7 +149,10 @@ class Convolution:
         return lambda x: self.adjoint(self.apply(x))
 
     def kernel_gradient(self, y: Array, x: Array) -> Array:
-        """Gradient of <y_r, A x_r> with respect to the kernel, shape (b, r, *shape of one kernel)."""
+        """Gradient of <y_r, A x_r> with respect to the kernel, shape (b, r, *shape of one kernel).
+
+        ``y`` (b, r, outputs), ``x`` (b, r, inputs). For gradients: no proof reads it.
+        """
         xp = self.xp
         if self.spec.transposed:
             x, y = y, x

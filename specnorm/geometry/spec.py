@@ -510,6 +510,12 @@ class ConvSpec:
             If the array has too few or too many axes, or an empty one.
         GeometryError
             If a keyword does not fit the kernel, or another keyword.
+        TypeError
+            For an unknown keyword.
+
+        Notes
+        -----
+        Equal problems have equal specs: programs are found by a spec's text, and claims compare specs.
         """
         unknown = sorted(set(geometry) - GEOMETRY_KEYWORDS)
         if unknown:

@@ -230,10 +230,14 @@ class ChannelNorms(Plan):
 def rescaled(kernel: Array, channel_norms: Array, spec: ConvSpec, dtype: Any, *, xp: Namespace) -> Array:
     """Divide a kernel as the caller stores it by its channel norms, so that rounding cannot lift its norm above 1.
 
+    For `specnorm.gram_rescaling`. `divisors` counts two roundings of an entry: the quotient, and the conversion.
+
     Parameters
     ----------
     kernel : array
         In the dtype of the channel norms.
+    channel_norms : array, shape (groups * min(first, second),)
+        Of the channels of the axis with fewer of them, group by group.
     dtype
         Of the result; at most as precise.
     """
@@ -346,7 +350,7 @@ def _slopes_of_roots(sums: Array, cotangent: Array, n_iter: int, *, xp: Namespac
 
 
 def one_product_vjp(residuals: tuple[Array, ...], cotangent: Array, *, xp: Namespace) -> Array:
-    """`powers_vjp` for n_iter = 1, where the value came from lags (`gram_powers.lag_norms`) instead of frequencies.
+    """`powers_vjp` for n_iter = 1, where the value came from lags (`proofs.powers.lag_norms`) instead of frequencies.
 
     Parameters
     ----------

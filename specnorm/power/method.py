@@ -61,7 +61,7 @@ class LanczosRun(Plan):
     def check(self, spec: ConvSpec) -> None:
         if spec.input_shape is None:
             raise GeometryError(
-                "power_norm needs input_shape, the layer's spatial input sizes: it applies the layer itself. For the "
+                f"{self.name} needs input_shape, the layer's spatial input sizes: it applies the layer itself. For the "
                 "supremum over every size: conv_norm(kernel)."
             )
         inputs, outputs = (math.prod(shape) for shape in spec.shapes)

@@ -153,7 +153,10 @@ class Upper(_Claim):
         return min(claims, key=float)
 
     def times_power_of_two(self, exponent: int, digest: str = "") -> Upper:
-        """Bound a part of a kernel, from the bound for this part times ``2**-exponent``; the subject stays."""
+        """The bound times ``2**exponent``: from a kernel that was divided by this power to the kernel itself.
+
+        ``digest``: of that kernel, if it is a user's. The subject stays.
+        """
         _require_no_digest(self)
         value = host.scaled_up(self.value, exponent)
         return Upper._by_rule(value, self.what, f"{POWER}{exponent}", self, digest=digest)
@@ -177,7 +180,10 @@ class Lower(_Claim):
         return max(claims, key=float)
 
     def times_power_of_two(self, exponent: int, digest: str = "") -> Lower:
-        """Bound a part of a kernel, from the bound for this part times ``2**-exponent``; the subject stays."""
+        """The bound times ``2**exponent``: from a kernel that was divided by this power to the kernel itself.
+
+        ``digest``: of that kernel, if it is a user's. The subject stays.
+        """
         _require_no_digest(self)
         value = host.scaled_down(self.value, exponent)
         return Lower._by_rule(value, self.what, f"{POWER}{exponent}", self, digest=digest)

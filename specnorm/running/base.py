@@ -99,8 +99,8 @@ class Followed(NamedTuple):
     sketch : array, shape (b, rows of a sketch, 4)
         Random sums of the blocks' entries, by which `Stepped.due` sees how far the kernels have gone.
     room : array, shape (b,)
-        The way that a kernel may go before a sweep is due, as a multiple of that since the sweep before; if it was
-        swept, the number of sweeps that it still owes, times -1.
+        The way that a kernel may go before a sweep is due, as a multiple of that since the sweep before. Negative if
+        sweeps are due: of a kernel that was swept, minus the number of those left.
     known : tuple of arrays
         What a sweep needs to know of the pass before it.
     was_swept : boolean array, optional

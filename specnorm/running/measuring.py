@@ -1,4 +1,4 @@
-"""The public function `measure`, which runs any method on a kernel."""
+"""Run a plan on a kernel: `measure`, and `run_plan`, by which nearly all public functions compute."""
 
 from __future__ import annotations
 
@@ -70,7 +70,10 @@ def proven(
 
 
 def run_plan(given: KernelOrLayer[ArrayT], plan: Plan, **geometry: Unpack[Geometry]) -> Result[ArrayT]:
-    """Run a plan, for public functions that have read a layer and made the plan themselves."""
+    """Run a plan, for public functions that have read a layer and made the plan themselves.
+
+    A method whose figure ``proven`` is true has the kind "upper".
+    """
     kernel: Any = given
     backend = backend_for(kernel)
     program = program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
@@ -104,5 +107,5 @@ def _warn_of_filter(kernel: ArrayObject, spec: ConvSpec, backend: Backend) -> No
             f"the array of shape {(rows, columns)} was taken for {spec.matrix_in_words}, that of a linear layer. It "
             "looks like one filter, such as a point-spread function psf: give psf[None, None] for the norm of the "
             'convolution, or layout="OI" if it is a matrix.',
-            stacklevel=5,
+            stacklevel=5,  # the caller of the public function: of `takes_layers`, that function, `run_plan`, this one
         )

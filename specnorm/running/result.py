@@ -179,9 +179,9 @@ class Enclosure(TwoSided[Any]):
         """Make a certificate of an upper bound, which others can check without specnorm.
 
         The checker is ``python -m specnorm_check`` (`docs/check-it-yourself.md`). The certificate claims a bound about
-        1 % above the norm, at every input size. If the layer was enclosed at a size with at most 1,024 entries per
-        group, the claim holds at that size only. The search for its proof runs in this call and may take longer than
-        the enclosure.
+        1 % above the norm, at every input size. If the layer was enclosed at a size with at most 1,024 input entries
+        per group, the claim holds at that size only, and is closer. The search for its proof runs in this call and may
+        take longer than the enclosure.
 
         Parameters
         ----------

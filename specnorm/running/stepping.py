@@ -78,6 +78,7 @@ class SteppedProgram(Program):
             From `init` or the step before.
         sweeps : int or None
             None: as many as are due, by a method that follows the norm between sweeps (`Stepped.follows`); else 1.
+            0: the value at the given state, which is returned; a method that follows takes a pass and a sweep for it.
 
         Returns
         -------
@@ -154,14 +155,15 @@ class SteppedProgram(Program):
         Returns
         -------
         Followed
-            With leading axis layers. ``left`` (layers, n_0, r) times ``right`` (layers, r, n_1) is the gradient as a
-            matrix, of all groups, as of `polyphase.to_rows`.
+            With leading axis layers. ``left`` (layers, rows, r) times ``right`` (layers, r, n) is the gradient as a
+            matrix, of all groups, as of `polyphase.to_rows`. Several programs at once: `follow_all`.
         """
         kernels = kernels if sweeps is None else padded(kernels)
         (followed,) = follow_all([self], [kernels], [state], [sweeps], backend=backend)
         return followed
 
     def _followed(self, kernels: Any, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
+        """`follow` where the context of `arithmetic.exact` is entered already."""
         xp = run.xp
         in_own_dtype: Any = partial(_as_dtype, dtype=getattr(xp, run.own_dtype), xp=xp)
         kernels = kernels.map(in_own_dtype) if isinstance(kernels, Parts) else in_own_dtype(kernels)
@@ -309,7 +311,7 @@ class SteppedProgram(Program):
     def _step_by_factors(
         self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
     ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
-        """`step` of a method that follows the norm. Where the host cannot look at values, each step sweeps once."""
+        """`step` of a method that follows the norm. Where reading values would wait for a device, each sweeps once."""
         xp = run.xp
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         axes = len(batch)

@@ -1,1 +1,1 @@
-"""Exact values at one input size: the norm, all singular values, the determinant."""
+"""Exact values: the norm at an input size or over all sizes; singular values and the determinant at an input size."""

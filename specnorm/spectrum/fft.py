@@ -34,8 +34,8 @@ class ExactFFT(Method):
 
     Despite its name, the method uses no FFT. The symbols are matrix products with tables of cosines, so a kernel that
     is larger than the input needs no special case, and the symbols of all frequencies need not be stored at once. Large
-    grids are searched by cells (`search`), so that the cost hardly grows with the input; small ones, and every grid
-    under a tracer or where each new shape costs a compilation, are visited whole.
+    grids are searched by cells (`supremum.enclosing`), so that the cost hardly grows with the input. Small ones are
+    visited whole, and so is every grid under a tracer, or where each new shape costs a compilation.
 
     Parameters
     ----------

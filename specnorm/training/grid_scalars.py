@@ -141,13 +141,14 @@ def _images_along_axes(blocks: Array, grid: Grid, *, ops: ArrayOps) -> Array:
         waves = [np.exp(1j * np.outer(angles, np.arange(k))) for k, (angles, _) in axes]
         return tuple(x.astype(np.result_type(dtype, np.complex64)) for x in waves)
 
-    def numbers(_: type[np.floating]) -> tuple[np.ndarray, ...]:
+    def places_of_points(_: type[np.floating]) -> tuple[np.ndarray, ...]:
+        """Number (f,) of each point in the product of the angles that occur along the axes."""
         of_axes = [inverse.reshape(-1) for _, inverse in grid.places]
         sizes = [len(angles) for angles, _ in grid.places]
         return (np.ravel_multi_index(of_axes, sizes).astype(np.int64),)
 
     of_axes = placed(("axes", grid.key), tables, blocks, ops=ops)
-    (flat,) = placed(("places", grid.key), numbers, blocks, ops=ops)
+    (flat,) = placed(("places", grid.key), places_of_points, blocks, ops=ops)
     values = xp.astype(xp.reshape(blocks, (blocks.shape[0], *kernel_shape)), of_axes[0].dtype)
     for waves in of_axes:
         # The first axis of taps goes, and its angles come last.

@@ -2,6 +2,8 @@
 
 One vector follows one local maximum of ``||G(theta)||``. A layer that is divided by its norm in training grows at the
 other maxima, until many of them are equally high. Vectors at every point of a grid see each of them.
+
+Values are estimates: no proof rests on this file.
 """
 
 from __future__ import annotations
@@ -163,7 +165,7 @@ def placed(
     key : hashable
         Names the tables.
     tables : callable
-        Returns the tables as NumPy arrays, real or complex, for a real dtype.
+        Returns the tables as NumPy arrays for a real dtype: real or complex ones of its precision, or integers.
     """
     dtype = np.float64 if like.dtype == ops.xp.float64 else np.float32
     if ops.traced:
@@ -366,7 +368,8 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Array, 
     -------
     vectors : complex array, shape (b, n, r * f)
     left, phases : complex arrays, shapes (b, m, g) and (b, taps, g)
-        Left vectors of the blocks, and phases, at the points where the norm seemed largest before the last step.
+        Left vectors of the blocks, and phases: before the last step, at the local maxima of the norm and then where it
+        seemed largest.
     """
     xp, ops = waves.ops.xp, waves.ops
     phases = waves.phases  # made here: what a compiler's loop makes is known in the loop alone
@@ -443,7 +446,7 @@ def _order(estimates: Array, waves: PlaneWaves) -> Array:
 
 
 def _by_vector(x: Array, waves: PlaneWaves) -> list[Array]:
-    """The first entries of each point, the second ones, ...: from (b, p, r * f) to r arrays (b, n, f)."""
+    """The first entries of each point, the second ones, ...: from (b, p, r * f) to r arrays (b, p, f)."""
     f = len(waves.grid)
     return [x[:, :, j : j + f] for j in range(0, x.shape[2], f)]
 

@@ -253,6 +253,7 @@ class WaveGram:
         has_mirror_image = np.flatnonzero((mirrored != numerators).any(axis=1))
 
         def with_mirrored(rows: Array) -> Array:
+            """Waves (w, c), and those of their mirror images in the order of ``self.numerators``."""
             return xp.concat([rows, xp.conj(arrays.rows(rows, has_mirror_image, ops=ops))], axis=0)
 
         x = with_mirrored(split.x)

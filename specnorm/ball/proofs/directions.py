@@ -8,7 +8,7 @@ the norm of the layer of X are known, and the smallest is taken:
    (`supremum_up_from_unfolding`). ``||M||`` is bounded by the trace and the Frobenius norm of a power of ``M M^T``.
 2. The norm of ``sum_k |X_k|``, by its row and column sums.
 3. If symbols have one row or one column, as those of depthwise layers, their norm on a grid of frequencies, times the
-   factor of the grid (`symbol.grid.grid_factor`).
+   factor of the grid (`grid.proof.grid_factor`).
 
 Rounding: gamma(n) = n u / (1 - n u), u the unit roundoff. Entries of a product of n terms are off by at most gamma(n)
 times the product of the absolute values, whose norm is at most the product of Frobenius norms. Returned entries are off

@@ -383,7 +383,9 @@ def _opposite_taps(grid: tuple[int, ...]) -> np.ndarray:
     places = np.arange(math.prod(grid)).reshape(grid)
     for axis in range(len(grid)):
         places = np.roll(np.flip(places, axis), 1, axis)
-    return places.reshape(-1)
+    places = places.reshape(-1)
+    places.flags.writeable = False
+    return places
 
 
 def _error_factors(
