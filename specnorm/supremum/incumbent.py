@@ -299,7 +299,8 @@ def top_eigenpairs(
     """
     matrices = centre_matrices.matrices
     cut = tuning.NEAR_PART * centre_matrices.reduced_for
-    degree = tuning.CROWDED_DEGREE if crowded else tuning.DEGREE
+    degree = tuning.FIRST_DEGREE if first else tuning.DEGREE
+    degree = tuning.CROWDED_DEGREE if crowded else degree
     values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
     if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
         values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_DEGREE, like, ops=ops)

@@ -13,8 +13,10 @@ CACHE_BYTES = 24 * 2**20
 """Bytes of the matrices that the host forms at once: they stay in its cache. Up to so many bytes, a round's matrices
 are kept until its ascent. If a round has more, each cell is tried against the incumbent before the ascent, and its
 matrix is formed again for the incumbent after it."""
-DEGREE = 6
-"""Chebyshev degree of the estimates."""
+FIRST_DEGREE = 6
+"""Chebyshev degree of the first round's estimates, which begin with random vectors."""
+DEGREE = 3
+"""Chebyshev degree of later rounds, whose estimates begin with the vectors of the parents' cells."""
 CROWDED_DEGREE = 24
 """Degree where eigenvalues are crowded: most of the first cells have eigenvalues near their limits, as of spectra
 without a gap at the top. Filters of a higher degree tell such eigenvalues apart. One of a low degree would estimate

@@ -26,6 +26,7 @@ from specnorm.unfoldings import search as constant
 
 WILD: dict[str, tuple[float, ...]] = {
     "CACHE_BYTES": (1, 2**40),
+    "FIRST_DEGREE": (0, 40),
     "DEGREE": (0, 40),
     "SMALLEST_LARGE": (1, 10**9),
     "CROWDED_DEGREE": (0, 40),
