@@ -82,15 +82,18 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
         return None
     dtype = getattr(xp, ops.own_dtype)
     proof = norms.GramProof(matrix, ops=ops)
-    lanczos = _lanczos(matrix, proof, Lanczos.vector_tolerance(dtype, xp=xp), ops=ops)
+    tolerance = Lanczos.vector_tolerance(dtype, xp=xp)
+    lanczos = _lanczos(matrix, proof, tolerance, ops=ops)
     is_close = lanczos.converged & (lanczos.likely_error <= _FEW_ROUNDINGS * float(xp.finfo(dtype).eps))
     if not np.all(is_close):
         return None
-    upper = proof.norm_up_near(lanczos.short_side_vectors())
-    if not bool(xp.all(xp.isfinite(upper))):
-        return None
     u, v = lanczos.vectors()
-    return (u, v), norms.quotient_down(matrix, v, xp=xp), upper
+    lower = norms.quotient_down(matrix, v, xp=xp)
+    upper = proof.norm_up_near(lanczos.short_side_vectors())
+    # Estimates of Lanczos may be wrong; proven bounds that are close are not.
+    if not bool(xp.all(upper <= (1 + tolerance) * lower)):
+        return None
+    return (u, v), lower, upper
 
 
 def _lanczos(matrix: Array, proof: norms.GramProof, residual: float, *, ops: ArrayOps) -> Lanczos:

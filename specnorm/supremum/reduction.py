@@ -54,8 +54,8 @@ class Polynomials:
 
     @property
     def is_by_axis(self) -> bool:
-        """Whether symbols are evaluated axis by axis: those with one column."""
-        return self.blocks.shape[2] == 1 and self.blocks.ndim > 3
+        """Whether symbols are evaluated axis by axis: those with one column and many taps."""
+        return self.blocks.shape[2] == 1 and math.prod(self.blocks.shape[3:]) >= tuning.SCALAR_TAPS
 
     def at_centres(self, boxes: Boxes) -> CentreValues | None:
         """Values of scalar symbols at the centres of a cover's boxes; None for other symbols, or without the memory."""

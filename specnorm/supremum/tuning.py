@@ -44,6 +44,9 @@ TORUS_SHARE = 0.97
 """Part of the tolerance that the supremum gets before a search of a grid: then few points are left to visit."""
 PROOF_SHARE = 0.999
 """Part of the tolerance that is asked of the proof, so that the answer is within it after rounding."""
+SCALAR_TAPS = 20
+"""Taps of symbols with one column from which they are evaluated as they are, without a Gram polynomial. For fewer taps,
+its coefficients give closer bounds: without them, thirty thousand cells were too few for nearly flat symbols."""
 SMALLEST_REDUCED = 40
 """Channels below which the choice of a basis takes longer than smaller matrices save, and rows below which float32
 saves no time."""

@@ -8,6 +8,7 @@ which quotients and factorizations elsewhere prove bounds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -107,6 +108,7 @@ class Lanczos:
             first, _ = arrays.normalise(xp.astype(start, self._like.dtype, copy=False), xp=xp)
             self._transposed = xp.matrix_transpose(self.tall)
             self._tiny = float(xp.finfo(self._like.dtype).smallest_normal)
+            self._rounding = 8 * math.sqrt(self.size) * float(xp.finfo(self._like.dtype).eps)
             self._basis = [first[:, :, None]]
             # Diagonal and off-diagonal entries of the tridiagonal projected matrix, one of each for a step.
             self._alpha: list[Array] = []
@@ -184,11 +186,14 @@ class Lanczos:
         else:
             w = self._gram @ v
         alpha = transpose(v) @ w
+        least_beta = self._rounding * (transpose(w) @ w) ** 0.5
         w -= alpha * v
         if self._beta:
             w -= self._beta[-1] * self._basis[-2]
         beta = (transpose(w) @ w) ** 0.5
-        w /= beta + self._tiny
+        # Where nothing but rounding is left, the basis spans an invariant space: a vector of rounding errors would be
+        # one of those that it has, again.
+        w = self.xp.where(beta > least_beta, w / (beta + self._tiny), self.xp.zeros_like(w))
         self._basis.append(w)
         self._alpha.append(alpha)
         self._beta.append(beta)

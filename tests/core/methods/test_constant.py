@@ -72,6 +72,18 @@ def test_a_vector_that_is_none_proves_nothing_wrong(monkeypatch: pytest.MonkeyPa
         assert float(found.lower) * (1 - 1e-12) <= truth <= float(found.upper) * (1 + 1e-12)
 
 
+def test_matrices_of_rank_one_have_their_norm() -> None:
+    """Lanczos has nothing but rounding left after two steps: values were up to 22 % too low."""
+    for seed in range(20):
+        dice = np.random.default_rng(seed)
+        entry = np.zeros((128, 128))
+        entry[64, 2 * seed + 5] = 1.0
+        for matrix in (entry, np.outer(dice.normal(size=80), dice.normal(size=70))):
+            truth = np.linalg.norm(matrix)
+            assert float(specnorm.matrix_norm(matrix)) == pytest.approx(truth, rel=1e-13)
+            assert float(specnorm.f4_bound(matrix)) == pytest.approx(truth, rel=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", [name for name in MATRICES if name not in ("large", "small")])
 def test_matrix_norm_is_exact_where_lanczos_finds_it(name: str, dtype: str) -> None:

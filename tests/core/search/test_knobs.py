@@ -31,6 +31,7 @@ WILD: dict[str, tuple[float, ...]] = {
     "SMALLEST_LARGE": (1, 10**9),
     "CROWDED_DEGREE": (0, 40),
     "PIECES": (2, 9),
+    "SCALAR_TAPS": (1, 10**9),
     "CUTTING_MARGIN": (0.01, 10.0),
     "PART_OF_BUDGET": (0.0, 100.0),
     "WIDENING_FACTOR": (1.001, 10.0),
