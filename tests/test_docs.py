@@ -384,10 +384,8 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     (room / "proof.py").write_text(f'"""Frobenius."""\n\n{rooms}{inside(source_of(bound))}')
     door = "from specnorm.frobenius.proof import bound_up\n"
     (room / "__init__.py").write_text(f'"""Frobenius."""\n\n{rooms}{door}{inside(source_of(method))}')
-    registry = tmp_path / "specnorm" / "methods.py"
-    put_after(registry, "from specnorm.spectrum.fft import ExactFFT\n", imported)
-    put_after(registry, "Reshaped, Enclose", ", Frobenius")
-    put_after(registry, '    "FantasticFour",\n', '    "Frobenius",\n')
+    put_after(tmp_path / "specnorm" / "methods.pyi", "import ExactFFT as ExactFFT\n", imported)
+    put_after(tmp_path / "specnorm" / "api" / "registered.py", '"fft": "ExactFFT", ', '"frobenius": "Frobenius", ')
     with (tmp_path / "tests" / "helpers" / "promises.py").open("a", encoding="utf-8") as file:
         file.write(promise)
     run = subprocess.run(
