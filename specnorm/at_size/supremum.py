@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Supremum:
     """The supremum over all sizes, and the search that encloses it, run when either is first needed.
 
-    It is searched to half of the tolerance: the other half suffices for the norm of a large layer.
+    It is searched to half of the tolerance, since the other half suffices for the norm of a large layer; but to no less
+    than half of `layer_tuning.LOOSE_RTOL`.
     """
 
     def __init__(self, kernel: Array, problem: Problem, *, ops: ArrayOps) -> None:

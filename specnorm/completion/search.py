@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -408,24 +409,43 @@ def peak_of_norm(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
         angles = angles + ascent.uphill(terms, newton, len(taps), xp=xp)
         return angles, *_powered(symbols.matrices_at(phases_at(angles)), vectors, ops=ops)
 
-    grid = Frequencies.coarse_grid(taps)
+    angles, vectors, norms_sq = _highest_of_grid(symbols, phases_at, ops=ops)
+    angles, vectors, norms_sq = arrays.repeated(move, _ROUNDS, (angles, vectors, norms_sq), ops=ops)
+    best = xp.argmax(norms_sq, axis=1)
+    phase = phases_at(arrays.pick(angles, best, xp=xp))
+    return xp.sqrt(xp.max(norms_sq, axis=1)), arrays.pick(vectors, best, xp=xp), phase
+
+
+def _highest_of_grid(
+    symbols: Polynomial, phases_at: Callable[[Array], Array], *, ops: ArrayOps
+) -> tuple[Array, Array, Array]:
+    """Angles (b, n, d) of the highest points of a coarse grid, with vectors (b, n, p) and squared norms (b, n).
+
+    ``phases_at``: the phases of the taps (b, f, taps) at angles (b, f, d).
+    """
+    xp = ops.xp
+    blocks = symbols.coefficients
+    b, _, p, *sizes = blocks.shape
+    grid = Frequencies.coarse_grid(tuple(sizes) or (1,))
     angles = ops.from_numpy(grid.angles.astype(ops.own_dtype), blocks)
     angles = xp.broadcast_to(angles[None, ...], (b, *angles.shape))
     start = arrays.start_vector(1, p).astype(np.result_type(ops.own_dtype, np.complex64))
     vectors = xp.broadcast_to(ops.from_numpy(start, blocks), (b, len(grid), p))
     vectors, norms_sq = _powered(symbols.matrices_at(phases_at(angles)), vectors, ops=ops)
     highest = ops.places_of_largest(norms_sq, min(_PEAKS, len(grid)))
-    state = (angles, vectors, norms_sq[..., None])
-    of_highest = (xp.broadcast_to(highest[:, :, None], (*highest.shape, x.shape[2])) for x in state)
-    angles, vectors, norms_sq = (xp.take_along_axis(x, j, axis=1) for x, j in zip(state, of_highest, strict=True))
-    angles, vectors, norms_sq = arrays.repeated(move, _ROUNDS, (angles, vectors, norms_sq[..., 0]), ops=ops)
-    best = xp.argmax(norms_sq, axis=1)
-    phase = phases_at(arrays.pick(angles, best, xp=xp))
-    return xp.sqrt(xp.max(norms_sq, axis=1)), arrays.pick(vectors, best, xp=xp), phase
+
+    def at_highest(x: Array) -> Array:
+        places = xp.broadcast_to(highest[:, :, None], (*highest.shape, x.shape[2]))
+        return xp.take_along_axis(x, places, axis=1)
+
+    return at_highest(angles), at_highest(vectors), at_highest(norms_sq[..., None])[..., 0]
 
 
 def _powered(symbols: Array, vectors: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
-    """Vectors (b, f, p) after some power steps with ``G*G``, for matrices G (b, f, m, p), and squared norms (b, f)."""
+    """Vectors (b, f, p) after some power steps with ``G*G``, for matrices G (b, f, m, p), and squared norms (b, f).
+
+    A loop, which compilers compile once; the steps of `symbols.power.gram_power` are written out.
+    """
     xp = ops.xp
     gram = xp.matmul(arrays.adjoint(symbols, xp=xp), symbols)
 

@@ -521,7 +521,7 @@ def _largest_eigenvalue(diagonal: Vector, off_diagonal: Vector) -> float:
     low = float(diagonal.max())
     high = float((diagonal + radii[:-1] + radii[1:]).max())
     squares = off_diagonal**2
-    while high - low > np.finfo(np.float64).eps * high:
+    while high - low > np.finfo(np.float64).eps * abs(high):
         shifts = np.linspace(low, high, _SHIFTS)[1:-1]
         # An eigenvalue is above a shift if a pivot of the matrix minus the shift is positive.
         pivot = diagonal[0] - shifts

@@ -299,8 +299,10 @@ def top_eigenpairs(
     """
     matrices = centre_matrices.matrices
     cut = tuning.NEAR_PART * centre_matrices.reduced_for
-    degree = tuning.FIRST_DEGREE if first else tuning.DEGREE
-    degree = tuning.CROWDED_DEGREE if crowded else degree
+    if crowded:
+        degree = tuning.CROWDED_DEGREE
+    else:
+        degree = tuning.FIRST_DEGREE if first else tuning.DEGREE
     values, vectors = power.largest_eigenvalues(matrices, vectors, cut, degree, like, ops=ops)
     if first and is_crowded(values, centre_matrices.reduced_for, matrices.shape[-1]):
         values, vectors = power.largest_eigenvalues(matrices, vectors, cut, tuning.CROWDED_DEGREE, like, ops=ops)

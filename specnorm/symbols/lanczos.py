@@ -186,14 +186,15 @@ class Lanczos:
         else:
             w = self._gram @ v
         alpha = transpose(v) @ w
-        least_beta = self._rounding * (transpose(w) @ w) ** 0.5
         w -= alpha * v
+        removed = self.xp.abs(alpha)
         if self._beta:
             w -= self._beta[-1] * self._basis[-2]
+            removed = removed + self._beta[-1]
         beta = (transpose(w) @ w) ** 0.5
-        # Where nothing but rounding is left, the basis spans an invariant space: a vector of rounding errors would be
-        # one of those that it has, again.
-        w = self.xp.where(beta > least_beta, w / (beta + self._tiny), self.xp.zeros_like(w))
+        # Where nothing but rounding is left of H v, the basis spans an invariant space: a vector of rounding errors
+        # would be one of those that it has, again.
+        w = self.xp.where(beta > self._rounding * removed, w / (beta + self._tiny), self.xp.zeros_like(w))
         self._basis.append(w)
         self._alpha.append(alpha)
         self._beta.append(beta)

@@ -310,6 +310,10 @@ def test_the_largest_ritz_value_is_that_of_the_dense_matrix(seed: int) -> None:
     assert abs(probable._largest_eigenvalue(diagonal, beside) - true) <= 1e-13 * scale
 
 
+def test_a_largest_eigenvalue_that_rounding_made_negative_is_found() -> None:
+    assert probable._largest_eigenvalue(np.asarray([-1e-17]), np.zeros(0)) == -1e-17
+
+
 def test_many_steps_cost_their_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """The eigenvalues of the steps were those of a dense matrix, most of 35 s for a sparse one of 20,000 rows."""
     monkeypatch.setattr(np.linalg, "eigvalsh", lambda *_: pytest.fail("a dense matrix"))

@@ -10,12 +10,10 @@ from specnorm_networks.model_arrays import Kind, Tensor, as_in_torch
 from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, backends
 from specnorm_audit.geometry import spatial_sizes
-from specnorm_audit.walking import ModelPart, model_parts
+from specnorm_audit.walking import ModelPart, is_pair, model_parts
 
 _LEAST_AXES = 2
 """Smallest number of axes of a kernel."""
-_PAIR = 2
-"""Length of a pair of a model and its state."""
 
 
 def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
@@ -31,8 +29,7 @@ def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     if backends.is_array(model):
         what = type(model).__name__
         raise ModelFileError(f"{what} is not a model but one array: specnorm.enclose measures one kernel.")
-    is_pair = isinstance(model, tuple) and len(model) == _PAIR
-    is_model = is_pair or not isinstance(model, (list, tuple, str, bytes))
+    is_model = is_pair(model) or not isinstance(model, (list, tuple, str, bytes))
     parts = model_parts(model) if is_model else []
     if not parts:
         raise ModelFileError(

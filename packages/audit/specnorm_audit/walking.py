@@ -70,12 +70,17 @@ def model_parts(model: Any, input_shape: Any = None) -> list[ModelPart]:
         A layer or array that occurs in several places is listed at the first one. Empty for a tuple of two that is no
         such pair.
     """
-    if isinstance(model, tuple) and len(model) == _PAIR:
+    if is_pair(model):
         model = _with_state(*model)
     seen: set[int] = set()
     arrays_of_layers: set[int] = set()
     parts = list(_walk(model, "", "", input_shape, seen, arrays_of_layers))
     return [part for part in parts if part.array is None or id(part.array) not in arrays_of_layers]
+
+
+def is_pair(model: Any) -> bool:
+    """Whether an object may be a model and the state that its framework keeps beside it."""
+    return isinstance(model, tuple) and len(model) == _PAIR
 
 
 def _with_state(model: Any, state: Any) -> Any:
