@@ -125,8 +125,10 @@ else:  # else type checkers would take any name for one of ours
             if name not in _OF_OTHER_PACKAGES:
                 from specnorm.backends.doors import modules_with, suggestion
 
-                modules = modules_with(name, above.OTHER_MODULES)
-                advice = f": it is in {' and '.join(modules)}" if modules else suggestion(name, __all__)
+                usual_name = above.OTHER_WORDS.get(name, name)
+                modules = modules_with(usual_name, above.OTHER_MODULES)
+                it = "it" if usual_name == name else usual_name
+                advice = f": {it} is in {' and '.join(modules)}" if modules else suggestion(usual_name, __all__)
                 raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
             value = getattr(above, name)
         globals()[name] = value

@@ -114,7 +114,9 @@ def root_for_class(cls: type) -> str:
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
     extra = next((e for e in _EXTRAS if e in roots), None)
-    if extra:
+    if hasattr(cls, "tocsr") or hasattr(cls, "matvec"):
+        advice = "For the norm of a sparse matrix or of an operator, use specnorm.operator_norm."
+    elif extra:
         advice = f"Install one: {install(extra)}."
     else:
         advice = "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."

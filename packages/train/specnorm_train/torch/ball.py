@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -67,6 +67,11 @@ class _Layered(Optimizer):
         if isinstance(model_or_params, nn.Module):
             groups, others = self._groups_of(model_or_params, layers, bound)
         else:
+            if layers is not None or isinstance(model_or_params, Iterator):
+                raise MethodError(
+                    "parameters alone do not tell strides and groups, nor which layer they are of: give the model, "
+                    f"{type(self).__name__}(model, lr); or a list of parameters, or of groups with their geometry."
+                )
             groups, others = _groups_of_parameters(model_or_params, bound)
         super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, **defaults})
         if others:

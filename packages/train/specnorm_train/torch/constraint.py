@@ -592,7 +592,8 @@ def spectral_norm(
             shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             named = f" named like {layers!r}; its layers are {shown}" if names else ""
             raise KernelError(
-                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}."
+                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}. "
+                "Give the whole model, spectral_norm(model): model.apply(spectral_norm) would call it for each module."
             )
     # All are checked before one is changed.
     made = [(x, x.constraint(*settings)) for x in constrained]
