@@ -240,9 +240,10 @@ def _linear_operator(
     """
     if isinstance(operator, str | bytes):
         raise MethodError(f"{operator!r} is text; expected a matrix, an operator, or a function with its adjoint.")
-    if getattr(operator, "ndim", 2) not in (0, 2) and rmatvec is None:
+    array_shape = getattr(operator, "shape", None)
+    if isinstance(array_shape, tuple) and len(array_shape) > 3:
         raise MethodError(
-            f"an array of shape {tuple(operator.shape)} is no matrix. If it is the kernel of a convolution, use "
+            f"an array of shape {tuple(array_shape)} is no matrix. If it is the kernel of a convolution, use "
             "specnorm.enclose(kernel), or specnorm.power_norm(kernel, input_shape)."
         )
     between_arrays = None if rmatvec is not None or shape is not None else _operator_between_arrays(operator)
