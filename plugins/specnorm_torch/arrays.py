@@ -14,7 +14,6 @@ import array_api_compat.torch
 import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from specnorm.plugin import AnyArray as Array
 from specnorm.plugin import Backend
@@ -184,12 +183,6 @@ def transformed(x: Tensor) -> bool:
         # A wrapped tensor has no storage, or one without an address.
         return True
     return False
-
-
-def outside_of_transformations() -> contextlib.AbstractContextManager[Any]:
-    """Leave the active ``torch.func`` transformations: what is computed from plain tensors is a constant of them."""
-    is_inside = torch._C._functorch.peek_interpreter_stack() is not None
-    return temporarily_clear_interpreter_stack() if is_inside else contextlib.nullcontext()
 
 
 def _has_values(x: Tensor) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
+import specnorm.above as above
 from specnorm.backends import backend_for
-from specnorm.backends.registry import public_name
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
@@ -87,7 +87,7 @@ def enclose(
 
 def _certificate(kernel: object, spec: ConvSpec, name: str) -> Any:
     """`Enclosure.certificate` for this kernel, by the package above the core that makes certificates."""
-    return public_name("specnorm.Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
+    return above.certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
 def status_of(result: Result) -> str:
