@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from specnorm.errors import MethodError
 from specnorm.proof import AnyArray, Clock, check_budget
+from specnorm_networks import extensions
 from specnorm_networks.answer import COMPLETE, NetworkBound, RunBound
 from specnorm_networks.bounding import bounded, upper_of
 from specnorm_networks.certified.graph import Graph
@@ -28,7 +29,6 @@ from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
-from specnorm_networks.extensions import extension
 from specnorm_networks.inequality import Search
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product, Searching
@@ -98,7 +98,7 @@ def bound(
     method = Multipliers() if method is None else method
     if not isinstance(method, Method):
         raise MethodError(f"method={method!r} is not Product(), Scaled() or Multipliers().")
-    balls = None if radius is None and centre is None else extension("balls")
+    balls = None if radius is None and centre is None else extensions.balls
     ball = None if balls is None else balls.ball_of(graph, radius, centre)
     region = ball or (box_of(graph) if stated_boxes(graph) else None)
     read = prepare(graph)
