@@ -119,14 +119,13 @@ class TorchArrays(Backend):
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy a NumPy array to the device of ``like``."""
-        # In C order, since torch does not support negative strides.
-        return torch.tensor(np.asarray(x, order="C"), device=like.device)
+        return torch.tensor(_without_negative_strides(np.asarray(x, order="C")), device=like.device)
 
     def asynchronous(self, x: Array) -> bool:
         return bool(x.device.type != "cpu")
 
     def share_numpy(self, x: np.ndarray, like: Array) -> Array:
-        x = np.asarray(x)
+        x = _without_negative_strides(np.asarray(x))
         return torch.from_numpy(x) if self.numpy_view(like) and x.flags.carray else self.from_numpy(x, like)
 
     def numpy_view(self, x: Array) -> bool:
@@ -141,6 +140,11 @@ class TorchArrays(Backend):
     def as_proven(self, x: Array) -> Array:
         """Detach a proven bound: torch warns about ``float(x)`` of tensors that require a gradient."""
         return x.detach()
+
+
+def _without_negative_strides(x: np.ndarray) -> np.ndarray:
+    """The array, or a copy: torch refuses negative strides, which NumPy allows in C order along axes of length 1."""
+    return x.copy() if min(x.strides, default=0) < 0 else x
 
 
 class _ShapesOnly(TorchArrays):

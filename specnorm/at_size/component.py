@@ -297,7 +297,7 @@ class ComponentBounds:
         gram = layer.gram(group_spec.transposed)
         least_gain = min(1e-6, self.rtol / 100)
         start = xp.astype(vectors, kernel_used.dtype)
-        vectors, _ = lanczos.top_vectors(
+        vectors, *_ = lanczos.top_vectors(
             gram, kernel_used, vectors.shape[2], 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
         )
         return xp.astype(vectors, kernel.dtype)

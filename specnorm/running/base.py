@@ -215,6 +215,13 @@ class Plan:
         if not is_upper_bound:
             spec.require_exact(self.name)
 
+    def with_each_twice(self) -> Plan:
+        """The plan for the real form of a complex kernel, which has each singular value twice.
+
+        A plan with one number for each singular value asks for twice as many; others are returned as they are.
+        """
+        return self
+
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """Check whether a method with ``Needs.searches`` may run on a tracer: raise if not, return if it may.
 
