@@ -126,4 +126,4 @@ class SecondDerivativeError(SpecnormError, NotImplementedError):
 
 
 class EstimateWarning(UserWarning):
-    """The value of this call is an estimate, although the function returns a proven bound in other cases."""
+    """The value of this call is an estimate or a lower bound, although the function returns more in other cases."""

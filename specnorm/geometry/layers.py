@@ -191,7 +191,7 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     reader = reader_of(x)
     layer = None if reader is None else reader.layer(x, input_shape)
     if layer is not None:
-        return layer
+        return LayerKernel(*layer)  # a reader may return a plain tuple
     if registry.owner_of(type(x)) is not None:
         # Attributes of an object that a plugin owns are not read: reading a parametrized weight may change it.
         candidates = [type(x)]

@@ -91,8 +91,8 @@ def audit(
         None: the mode that the file states, or else zeros; the row says then that it was assumed.
     geometry : mapping of str to mapping, optional
         Geometry of layers by shell patterns on their names: ``stride``, ``dilation``, ``groups``, ``transposed``,
-        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It overrides the
-        file; if several patterns match, the last one counts.
+        ``layout``, ``padding_mode``, ``padding`` (also "valid", "same_lower", or "same_upper" as in TensorFlow). It
+        overrides the file; if several patterns match, the last one counts.
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from specnorm.errors import CertificateError, MethodError
 from specnorm.proof import install
+from specnorm_networks import extensions
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.extensions import extension
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.progress import Progress, stage
@@ -114,9 +114,9 @@ def _certificate(source: Source, answer: NetworkBound, name: str) -> Any:
     if isinstance(source, Graph) or answer.radius is not None or any(answer.input_ranges.values()):
         raise CertificateError("certificates exist only for ONNX files and bounds on all inputs.")
     if isinstance(source, str | os.PathLike):
-        return extension("certificate")(answer, Path(source).read_bytes(), name)
+        return extensions.certificate_of_network(answer, Path(source).read_bytes(), name)
     content = source.SerializeToString() if answer.file is None else answer.file
-    return extension("certificate")(answer, content, name, exported=True)
+    return extensions.certificate_of_network(answer, content, name, exported=True)
 
 
 def network_graph(source: Source, input_shape: Any = None) -> Graph:
