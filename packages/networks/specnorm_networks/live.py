@@ -182,7 +182,9 @@ def _check_shapes(graph: Graph, sizes: Any) -> None:
         is_same = list(shapes.values()) == list(sizes)
     else:
         given: Any = (sizes,) if isinstance(sizes, int) else sizes
-        is_same = all(shape is not None and shape[len(shape) - len(given) :] == tuple(given) for shape in shapes.values())
+        is_same = all(
+            shape is not None and shape[len(shape) - len(given) :] == tuple(given) for shape in shapes.values()
+        )
     if not is_same:
         raise GeometryError(f"input_shape={sizes!r:.80}; the graph's inputs have the shapes {shapes}. Leave it out.")
 

@@ -122,6 +122,8 @@ class Walk:
         """Operators that the model defines itself."""
         self.broken: str | None = None
         """Reason why the graph is invalid, or None; kernels of an invalid graph are rows, too."""
+        self.too_large = ""
+        """Reason why an input is too large; empty if none is."""
         self.values = self._scope(model.graph)
         self._walk(model.graph)
         if any(function.domain in _DOMAINS for function in model.functions):
@@ -168,6 +170,8 @@ class Walk:
         """Return the network, with all values of the file."""
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
+        if self.too_large:
+            raise MethodError(self.too_large)
         outputs = [self.values.get(output.name) for output in self.model.graph.output]
         computed_outputs = tuple(value.name for value in outputs if isinstance(value, Data))
         # A reader of its own: the graph may be executed after this translation is dropped.
@@ -196,6 +200,7 @@ class Walk:
             elif tensor.elem_type not in _FLOATS:
                 operator = Unknown("its type is not supported")
             if too_large(shape):
+                self.too_large = self.too_large or f"input {name[:80]}: {too_large(shape)}."
                 operator, shape = Unknown(too_large(shape)), None
             scope[name] = Data(name, shape, origin, depends=True)
             self.nodes.append(Node(name, operator, (), shape, "input"))
