@@ -72,7 +72,8 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 )  # fmt: skip
 @click.option(
     "--budget", type=options.seconds, default=f"{BUDGET:g}", metavar="SECONDS",
-    help="Time limit for each row; if it ends a search, the row says how wide its interval is. inf: no limit.",
+    help="Time limit for each row, and for the network's bound; if it ends a search, the row says how wide its "
+    "interval is. inf: no limit.",
 )  # fmt: skip
 @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
 @click.option("--device", metavar="NAME", help="Device of that library.")
