@@ -57,7 +57,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 _OF_OTHER_PACKAGES = ("audit", "Report")
-"""Public names that are found by entry point."""
+"""Public names that packages above the core define (`specnorm.above`)."""
 _SUBMODULES = ("methods", "errors", "plugin", "proof", "robustness", "testing")
 """Public modules."""
 
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
     from specnorm import proof as proof
     from specnorm import robustness as robustness
     from specnorm import testing as testing
-    from specnorm.above import Report, audit  # a stub
+    from specnorm.above import Report, audit
     from specnorm.api.bounds import (
         compare,
         f4_bound,
@@ -122,12 +122,17 @@ else:  # else type checkers would take any name for one of ours
 
             value = version("specnorm-bounds")
         else:
-            from specnorm.backends.registry import modules_with, public_name  # imported here: they load NumPy
+            above = import_module("specnorm.above")  # imported here: it loads NumPy
 
             if name not in _OF_OTHER_PACKAGES:
-                elsewhere = f": it is in {' and '.join(modules)}" if (modules := modules_with(name)) else ""
-                raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
-            value = public_name(f"specnorm.{name}")
+                from specnorm.backends.doors import modules_with, suggestion
+
+                usual_name = above.OTHER_WORDS.get(name, name)
+                modules = modules_with(usual_name, above.OTHER_MODULES)
+                it = "it" if usual_name == name else usual_name
+                advice = f": {it} is in {' and '.join(modules)}" if modules else suggestion(usual_name, __all__)
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
+            value = getattr(above, name)
         globals()[name] = value
         return value
 

@@ -150,6 +150,9 @@ class Needs:
         largest of a layer is taken (`Plan.over_groups`). If ``blocks`` is false, this is set to true.
     searches : bool
         Whether the method has to look at array values while it runs, as searches and proofs do.
+    pads : bool
+        Whether the value is already that of the padded layer. If false, an upper bound of blocks is multiplied by the
+        root of `ConvSpec.padding_gain_sq`.
     value_shape : tuple of int
         Shape of the value of one layer.
     """
@@ -162,6 +165,7 @@ class Needs:
     blocks: bool = True
     by_layer: bool = False
     searches: bool = False
+    pads: bool = False
     value_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -210,6 +214,13 @@ class Plan:
         is_upper_bound = self.needs(spec).rounds == "up"
         if not is_upper_bound:
             spec.require_exact(self.name)
+
+    def with_each_twice(self) -> Plan:
+        """The plan for the real form of a complex kernel, which has each singular value twice.
+
+        A plan with one number for each singular value asks for twice as many; others are returned as they are.
+        """
+        return self
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """Check whether a method with ``Needs.searches`` may run on a tracer: raise if not, return if it may.

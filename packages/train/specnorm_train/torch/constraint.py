@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from specnorm_torch import derivatives
-from specnorm_torch.arrays import outside_of_transformations, transformed
+from specnorm_torch.arrays import transformed
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.layers import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
+from specnorm_train.torch.private import foreach, is_transforming, outside_of_transformations
 from specnorm_train.torch.steps import (
     Factors,
     Last,
@@ -194,7 +195,7 @@ class SpectralNorm(_Parametrization):
         if torch.compiler.is_compiling():
             return self._weight_in_use(weight)
         taken = self._taken
-        if taken.is_in_pass and self.training and taken.is_of(weight) and not _is_transforming():
+        if taken.is_in_pass and self.training and taken.is_of(weight) and not is_transforming():
             return self._scaled(weight, taken.step)
         if transformed(weight):
             return self._weight_in_use(weight)
@@ -326,7 +327,7 @@ class SpectralNorm(_Parametrization):
         if not self.training or not self._takes_steps or weight is None:
             return None
         # The weight of the last step has values.
-        has_values = self._taken.weight is weight and not _is_transforming()
+        has_values = self._taken.weight is weight and not is_transforming()
         if not has_values and not self._has_values(weight):
             return None
         if self._step_of(weight) is None:
@@ -492,12 +493,7 @@ def _copy(moves: list[tuple[Tensor, Tensor]]) -> None:
     """Copy tensors into buffers, in one call."""
     if moves:
         with without_gradients():
-            torch._foreach_copy_([old for old, _ in moves], [new for _, new in moves])
-
-
-def _is_transforming() -> bool:
-    """Whether a ``torch.func`` transformation is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+            foreach("copy_", [old for old, _ in moves], [new for _, new in moves])
 
 
 def _constraints_of(model: nn.Module) -> list[SpectralNorm]:
@@ -596,7 +592,8 @@ def spectral_norm(
             shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             named = f" named like {layers!r}; its layers are {shown}" if names else ""
             raise KernelError(
-                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}."
+                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}. "
+                "Give the whole model, spectral_norm(model): model.apply(spectral_norm) would call it for each module."
             )
     # All are checked before one is changed.
     made = [(x, x.constraint(*settings)) for x in constrained]

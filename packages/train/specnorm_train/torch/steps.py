@@ -16,6 +16,7 @@ from specnorm_torch.backend import BACKEND
 from torch import Tensor, nn
 
 from specnorm.plugin import Stack, SteppedProgram, follow_all, program, stacks
+from specnorm_train.torch.private import foreach
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
@@ -493,7 +494,7 @@ def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
 
 def copied_steps(steps: Sequence[Step]) -> list[Step]:
     """Return the steps with copies of what weights are computed with, made in one call. Callers copy the states."""
-    copies: Any = iter(torch._foreach_mul([x for step in steps for x in _outputs(step)], 1.0))
+    copies: Any = iter(foreach("mul", [x for step in steps for x in _outputs(step)], 1.0))
     found = []
     for step in steps:
         factor, slope = next(copies), next(copies)
@@ -579,7 +580,7 @@ class Recorded:
 
     def _replay(self, inputs: Sequence[StepInput]) -> list[Step]:
         assert self._graph is not None
-        torch._foreach_copy_(_tensors(self._inputs), _tensors(inputs))
+        foreach("copy_", _tensors(self._inputs), _tensors(inputs))
         self._graph.replay()
         # The next replay overwrites the outputs, perhaps before a gradient is asked for.
         return copied_steps(self._outputs)
