@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -21,7 +22,7 @@ from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Outcome
 from specnorm.running import checks
 from specnorm.running.measuring import run_plan
-from specnorm.running.result import Enclosure, Result
+from specnorm.running.result import Enclosure, Result, converged, dtype_of
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -142,12 +143,13 @@ def _enclosure(run: Result, ends: tuple[Any, Any], witness: tuple[Any, Any, Any]
     """The enclosure from the run of `Smallest` or `IsometryEnds`, with the lower and the upper bound."""
     figures, spec, plan = run.stats, run.spec, run.method
     outcome = outcome_of(figures)
-    explanation = {
-        Outcome.CONVERGED: f"rtol={plan.rtol:g}",
-        Outcome.ZERO: f"no proof tells it from 0 at rtol={plan.rtol:g}",
-        Outcome.BUDGET: f"wider than rtol={plan.rtol:g}, and proven",
-        Outcome.CELLS: f"wider than rtol={plan.rtol:g}, and proven; {Outcome.CELLS.advice}",
-    }[outcome]
+    explanation = f"wider than rtol={plan.rtol:g}, and proven"
+    if outcome is Outcome.CONVERGED:
+        outcome, explanation = converged(float(ends[0]), float(ends[1]), plan.rtol, dtype_of(ends[0]))
+    elif outcome is Outcome.ZERO:
+        explanation = f"no proof tells it from 0 at rtol={plan.rtol:g}"
+    elif outcome is Outcome.CELLS:
+        explanation += f"; {Outcome.CELLS.advice}"
     words = spec.sizes_in_words if spec.input_shape is None and spec.ndim else spec.matrix_in_words
     sizes = f"; {words}" if words else ""
     enclosure = Enclosure(
@@ -207,17 +209,21 @@ def condition_number(
     1.99999 <= condition number <= 2.00001 (converged: rtol=0.001)
     """
     seconds = None if budget is None else budget / 2
-    smallest = enclose_smallest(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
-    norm = enclose(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
+    # The squared width of both is that of the quotient, but for its rounding.
+    rtol_of_each = math.sqrt(1 + rtol) - 1 - 4 * float(np.finfo(np.float64).eps)
+    smallest = enclose_smallest(kernel, input_shape, rtol=rtol_of_each, budget=seconds, **layer)
+    norm = enclose(kernel, input_shape, rtol=rtol_of_each, budget=seconds, **layer)
     if norm.claim is None or smallest.claim is None:
         raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
     lower, upper = defect.condition(norm.claim, smallest.claim)
     backend: Any = backend_for(kernel)
-    outcome = smallest.outcome if smallest.outcome is not Outcome.CONVERGED else norm.outcome
-    explanation = f"rtol={rtol:g}" if outcome is Outcome.CONVERGED else "wider, and proven"
+    ends = _rounded_outward(lower, norm.lower, backend=backend), _rounded_outward(upper, norm.upper, backend=backend)
+    outcome, explanation = converged(float(ends[0]), float(ends[1]), rtol, dtype_of(ends[0]))
+    unconverged = [each.outcome for each in (smallest, norm) if each.outcome is not Outcome.CONVERGED]
+    if unconverged and outcome is not Outcome.CONVERGED:
+        outcome, explanation = unconverged[0], "wider, and proven"
     enclosure = Enclosure(
-        lower=_rounded_outward(lower, norm.lower, backend=backend),
-        upper=_rounded_outward(upper, norm.upper, backend=backend),
+        *ends,
         witness=smallest.witness,
         cells=norm.cells + smallest.cells,
         levels=max(norm.levels, smallest.levels),

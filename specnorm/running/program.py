@@ -294,7 +294,7 @@ class Program:
     @cached_property
     def factor(self) -> float:
         """Factor of the padding for upper bounds of the blocks, rounded to nearest; 1 for other values."""
-        is_bound_of_blocks = self.needs.rounds == "up" and self.needs.blocks
+        is_bound_of_blocks = self.needs.rounds == "up" and self.needs.blocks and not self.needs.pads
         return math.sqrt(self.spec.padding_gain_sq) if is_bound_of_blocks else 1.0
 
     def _blocks(self, kernels: Array, dtype: str, ops: ArrayOps) -> Array:

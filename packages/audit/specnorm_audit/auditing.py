@@ -77,7 +77,8 @@ def audit(
         Relative width of the proven interval.
     budget : float or None, default 60
         Time limit in seconds for the interval of one layer and its columns together. Columns that have not been started
-        by then are omitted, and ``Row.note`` says how wide the interval is. None: no limit.
+        by then are omitted, and ``Row.note`` says how wide the interval is. Also the time limit of the search for the
+        network's bound, as of `specnorm_networks.network_bound`. None: no limit.
     executor : concurrent.futures.Executor, optional
         Executor that measures the layers. None: this process measures them one by one. If an executor loses a layer
         (its worker dies or it breaks), or returns a row with another name, kernel or geometry, the layer's row has
@@ -91,8 +92,8 @@ def audit(
         None: the mode that the file states, or else zeros; the row says then that it was assumed.
     geometry : mapping of str to mapping, optional
         Geometry of layers by shell patterns on their names: ``stride``, ``dilation``, ``groups``, ``transposed``,
-        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It overrides the
-        file; if several patterns match, the last one counts.
+        ``layout``, ``padding_mode``, ``padding`` (also "valid", "same_lower", or "same_upper" as in TensorFlow). It
+        overrides the file; if several patterns match, the last one counts.
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
@@ -186,7 +187,8 @@ def answered(
 
             shapes = sizes.by_name or sizes.of_caller
             network = network_of(
-                model, rows, shapes, input_range=question.input_range, progress=progress, seconds=seconds
+                model, rows, shapes, input_range=question.input_range, budget=settings.budget, progress=progress,
+                seconds=seconds,
             )  # fmt: skip
         claims = None
         without_claim: list[str] = []

@@ -24,6 +24,7 @@ SUFFIXES = {
     ".md": "markdown",
     ".html": "html",
     ".xml": "junit",
+    ".sarif": "sarif",
 }
 """Formats of reports by the endings of their names."""
 

@@ -46,8 +46,8 @@ def methods_under(cls: type[Method]) -> set[str]:
 
 
 def test_what_derives_from_method_is_a_method() -> None:
-    """Whatever else a library can run is a `Plan`. `PowerTopK` has several values, `Power` has the first of them."""
-    assert methods_under(Method) == {*METHODS, "power_top_k"}
+    """Whatever else a library can run is a `Plan`. `PowerTopK` has several values, a logit is no norm."""
+    assert methods_under(Method) == {*METHODS, "power_top_k", "logit"}
 
 
 def test_every_method_has_a_promise() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import counted
+from specnorm.proof import counted, padding_rules
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.axes import AxisPooling
 from specnorm_networks.certified.operators import Layer, NoBoundError
@@ -84,13 +84,10 @@ def pads_of(
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         if sizes is None and max(stride) > 1:
             return None
+        rule = padding_rules.same_upper if auto_pad == "SAME_UPPER" else padding_rules.same_lower
         # With stride 1 the padding does not depend on the sizes.
-        pairs = []
-        for n, k, s, r in zip(sizes or (1,) * len(kernel), kernel, stride, dilation, strict=True):
-            total = max((-(-n // s) - 1) * s + r * (k - 1) + 1 - n, 0)
-            before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
-            pairs.append((before, total - before))
-        return tuple(pairs)
+        axes = zip(sizes or (None,) * len(kernel), kernel, stride, dilation, strict=True)
+        return tuple(rule(*axis) for axis in axes)
     if auto_pad not in ("NOTSET", "VALID"):
         raise NoBoundError(f"auto_pad={auto_pad[:20]} is not supported")
     ndim = len(kernel)

@@ -171,7 +171,7 @@ class Add(Affine):
         return [host.mul_up(abs(weight), constant) for weight, constant in zip(self.weights, constants, strict=True)]
 
     def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
-        """Return the sums of the lengths of values of the same shape, or of fewer axes: those of other axes are unknown."""
+        """Return the sums of the lengths of all values, along the axes that all of them have."""
         if place.after is None:
             return None
         total = [0.0] * len(place.after)
