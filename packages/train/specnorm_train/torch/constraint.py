@@ -128,7 +128,8 @@ class SpectralNorm(_Parametrization):
             self.register_buffer(name, x)
         # What the vectors in a state dict belong to, if it is not this method; for a warning.
         self.foreign_state: str | None = None
-        # The last step in training, and the last one in eval.
+        # The last step in training, and the last one in eval. Training moves the buffers to the state after its last
+        # step before it takes another one; eval moves nothing, and training may use its step.
         self._taken, self._settled = _Taken(), _Taken()
         # Whether no step was taken of the state yet, or since it was loaded.
         self._is_new = True
@@ -221,21 +222,22 @@ class SpectralNorm(_Parametrization):
         return None if self.n_power_iterations == 1 else self.n_power_iterations
 
     def _step_of(self, weight: Tensor) -> Step | None:
-        """Return the last step if it is one of this weight, which has not changed; else one in eval that is the next.
+        """Return the last step if it is one of this weight, which has not changed; else one in eval that comes next."""
+        if not self._fits(self._taken, weight):
+            if self._settled.moves is None or not self._fits(self._settled, weight):
+                return None
+            self._taken = self._settled
+        step: Step = self._taken.step
+        return step
+
+    def _fits(self, taken: _Taken, weight: Tensor) -> bool:
+        """Whether a step is one of this weight, which has not changed.
 
         In a backward pass, checkpoints compute forward passes again; a weight has the step there that it had before.
         """
-        for taken in (self._taken, self._settled):
-            if taken.settings != (self.scaling, self._sweeps) or not taken.is_of(weight):
-                continue
-            is_same_pass = taken.is_in_pass or _TRACKER.is_bw
-            if is_same_pass or self._has_kept_entries(weight, taken.step):
-                if taken is self._settled and taken.moves is not None:
-                    self._taken = taken
-                if taken is self._taken:
-                    step: Step = taken.step
-                    return step
-        return None
+        if not taken.is_of(weight) or taken.settings != (self.scaling, self._sweeps):
+            return False
+        return taken.is_in_pass or _TRACKER.is_bw or self._has_kept_entries(weight, taken.step)
 
     def _has_kept_entries(self, weight: Tensor, step: Step) -> bool:
         """Whether a weight with the same version has the same entries: a change through ``.data`` is not counted.
@@ -284,7 +286,7 @@ class SpectralNorm(_Parametrization):
     def _move_if_changed(self) -> None:
         """Move the buffers unless the weight is still that of the last step, whose norm they lead to again."""
         weight = self.original
-        if self._taken.moves and (weight is None or self._step_of(weight) is None):
+        if self._taken.moves and (weight is None or not self._fits(self._taken, weight)):
             self._move()
 
     def next_input(self, weight: Tensor) -> StepInput:
@@ -371,12 +373,12 @@ class SpectralNorm(_Parametrization):
         if not (settled.is_of(weight) and settled.entries is not None and torch.equal(settled.entries, weight)):
             is_trained = self._taken.weight is weight and not self._is_new
             sweeps = self._sweeps if is_trained else _EVAL_SWEEPS
-            step, moves = self._step_of(weight) if is_trained else None, None
-            if step is None:
+            step, moves = self._taken.step, None
+            if not (is_trained and self._fits(self._taken, weight)):
                 kernel = self.kernel(weight.detach())
                 given = StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state)
                 (step,) = take_plain_steps([given])
-                if self._taken.moves is None:
+                if not self._taken.moves:
                     # The next step in training, if the weight is the same then.
                     moves = list(zip(self.state, step.state, strict=True))
             settings = self.scaling, sweeps
@@ -416,9 +418,6 @@ class SpectralNorm(_Parametrization):
         self._is_new = True
         if f"{prefix}_extra_state" not in state_dict:
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
-        if "vectors" not in self.state_names:
-            # An earlier version had vectors of layers that are now computed anew in each pass.
-            state_dict.pop(f"{prefix}vectors", None)
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         own: dict[str, Any] = dict(self._buffers)
         stored = {name: state_dict.get(f"{prefix}{name}") for name in own}
