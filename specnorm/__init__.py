@@ -20,7 +20,7 @@ __all__ = [
     # Kernels with smaller norms, and training.
     "rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "init_tracking", "track", "track_many",
     # Whole models, matrices and black boxes.
-    "audit", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
+    "audit", "logit_bound", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
     # What answers and errors are.
     "ConvSpec", "Enclosure", "EstimateWarning", "Geometry", "Report", "Result", "SpecnormError", "Undecided",
     "__version__",
@@ -46,6 +46,7 @@ _MODULES = {
     ),
     "errors": ("EstimateWarning", "SpecnormError", "Undecided"),
     "geometry.spec": ("ConvSpec", "Geometry"),
+    "logits.function": ("logit_bound",),
     "power.probable": ("operator_norm",),
     "running.measuring": ("measure",),
     "running.result": ("Enclosure", "Result"),
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     )
     from specnorm.errors import EstimateWarning, SpecnormError, Undecided
     from specnorm.geometry.spec import ConvSpec, Geometry
+    from specnorm.logits.function import logit_bound
     from specnorm.power.probable import operator_norm
     from specnorm.running.measuring import measure
     from specnorm.running.result import Enclosure, Result

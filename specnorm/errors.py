@@ -12,6 +12,7 @@ __all__ = [
     "GeometryError",
     "InternalError",
     "KernelError",
+    "LayoutWarning",
     "MethodError",
     "MixedBackends",
     "ModelFileError",
@@ -123,6 +124,10 @@ class InternalError(SpecnormError):
 
 class SecondDerivativeError(SpecnormError, NotImplementedError):
     """A second derivative was requested; specnorm has first derivatives only."""
+
+
+class LayoutWarning(UserWarning):
+    """The axes of an array look like a kernel of Keras or Flax, and were read in torch's order: give ``layout``."""
 
 
 class EstimateWarning(UserWarning):

@@ -165,11 +165,6 @@ def test_a_checkout_on_the_path_has_its_names() -> None:
     assert "function" in python(f"{code}; print(specnorm.audit, n.network_bound, n.certified_accuracy)")
 
 
-def test_a_name_of_a_missing_package_says_what_is_missing() -> None:
-    code = "import sys, specnorm; sys.modules['specnorm_audit'] = None\ntry: specnorm.audit\nexcept ImportError as e"
-    assert "audit needs the package specnorm_audit, which is missing" in python(f"{code}: print(e)")
-
-
 def test_messages_name_the_modules_that_users_import() -> None:
     """Users import the training of a plugin from the plugin: only docstrings name the package that defines it."""
     for path in sorted((ROOT / "packages" / "train").rglob("*.py")):
@@ -210,7 +205,7 @@ def test_networks_are_seen_by_three_kinds_of_operators() -> None:
         names |= {node.attr for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "ops"}
         if names & classes and not place.startswith(rooms):
             naming.add(place)
-    assert naming == {"certified/graph.py", "certified/reading.py", "nonexpansiveness.py"}
+    assert naming == {"certified/attention.py", "certified/graph.py", "certified/reading.py", "nonexpansiveness.py"}
 
 
 @pytest.mark.parametrize("name", specnorm.__all__)
@@ -231,7 +226,7 @@ def test_dir_shows_the_public_names() -> None:
     assert all(getattr(specnorm, name).__name__ == f"specnorm.{name}" for name in modules)
 
 
-@pytest.mark.parametrize(("package", "most"), [(specnorm, 46), (specnorm_networks, 15)], ids=["specnorm", "networks"])
+@pytest.mark.parametrize(("package", "most"), [(specnorm, 49), (specnorm_networks, 15)], ids=["specnorm", "networks"])
 def test_the_front_door_is_small(package: Any, most: int) -> None:
     assert len(package.__all__) == len({*package.__all__}) <= most
     for name in package.__all__:

@@ -94,6 +94,11 @@ class TorchArrays(Backend):
         factor, info = torch.linalg.cholesky_ex(a)
         return factor.masked_fill((info != 0)[..., None, None], math.nan)
 
+    def inverse_factors(self, a: Array) -> Array:
+        """Without checks, for which the host would wait for a device."""
+        factor, _ = torch.linalg.cholesky_ex(a)
+        return torch.linalg.inv_ex(factor).inverse
+
     def complex(self, real: Array, imag: Array) -> Array:
         return torch.complex(real, imag)
 

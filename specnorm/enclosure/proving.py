@@ -41,7 +41,7 @@ def enclose(
         these are the sizes that the stride divides.
     rtol : float, default 1e-3
         Relative distance of the bounds at which the search stops. At one size, unless the padding is circular
-        ``"same"``, the bounds may stay farther apart: see `docs/methods/enclosure.md`.
+        ``"same"``, the bounds may stay farther apart: see `docs/methods.md#enclosure`.
     budget : float or None, default 60
         Time limit in seconds. When it is reached, no further proof is begun; the bounds are farther apart, but still
         proven. None: no limit.

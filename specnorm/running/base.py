@@ -103,8 +103,6 @@ class Followed(NamedTuple):
         sweeps are due: of a kernel that was swept, minus the number of those left.
     known : tuple of arrays
         What a sweep needs to know of the pass before it.
-    was_swept : boolean array, optional
-        Whether each layer was swept in this step, where the host decided; None: none was.
     """
 
     value: Array
@@ -114,7 +112,6 @@ class Followed(NamedTuple):
     sketch: Any = None
     room: Any = None
     known: tuple[Array, ...] = ()
-    was_swept: Any = None
 
     @property
     def is_due(self) -> Any:
@@ -409,14 +406,22 @@ class Stepped(Method):
         """
         raise NotImplementedError
 
-    def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+    def follow(
+        self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None = None, ops: ArrayOps
+    ) -> Followed:
         """Follow the norm by what the state knows: no operation branches on values.
 
         Parameters
         ----------
         rows : array, shape (b, m, n)
             The blocks' entries in the order of the kernel, in the caller's scale.
+        sweeps : int or None
+            Of `SteppedProgram.follow`, for what takes its iterations here (`is_swept`).
         """
+        raise NotImplementedError
+
+    def is_swept(self, spec: ConvSpec) -> bool:
+        """Whether layers are swept, if one is due, after what `follow` does."""
         raise NotImplementedError
 
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
