@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
@@ -26,6 +26,9 @@ from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.report import Report, environment
 from specnorm_audit.rows import Row
 from specnorm_audit.streams import Tick
+
+if TYPE_CHECKING:
+    from specnorm_audit.attention.measuring import LogitRow
 
 
 def audit(
@@ -48,6 +51,7 @@ def audit(
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
     assume_stored: str | Sequence[str] = (),
+    attention: Mapping[str, Any] | Literal["auto"] | None = None,
 ) -> Report:
     """Prove bounds on the spectral norm of every convolution and linear layer of a model.
 
@@ -102,13 +106,19 @@ def audit(
         each step of the search for the network's bound, with (steps done, largest number of steps, text): the text
         "START to END" names the values between which layers are bounded together.
     max_bytes : int, default 8 GiB
-        Limit on the total size of a file's arrays; a larger file raises an error.
+        Limit on what a file's arrays may take in memory; a larger file raises an error. Of safetensors, which are read
+        array by array, it is the limit on each array.
     certificate : bool, default False
         Search for proofs that others can check (`docs/check-it-yourself.md`), and add ``Report.certificate``: an upper
         bound on each layer at every input size.
     assume_stored : str or sequence of str, optional
         Shell patterns on names of kernels that the layers use as they are stored, whatever other arrays are beside them
         in the file. The report repeats them (``Report.assume_stored``).
+    attention : "auto" or mapping, optional
+        Also bound the largest logits of attention heads (`specnorm.logit_bound`), in ``Report.attention``. "auto":
+        heads, rotary positions and norms are those of ``config.json`` beside the file, for the model types llama,
+        mistral, mixtral, qwen2, qwen3, gpt2, bert, roberta and vit. A mapping has further facts, or others, by the same
+        names; ``names`` are those of the arrays (`docs/audit.md`).
 
     Returns
     -------
@@ -145,6 +155,7 @@ def audit(
         max_bytes=max_bytes,
         certificate=certificate,
         assume_stored=assume_stored,
+        attention=attention,
     )
     return answered(source, question, executor=executor, progress=progress)
 
@@ -180,6 +191,9 @@ def answered(
         _check_patterns(question.assume_stored, names, label)
         check_names(settings.geometry, selection.names)
         rows = _measured(selected, settings, executor, progress)
+        logits: tuple[LogitRow, ...] = ()
+        if question.attention is not None:
+            logits = _logits(model, selection, path, question, executor)
         network = None
         seconds = _seconds_of_network(settings.budget)
         if patterns is None and model.network is not None:  # a part of the layers is no network
@@ -219,7 +233,24 @@ def answered(
         inert=model.inert,
         live=is_live_model,
         assume_stored=question.assume_stored,
+        attention=logits,
     )
+
+
+def _logits(
+    model: ModelArrays, selection: Selection, path: str | None, question: Question, executor: Executor | None
+) -> tuple[LogitRow, ...]:
+    """Return the rows of attention layers; their matrices are those that layers are known to use."""
+    from specnorm_audit.attention.measuring import rows  # most audits do not ask for it
+
+    layers = selection.layers
+    if question.layers is not None:
+        layers = select(
+            model.arrays, arrays_are_the_callers=path is None, written_in=model.convention,
+            assume_stored=question.assume_stored,
+        ).layers  # fmt: skip
+    used = {layer.tensor.name: layer.tensor for layer in layers if layer.refusal is None and layer.kind == "linear"}
+    return tuple(rows(model.arrays, used, path, question.attention or {}, executor))
 
 
 def _as_matrix(tensor: Tensor) -> str:

@@ -95,6 +95,11 @@ def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
         raise click.BadParameter(f"this is not JSON: {error}.") from error
 
 
+def attention(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Return facts of attention from JSON, or from a file of JSON, and a list with the file if it is one."""
+    return ({}, []) if text == "auto" else geometry(text)
+
+
 def size(text: str) -> tuple[str, Any]:
     """Return an input's name, "" if there is none, and its sizes: spatial ones, or after a name all of them."""
     name, _, shape = text.rpartition("=")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, MethodError
@@ -32,6 +32,8 @@ class Question:
         Shell patterns on names of kernels that are used as they are stored.
     max_bytes : int
     certificate : bool
+    attention : mapping or None
+        What the caller says of attention layers, whose logits are to be bounded; None: they are not.
     """
 
     settings: measuring.Settings
@@ -41,6 +43,7 @@ class Question:
     assume_stored: tuple[str, ...]
     max_bytes: int
     certificate: bool
+    attention: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -55,6 +58,7 @@ class Question:
         max_bytes: int = MAX_BYTES,
         certificate: bool = False,
         assume_stored: str | Sequence[str] = (),
+        attention: Mapping[str, Any] | Literal["auto"] | None = None,
         **of_settings: Any,
     ) -> Question:
         """Check the arguments of `specnorm.audit`; ``of_settings`` are those that `Settings` has as they are."""
@@ -71,8 +75,19 @@ class Question:
         for name, value in (("input_range", value_range), ("input_shape by name", sizes.by_name)):
             if value is not None and patterns is not None:
                 raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
+        if attention == "auto":
+            attention = {}
+        if not (attention is None or isinstance(attention, Mapping)):
+            raise MethodError(f'attention={attention!r} is neither "auto" nor a mapping of facts, as in config.json.')
         return cls(
-            settings, sizes, patterns, value_range, tuple(_patterns(assume_stored) or ()), max_bytes, certificate
+            settings,
+            sizes,
+            patterns,
+            value_range,
+            tuple(_patterns(assume_stored) or ()),
+            max_bytes,
+            certificate,
+            attention,
         )
 
 

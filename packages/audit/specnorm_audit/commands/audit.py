@@ -49,6 +49,11 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
     "--assume-stored", multiple=True, metavar="GLOB",
     help="Kernels that layers use as they are stored, whatever is beside them; repeatable. The report repeats it.",
 )  # fmt: skip
+@click.option(
+    "--attention", type=options.attention, metavar="auto|JSON|FILE",
+    help="Also bound the largest logits of attention heads, by the config.json beside MODEL (auto), or by facts in "
+    "JSON, which count before it.",
+)  # fmt: skip
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
 @click.option(
     "--padding-mode", type=click.Choice(get_args(padding_rules.PaddingMode)),
@@ -116,6 +121,7 @@ def command(
     jobs: int | None,
     layers: tuple[str, ...],
     geometry: tuple[dict[str, Any], list[str]] | None,
+    attention: tuple[dict[str, Any], list[str]] | None,
     all_columns: bool,
     **arguments: Any,
 ) -> int:
@@ -127,7 +133,9 @@ def command(
     A file of weights does not state strides and groups; below the table, the report says what was assumed.
     """
     stated_geometry, geometry_files = geometry or (None, [])
-    check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
+    stated_attention, attention_files = attention or (None, [])
+    inputs = [*models, *geometry_files, *attention_files]
+    check({"--output": output, "--plot": plot, "--certificate": certificate}, inputs)
     report_format = options.format_of(output_format, output, FORMATS)
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} must be a .npz file, and takes one MODEL."))
@@ -140,6 +148,7 @@ def command(
     arguments |= {
         "layers": layers or None,
         "geometry": stated_geometry,
+        "attention": stated_attention,
         "methods": columns,
         "smallest": arguments["smallest"] or fail_below is not None,
         "certificate": certificate is not None,
@@ -207,7 +216,7 @@ def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
     statuses: set[str] = set()
     for report in reports:
         outcomes |= {gate.outcome for gate in report.gates}
-        statuses |= {row.status for row in report.layers}
+        statuses |= {row.status for row in report.layers} | {row.status for row in report.attention}
     if "failed" in outcomes:
         return GATE_FAILED
     is_read = all(report.error is None for report in reports)
