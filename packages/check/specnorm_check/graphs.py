@@ -28,6 +28,7 @@ REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
 ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Abs": set(),
     "Add": set(),
+    "Attention": {"is_causal", "qk_matmul_output_mode", "scale", "softcap"},
     "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
     "BatchNormalization": {"epsilon", "momentum", "training_mode"},
     "Clip": set(),
@@ -37,10 +38,16 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Expand": set(),
     "Flatten": {"axis"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
+    "LayerNormalization": {"axis", "epsilon", "stash_type"},
     "LeakyRelu": {"alpha"},
+    "MatMul": set(),
+    "Min": set(),
     "Mul": set(),
     "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
     "Pad": {"mode"},
+    "RMSNormalization": {"axis", "epsilon", "stash_type"},
+    "Reciprocal": set(),
+    "ReduceL2": REDUCTION,
     "ReduceMean": REDUCTION,
     "ReduceSum": REDUCTION,
     "Relu": set(),
@@ -60,6 +67,7 @@ ONLY_VALUES = {
     "auto_pad": b"NOTSET",
     "ceil_mode": 0,
     "mode": b"constant",
+    "softcap": 0.0,
     "training_mode": 0,
     "transA": 0,
 }
@@ -348,7 +356,8 @@ def put_sizes(
 ) -> bool:
     """Put arrays in place of operators that compute sizes; return whether there are any.
 
-    Sizes are the Shape of a value, and what Concat joins of sizes and lists of integers.
+    Sizes are the Shape of a value, what Concat joins of sizes and lists of integers, and
+    products of single ones.
     """
     from onnx import numpy_helper
 
@@ -376,10 +385,20 @@ def sizes_of(
     if node.op_type == "Shape" and node.input[0] in shapes:
         shape = shapes[node.input[0]][attributes.get("start", 0) : attributes.get("end")]
         return np.array(shape, np.int64)
-    if node.op_type == "Concat" and all(name in arrays for name in node.input):
-        lists = [arrays[name] for name in node.input]
-        if all(part.dtype == np.int64 and part.ndim == 1 for part in lists):
-            return np.concatenate(lists)
+    lists = [arrays[name] for name in node.input if name in arrays]
+    if len(lists) < len(node.input) or any(part.dtype != np.int64 for part in lists):
+        return None
+    if node.op_type == "Concat" and all(part.ndim == 1 for part in lists):
+        return np.concatenate(lists)
+    is_number = bool(lists) and lists[0].size == 1
+    if node.op_type == "Squeeze" and is_number and len(lists) == 1:
+        return lists[0].reshape(())
+    if node.op_type == "Reshape" and is_number and lists[1].tolist() == [-1]:
+        return lists[0].reshape(1)
+    if node.op_type == "Mul" and all(part.size == 1 for part in lists):
+        product = int(lists[0].item()) * int(lists[1].item())
+        require(abs(product) < MOST_ENTRIES, "a size is too large")
+        return np.array(product, np.int64)
     return None
 
 

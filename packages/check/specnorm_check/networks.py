@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
+from specnorm_check.attention import ball, bound_by_tokens, kernel_of, norm_up
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.layers import proven_norm
@@ -200,6 +201,9 @@ class Network(Graph):
         fixed inputs alone has no bound, since it may be drawn at random. None: no bound.
         """
         node = self.nodes[name]
+        of_tokens = self.bound_by_tokens(name, bounds_of)
+        if of_tokens is not None:
+            return of_tokens
         changing = []
         bounds = []
         for operand in node.inputs:
@@ -223,6 +227,33 @@ class Network(Graph):
         if factor is None:
             return None
         return factor * bounds[0]
+
+    def bound_by_tokens(
+        self,
+        name: str,
+        bounds_of: Mapping[str, ValueBounds],
+    ) -> Fraction | None:
+        """Return a bound of attention, or of a normalization (Lemma 7); None for others.
+
+        None also if the lengths of tokens are not known.
+        """
+        bounds = {}
+        for other, known in bounds_of.items():
+            bounds[other] = known.without_multipliers
+        node = self.nodes[name]
+        try:
+            start = ball(self, name)
+            if start is not None:
+                before = bounds[start.start]
+                factor = start.factor * norm_up(start.matrix)
+            elif node.op == "MatMul" and self.changing_inputs(name) == node.inputs[:1]:
+                before = bounds[node.inputs[0]]
+                factor = norm_up(kernel_of(self, node))
+            else:
+                return bound_by_tokens(self, name, bounds)
+        except Refused:
+            return None
+        return None if before is None else factor * before
 
     def bounds_of_functions(
         self,
