@@ -1,13 +1,12 @@
-"""Bound softmax attention on tokens of bounded length, by Lemma 7.
+"""Bound softmax attention on tokens of bounded length, by Lemma 8.
 
-The steps A to D are those of the README of this folder, section Lemma 7. Queries, keys
+The steps A to D are those of the README of this folder, section Lemma 8. Queries, keys
 and values are read as matrices times tokens; `factors` computes the lemma's numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -223,16 +222,10 @@ def next_tokens(graph: Graph, name: str, before: Tokens) -> Tokens:
         return scaled(before, number if node.op == "Mul" else 1 / number)
     if node.op in ("MatMul", "Gemm"):
         return multiplied(graph, node, before)
+    require(node.op in MOVES, f"tokens of an unknown length, before {node.op}")
     # Numbers are moved from 1 on, so that constants have the number 0.
     arrays = (before.tokens + 1, before.rows, before.offset)
-    if node.op == "Gather":
-        require(node.inputs[1] in graph.arrays, "a Gather by computed positions")
-        index = graph.arrays[node.inputs[1]]
-        axis = node.attributes.get("axis", 0)
-        tokens, rows, offset = (np.take(each, index, axis) for each in arrays)
-    else:
-        require(node.op in MOVES, f"tokens of an unknown length, before {node.op}")
-        tokens, rows, offset = (moved(graph, name, {source: each}) for each in arrays)
+    tokens, rows, offset = (moved(graph, name, {source: each}) for each in arrays)
     after = replace(before, tokens=tokens - 1, rows=rows, offset=offset)
     require(after.tokens.shape == shape, "onnx infers another shape of tokens")
     return after
@@ -375,23 +368,29 @@ def kept_by(mask: Array) -> Array:
     return np.asarray(of_heads[0])
 
 
-def bound_by_tokens(
-    graph: Graph, name: str, bounds_of: Mapping[str, Fraction | None]
-) -> Fraction | None:
-    """Return a bound of attention from those of the values that its tokens come from."""
+Factor = tuple[str, Fraction]
+
+
+def factors_of_value(graph: Graph, name: str) -> list[Factor]:
+    """Return values, each with the factor of its difference; their sum bounds a value.
+
+    The list is empty for values that are no normalization, product with a matrix or
+    attention. Refused are those whose tokens have no known length.
+    """
+    node = graph.nodes[name]
+    start = ball(graph, name)
+    if start is not None:
+        return [(start.start, start.factor * norm_up(start.matrix))]
+    if node.op == "MatMul" and graph.changing_inputs(name) == node.inputs[:1]:
+        return [(node.inputs[0], norm_up(kernel_of(graph, node)))]
     read = attention_of(graph, name)
     if read is None:
-        return None
+        return []
     of_queries, of_keys, together = factors(read)
-    before = []
-    for each in (read.q, read.k):
-        bound = bounds_of[each.start]
-        if bound is None:
-            return None
-        before.append(each.factor * bound)
     if is_same(read.q, read.k):
-        return together * before[0]
-    return of_queries * before[0] + of_keys * before[1]
+        return [(read.q.start, together * read.q.factor)]
+    keys = (read.k.start, of_keys * read.k.factor)
+    return [(read.q.start, of_queries * read.q.factor), keys]
 
 
 def is_same(one: Tokens, other: Tokens) -> bool:

@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
-from specnorm_check.attention import ball, bound_by_tokens, kernel_of, norm_up
+from specnorm_check.attention import Factor, factors_of_value
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
+from specnorm_check.inequality import constant_of_units
 from specnorm_check.layers import proven_norm
 from specnorm_check.matrices import joint_of_matrices
 from specnorm_check.parts import (
@@ -228,32 +231,34 @@ class Network(Graph):
             return None
         return factor * bounds[0]
 
+    @cached_property
+    def factors_of_tokens(self) -> dict[str, list[Factor]]:
+        """Return the factors of normalizations, of matrices and of attention (Lemma 8).
+
+        Values whose tokens have no known length are left out.
+        """
+        factors: dict[str, list[Factor]] = {}
+        for name in self.nodes:
+            # Operators in other places than expected leave a value without a factor.
+            with suppress(Refused, LookupError, StopIteration, ValueError):
+                of_value = factors_of_value(self, name)
+                if of_value:
+                    factors[name] = of_value
+        return factors
+
     def bound_by_tokens(
         self,
         name: str,
         bounds_of: Mapping[str, ValueBounds],
     ) -> Fraction | None:
-        """Return a bound of attention, or of a normalization (Lemma 7); None for others.
-
-        None also if the lengths of tokens are not known.
-        """
-        bounds = {}
-        for other, known in bounds_of.items():
-            bounds[other] = known.without_multipliers
-        node = self.nodes[name]
-        try:
-            start = ball(self, name)
-            if start is not None:
-                before = bounds[start.start]
-                factor = start.factor * norm_up(start.matrix)
-            elif node.op == "MatMul" and self.changing_inputs(name) == node.inputs[:1]:
-                before = bounds[node.inputs[0]]
-                factor = norm_up(kernel_of(self, node))
-            else:
-                return bound_by_tokens(self, name, bounds)
-        except Refused:
-            return None
-        return None if before is None else factor * before
+        """Return a bound of a value by its factors of tokens; None without any."""
+        total = Fraction(0)
+        for start, factor in self.factors_of_tokens.get(name, []):
+            bound = bounds_of[start].without_multipliers
+            if bound is None:
+                return None
+            total += factor * bound
+        return total or None
 
     def bounds_of_functions(
         self,
@@ -288,6 +293,8 @@ class Network(Graph):
 
     def constant_of_part(self, part: Part, completion: Array) -> Fraction:
         """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""
+        if part.sizes == "units":
+            return constant_of_units(self, self.with_first_names(part))
         joint = self.joint(part)
         norm = proven_norm(
             joint.kernel,
