@@ -48,6 +48,7 @@ def audit(
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
     assume_stored: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
 ) -> Report:
     """Prove bounds on the spectral norm of every convolution and linear layer of a model.
 
@@ -108,6 +109,8 @@ def audit(
     assume_stored : str or sequence of str, optional
         Shell patterns on names of kernels that the layers use as they are stored, whatever other arrays are beside them
         in the file. The report repeats them (``Report.assume_stored``).
+    ignore : str or sequence of str, optional
+        Shell patterns on names of arrays that no layer uses, as the caller knows. The report repeats them.
 
     Returns
     -------
@@ -144,6 +147,7 @@ def audit(
         max_bytes=max_bytes,
         certificate=certificate,
         assume_stored=assume_stored,
+        ignore=ignore,
     )
     return answered(source, question, executor=executor, progress=progress)
 
@@ -163,7 +167,7 @@ def answered(
             _refuse_questions_about_inputs(label, question.input_range, sizes.by_name)
         selection = select(
             model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention,
-            assume_stored=question.assume_stored,
+            assume_stored=question.assume_stored, ignore=question.ignore,
         )  # fmt: skip
         selected = selection.layers
         kernels = [layer.tensor for layer in selected]
@@ -176,7 +180,8 @@ def answered(
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
         _check_selection(selection, patterns, unmeasured, label)
         names = [*selection.names, *(tensor.name for tensor in model.arrays)]
-        _check_patterns(question.assume_stored, names, label)
+        _check_patterns(question.assume_stored, names, label, "assume_stored")
+        _check_patterns(question.ignore, names, label, "ignore")
         check_names(settings.geometry, selection.names)
         rows = _measured(selected, settings, executor, progress)
         network = None
@@ -217,6 +222,7 @@ def answered(
         inert=model.inert,
         live=is_live_model,
         assume_stored=question.assume_stored,
+        ignore=question.ignore,
     )
 
 
@@ -291,12 +297,12 @@ def _check_selection(
     )
 
 
-def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | None) -> None:
-    """Refuse a pattern of ``assume_stored`` that matches no array: it was meant for one."""
+def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | None, argument: str) -> None:
+    """Refuse a pattern of an argument that matches no array: it was meant for one."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ModelFileError(
-                f"{label} holds no array whose name matches {pattern!r} (--assume-stored, assume_stored). "
+                f"{label} holds no array whose name matches {pattern!r} (--{argument.replace('_', '-')}, {argument}). "
                 f"Arrays are {tables.some(names)}."
             )
 

@@ -30,6 +30,8 @@ class Question:
     input_range : (float, float) or None
     assume_stored : tuple of str
         Shell patterns on names of kernels that are used as they are stored.
+    ignore : tuple of str
+        Shell patterns on names of arrays that no layer uses.
     max_bytes : int
     certificate : bool
     """
@@ -39,6 +41,7 @@ class Question:
     layers: list[str] | None
     input_range: tuple[float, float] | None
     assume_stored: tuple[str, ...]
+    ignore: tuple[str, ...]
     max_bytes: int
     certificate: bool
 
@@ -55,6 +58,7 @@ class Question:
         max_bytes: int = MAX_BYTES,
         certificate: bool = False,
         assume_stored: str | Sequence[str] = (),
+        ignore: str | Sequence[str] = (),
         **of_settings: Any,
     ) -> Question:
         """Check the arguments of `specnorm.audit`; ``of_settings`` are those that `Settings` has as they are."""
@@ -71,9 +75,8 @@ class Question:
         for name, value in (("input_range", value_range), ("input_shape by name", sizes.by_name)):
             if value is not None and patterns is not None:
                 raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
-        return cls(
-            settings, sizes, patterns, value_range, tuple(_patterns(assume_stored) or ()), max_bytes, certificate
-        )
+        stored, ignored = (tuple(_patterns(words) or ()) for words in (assume_stored, ignore))
+        return cls(settings, sizes, patterns, value_range, stored, ignored, max_bytes, certificate)
 
 
 class InputSizes(NamedTuple):

@@ -47,6 +47,10 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
     "--assume-stored", multiple=True, metavar="GLOB",
     help="Kernels that layers use as they are stored, whatever is beside them; repeatable. The report repeats it.",
 )  # fmt: skip
+@click.option(
+    "--ignore", multiple=True, metavar="GLOB",
+    help="Arrays that no layer uses; repeatable. The report repeats it.",
+)  # fmt: skip
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
 @click.option(
     "--padding-mode", type=click.Choice(get_args(padding_rules.PaddingMode)),
@@ -182,8 +186,10 @@ def _audited(model: str, quiet: bool, executor: Workers | None, question: Questi
             return answered(model, question, progress=tick, executor=executor)
     except ModelFileError as error:
         complain(str(error))
-        stored = question.assume_stored
-        return Report(specnorm.__version__, model, (), (), error=str(error), assume_stored=stored)
+        return Report(
+            specnorm.__version__, model, (), (), error=str(error), assume_stored=question.assume_stored,
+            ignore=question.ignore,
+        )  # fmt: skip
 
 
 def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
