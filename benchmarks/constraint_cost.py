@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -15,10 +14,10 @@ import torch
 from specnorm_jax.training import SpectralPenalty
 from torch import Tensor, nn
 
-from benchmarks import facts, jax_cost, trained
+from benchmarks import facts, jax_cost, step_cost
 from benchmarks.facts import Row
 from benchmarks.jax_loops import power_step
-from benchmarks.loops import Constrain, batches, descend
+from benchmarks.loops import Constrain, descend
 from benchmarks.ways import WAYS
 
 CHANNELS = 16, 64, 256, 512
@@ -27,11 +26,6 @@ REPEATS = {16: 60, 64: 40, 256: 15, 512: 9}
 """Turns that are counted for a weight, by its channels."""
 WARM = 65
 """Turns of a weight that are not counted: in each of its first 64 passes a layer makes more iterations."""
-TURNS = 5
-"""Turns that are counted for a whole training step."""
-LATE = {"MLP critic, 32-256-256-1": 1000, "DCGAN critic, 64x64": 100, "ResNet-20": 100, "ResNet-18's widths": 30}
-"""Steps before a late one: half of a run in which the rate decays to zero along a half cosine. Large networks are
-trained for fewer steps than 1,000, in which the rate decays as far."""
 
 
 def write(quick: bool, out: Path | None) -> None:
@@ -54,11 +48,7 @@ def rows(quick: bool) -> Iterator[Row]:
         yield from ({**common, "threads": 1, **row} for row in in_jax(c, REPEATS[c]))
     if not quick:
         yield from ({**common, "threads": 1, **row} for row in jax_cost.rows())
-    for name, network in trained.MODELS.items():
-        for size in network.batches[:1] if quick else network.batches:
-            yield from ({**common, "threads": 1, **row} for row in of_a_step(name, size))
-        if not quick:
-            yield from ({**common, "threads": 1, **row} for row in of_a_late_step(name))
+    yield from ({**common, "threads": 1, **row} for row in step_cost.rows(quick))
 
 
 def paired(
@@ -131,62 +121,6 @@ def weight_step(layer: Any, direction: Tensor) -> Callable[[], None]:
         (layer.weight * direction).sum().backward()
 
     return step
-
-
-def of_a_step(name: str, batch: int) -> Iterator[Row]:
-    """Time a whole training step of a network, plain and with every layer constrained."""
-    network = trained.MODELS[name]
-    inputs = torch.randn(batch, *network.input_shape)
-    ways: dict[str, Constrain] = {"plain": unchanged, "torch": layer_by_layer, "default": WAYS["default"]}
-    runs = {way: network_step(constrain, network.make, inputs) for way, constrain in ways.items()}
-    more: dict[str, Row] = {way: {"network": name, "batch": batch} for way in runs}
-    # Small networks are measured more often, since their turns are short.
-    runs["plain"]()
-    begin = time.process_time()
-    runs["plain"]()
-    turns = max(TURNS, min(60, int(12 / (time.process_time() - begin))))
-    yield from rows_of_section("step", "plain", paired(runs, turns, warm=2), more)
-
-
-def of_a_late_step(name: str) -> Iterator[Row]:
-    """Time steps like those of `of_a_step` after the first half of a run, in which a network learns patterns."""
-    network, steps = trained.MODELS[name], LATE[name]
-    batch = network.batches[0]
-    data = list(itertools.islice(batches(*network.input_shape, size=batch), 20))
-    ways: dict[str, Constrain] = {"plain": unchanged, "torch": layer_by_layer, "default": WAYS["default"]}
-    runs = {way: learning_step(constrain, network.make, data, 2 * steps) for way, constrain in ways.items()}
-    more: dict[str, Row] = {way: {"network": name, "batch": batch, "after": steps} for way in runs}
-    yield from rows_of_section("late step", "plain", paired(runs, max(TURNS, steps // 5), warm=steps), more)
-
-
-def learning_step(
-    constrain: Constrain, make: Callable[[], nn.Module], data: list[tuple[Tensor, Tensor]], steps: int
-) -> Callable[[], None]:
-    """Return a step of a run of so many, in which the rate decays and the first output learns the class's parity."""
-    torch.manual_seed(0)
-    model = constrain(make())
-    optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    inputs = itertools.cycle(data)
-
-    def step() -> None:
-        images, labels = next(inputs)
-        descend(optimizer, (model(images).flatten(1)[:, 0] - labels % 2).square().mean())
-        decay.step()
-
-    return step
-
-
-def unchanged(model: nn.Module) -> nn.Module:
-    return model
-
-
-def layer_by_layer(model: nn.Module) -> nn.Module:
-    """Constrain each layer with torch's parametrisation."""
-    for layer in list(model.modules()):
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            WAYS["torch"](layer)
-    return model
 
 
 def network_step(constrain: Constrain, make: Callable[[], nn.Module], inputs: Tensor) -> Callable[[], None]:

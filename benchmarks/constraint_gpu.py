@@ -10,10 +10,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import facts, trained
-from benchmarks.constraint_cost import layer_by_layer, network_step, paired, rows_of_section, unchanged
+from benchmarks.constraint_cost import network_step, paired, rows_of_section
 from benchmarks.facts import Row
-from benchmarks.loops import Constrain
-from benchmarks.ways import WAYS
+from benchmarks.step_cost import EVERY_WAY
 
 BATCHES = 32, 128
 WARM = 65
@@ -38,8 +37,7 @@ def rows() -> Iterator[Row]:
     """Time a training step of ResNet-20 for images of 32x32, plain and with every layer constrained."""
     for batch in BATCHES:
         images = torch.randn(batch, 3, 32, 32, device="cuda")
-        ways: dict[str, Constrain] = {"plain": unchanged, "torch": layer_by_layer, "default": WAYS["default"]}
-        runs = {name: network_step(constrain, trained.resnet20, images) for name, constrain in ways.items()}
+        runs = {name: network_step(constrain, trained.resnet20, images) for name, constrain in EVERY_WAY.items()}
         more: dict[str, Row] = {name: {"batch": batch} for name in runs}
         seconds = paired(runs, REPEATS, warm=WARM, clock=time.perf_counter, wait=torch.cuda.synchronize)
         yield from rows_of_section("step", "plain", seconds, more)

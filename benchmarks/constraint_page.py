@@ -11,6 +11,7 @@ from benchmarks.facts import FOLDER, Row
 from benchmarks.marks import put
 from benchmarks.page import span, table
 from benchmarks.recorder import LIMITS
+from benchmarks.step_cost import WINDOWS
 
 LINES, LONG_LINES, COST_LINES, GPU_LINES, PAGE = (
     FOLDER / name
@@ -150,23 +151,20 @@ def gpu_step_table(lines: list[Row]) -> str:
     return table(["batch", "constraint", "time, relative", "time"], body)
 
 
-def step_table(lines: list[Row], section: str = "step") -> str:
-    """A row for each network and batch: time over plain, with torch's constraint and with ours, and the plain time."""
-    steps: dict[tuple[str, int], dict[str, Row]] = {}
+def step_table(lines: list[Row]) -> str:
+    """A row for each case: time over plain, with torch's constraint and with ours, in both windows, and plain time."""
+    cases: dict[str, dict[tuple[str, str], Row]] = {}
     for row in lines:
-        if row["section"] == section:
-            steps.setdefault((row["network"], row["batch"]), {})[row["contestant"]] = row
+        if row["section"] == "step":
+            cases.setdefault(row["case"], {})[row["window"], row["contestant"]] = row
+    header = ["training", "time without"]
+    header += [f"{NAMES[way]}, {window}" for window in WINDOWS for way in ("torch", "default")]
     body = []
-    for (network, batch), ways in steps.items():
-        ratios = [f"{1 / ways[way]['faster']:.2f}" for way in ("torch", "default")]
-        after = [str(ways["plain"]["after"])] if section == "late step" else []
-        body.append([network, str(batch), *after, span(ways["plain"]["seconds"]), *ratios])
-    after = ["after steps"] if section == "late step" else []
-    return table(["network", "batch", *after, "time without", "torch's `spectral_norm`", "`spectral_norm`"], body)
-
-
-def late_step_table(lines: list[Row]) -> str:
-    return step_table(lines, "late step")
+    for name, found in cases.items():
+        plain = span(found[next(iter(WINDOWS)), "plain"]["seconds"])
+        ratios = [f"{found[window, way]['over_plain']:.2f}" for window in WINDOWS for way in ("torch", "default")]
+        body.append([name, plain, *ratios])
+    return table(header, body)
 
 
 def by_channels(lines: list[Row], section: str, cell: Callable[[Row], str]) -> str:
@@ -192,7 +190,6 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     COST_LINES: {
         "cost measured": about,
         "step": step_table,
-        "late step": late_step_table,
         "JAX": jax_table,
         "JAX models": jax_models_table,
     },

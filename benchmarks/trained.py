@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Network:
-    """A network, the shape of one input, and the numbers of inputs in a step that are measured."""
+    """A network, and the shape of one input."""
 
     make: Callable[[], nn.Module]
     input_shape: tuple[int, ...]
-    batches: tuple[int, ...]
 
 
 class Block(nn.Module):
@@ -63,8 +62,8 @@ def critic_of_images() -> nn.Sequential:
 
 
 MODELS = {
-    "MLP critic, 32-256-256-1": Network(critic_of_points, (32,), (32, 256)),
-    "DCGAN critic, 64x64": Network(critic_of_images, (3, 64, 64), (16, 32, 128)),
-    "ResNet-20": Network(resnet20, (3, 32, 32), (32, 128)),
-    "ResNet-18's widths": Network(resnet18, (3, 32, 32), (32, 128)),
+    "MLP critic, 32-256-256-1": Network(critic_of_points, (32,)),
+    "DCGAN critic, 64x64": Network(critic_of_images, (3, 64, 64)),
+    "ResNet-20": Network(resnet20, (3, 32, 32)),
+    "ResNet-18's widths": Network(resnet18, (3, 32, 32)),
 }

@@ -20,7 +20,7 @@ __all__ = [
     # Kernels with smaller norms, and training.
     "rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "init_tracking", "track", "track_many",
     # Whole models, matrices and black boxes.
-    "audit", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
+    "audit", "logit_bound", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
     # What answers and errors are.
     "ConvSpec", "Enclosure", "EstimateWarning", "Geometry", "Report", "Result", "SpecnormError", "Undecided",
     "__version__",
@@ -46,6 +46,7 @@ _MODULES = {
     ),
     "errors": ("EstimateWarning", "SpecnormError", "Undecided"),
     "geometry.spec": ("ConvSpec", "Geometry"),
+    "logits.function": ("logit_bound",),
     "power.probable": ("operator_norm",),
     "running.measuring": ("measure",),
     "running.result": ("Enclosure", "Result"),
@@ -56,7 +57,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 _OF_OTHER_PACKAGES = ("audit", "Report")
-"""Public names that are found by entry point."""
+"""Public names that packages above the core define (`specnorm.above`)."""
 _SUBMODULES = ("methods", "errors", "plugin", "proof", "robustness", "testing")
 """Public modules."""
 
@@ -67,7 +68,7 @@ if TYPE_CHECKING:
     from specnorm import proof as proof
     from specnorm import robustness as robustness
     from specnorm import testing as testing
-    from specnorm.above import Report, audit  # a stub
+    from specnorm.above import Report, audit
     from specnorm.api.bounds import (
         compare,
         f4_bound,
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     )
     from specnorm.errors import EstimateWarning, SpecnormError, Undecided
     from specnorm.geometry.spec import ConvSpec, Geometry
+    from specnorm.logits.function import logit_bound
     from specnorm.power.probable import operator_norm
     from specnorm.running.measuring import measure
     from specnorm.running.result import Enclosure, Result
@@ -120,12 +122,17 @@ else:  # else type checkers would take any name for one of ours
 
             value = version("specnorm-bounds")
         else:
-            from specnorm.backends.registry import modules_with, public_name  # imported here: they load NumPy
+            above = import_module("specnorm.above")  # imported here: it loads NumPy
 
             if name not in _OF_OTHER_PACKAGES:
-                elsewhere = f": it is in {' and '.join(modules)}" if (modules := modules_with(name)) else ""
-                raise AttributeError(f"module {__name__!r} has no attribute {name!r}{elsewhere}")
-            value = public_name(f"specnorm.{name}")
+                from specnorm.backends.doors import modules_with, suggestion
+
+                usual_name = above.OTHER_WORDS.get(name, name)
+                modules = modules_with(usual_name, above.OTHER_MODULES)
+                it = "it" if usual_name == name else usual_name
+                advice = f": {it} is in {' and '.join(modules)}" if modules else suggestion(usual_name, __all__)
+                raise AttributeError(f"module {__name__!r} has no attribute {name!r}{advice}")
+            value = getattr(above, name)
         globals()[name] = value
         return value
 

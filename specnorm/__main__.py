@@ -1,16 +1,16 @@
-"""``python -m specnorm`` runs the command line, which another package registers as the function ``main``."""
+"""``python -m specnorm`` runs the command line, which a package above the core defines."""
 
 from __future__ import annotations
 
 import sys
 
-from specnorm.backends.registry import public_name
+import specnorm.above as above
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
-        command = public_name("specnorm.main")
+        command = above.main
     except ModuleNotFoundError as error:
         sys.exit(f"specnorm: {error}")
     command()

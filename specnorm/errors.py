@@ -12,6 +12,7 @@ __all__ = [
     "GeometryError",
     "InternalError",
     "KernelError",
+    "LayoutWarning",
     "MethodError",
     "MixedBackends",
     "ModelFileError",
@@ -125,5 +126,9 @@ class SecondDerivativeError(SpecnormError, NotImplementedError):
     """A second derivative was requested; specnorm has first derivatives only."""
 
 
+class LayoutWarning(UserWarning):
+    """The axes of an array look like a kernel of Keras or Flax, and were read in torch's order: give ``layout``."""
+
+
 class EstimateWarning(UserWarning):
-    """The value of this call is an estimate, although the function returns a proven bound in other cases."""
+    """The value of this call is an estimate or a lower bound, although the function returns more in other cases."""

@@ -8,6 +8,7 @@ from specnorm.enclosure.method import Enclose as Enclose
 from specnorm.ends.isometry import Isometry as Isometry
 from specnorm.ends.smallest import Smallest as Smallest
 from specnorm.gram.method import Gram as Gram
+from specnorm.logits.method import LogitBound as LogitBound
 from specnorm.power.method import Power as Power
 from specnorm.power.method import PowerTopK as PowerTopK
 from specnorm.running.base import Evaluation as Evaluation

@@ -1,13 +1,13 @@
 from specnorm.api.bounds import Comparison
 from specnorm.backends import backend_for
-from specnorm.backends.registry import names_of
+from specnorm.backends.doors import door
 from specnorm.backends.text import counted
 from specnorm.backends.types import AnyArray, Backend, LayerKernel, LayerReader
 from specnorm.ball.folding import fold_stack
 from specnorm.ball.rescaling import check_bound
 from specnorm.ball.steps import lmo_many, updates_in_ball
 from specnorm.geometry.layers import array_in, layer_kernel, reader_of
-from specnorm.geometry.padding import same_upper
+from specnorm.geometry.padding import same_lower, same_upper
 from specnorm.geometry.spec import at_every_size, per_axis
 from specnorm.geometry.words import check_words
 from specnorm.power.probable import LinearOperator, Vector
@@ -23,8 +23,8 @@ from specnorm.running.stepping import SteppedProgram, follow_all, stepped_progra
 __all__ = [
     "AnyArray", "Backend", "Comparison", "Evaluation", "LayerKernel", "LayerReader", "LinearOperator", "Parts",
     "Program", "Stack", "SteppedProgram", "Vector", "array_in", "at_every_size", "backend_for", "check_bound",
-    "check_count", "check_values", "check_words", "counted", "fold_stack", "follow_all", "joint_stacks", "keep",
-    "layer_kernel", "lmo_many", "names_of", "padded", "per_axis", "program", "reader_of", "same_upper", "stacks",
+    "check_count", "check_values", "check_words", "counted", "door", "fold_stack", "follow_all", "joint_stacks", "keep",
+    "layer_kernel", "lmo_many", "padded", "per_axis", "program", "reader_of", "same_lower", "same_upper", "stacks",
     "stepped_program", "updates_in_ball",
 ]
 # fmt: on

@@ -33,6 +33,9 @@ CALLS = {
     "enclose(K, (1, 2, 32, 32))": "give spatial sizes alone, input_shape=(32, 32)",
     "gram_bound(K, n_iter='3')": "give an integer of at least 1",
     "gram_bound(K, n_iter=-1)": "give an integer of at least 1",
+    "operator_norm(np.sin, np.sin, 100)": "shape=100 must be two positive whole numbers",
+    "operator_norm(K)": "is no matrix. If it is the kernel of a convolution, use specnorm.enclose(kernel)",
+    "operator_norm('K')": "expected a matrix, an operator, or a function with its adjoint",
     "1 / enclose(K) ** 2": "use its .upper or its .lower",
     "measure(K, 'tn')": "TensorNorm(). specnorm.methods",
     "certify(K, '7.4')": "bound must be a number",
@@ -57,10 +60,14 @@ CALLS = {
 FILES = {
     "a.npz": "honest", "empty.npz": "", "text.txt": "hello", "none.index.json": "{}",
     "bare.index.json": '{"weight_map": {}}', "pickle.pkl": b"\x80\x04}.", "cut.npz": "cut",
-    "one.npy": "npy", "objects.npz": "objects", "page.onnx": "<html>", "other.zip": b"PK\5\6" + bytes(18),
+    "one.npy": "npy", "m.tflite": b"\x1c\0\0\0TFL3" + bytes(64), "saved_model.pb": b"\x08\x01\x12\x0a",
+    "objects.npz": "objects", "page.onnx": "<html>", "other.zip": b"PK\5\6" + bytes(18),
 }  # fmt: skip
 COMMANDS = {
-    "adit a.npz": "No such command 'adit'",
+    "adit a.npz": "No such command 'adit'. Did you mean 'audit'?",
+    "gate a.npz": "specnorm audit MODEL --fail-above L",
+    "audit m.tflite": "ONNX file (tf2onnx)",
+    "audit saved_model.pb": "it is a SavedModel",
     "audit": "MODEL",
     "audit nofile.safetensors": "No such file",
     "audit folder": "without safetensors. Name the model's file",

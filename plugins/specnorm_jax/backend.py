@@ -131,6 +131,12 @@ class JaxBackend(Backend):
         factor: Array = jax.lax.linalg.cholesky(a, symmetrize_input=False)
         return jnp.tril(factor)
 
+    def inverse_factors(self, a: Array) -> Array:
+        """By substitution, which XLA compiles faster than a factorization with pivots."""
+        eye = jnp.broadcast_to(jnp.eye(a.shape[-1], dtype=a.dtype), a.shape)
+        inverses: Array = jax.lax.linalg.triangular_solve(self.cholesky_factors(a), eye, left_side=True, lower=True)
+        return inverses
+
     def factorized(self, matrices: np.ndarray, like: Array) -> tuple[np.ndarray, np.ndarray]:
         """Both in one module, even while a function is traced: compiler flags break NaN in compiled code alone."""
         function = jax.jit(lambda x: (self.cholesky_ok(x), self.cholesky_factors(x)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from specnorm.errors import GeometryError
-from specnorm.plugin import LayerKernel, counted, per_axis, same_upper
+from specnorm.plugin import LayerKernel, counted, per_axis, same_lower, same_upper
 
 LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 """Layout of Flax's kernels, by their number of axes."""
@@ -228,8 +228,8 @@ def _pairs(
     if amount == "SAME" or amount == "SAME_LOWER":
         ndim = len(stride)
         sizes = (None,) * ndim if input_shape is None else per_axis("input_shape", input_shape, ndim)
-        pairs = [same_upper(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
-        return pairs if amount == "SAME" else [(after, before) for before, after in pairs]
+        rule = same_upper if amount == "SAME" else same_lower
+        return [rule(*axis) for axis in zip(sizes, kernel_shape, stride, dilation, strict=True)]
     if isinstance(amount, int):
         return [(amount, amount)] * len(stride)
     return [(p, p) if isinstance(p, int) else tuple(p) for p in amount]

@@ -1,5 +1,5 @@
-"""The reader of Keras's layers (`layers`). Training is found by entry point (`specnorm.plugin.names_of`)."""
+"""Training with Keras, and the reader of its layers (`layers`). The stub beside this file says where each name is."""
 
-from specnorm.plugin import names_of
+from specnorm.plugin import door
 
-__getattr__, __dir__ = names_of(__name__)
+__getattr__, __dir__, __all__ = door(__name__)

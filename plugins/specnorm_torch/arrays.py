@@ -14,7 +14,6 @@ import array_api_compat.torch
 import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from specnorm.plugin import AnyArray as Array
 from specnorm.plugin import Backend
@@ -95,6 +94,11 @@ class TorchArrays(Backend):
         factor, info = torch.linalg.cholesky_ex(a)
         return factor.masked_fill((info != 0)[..., None, None], math.nan)
 
+    def inverse_factors(self, a: Array) -> Array:
+        """Without checks, for which the host would wait for a device."""
+        factor, _ = torch.linalg.cholesky_ex(a)
+        return torch.linalg.inv_ex(factor).inverse
+
     def complex(self, real: Array, imag: Array) -> Array:
         return torch.complex(real, imag)
 
@@ -120,14 +124,13 @@ class TorchArrays(Backend):
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         """Copy a NumPy array to the device of ``like``."""
-        # In C order, since torch does not support negative strides.
-        return torch.tensor(np.asarray(x, order="C"), device=like.device)
+        return torch.tensor(_without_negative_strides(np.asarray(x, order="C")), device=like.device)
 
     def asynchronous(self, x: Array) -> bool:
         return bool(x.device.type != "cpu")
 
     def share_numpy(self, x: np.ndarray, like: Array) -> Array:
-        x = np.asarray(x)
+        x = _without_negative_strides(np.asarray(x))
         return torch.from_numpy(x) if self.numpy_view(like) and x.flags.carray else self.from_numpy(x, like)
 
     def numpy_view(self, x: Array) -> bool:
@@ -142,6 +145,11 @@ class TorchArrays(Backend):
     def as_proven(self, x: Array) -> Array:
         """Detach a proven bound: torch warns about ``float(x)`` of tensors that require a gradient."""
         return x.detach()
+
+
+def _without_negative_strides(x: np.ndarray) -> np.ndarray:
+    """The array, or a copy: torch refuses negative strides, which NumPy allows in C order along axes of length 1."""
+    return x.copy() if min(x.strides, default=0) < 0 else x
 
 
 class _ShapesOnly(TorchArrays):
@@ -180,12 +188,6 @@ def transformed(x: Tensor) -> bool:
         # A wrapped tensor has no storage, or one without an address.
         return True
     return False
-
-
-def outside_of_transformations() -> contextlib.AbstractContextManager[Any]:
-    """Leave the active ``torch.func`` transformations: what is computed from plain tensors is a constant of them."""
-    is_inside = torch._C._functorch.peek_interpreter_stack() is not None
-    return temporarily_clear_interpreter_stack() if is_inside else contextlib.nullcontext()
 
 
 def _has_values(x: Tensor) -> bool:

@@ -22,7 +22,13 @@ class TorchBackend(TorchArrays):
     """The backend of `torch.Tensor` and its subclasses, with layers and differentiation."""
 
     def layer(self, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
-        if not isinstance(x, nn.Module) or not layers.is_layer(x):
+        if not isinstance(x, nn.Module):
+            return None
+        if layers.is_matrix(x):
+            weight = layers.weight_of(x)
+            is_stored_so = weight.ndim == 2
+            return LayerKernel(weight.flatten(1), {}, stored_shape=None if is_stored_so else tuple(weight.shape))
+        if not layers.is_layer(x):
             return None
         # The geometry depends on whether there is a size (output_padding), but not on which.
         any_size = None if input_shape is None else ()

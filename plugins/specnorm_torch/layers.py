@@ -19,8 +19,8 @@ from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
     "Select", "at_inference", "check_module", "check_used", "check_values", "computes_as_torch", "geometry_of",
-    "has_hooks", "is_layer", "is_lazy", "is_quantised", "kernel_if_used", "layers_of", "makers_of_tensors", "name_of",
-    "normalised_layers", "parametrisations", "version_of", "weight_of",
+    "has_hooks", "is_layer", "is_lazy", "is_matrix", "is_quantised", "kernel_if_used", "layers_of", "makers_of_tensors",
+    "name_of", "normalised_layers", "parametrisations", "version_of", "weight_of",
 ]  # fmt: skip
 
 _ComputingHooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
@@ -41,6 +41,11 @@ def version_of(x: Tensor) -> int:
 def is_layer(module: nn.Module) -> bool:
     """Return whether a module's class derives from torch's convolutions, transposed convolutions or linear layers."""
     return isinstance(module, (_ConvNd, nn.Linear))
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Return whether a module's weight is a matrix: embeddings, or a bilinear layer's with a row for each output."""
+    return isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Bilinear))
 
 
 _LAYERS: tuple[Any, ...] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal, Unpack
 
 from specnorm import methods
@@ -11,7 +12,7 @@ from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.types import ArrayOps, ArrayT
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.norm_at_size import NormAtSize
-from specnorm.errors import MethodError, Undecided
+from specnorm.errors import EstimateWarning, MethodError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.running import checks
@@ -144,7 +145,7 @@ def symbol_norm(
 @takes_layers
 def power_norm(
     kernel: KernelOrLayer[ArrayT],
-    input_shape: int | tuple[int, ...],
+    input_shape: int | tuple[int, ...] | None = None,
     *,
     n_iter: int = 100,
     seed: int = 0,
@@ -205,7 +206,7 @@ def power_norm(
 @takes_layers
 def singular_values(
     kernel: KernelOrLayer[ArrayT],
-    input_shape: int | tuple[int, ...],
+    input_shape: int | tuple[int, ...] | None = None,
     *,
     k: int | None = None,
     which: Literal["all", "largest", "smallest"] = "all",
@@ -233,7 +234,8 @@ def singular_values(
         Whether the k values are the smallest or the largest; "all" with k means the largest. With "largest" or
         "smallest", the default k is 1.
     budget : float or None, default 60
-        Time limit of block Lanczos in seconds. When it is reached, no further restart begins. None: no limit.
+        Time limit of block Lanczos in seconds. When it is reached, no further restart begins, and an
+        `EstimateWarning` says that the values are lower bounds. None: no limit.
     max_bytes : int, default 256 MiB
         Raise an error if the computation would take more memory.
     **layer
@@ -267,13 +269,21 @@ def singular_values(
     spec = _spec_at_size(kernel, input_shape, layer)
     if k is not None and not smallest and spec is not None and not (spec.is_circulant or spec.repeats_a_matrix):
         plan = methods.PowerTopK(k=k, n_iter=1000, least_gain=1e-9, budget=budget, max_bytes=max_bytes)
-    return run_plan(kernel, plan, input_shape=input_shape, **layer).value
+    run = run_plan(kernel, plan, input_shape=input_shape, **layer)
+    if not run.stats["traced"] and not run.stats.get("converged", True):
+        warnings.warn(
+            f"singular_values ended before its {k} values had converged (budget={budget!r} seconds): they are proven "
+            "lower bounds. Give a larger budget; enclose(kernel, input_shape) bounds the first one from above, too.",
+            EstimateWarning,
+            stacklevel=3,
+        )
+    return run.value
 
 
 @takes_layers
 def slogdet(
     kernel: KernelOrLayer[ArrayT],
-    input_shape: int | tuple[int, ...],
+    input_shape: int | tuple[int, ...] | None = None,
     **layer: Unpack[Layer],
 ) -> tuple[ArrayT, ArrayT]:
     """Sign and logarithm of the determinant of a square circular layer at one input size, for normalizing flows.

@@ -115,7 +115,10 @@ class ComponentBounds:
         """The bounds with the supremum, if that is lower with the padding, and with the cost of its search."""
         result = self.supremum.result
         with_cost = replace(bounds, cells=bounds.cells + result.cells, levels=bounds.levels + result.levels)
-        upper = None if result.upper is None else padding.padded_norm(result.upper, self.spec)
+        upper = None
+        if result.upper is not None:
+            kernels = self.ops.to_numpy(self.kernels) if padding.is_split_by_parity(self.spec) else None
+            upper = padding.padded_norm(result.upper, self.spec, kernels)
         return with_cost.with_upper(upper, BoundSource.SUPREMUM)
 
     # -- groups ------------------------------------------------------------------------------------------------------
@@ -294,7 +297,7 @@ class ComponentBounds:
         gram = layer.gram(group_spec.transposed)
         least_gain = min(1e-6, self.rtol / 100)
         start = xp.astype(vectors, kernel_used.dtype)
-        vectors, _ = lanczos.top_vectors(
+        vectors, *_ = lanczos.top_vectors(
             gram, kernel_used, vectors.shape[2], 1, n_iter=steps, least_gain=least_gain, start=start, ops=self.ops
         )
         return xp.astype(vectors, kernel.dtype)

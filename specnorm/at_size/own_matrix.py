@@ -147,7 +147,7 @@ class _MatrixEnclosure:
         """Estimates of the top singular vectors on the side of the Gram matrix, shape (b, 1, size)."""
         size = self.layer.shape[0 if self.has_output_vectors else 1]
         least_gain = min(1e-6, rtol / 100)
-        vectors, _ = lanczos.top_vectors(
+        vectors, *_ = lanczos.top_vectors(
             self.gram,
             self.kernels,
             size,

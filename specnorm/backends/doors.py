@@ -1,35 +1,79 @@
-"""Modules whose names are imported when they are first asked for, as PEP 562 and SPEC 1 have it."""
+"""Modules whose names are imported when they are first asked for, as PEP 562 and SPEC 1 have it.
+
+The stub beside such a module is the one table that says where each name is defined. A stub may name packages that are
+built on the module's own; the module itself does not.
+"""
 
 from __future__ import annotations
 
 import ast
+import difflib
+import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+from specnorm.backends.text import install
 
 
 def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """``__getattr__``, ``__dir__`` and ``__all__`` of a module whose stub (`.pyi`) imports all of its names.
 
-    Type checkers read the stub, too: it says ``from place import name as name``, or has an ``__all__``.
+    Type checkers read the stub, too: it says ``from place import name as name``, or has an ``__all__``. A name whose
+    package is not installed raises `ModuleNotFoundError`.
     """
     spec: Any = sys.modules[module].__spec__
-    stub = ast.parse(spec.loader.get_data(spec.origin.rpartition(".")[0] + ".pyi"))
-    places: dict[str, tuple[str | None, str]] = {}
-    for statement in stub.body:
-        if isinstance(statement, ast.ImportFrom):
-            places |= {alias.asname or alias.name: (statement.module, alias.name) for alias in statement.names}
+    places = _places(spec.loader.get_data(spec.origin.rpartition(".")[0] + ".pyi"))
 
     def load(name: str) -> Any:
         if name not in places:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+            raise AttributeError(f"module {module!r} has no attribute {name!r}{suggestion(name, places)}")
         place, own_name = places[name]
         try:
-            value = getattr(import_module(str(place)), own_name)
+            home = import_module(place)
+        except ModuleNotFoundError as error:
+            package = place.partition(".")[0]
+            if error.name != package:
+                raise
+            missing = f"{name} needs the package {package}, which is missing: {install('cli')}."
+            raise ModuleNotFoundError(missing, name=package) from None
+        try:
+            value = getattr(home, own_name)
         except AttributeError:
             value = import_module(f"{place}.{own_name}")  # a module
         setattr(sys.modules[module], name, value)
         return value
 
     return load, lambda: sorted(places), sorted(places)
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that a module lacks: the name that is spelled most like it, if there is one."""
+    near = difflib.get_close_matches(name, [*names], 1, 0.75)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
+def modules_with(name: str, modules: Iterable[str]) -> list[str]:
+    """Those of the installed modules whose stubs have a name. None of them is imported."""
+    found = []
+    for module in modules:
+        package, _, rest = module.partition(".")
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        stub = Path(spec.origin).with_name(f"{rest or '__init__'}.pyi")
+        if stub.is_file() and name in _places(stub.read_bytes()):
+            found.append(module)
+    return found
+
+
+def _places(stub: bytes) -> dict[str, tuple[str, str]]:
+    """Module and name of the definition of each name that a stub imports."""
+    places = {}
+    for statement in ast.parse(stub).body:
+        if isinstance(statement, ast.ImportFrom):
+            for alias in statement.names:
+                places[alias.asname or alias.name] = (str(statement.module), alias.name)
+    return places

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 GROUP = "specnorm.backends"
 """Group of the entry points of plugins."""
-NAMES = "specnorm.names"
-"""Group of the entry points of public names that other packages define: ``specnorm.audit``; ``specnorm.main``, the
-command; ``specnorm_torch.spectral_norm``."""
 READERS = "specnorm.layers"
 """Group of the entry points of `LayerReader`, by the root package of the layers' classes."""
 API_VERSION = 2
@@ -59,53 +56,6 @@ def registered(group: str = GROUP) -> dict[str, tuple[EntryPoint, ...]]:
         if all((e.value, distribution(e)) != (entry.value, distribution(entry)) for e in entries):
             entries.append(entry)
     return {name: tuple(entries) for name, entries in entries_of_name.items()}
-
-
-def public_name(place: str) -> Any:
-    """What another package has registered under a public name with its module, such as ``specnorm.audit``.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        With the name of the missing package.
-    """
-    entry = next(iter(registered(NAMES).get(place, ())), None)
-    package = None if entry is None else entry.module.partition(".")[0]
-    try:
-        if entry is not None:
-            return entry.load()
-    except ModuleNotFoundError as error:
-        if error.name != package:
-            raise
-    missing = f"the package {package}, which is missing" if package else "a package that is not installed"
-    raise ModuleNotFoundError(f"{place} needs {missing}: {install('cli')}.", name=package)
-
-
-def names_of(module: str, *own_names: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a module, for the public names that other modules have registered for it.
-
-    ``__all__`` of the module, which has no other, lists its own names and these. A registered name whose package is
-    missing raises `ModuleNotFoundError`.
-    """
-
-    def load_name(name: str) -> Any:
-        if name == "__all__":
-            return names()
-        if f"{module}.{name}" in registered(NAMES):
-            return public_name(f"{module}.{name}")
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
-
-    def names() -> list[str]:
-        places = [place.rpartition(".") for place in registered(NAMES)]
-        return [*own_names, *(name for owner, _, name in places if owner == module)]
-
-    return load_name, names
-
-
-def modules_with(name: str) -> list[str]:
-    """The modules under which a public name is registered."""
-    places = [place.rpartition(".") for place in registered(NAMES)]
-    return [owner for owner, _, last in places if last == name]
 
 
 def refresh() -> None:
@@ -164,7 +114,9 @@ def root_for_class(cls: type) -> str:
     if not roots:
         raise NoBackend(f"{describe(cls)} is not an array. {pass_an_array()}")
     extra = next((e for e in _EXTRAS if e in roots), None)
-    if extra:
+    if hasattr(cls, "tocsr") or hasattr(cls, "matvec"):
+        advice = "For the norm of a sparse matrix or of an operator, use specnorm.operator_norm."
+    elif extra:
         advice = f"Install one: {install(extra)}."
     else:
         advice = "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."

@@ -205,6 +205,11 @@ class Backend:
         """
         raise NotImplementedError
 
+    def inverse_factors(self, a: AnyArray) -> AnyArray:
+        """The inverses of the lower Cholesky factors of a stack of positive definite matrices, which are small."""
+        xp = self.namespace(a)
+        return xp.linalg.inv(xp.linalg.cholesky(a))
+
     def check_cholesky(self, like: AnyArray) -> None:
         """Refuse a library whose Cholesky factorization succeeds for matrices that have none.
 
@@ -533,6 +538,10 @@ class ArrayOps:
     def cholesky_factors(self, a: Array) -> Array:
         factors: Array = self.backend.cholesky_factors(a)
         return factors
+
+    def inverse_factors(self, a: Array) -> Array:
+        inverses: Array = self.backend.inverse_factors(a)
+        return inverses
 
     def check_cholesky(self, a: Array) -> None:
         self.backend.check_cholesky(a)

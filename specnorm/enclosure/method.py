@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
 from specnorm.proofs.found import BoundSource, Found
@@ -54,7 +56,7 @@ class Enclose(Method, TwoSidedSearch):
     }
 
     def needs(self, spec: ConvSpec) -> Needs:
-        return self.needs_of_search(spec, rounds="up")
+        return replace(self.needs_of_search(spec, rounds="up"), pads=True)
 
     def check(self, spec: ConvSpec) -> None:
         if not spec.symbols_suffice:
@@ -62,12 +64,15 @@ class Enclose(Method, TwoSidedSearch):
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         layers = arrays.by_layers(blocks, spec.groups)
-        results, figures = [], []
+        results, figures, factors = [], [], []
         for layer in layers:
             result, within_rtol = enclose_blocks(layer, self.problem(spec), ops=ops)
-            results.append(result)
-            # With a factor for the padding, the lower and the upper bound are bounds of different norms.
-            converged = within_rtol and spec.padding_gain_sq == 1
+            upper_of_symbols = result.ends[1]
+            kernels = ops.to_numpy(layer) if padding.is_split_by_parity(spec) else None
+            padded = padding.padded_norm(upper_of_symbols, spec, kernels)
+            factors.append(padded.value / upper_of_symbols.value if upper_of_symbols.value else 1.0)
+            results.append(replace(result, upper=padded))
+            converged = within_rtol and (spec.padding_gain_sq == 1 or results[-1].within(self.rtol))
             angles = result.witness.frequency.angles[0]
             figures.append((converged, BoundSource.SUPREMUM, result.cells, result.levels, angles))
         u, v, phase, group = triples.top_vectors(layers, [result.witness for result in results], ops=ops)
@@ -76,9 +81,11 @@ class Enclose(Method, TwoSidedSearch):
             for j, (result, layer) in enumerate(zip(results, layers, strict=True))
         ]
         lower, upper = ends_of(results, blocks, ops=ops)
-        claims = [(result.lower, padding.padded_norm(result.ends[1], spec)) for result in results]
+        claims = [result.ends for result in results]
         stats = (lower, *figure_arrays(figures, blocks, ops=ops), u, v)
-        return Evaluation(upper, stats, (u, v, phase, group), lambda: claims)
+        # The gradient is that of the upper bound: what padding adds to the norm is a factor of it.
+        scaled_u = u * ops.from_numpy(np.asarray(factors), blocks)[:, None] if max(factors) > 1 else u
+        return Evaluation(upper, stats, (scaled_u, v, phase, group), lambda: claims)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         results = enclose_layers(kernels, spec, self, ops=ops)

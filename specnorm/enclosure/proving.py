@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
+import specnorm.above as above
 from specnorm.backends import backend_for
-from specnorm.backends.registry import public_name
 from specnorm.enclosure.method import Enclose
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Layer
 from specnorm.proofs.found import BoundSource, Outcome
 from specnorm.running.measuring import run_plan
-from specnorm.running.result import Enclosure, Result
+from specnorm.running.result import Enclosure, Result, converged, dtype_of
 from specnorm.running.search import Clock
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def enclose(
         these are the sizes that the stride divides.
     rtol : float, default 1e-3
         Relative distance of the bounds at which the search stops. At one size, unless the padding is circular
-        ``"same"``, the bounds may stay farther apart: see `docs/methods/enclosure.md`.
+        ``"same"``, the bounds may stay farther apart: see `docs/methods.md#enclosure`.
     budget : float or None, default 60
         Time limit in seconds. When it is reached, no further proof is begun; the bounds are farther apart, but still
         proven. None: no limit.
@@ -87,7 +87,7 @@ def enclose(
 
 def _certificate(kernel: object, spec: ConvSpec, name: str) -> Any:
     """`Enclosure.certificate` for this kernel, by the package above the core that makes certificates."""
-    return public_name("specnorm.Enclosure.certificate")(backend_for(kernel).to_numpy(kernel), spec, name)
+    return above.certificate_of(backend_for(kernel).to_numpy(kernel), spec, name)
 
 
 def status_of(result: Result) -> str:
@@ -100,15 +100,9 @@ def status_of(result: Result) -> str:
     padding_factor = math.sqrt(spec.padding_gain_sq)
     lower = float(result.stats["lower"])
     upper = float(result.value)
-    # The search counts in float64. Near the least numbers of the dtype, its last rounding is wider; 1e-6 is that of
-    # float32 elsewhere.
-    is_out_of_range = math.isinf(upper) or upper - lower > (rtol + 1e-6) * lower
-    if bool(result.stats["converged"]) and is_out_of_range:
-        outcome = Outcome.RANGE
-        explanation = f"the kernel or its norm is outside of the normal numbers of {result.value.dtype}"
-    elif bool(result.stats["converged"]):
-        outcome = Outcome.CONVERGED
-        explanation = f"rtol={rtol:g}{by_source}"
+    if bool(result.stats["converged"]):
+        outcome, explanation = converged(lower, upper, rtol, dtype_of(result.value))
+        explanation += by_source if outcome is Outcome.CONVERGED else ""
     elif padding_factor > 1 and source is BoundSource.SUPREMUM:
         outcome = Outcome.PADDING
         explanation = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
@@ -16,12 +17,11 @@ from specnorm.ends.smallest import Smallest
 from specnorm.errors import MethodError, TracerError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
-from specnorm.proofs import host
-from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Outcome
 from specnorm.running import checks
 from specnorm.running.measuring import run_plan
-from specnorm.running.result import Enclosure, Result
+from specnorm.running.proof import in_dtype_of
+from specnorm.running.result import Enclosure, Result, converged, dtype_of
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import ArrayObject
@@ -142,12 +142,13 @@ def _enclosure(run: Result, ends: tuple[Any, Any], witness: tuple[Any, Any, Any]
     """The enclosure from the run of `Smallest` or `IsometryEnds`, with the lower and the upper bound."""
     figures, spec, plan = run.stats, run.spec, run.method
     outcome = outcome_of(figures)
-    explanation = {
-        Outcome.CONVERGED: f"rtol={plan.rtol:g}",
-        Outcome.ZERO: f"no proof tells it from 0 at rtol={plan.rtol:g}",
-        Outcome.BUDGET: f"wider than rtol={plan.rtol:g}, and proven",
-        Outcome.CELLS: f"wider than rtol={plan.rtol:g}, and proven; {Outcome.CELLS.advice}",
-    }[outcome]
+    explanation = f"wider than rtol={plan.rtol:g}, and proven"
+    if outcome is Outcome.CONVERGED:
+        outcome, explanation = converged(float(ends[0]), float(ends[1]), plan.rtol, dtype_of(ends[0]))
+    elif outcome is Outcome.ZERO:
+        explanation = f"no proof tells it from 0 at rtol={plan.rtol:g}"
+    elif outcome is Outcome.CELLS:
+        explanation += f"; {Outcome.CELLS.advice}"
     words = spec.sizes_in_words if spec.input_shape is None and spec.ndim else spec.matrix_in_words
     sizes = f"; {words}" if words else ""
     enclosure = Enclosure(
@@ -207,17 +208,22 @@ def condition_number(
     1.99999 <= condition number <= 2.00001 (converged: rtol=0.001)
     """
     seconds = None if budget is None else budget / 2
-    smallest = enclose_smallest(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
-    norm = enclose(kernel, input_shape, rtol=rtol / 2, budget=seconds, **layer)
+    # The squared width of both is that of the quotient, but for its rounding.
+    rtol_of_each = math.sqrt(1 + rtol) - 1 - 4 * float(np.finfo(np.float64).eps)
+    smallest = enclose_smallest(kernel, input_shape, rtol=rtol_of_each, budget=seconds, **layer)
+    norm = enclose(kernel, input_shape, rtol=rtol_of_each, budget=seconds, **layer)
     if norm.claim is None or smallest.claim is None:
         raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
     lower, upper = defect.condition(norm.claim, smallest.claim)
     backend: Any = backend_for(kernel)
-    outcome = smallest.outcome if smallest.outcome is not Outcome.CONVERGED else norm.outcome
-    explanation = f"rtol={rtol:g}" if outcome is Outcome.CONVERGED else "wider, and proven"
+    xp = backend.namespace(norm.lower)
+    ends = in_dtype_of(lower, norm.lower, xp=xp), in_dtype_of(upper, norm.upper, xp=xp)
+    outcome, explanation = converged(float(ends[0]), float(ends[1]), rtol, dtype_of(ends[0]))
+    unconverged = [each.outcome for each in (smallest, norm) if each.outcome is not Outcome.CONVERGED]
+    if unconverged and outcome is not Outcome.CONVERGED:
+        outcome, explanation = unconverged[0], "wider, and proven"
     enclosure = Enclosure(
-        lower=_rounded_outward(lower, norm.lower, backend=backend),
-        upper=_rounded_outward(upper, norm.upper, backend=backend),
+        *ends,
         witness=smallest.witness,
         cells=norm.cells + smallest.cells,
         levels=max(norm.levels, smallest.levels),
@@ -226,13 +232,6 @@ def condition_number(
         quantity="condition number",
     )
     return enclosure.proven_by([(lower, upper)])
-
-
-def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
-    """The number of a claim in the dtype and library of another array: an upper bound rounded up, a lower one down."""
-    rounds: Any = "up" if isinstance(claim, Upper) else "down"
-    value = host.representable(claim.value, np.float64 if "float64" in str(like.dtype) else np.float32, rounds)
-    return backend.namespace(like).full_like(like, value)
 
 
 @takes_layers

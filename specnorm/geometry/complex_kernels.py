@@ -7,7 +7,7 @@ from typing import Any
 
 from specnorm import backends
 from specnorm.backends.types import AnyArray
-from specnorm.errors import KernelError
+from specnorm.errors import KernelError, MethodError
 from specnorm.geometry.spec import ConvSpec, Layer
 
 REAL_FORM = (
@@ -61,13 +61,32 @@ def with_real_form(function: Callable[..., Any], kernel: AnyArray, args: tuple[A
     axes = (-1, -2) if spec.layout is not None else (0, 1)
     first_axis, second_axis = (axis % len(shape) for axis in axes)
     if name == "singular_values" and keywords.get("k") is not None:
-        keywords = {**keywords, "k": 2 * keywords["k"]}
+        keywords = {**keywords, "k": _twice(keywords["k"], ConvSpec.of(shape, **geometry, **_size(args, keywords)))}
+    method = keywords.get("method", args[0] if args else None) if name == "measure" else None
+    twice = getattr(method, "with_each_twice", lambda: method)()
+    if twice is not method:
+        args, keywords = (), {**keywords, "method": twice}
 
     def found(form: Any) -> Any:
         answer = function(form, *args, **keywords)
-        return answer[::2] if name == "singular_values" else answer
+        if name == "singular_values":
+            return answer[::2]
+        return answer if twice is method else answer.every_second(method)
 
     return of_real_form(found, kernel, first_axis=first_axis, second_axis=second_axis, groups=spec.groups)
+
+
+def _size(args: tuple[Any, ...], keywords: Any) -> dict[str, Any]:
+    """The argument ``input_shape`` of `singular_values`, its second one."""
+    return {"input_shape": args[0]} if args else {word: keywords[word] for word in ("input_shape",) if word in keywords}
+
+
+def _twice(k: Any, spec: ConvSpec) -> Any:
+    """Number of singular values of the real form for k of the complex layer; refused if there are fewer."""
+    count = spec.singular_value_count
+    if isinstance(k, int) and k > count:
+        raise MethodError(f"k={k!r} is not a number of singular values: this layer has {count}.")
+    return 2 * k if isinstance(k, int) else k
 
 
 def _without_derivative(found: Any, kernel: AnyArray) -> Any:

@@ -6,6 +6,7 @@ Layers of a framework whose arrays belong to several libraries are read by the `
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
@@ -13,7 +14,7 @@ from specnorm import backends
 from specnorm.backends import registry
 from specnorm.backends.registry import READERS
 from specnorm.backends.types import ArrayT, LayerKernel, LayerReader
-from specnorm.errors import GeometryError, NoBackend, TracerError
+from specnorm.errors import GeometryError, LayoutWarning, NoBackend, TracerError
 from specnorm.geometry.complex_kernels import is_complex, with_real_form
 from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
 from specnorm.geometry.words import check_words
@@ -28,6 +29,8 @@ _LEAST_AXES = 3
 """Smallest number of axes of a convolution's kernel."""
 _LAYOUTS_OF_PARAMETERS = {3: "WIO", 4: "HWIO", 5: "DHWIO"}
 """Layouts of the kernels of Flax and Keras, by their number of axes."""
+_TORCH_LAYOUTS = {3: "OIW", 4: "OIHW", 5: "OIDHW"}
+"""Layouts of kernels in torch's order."""
 _RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm")
 """Public functions that return a kernel in the layout of the given one."""
 
@@ -47,26 +50,31 @@ def takes_layers(function: Function) -> Function:
             _refuse_positional(function.__name__, positional_names, args)
         if not all_names.issuperset(keywords):
             check_words(function.__name__, keywords, all_names)
+        states_no_layout = "layout" in all_names and keywords.get("layout") is None
+        stored_shape = None
         try:
-            if args and not backends.is_array(args[0]):
-                array = array_in(args[0])
-                if array is not None:
-                    if "layout" in all_names and keywords.get("layout") is None:
-                        _refuse_without_layout(function.__name__, args[0], array)
-                    return with_layers(array, *args[1:], **keywords)
-                arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
-                arguments, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
-                kernel = arguments.pop(positional_names[0])
-                result = with_layers(kernel, **arguments)
-                return result if stored_shape is None else _reshaped(result, stored_shape)
             given = args[0] if args else keywords.get(positional_names[0])
+            array = None if not args or backends.is_array(given) else array_in(given)
+            if array is not None:
+                if states_no_layout:
+                    _refuse_without_layout(function.__name__, given, array)
+                args = (array, *args[1:])
+            elif args and not backends.is_array(given):
+                arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
+                keywords, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
+                args = (keywords.pop(positional_names[0]),)
+            elif states_no_layout and not keywords.get("transposed"):
+                _warn_of_layout(function.__name__, given)
+            given = args[0] if args else given
             if is_complex(given):
                 others = {word: x for word, x in keywords.items() if word != positional_names[0]}
-                return with_real_form(function, given, args[1:], others)
-            return function(*args, **keywords)
+                result = with_real_form(function, given, args[1:], others)
+            else:
+                result = function(*args, **keywords)
         except TracerError:
             # Raised again by each function that calls another, so that it names the user's.
             raise TracerError(function.__name__) from None
+        return result if stored_shape is None else _reshaped(result, stored_shape)
 
     # As `functools.wraps`, whose calls for all public functions would take as long as importing another module.
     with_layers.__wrapped__ = function  # type: ignore[attr-defined]
@@ -91,6 +99,34 @@ def _refuse_without_layout(name: str, parameter: Any, array: Any) -> None:
         f"{name} got a {kind} of shape {tuple(array.shape)}, a framework's own parameter, whose convolutions do not "
         f"have their axes in torch's order. Give the layer itself, as in {name}(conv), which states its geometry; or "
         f"say the order: {name}(conv.kernel, layout={layout!r}), with its strides and groups."
+    )
+
+
+def _looks_channels_last(shape: Any) -> bool:
+    """Whether a shape is rather that of a kernel of Keras or Flax than one in torch's order.
+
+    In torch's order it would have few channels, and an even number of taps above 8: such as (3, 3, 16, 32).
+    """
+    axes = len(shape)
+    if axes not in _LAYOUTS_OF_PARAMETERS:
+        return False
+    taps, channels = shape[:-2], shape[-2:]
+    has_equal_odd_taps = len(set(taps)) == 1 and taps[0] in (3, 5, 7, 9)
+    even = [n for n in (channels if axes > _LEAST_AXES else channels[1:]) if n > 8 and n % 2 == 0]
+    return has_equal_odd_taps and bool(even)
+
+
+def _warn_of_layout(name: str, kernel: Any) -> None:
+    """Warn if an array is read in torch's order, though its shape is that of another framework's kernel."""
+    if not _looks_channels_last(getattr(kernel, "shape", ())):
+        return
+    layout = _LAYOUTS_OF_PARAMETERS[len(kernel.shape)]
+    warnings.warn(
+        f"{name} reads an array of shape {tuple(kernel.shape)} in torch's order, as {kernel.shape[0]} output channels "
+        f"with {' x '.join(map(str, kernel.shape[2:]))} taps. If it is a kernel of Keras or Flax, give "
+        f"layout={layout!r}; otherwise give the layout in words, such as layout={_TORCH_LAYOUTS[len(kernel.shape)]!r}.",
+        LayoutWarning,
+        stacklevel=3,
     )
 
 
@@ -191,7 +227,7 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     reader = reader_of(x)
     layer = None if reader is None else reader.layer(x, input_shape)
     if layer is not None:
-        return layer
+        return LayerKernel(*layer)  # a reader may return a plain tuple
     if registry.owner_of(type(x)) is not None:
         # Attributes of an object that a plugin owns are not read: reading a parametrized weight may change it.
         candidates = [type(x)]

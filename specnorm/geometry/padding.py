@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from specnorm.geometry.spec import PaddingMode, padding_count, same_upper
+from specnorm.geometry.spec import PaddingMode, padding_count, same_lower, same_upper
 
-__all__ = ["PaddingMode", "padding_count", "same_upper"]
+__all__ = ["PaddingMode", "padding_count", "same_lower", "same_upper"]

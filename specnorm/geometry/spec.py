@@ -66,7 +66,7 @@ class Layer(TypedDict, total=False):
     transposed: bool
     layout: Layout | None
     padding_mode: PaddingMode
-    padding: Literal["same", "same_upper", "valid"] | int | Sequence[tuple[int, int]]
+    padding: Literal["same", "same_upper", "same_lower", "valid"] | int | Sequence[tuple[int, int]]
 
 
 class Geometry(Layer, total=False):
@@ -84,7 +84,8 @@ class Geometry(Layer, total=False):
     "mirror"), "symmetric" (it is repeated, as in numpy; SciPy calls it "reflect") or "replicate".
 
     padding : "same" (default: dilation * (k - 1) pixels in all, whatever the stride; the larger half comes after),
-    "same_upper" (TensorFlow's and JAX's SAME), "valid" (none), an int, or a (before, after) pair per axis. For a
+    "same_upper" (TensorFlow's and JAX's SAME), "same_lower" (ONNX's SAME_LOWER, whose larger half comes before, as of
+    SciPy's `ndimage.correlate`), "valid" (none), an int, or a (before, after) pair per axis. For a
     transposed layer, these are the amounts cropped from its output.
 
     input_shape : the layer's spatial input sizes, or an int for every axis; default None: every size at once. For
@@ -410,6 +411,11 @@ class ConvSpec:
         return (self.cin, *inputs), (self.cout, *outputs)
 
     @property
+    def singular_value_count(self) -> int:
+        """Number of singular values at ``input_shape``: the smaller side of the layer's matrix; errors as `sides`."""
+        return min(math.prod(shape) for shape in self.shapes)
+
+    @property
     def axes(self) -> list[Axis]:
         """The axes of the convolution behind a layer at ``input_shape``. Errors as of `sides`."""
         large, small = self.sides
@@ -547,7 +553,7 @@ class ConvSpec:
         padding = _padding(geometry.get("padding", "same"), kernel_shape, dilation)
         if padding is None:
             size = None if transposed else geometry.get("input_shape")
-            padding = _same_upper(size, kernel_shape, stride, dilation, mode)
+            padding = _same_at(size, geometry["padding"], kernel_shape, stride, dilation, mode)
         keeps_size = all(sum(p) == r * (k - 1) for p, r, k in zip(padding, dilation, kernel_shape, strict=True))
         if transposed and mode != "zeros" and not (mode == "circular" and keeps_size):
             raise GeometryError(
@@ -556,6 +562,9 @@ class ConvSpec:
                 "Use padding_mode='zeros' with any padding, or padding_mode='circular' with padding='same'."
             )
         input_shape = geometry.get("input_shape")
+        if not ndim and input_shape is None:
+            # A matrix has no pixels: it is a layer at its size.
+            input_shape = ()
         if input_shape is not None:
             input_shape = per_axis("input_shape", input_shape, ndim, least=1)
             if math.prod(input_shape) > _MOST_PIXELS:
@@ -746,22 +755,23 @@ def _unknown_border(mode: Any) -> str:
     return f"padding_mode={mode!r} is not one of {known}.{advice} {_BORDER_HELP}"
 
 
-def _same_upper(
+def _same_at(
     input_shape: Any,
+    word: str,
     kernel_shape: tuple[int, ...],
     stride: tuple[int, ...],
     dilation: tuple[int, ...],
     mode: PaddingMode,
 ) -> tuple[tuple[int, int], ...]:
-    """The padding "same_upper" at an input size, or at sizes that the stride divides."""
+    """The padding "same_upper" or "same_lower" at an input size, or at sizes that the stride divides."""
     sizes = (None,) * len(kernel_shape) if input_shape is None else per_axis("input_shape", input_shape, len(stride))
     axes = list(zip(sizes, kernel_shape, stride, dilation, strict=True))
     if mode not in ("zeros", "circular") and any(n is None and s > 1 and k > 1 for n, k, s, _ in axes):
         raise GeometryError(
-            f"padding='same_upper' with a stride and padding_mode={mode!r} repeats other numbers of pixels from size "
+            f"padding={word!r} with a stride and padding_mode={mode!r} repeats other numbers of pixels from size "
             "to size: give input_shape, or the padding as (before, after) pairs."
         )
-    return tuple(same_upper(*axis) for axis in axes)
+    return tuple(_SAME[word](*axis) for axis in axes)
 
 
 def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
@@ -785,11 +795,20 @@ def same_upper(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def same_lower(n: int | None, k: int, s: int, r: int) -> tuple[int, int]:
+    """As `same_upper`; if the total is odd, one pixel more is padded before: "SAME_LOWER" of XLA and ONNX."""
+    before, after = same_upper(n, k, s, r)
+    return after, before
+
+
+_SAME = {"same_upper": same_upper, "same_lower": same_lower}
+
+
 def _padding(
     value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...] | None:
-    """Convert the argument ``padding`` to a pair (before, after) for each axis; None for "same_upper"."""
-    if value == "same_upper":
+    """Convert the argument ``padding`` to a pair (before, after) for each axis; None for those of `_SAME`."""
+    if isinstance(value, str) and value in _SAME:
         return None
     if value == "valid":
         return ((0, 0),) * len(kernel_shape)
@@ -797,7 +816,8 @@ def _padding(
         return _same(kernel_shape, dilation)
     if isinstance(value, str):
         raise GeometryError(
-            f"padding={value!r} is not 'same', 'same_upper', 'valid', an integer, or a (before, after) pair per axis."
+            f"padding={value!r} is not 'same', 'same_upper', 'same_lower', 'valid', an integer, or a (before, after) "
+            "pair per axis."
         )
     if not isinstance(value, (tuple, list)):
         amount = _count("padding", value, least=0)

@@ -79,8 +79,8 @@ class LanczosRun(Plan):
         """Lower bounds (b, k) on the k largest singular values.
 
         Vectors are computed in the kernels' precision, quotients in the widest. The figures are the number of products
-        with A and with A*, and, if the plan has it, distances of the values from the nearest singular values. The
-        residual is the gradient of each <u, A v> with the vectors held fixed.
+        with A and with A*, and, if the plan has them, distances of the values from the nearest singular values, and
+        whether the iteration converged. The residual is the gradient of each <u, A v> with the vectors held fixed.
         """
         xp = ops.xp
         guards = 0 if k == 1 else _GUARDS
@@ -105,7 +105,7 @@ class LanczosRun(Plan):
             if spec.transposed != on_outputs:
                 start = layer.adjoint(start) if spec.transposed else layer.apply(start)
                 start_products = 1
-        vectors, products = lanczos.top_vectors(
+        vectors, products, converged = lanczos.top_vectors(
             layer.gram(on_outputs),
             kernels,
             size,
@@ -127,7 +127,7 @@ class LanczosRun(Plan):
         figures: tuple[Array, ...] = (products + k + start_products,)
         if "residuals" in self.stats:
             wide_u, wide_v = (arrays.in_wide_dtype(x, ops=ops) for x in (u, v))
-            figures += (residuals_up(wide_layer, wide_u, wide_v, values, ops=ops),)
+            figures += (residuals_up(wide_layer, wide_u, wide_v, values, ops=ops), converged)
         return Evaluation(values, figures, (layer.kernel_gradient(u, v),) if ops.differentiated else ())
 
 
@@ -178,7 +178,7 @@ class Power(Stepped, LanczosRun):
         xp = ops.xp
         layer = Convolution(kernels, spec, ops=ops)
         size = layer.shape[1]
-        v, _ = lanczos.top_vectors(
+        found = lanczos.top_vectors(
             layer.gram(False),
             kernels,
             size,
@@ -188,7 +188,7 @@ class Power(Stepped, LanczosRun):
             seed=self.seed,
             ops=ops,
         )
-        v = v[:, 0, :]
+        v = found.vectors[:, 0, :]
         return (arrays.normalise_or_keep(v, xp.ones_like(v) / size**0.5, xp=xp)[0],)
 
     def advance(
@@ -229,11 +229,14 @@ class PowerTopK(Method, LanczosRun):
 
     name: ClassVar = "power_top_k"
     promise: ClassVar = "lower"
-    stats: ClassVar = {"products": None, "residuals": "distance"}
+    stats: ClassVar = {"products": None, "residuals": "distance", "converged": "all"}
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.count("k", self.k, least=1)
+
+    def with_each_twice(self) -> Plan:
+        return replace(self, k=2 * self.k)
 
     def needs(self, spec: ConvSpec) -> Needs:
         return replace(super().needs(spec), value_shape=self._value_shape(spec))

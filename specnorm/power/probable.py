@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -238,6 +238,14 @@ def _linear_operator(
 
     Objects are interpreted as in SciPy's ``aslinearoperator``, without importing SciPy.
     """
+    if isinstance(operator, str | bytes):
+        raise MethodError(f"{operator!r} is text; expected a matrix, an operator, or a function with its adjoint.")
+    array_shape = getattr(operator, "shape", None)
+    if isinstance(array_shape, tuple) and len(array_shape) > 3:
+        raise MethodError(
+            f"an array of shape {tuple(array_shape)} is no matrix. If it is the kernel of a convolution, use "
+            "specnorm.enclose(kernel), or specnorm.power_norm(kernel, input_shape)."
+        )
     between_arrays = None if rmatvec is not None or shape is not None else _operator_between_arrays(operator)
     if between_arrays is not None:
         return between_arrays
@@ -272,7 +280,8 @@ def _linear_operator(
     else:
         adjoint = operator.conj().T
         linear = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
-    sizes: Any = tuple(linear.shape)
+    given_shape: Any = linear.shape
+    sizes = tuple(given_shape) if isinstance(given_shape, Iterable) else (given_shape,)
     if len(sizes) != 2 or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
         raise MethodError(f"shape={linear.shape!r} must be two positive whole numbers, (m, n).")
     linear = LinearOperator(linear.matvec, linear.rmatvec, (int(sizes[0]), int(sizes[1])))

@@ -152,12 +152,12 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     xp = ops.xp
     ops.check_cholesky(gram)
     size = gram.shape[-1]
-    u = rounding.unit(gram, xp=xp)
     diagonal = xp.linalg.diagonal(gram)
     diagonal = xp.real(diagonal) if arrays.is_complex(gram, xp=xp) else diagonal
-    # x is chosen so that x + e, with the likely loss e, is just below the limit. The last factor covers the rounding
-    # and the allowance of the trace in e, the 32 roundings those of x and of x + e.
-    relative_loss = rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
+    u = rounding.unit(gram, xp=xp)
+    # x is chosen so that x + e, with the likely loss e, is just below the limit. The 32 roundings are those of x and of
+    # x + e.
+    relative_loss = _relative_loss(size, gram, ops=ops)
     x = limit / (1 + relative_loss + 32 * u)
     shifted_diagonal = x[..., None] - diagonal
     shifted = _shifted(gram, shifted_diagonal, ops=ops)
@@ -171,6 +171,12 @@ def gram_below(gram: Array, limit: Array, *, ops: ArrayOps) -> Array:
     # The roundings: the product and the sum.
     proven = rounding.up(rounding.up(x, 2, xp=xp) + rounding.SLACK * loss, 4, xp=xp)
     return is_complete & (proven <= limit) & (x > 0)
+
+
+def _relative_loss(size: int, gram: Array, *, ops: ArrayOps) -> float:
+    """The likely loss of `gram_below` over x, with the rounding and the allowance of the trace in it."""
+    u = rounding.unit(gram, xp=ops.xp)
+    return rounding.SLACK * likely_loss(size, gram, ops=ops) * (1 + 4 * (size + 8) * u)
 
 
 def _shifted(gram: Array, diagonal: Array, *, ops: ArrayOps) -> Array:
@@ -287,13 +293,16 @@ class GramProof:
             return bounds
         return self._ops.xp.minimum(bounds, matrix_norm_up(self._matrix, ops=self._ops))
 
-    def norm_up_near(self, v: Array) -> Array:
+    def norm_up_near(self, v: Array, *, most_error: float | None = None) -> Array:
         """Proven upper bound of the norm of each matrix, infinite where the proof fails, shape (...).
 
         As in `matrix_norm_up`, a factorization of H proves a limit. The limit is the Rayleigh quotient of H at v,
         raised by its likely error, which is estimated from the residual. The trace of H bounds ``||A||_F**2``.
 
         ``v`` (..., min(m, n)): approximate top eigenvector of H. Any vector is valid; a poor one makes the proof fail.
+        ``most_error``: H minus the quotient is factorized as near the quotient as its roundings allow, but for this
+        relative error. If the factorization completes, the largest eigenvalue exceeds the quotient by no more, up to
+        roundings: residuals do not tell whether another one is next to it.
         """
         ops, xp = self._ops, self._ops.xp
         gram = self.gram
@@ -311,6 +320,9 @@ class GramProof:
         # Twice the loss, as in `matrix_norm_up`. The 48 roundings are room for those of the limit here, and for the 32
         # by which `gram_below` lowers x. If they do not suffice, the proof fails.
         allowance = 2 * size * cholesky_loss(size, gram, xp=xp) + 48 * rounding.unit(gram, xp=xp)
+        if most_error is not None:
+            likely_error = xp.minimum(likely_error, xp.full_like(likely_error, most_error))
+            allowance = _relative_loss(size, gram, ops=ops) + 48 * rounding.unit(gram, xp=xp)
         limit = quotient * (1 + allowance + likely_error)
         # The roundings of the sum, of the root and of the error's products; three are to spare.
         bound = rounding.up(xp.sqrt(limit + gram_error), 6, xp=xp)

@@ -103,8 +103,6 @@ class Followed(NamedTuple):
         sweeps are due: of a kernel that was swept, minus the number of those left.
     known : tuple of arrays
         What a sweep needs to know of the pass before it.
-    was_swept : boolean array, optional
-        Whether each layer was swept in this step, where the host decided; None: none was.
     """
 
     value: Array
@@ -114,7 +112,6 @@ class Followed(NamedTuple):
     sketch: Any = None
     room: Any = None
     known: tuple[Array, ...] = ()
-    was_swept: Any = None
 
     @property
     def is_due(self) -> Any:
@@ -150,6 +147,9 @@ class Needs:
         largest of a layer is taken (`Plan.over_groups`). If ``blocks`` is false, this is set to true.
     searches : bool
         Whether the method has to look at array values while it runs, as searches and proofs do.
+    pads : bool
+        Whether the value is already that of the padded layer. If false, an upper bound of blocks is multiplied by the
+        root of `ConvSpec.padding_gain_sq`.
     value_shape : tuple of int
         Shape of the value of one layer.
     """
@@ -162,6 +162,7 @@ class Needs:
     blocks: bool = True
     by_layer: bool = False
     searches: bool = False
+    pads: bool = False
     value_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -210,6 +211,13 @@ class Plan:
         is_upper_bound = self.needs(spec).rounds == "up"
         if not is_upper_bound:
             spec.require_exact(self.name)
+
+    def with_each_twice(self) -> Plan:
+        """The plan for the real form of a complex kernel, which has each singular value twice.
+
+        A plan with one number for each singular value asks for twice as many; others are returned as they are.
+        """
+        return self
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
         """Check whether a method with ``Needs.searches`` may run on a tracer: raise if not, return if it may.
@@ -398,14 +406,22 @@ class Stepped(Method):
         """
         raise NotImplementedError
 
-    def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+    def follow(
+        self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None = None, ops: ArrayOps
+    ) -> Followed:
         """Follow the norm by what the state knows: no operation branches on values.
 
         Parameters
         ----------
         rows : array, shape (b, m, n)
             The blocks' entries in the order of the kernel, in the caller's scale.
+        sweeps : int or None
+            Of `SteppedProgram.follow`, for what takes its iterations here (`is_swept`).
         """
+        raise NotImplementedError
+
+    def is_swept(self, spec: ConvSpec) -> bool:
+        """Whether layers are swept, if one is due, after what `follow` does."""
         raise NotImplementedError
 
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:

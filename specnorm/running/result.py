@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, SupportsFloat, TypeVar
 
 from specnorm.backends import text
 from specnorm.backends.text import rounded_format
 from specnorm.errors import CertificateError
 from specnorm.proofs.found import Outcome
+from specnorm.proofs.rounding import conversion_loss
 from specnorm.running.explaining import explained
 
 if TYPE_CHECKING:
@@ -213,6 +215,21 @@ class Enclosure(TwoSided[Any]):
         return f"{ends}\n{explained(*self._claims)}"
 
 
+def dtype_of(x: Any) -> str:
+    """The name of an array's dtype, such as "float32", in each library."""
+    return str(x.dtype).rpartition(".")[2]
+
+
+def converged(lower: float, upper: float, rtol: float, dtype: str) -> tuple[Outcome, str]:
+    """How a search that converged to ``rtol`` ended, by its bounds as they are returned, in ``dtype``; and in words."""
+    if upper <= lower * (1 + rtol):
+        return Outcome.CONVERGED, f"rtol={rtol:g}"
+    if upper - lower <= (rtol + 2 * conversion_loss(dtype)) * lower < math.inf:
+        of_tolerance = f"rtol={rtol:g} up to the last rounding to {dtype}"
+        return Outcome.CONVERGED, of_tolerance if rtol > conversion_loss(dtype) else f"to the resolution of {dtype}"
+    return Outcome.RANGE, f"the kernel or the result is outside of the normal numbers of {dtype}"
+
+
 @dataclass(frozen=True, eq=False)
 class Result(Generic[ValueT]):
     """The value of one method on one layer.
@@ -240,6 +257,12 @@ class Result(Generic[ValueT]):
     spec: ConvSpec
     stats: Mapping[str, Any] = field(default_factory=dict)
     claims: Claims = tuple
+
+    def every_second(self, method: Any) -> Result[Any]:
+        """The result of a method for a complex kernel, from that of `Plan.with_each_twice` for its real form."""
+        value: Any = self.value
+        of_values = {name: x[::2] for name, x in self.stats.items() if getattr(x, "shape", ()) == value.shape}
+        return replace(self, value=value[::2], method=method, stats={**self.stats, **of_values})
 
     def __repr__(self) -> str:
         """What the value promises, its number and the method, in one line."""

@@ -13,8 +13,8 @@ from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
-from specnorm.proofs import arithmetic, rounding
-from specnorm.running import checks
+from specnorm.proofs import arithmetic
+from specnorm.running import checks, proof
 from specnorm.running.base import Followed, Stepped
 from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, program, program_for
@@ -106,14 +106,9 @@ class SteppedProgram(Program):
             del blocks
             by_group = xp.reshape(evaluation.value, (math.prod(batch), self.answers_per_layer))
             value, chosen = self.plan.over_groups(by_group, xp=xp)
-            value = arrays.unscale(value, exponent, xp=xp)
+            rounds: proof.Rounds = "up" if self.stepped.promise == "upper" else "nearest"
             dtype = getattr(xp, self.result_dtype)
-            if self.stepped.promise == "upper":
-                if self.factor > 1:
-                    value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-                value = rounding.to_dtype(value, dtype, "up", xp=xp)
-            else:
-                value = xp.astype(value * self.factor, dtype)
+            value = proof.for_caller(value, exponent, rounds, dtype, gain_sq=self.gain_sq, xp=xp)
             value = xp.reshape(value, batch)
             ones = xp.ones_like(value)
             residuals = (*evaluation.residuals, chosen)
@@ -169,39 +164,39 @@ class SteppedProgram(Program):
         kernels = kernels.map(in_own_dtype) if isinstance(kernels, Parts) else in_own_dtype(kernels)
         rows: Any = kernels if isinstance(kernels, Parts) else polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
-        was_swept = None
-        if state and sweeps is None and not run.concrete:
+        is_swept = self.stepped.is_swept(self.spec)
+        if is_swept and sweeps is None and not run.concrete:
             followed = self._followed_by_loop(kernels, rows, block_state, run)
         else:
-            followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
-            if state:
+            followed = self.stepped.follow(rows, block_state, self.spec, sweeps=sweeps, ops=run)
+            if is_swept:
                 followed = self.stepped.due(followed, self.spec, ops=run)
-            if state and sweeps != 0:
-                followed, was_swept = self._swept(kernels, rows, followed, sweeps, run)
-        return self._by_layers(followed, kernels, state, xp=xp)._replace(was_swept=was_swept)
+            if is_swept and sweeps != 0:
+                followed = self._swept(kernels, rows, followed, sweeps, run)
+        return self._by_layers(followed, kernels, state, xp=xp)
 
     def _swept(
         self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int | None, run: ArrayOps
-    ) -> tuple[Followed, Any]:
-        """Sweep the layers, or with None those for which it is due; also return which, where the host has seen it."""
+    ) -> Followed:
+        """Sweep the layers, or with None those for which it is due."""
         if sweeps is not None:
-            return self._swept_together(kernels, rows, followed, sweeps, run), None
+            return self._swept_together(kernels, rows, followed, sweeps, run)
         layers, groups = kernels.shape[0], self.spec.groups
         is_due = run.to_numpy(followed.is_due).reshape(layers, groups)
         if not is_due.any():
-            return followed, None
+            return followed
         needed = run.to_numpy(self.stepped.sweeps_due(followed, xp=run.xp)).reshape(layers, groups)
         counts = np.max(np.where(is_due, needed, 0), axis=1)
         for count in np.unique(counts[counts > 0]):
             chosen = np.flatnonzero(counts == count)
             if len(chosen) == layers:
-                return self._swept_together(kernels, rows, followed, int(count), run), counts > 0
+                return self._swept_together(kernels, rows, followed, int(count), run)
             places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
             some = _map(lambda x, places=places: arrays.rows(x, places, ops=run), followed)  # type: ignore[misc]
             chosen_kernels, chosen_rows = (arrays.rows(x, at, ops=run) for x, at in ((kernels, chosen), (rows, places)))
             swept = self._swept_together(chosen_kernels, chosen_rows, some, int(count), run)
             followed = _merged(followed, swept, places, run)
-        return followed, counts > 0
+        return followed
 
     def _swept_together(
         self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int, run: ArrayOps
@@ -385,7 +380,7 @@ def _beside(x: Array, ndim: int) -> Array:
 
 def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:
     """`Followed` of blocks with a function applied to each array."""
-    values: Any = [tuple(map(function, x)) if isinstance(x, tuple) else function(x) for x in followed[:-1]]
+    values: Any = [tuple(map(function, x)) if isinstance(x, tuple) else function(x) for x in followed]
     return Followed(*values)
 
 
@@ -397,7 +392,7 @@ def _merged(followed: Followed, swept: Followed, places: np.ndarray, run: ArrayO
     def joined(one: Array, other: Array) -> Array:
         return arrays.rows(run.xp.concat([one, other]), numbers, ops=run)
 
-    parts: Any = zip(followed[:-1], swept[:-1], strict=True)
+    parts: Any = zip(followed, swept, strict=True)
     values: Any = [tuple(map(joined, x, y)) if isinstance(x, tuple) else joined(x, y) for x, y in parts]
     return Followed(*values)
 

@@ -82,7 +82,7 @@ class SingularValues(Plan):
             rounds=rounds,
             small_products=self._rounds_down,
             blocks=by_symbols,
-            value_shape=(self.k or self.total(spec),),
+            value_shape=(self.k or spec.singular_value_count,),
         )
 
     def check(self, spec: ConvSpec) -> None:
@@ -94,7 +94,7 @@ class SingularValues(Plan):
                 at_every_size="conv_norm(kernel) and the bounds",
                 for_other_padding="The largest values of a padded layer: singular_values(kernel, input_shape, k=...).",
             )
-        total = self.total(spec)
+        total = spec.singular_value_count
         if self.k is not None:
             checks.count("k", self.k, least=1)
             if self.k > total:
@@ -122,17 +122,12 @@ class SingularValues(Plan):
                 "the same."
             )
 
-    @staticmethod
-    def total(spec: ConvSpec) -> int:
-        """Number of singular values of a layer."""
-        return min(_sides(spec)) if _has_own_matrix(spec) else spec.groups * _per_group(spec)
-
     def memory(self, spec: ConvSpec) -> int:
         """Bytes of the values, their order and copies of both, besides a chunk of symbols; the same for every k.
 
         Of a layer's own matrix: bytes of it, its factors, and the gradient of each value that is asked for.
         """
-        total = self.total(spec)
+        total = spec.singular_value_count
         if not _has_own_matrix(spec):
             return _BYTES_OF_A_VALUE * total
         outputs, inputs = _sides(spec)
@@ -180,7 +175,7 @@ class SingularValues(Plan):
             index, values = np.arange(len(grid)), _values_at(blocks, grid, self._rounds_down, ops=ops)
         else:
             index, values = _values_that_matter(blocks, grid, multiplicities * repeats, self.k, ops=ops)
-        unread = _per_group(spec) - int(multiplicities.sum()) * repeats * values.shape[2]
+        unread = spec.singular_value_count // spec.groups - int(multiplicities.sum()) * repeats * values.shape[2]
         if ops.concrete and ops.on_host and not ops.differentiated:
             return Evaluation(self._sorted_on_host(values, multiplicities[index] * repeats, unread, ops=ops), (), ())
         # A second copy for the mirror image; -1 for a frequency that is its own.
@@ -353,17 +348,6 @@ def _sides(spec: ConvSpec) -> tuple[int, int]:
     """Numbers of outputs and of inputs of a layer."""
     inputs, outputs = spec.shapes
     return math.prod(outputs), math.prod(inputs)
-
-
-def _per_group(spec: ConvSpec) -> int:
-    """Number of singular values of one group; those of pixels that no tap reads are zero."""
-    output_channels, input_channels = spec.group_channels
-    positions = _positions(spec)
-    pixels = positions * math.prod(spec.stride)
-    if spec.repeats_a_matrix:
-        large, _ = spec.sides
-        pixels = math.prod(large)
-    return min(output_channels * positions, input_channels * pixels)
 
 
 def _positions(spec: ConvSpec) -> int:

@@ -84,12 +84,13 @@ def enclose_each(matrix: Array, *, ops: ArrayOps) -> tuple[tuple[Array, Array], 
     proof = norms.GramProof(matrix, ops=ops)
     tolerance = Lanczos.vector_tolerance(dtype, xp=xp)
     lanczos = _lanczos(matrix, proof, tolerance, ops=ops)
-    is_close = lanczos.converged & (lanczos.likely_error <= _FEW_ROUNDINGS * float(xp.finfo(dtype).eps))
+    few_roundings = _FEW_ROUNDINGS * float(xp.finfo(dtype).eps)
+    is_close = lanczos.converged & (lanczos.likely_error <= few_roundings)
     if not np.all(is_close):
         return None
     u, v = lanczos.vectors()
     lower = norms.quotient_down(matrix, v, xp=xp)
-    upper = proof.norm_up_near(lanczos.short_side_vectors())
+    upper = proof.norm_up_near(lanczos.short_side_vectors(), most_error=2 * few_roundings)
     # Estimates of Lanczos may be wrong; proven bounds that are close are not.
     if not bool(xp.all(upper <= (1 + tolerance) * lower)):
         return None

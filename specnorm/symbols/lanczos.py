@@ -285,7 +285,7 @@ def top_vectors(
     start: Array | None = None,
     is_over: Callable[[], bool] | None = None,
     ops: ArrayOps,
-) -> tuple[Array, Array]:
+) -> TopVectors:
     """Approximate the k top eigenvectors of b symmetric positive semidefinite maps H = A*A.
 
     Every new vector is orthogonalized against the whole basis, and the projected matrix is formed from the inner
@@ -300,9 +300,7 @@ def top_vectors(
     block beside the k: if the next eigenvalues are close to the last of these, a run without guards may end before that
     one has converged. ``start`` (b, 1, size): start vectors for k = 1; default
     random. Ignored if the basis is the whole space. ``is_over``: whether the time is up: then no cycle begins; None, as
-    under a tracer: never. Returns ``vectors`` (b, k, size): orthonormal up to
-    rounding, by descending Ritz value; ``products`` (b,): number of products with one vector, those of A and those of
-    A* together.
+    under a tracer: never.
     """
     xp = ops.xp
     blocks, width, cycles = _layout(size, min(k + guards, size), n_iter, ops.memory, basis_size)
@@ -315,7 +313,27 @@ def top_vectors(
         return (state.cycle < cycles) & xp.any(state.is_active)
 
     last_state = _RunState(*ops.loop(continues, run.cycle, run.first_state(start)))
-    return arrays.normalise(last_state.vectors, xp=xp)[0], last_state.products
+    vectors = arrays.normalise(last_state.vectors, xp=xp)[0]
+    is_whole_space = (last_state.cycle > 0) & (width == size)
+    return TopVectors(vectors, last_state.products, ~last_state.is_active | is_whole_space)
+
+
+class TopVectors(NamedTuple):
+    """The result of `top_vectors`.
+
+    Parameters
+    ----------
+    vectors : array, shape (b, k, size)
+        Orthonormal up to rounding, by descending Ritz value; start vectors if the time was up before the first cycle.
+    products : integer array, shape (b,)
+        Number of products with one vector, those of A and those of A* together.
+    converged : array of bool, shape (b,)
+        Whether the iteration ended by its tolerance, not by ``n_iter`` or the time.
+    """
+
+    vectors: Array
+    products: Array
+    converged: Array
 
 
 class _RunState(NamedTuple):
@@ -401,13 +419,14 @@ class _Run:
         else:
             first = xp.broadcast_to(self._first[None, ...], (b, self.width, self.size))
         counter = arrays.counter(self.like, ops=self.ops)
+        block = self._orthonormal(first)
         state = _RunState(
             cycle=counter,
             block=counter,
-            basis=xp.concat([self._orthonormal(first), self._zeros(b, rows, self.size)], axis=1),
+            basis=xp.concat([block, self._zeros(b, rows, self.size)], axis=1),
             projected=self._zeros(b, rows, rows),
             values=self._zeros(b, self.k),
-            vectors=self._zeros(b, self.k, self.size),
+            vectors=block[:, : self.k, :],
             is_active=xp.ones((b,), dtype=xp.bool, device=self.device),
             products=xp.zeros((b,), dtype=xp.int32, device=self.device),
         )

@@ -20,9 +20,9 @@ TOLERANCE = 0.001
 """Error that is expected at most, as a part of the norm."""
 _FADES = 0.8
 """A sweep that finds less than the last one lowers the slope by this factor at most."""
-_LEAST_SLOPE = 0.35, 0.25
-"""The grid is swept at the latest after a way of `TOLERANCE` over the first number, a matrix over the second. An unseen
-maximum has slopes up to 5: with 0.25, the norm of a layer of 16 channels rose by 1.2 % in ten passes."""
+_LEAST_SLOPE = 0.35
+"""The grid is swept at the latest after a way of `TOLERANCE` over this. An unseen maximum has slopes up to 5: with
+0.25, the norm of a layer of 16 channels rose by 1.2 % in ten passes."""
 _MOST_SLOPE = 1e3
 """Larger slopes are quotients of roundings."""
 _WAY_OF_A_SWEEP = 0.0025
@@ -33,10 +33,10 @@ _FAR = 4.0
 """A sweep that finds an error of so many tolerances is followed by another one in the next pass."""
 
 
-def room(course: Array, distance: Array, *, is_matrix: bool, xp: Namespace) -> Array:
+def room(course: Array, distance: Array, *, xp: Namespace) -> Array:
     """The way (b,) to the next sweep, as a multiple of the distance from the last; below 0 where one is due."""
     # A sweep that is owed counts as a large error.
-    error = xp.clip(course[:, 0, 0], _LEAST_SLOPE[is_matrix], _MOST_SLOPE) * distance + course[:, 0, 1]
+    error = xp.clip(course[:, 0, 0], _LEAST_SLOPE, _MOST_SLOPE) * distance + course[:, 0, 1]
     return (TOLERANCE - error) / error
 
 
@@ -65,7 +65,7 @@ def after_sweep(course: Array, distance: Array, error: Array, sweeps: Any, *, xp
     """
     zeros = xp.zeros_like(distance)
     last_slope = xp.where(course[:, 0, 0] >= 0, course[:, 0, 0], zeros)
-    least = xp.maximum(_FADES * last_slope, zeros + _LEAST_SLOPE[True])
+    least = xp.maximum(_FADES * last_slope, zeros + _LEAST_SLOPE)
     slope = error / (distance + arrays.TINY)
     slope = xp.where((slope > least) & (slope < _MOST_SLOPE), slope, least)
     again = xp.astype(error > _FAR * TOLERANCE, distance.dtype)

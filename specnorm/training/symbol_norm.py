@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
 from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, placed
+from specnorm.training.grid_vectors import Grid, PlaneWaves
 from specnorm.training.proof import attained_down
 
 if TYPE_CHECKING:
@@ -26,12 +24,10 @@ _LEAST_VECTORS = 48
 """Least number of vectors of all points together, for grids of few points."""
 _MOST_VECTORS = 4
 """Largest number of vectors at a point for that reason."""
-_MATRIX_STEPS = 16
-"""Steps of a matrix outside of training, each with a filter of degree 12."""
+_MATRIX_SWEEPS = 16
+"""Sweeps of a matrix outside of training."""
 _START_STEPS = 10
 """Steps from random vectors before the first value."""
-_UNROLLED = 3
-"""Number of steps of a matrix up to which a Python loop is used. Compilers keep more steps as a loop."""
 _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
 _PASSES = 2
@@ -50,8 +46,8 @@ class SymbolNorm(Stepped):
     frequency. The value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training
     the vectors are the state. A step takes about two products of the kernel with all of them, and follows *every*
     maximum. Symbols of depthwise layers are numbers: a step is one
-    product of the kernel with a table, and does not read the state. A matrix has one frequency. It is followed by two
-    real vectors, which each step filters by a Chebyshev polynomial.
+    product of the kernel with a table, and does not read the state. A matrix has one frequency. It is followed by
+    sixteen real vectors (`matrix_vectors`).
 
     Parameters
     ----------
@@ -59,16 +55,14 @@ class SymbolNorm(Stepped):
         Points along each axis of a square grid that is as fine. None: 5 or 6 for each tap but one, depending on the
         channels, within limits that were measured in training loops (`default_points`).
     vectors : int
-        Least number of vectors at each point. Two vectors follow two singular values that cross. A matrix has two.
+        Least number of vectors at each point. Two vectors follow two singular values that cross.
 
     References
     ----------
     .. [1] Farnia, Zhang, Tse, "Generalizable Adversarial Training via Spectral Normalization", ICLR 2019, and Ryu et
        al., ICML 2019 (power iteration on the convolution, one vector). Ours: vectors at all frequencies of a grid, so
        that a maximum that rises elsewhere is seen.
-    .. [2] Zhou, Saad, Tiago, Chelikowsky, "Self-consistent-field calculations using Chebyshev-filtered subspace
-       iteration", J. Comput. Phys. 219, 2006 (the filter, for the lowest eigenvalues).
-    .. [3] Parlett, "The Symmetric Eigenvalue Problem", 1980, chapter 14 (block power iteration, Rayleigh-Ritz).
+    .. [2] Parlett, "The Symmetric Eigenvalue Problem", 1980, chapter 14 (block power iteration, Rayleigh-Ritz).
     """
 
     points: int | None = None
@@ -107,7 +101,7 @@ class SymbolNorm(Stepped):
             group = (highest_group,)
             right = xp.ones_like(xp.reshape(blocks, (blocks.shape[0], -1))[:, :1])
         elif _is_matrix(spec):
-            right = _first_right(blocks, ops=ops)
+            right = self._right_of_matrix(blocks, spec, ops=ops)
             angles = right[:, :0]
         else:
             waves = self._waves(blocks, ops=ops)
@@ -139,53 +133,58 @@ class SymbolNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Vectors at the points of the grid, the waves of the bundle, and what decides on sweeps; real numbers.
+        """Vectors of the grid, the waves of the bundle, and what decides on sweeps; the block of a matrix.
 
         Layers without a state are computed anew in each pass: depthwise ones, and matrices with a short side.
         """
         if _is_exact(spec):
             return {}
         m, p = spec.block_shape[:2]
-        deciding = {"sketch": (max(m, p) if _is_matrix(spec) else m, bundle.SKETCHES), "course": (1, course.NUMBERS)}
         if _is_matrix(spec):
-            return {"vectors": (min(m, p), 2, 1, 1), **deciding}
+            return matrix_vectors.shapes(max(m, p), min(m, p))
         grid = self._grid(spec.block_kernel_shape, min(m, p))
         # One more than the points: the best wave before a sweep.
         count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid)) + 1
         axes = sum(k > 1 for k in spec.block_kernel_shape)
         vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
+        deciding = {"sketch": (m, bundle.SKETCHES), "course": (1, course.NUMBERS)}
         return {"vectors": vectors, "left": (m, count, 2), "angles": (axes, count), **deciding}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Vectors after the first steps. A sketch of zeros is far from every kernel, so that a sweep is due."""
         xp = ops.xp
+        if _is_matrix(spec):
+            return matrix_vectors.start(_tall_matrices(blocks, xp=xp), sweeps=_MATRIX_SWEEPS, ops=ops)
         *_, sketch, now = self.state_shapes(spec).values()
         zeros = [xp.zeros((blocks.shape[0], *x), dtype=blocks.dtype, device=ops.device(blocks)) for x in (sketch, now)]
-        if _is_matrix(spec):
-            return _first_vectors(blocks, ops=ops), *zeros
         waves = self._waves(blocks, ops=ops)
         vectors, first = self._first_steps(waves, spec)
         # The first wave stands in the place of the best one before.
         kept = xp.argmax(zeros[1][:, 0, :], axis=1)
         return arrays.real_pair(vectors, xp=xp), *bundle.with_one_kept(first, first, kept, xp=xp), *zeros
 
-    def follow(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-        """One pass over the bundle; the layer's norm itself, where there is no state."""
+    def follow(
+        self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None = None, ops: ArrayOps
+    ) -> Followed:
+        """One pass over the bundle, or the steps of a matrix; the layer's norm itself, where there is no state."""
         if _is_scalar(spec):
             return self._follow_scalars(rows, spec, ops=ops)
-        if _is_exact(spec):
-            matrices = _tall_matrices(rows, xp=ops.xp)
-            return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=ops.xp))
-        *moving, sketch, now = state
-        followed = _pass(rows, tuple(moving), spec, ops=ops)
-        return followed._replace(state=(*followed.state, sketch, now))
+        if _is_matrix(spec):
+            return _follow_matrices(rows, state, spec, sweeps=sweeps, ops=ops)
+        grid, left, angles, sketch, now = state
+        followed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
+        return followed._replace(state=(grid, *followed.state, sketch, now))
+
+    def is_swept(self, spec: ConvSpec) -> bool:
+        """Convolutions are; a matrix has no other maxima that its block does not see."""
+        return not (_is_scalar(spec) or _is_matrix(spec))
 
     def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """By the course of each block, and the way that its kernel has gone since the last sweep."""
         *_, sketch, now = followed.state
         distance, reach = bundle.distance(followed.sketch, sketch, ops=ops), _reach(spec)
         distance = distance if reach == 1 else reach * distance
-        room = course.room(now, distance, is_matrix=_is_matrix(spec), xp=ops.xp)
+        room = course.room(now, distance, xp=ops.xp)
         return followed._replace(room=room, known=(*followed.known, distance))
 
     def rank(self, spec: ConvSpec) -> int:
@@ -194,8 +193,7 @@ class SymbolNorm(Stepped):
 
     def passes(self, spec: ConvSpec) -> int:
         """A wave from a point of the grid needs more steps of its frequency, and one more in three axes."""
-        axes = sum(k > 1 for k in spec.block_kernel_shape)
-        return 1 if _is_matrix(spec) else max(_PASSES, axes)
+        return max(_PASSES, sum(k > 1 for k in spec.block_kernel_shape))
 
     def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """Zeros, and the state."""
@@ -203,7 +201,7 @@ class SymbolNorm(Stepped):
         rank = self.rank(spec)
         shapes = (b,), (b, m, rank), (b, rank, n)
         value, left, right = (xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
-        known = (value,) if _is_matrix(spec) else (xp.argmax(value[:, None], axis=1), value)
+        known = xp.argmax(value[:, None], axis=1), value
         return Followed(value, left, right, state, xp.zeros_like(state[-2]), value, known=known)
 
     def sweep(
@@ -211,18 +209,14 @@ class SymbolNorm(Stepped):
     ) -> tuple[Array, ...]:
         """Step the vectors of the grid. The bundle begins anew at the best points, with the best wave before."""
         xp = ops.xp
-        *moving, sketch, now = followed.state
-        if _is_matrix(spec):
-            vectors, _ = _matrix_step(blocks, moving[0], followed.sketch - sketch, sweeps=sweeps, ops=ops)
-            return vectors[..., None, None], sketch, now
-        vectors, *old = moving
+        given, *old, sketch, now = followed.state
         waves = self._waves(blocks, ops=ops)
-        vectors = xp.reshape(ops.complex(vectors[..., 0], vectors[..., 1]), waves.shape)
+        vectors = xp.reshape(ops.complex(given[..., 0], given[..., 1]), waves.shape)
         vectors = grid_vectors.with_invalid_replaced(vectors, waves)
         vectors, left, phases = grid_vectors.steps(waves, vectors, sweeps)
         best = followed.known[0]
         new = bundle.with_one_kept(_bundle(left, phases, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
-        return xp.reshape(arrays.real_pair(vectors, xp=xp), moving[0].shape), *new, sketch, now
+        return xp.reshape(arrays.real_pair(vectors, xp=xp), given.shape), *new, sketch, now
 
     def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
         """The slope of the error, and the sketch from which the next way is measured."""
@@ -249,6 +243,12 @@ class SymbolNorm(Stepped):
         left, right = _residuals(left, xp.ones_like(left), phases, xp=xp)
         left = xp.reshape(arrays.one_hot(left, group, spec.groups, xp=xp), (-1, spec.groups, 2))
         return Followed(value * size, left, right)
+
+    def _right_of_matrix(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+        """Right vectors (b, p) of matrices after the steps outside of training."""
+        rows = ops.xp.reshape(blocks, blocks.shape[:3])
+        state = () if _is_exact(spec) else self.start(blocks, spec, ops=ops)
+        return self.follow(rows, state, spec, sweeps=1, ops=ops).right[:, 0, :]
 
     def _first_steps(self, waves: PlaneWaves, spec: ConvSpec) -> tuple[Array, bundle.Waves]:
         """Vectors after the first steps, and the waves that they lead to."""
@@ -302,38 +302,21 @@ def _reach(spec: ConvSpec) -> float:
 
 def _bundle(left: Array, phases: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
     """The waves with these left vectors (b, m, g) and phases (b, taps, g), as arrays of the state."""
-    columns = [phases[:, j : j + 1, :] for j in _next_taps(spec)]
-    chosen = arrays.joined(columns, axis=1, xp=ops.xp)
-    return bundle.Waves(arrays.real_pair(left, xp=ops.xp), ops.xp.atan2(ops.xp.imag(chosen), ops.xp.real(chosen)))
-
-
-def _pass(rows: Array, moving: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-    """Move what follows the maxima: the waves, or the vectors of a matrix."""
-    if _is_matrix(spec):
-        return _pass_of_matrix(rows, moving[0], spec, ops=ops)
-    grid, left, angles = moving
-    followed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
-    return followed._replace(state=(grid, *followed.state))
-
-
-def _pass_of_matrix(rows: Array, vectors: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
     xp = ops.xp
-    matrices = _tall_matrices(rows, xp=xp)
-    columns = bundle.beside(vectors[..., 0, 0], _signs_of_matrix(matrices, ops=ops), axis=2, ops=ops)
-    value, left, right, moved, sketch = matrix_vectors.power_step(matrices, columns, ops=ops)
-    factors = _factors(value, left, right, spec, xp=xp)
-    return Followed(*factors, (moved[..., None, None],), bundle.unit_sketch(sketch, ops=ops))
+    columns = [phases[:, j : j + 1, :] for j in _next_taps(spec)]
+    chosen = arrays.joined(columns, axis=1, xp=xp)
+    return bundle.Waves(arrays.real_pair(left, xp=xp), xp.atan2(xp.imag(chosen), xp.real(chosen)))
 
 
-def _signs_of_matrix(matrices: Array, *, ops: ArrayOps) -> Array:
-    """Random signs (1, p, 4) for tall matrices (b, m, p)."""
-    p = matrices.shape[2]
-
-    def table(dtype: type[np.floating]) -> tuple[np.ndarray]:
-        return (bundle.random_signs(p)[None].astype(dtype),)
-
-    (signs,) = placed(("signs of a matrix", p), table, matrices, ops=ops)
-    return signs
+def _follow_matrices(
+    rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None, ops: ArrayOps
+) -> Followed:
+    xp, matrices = ops.xp, _tall_matrices(rows, xp=ops.xp)
+    if _is_exact(spec):
+        return Followed(*_factors(*matrix_vectors.exact(matrices, ops=ops), spec, xp=xp))
+    block = matrix_vectors.Block(*state)
+    value, left, right, block = matrix_vectors.follow(matrices, block, sweeps=sweeps, ops=ops)
+    return Followed(*_factors(value, left, right, spec, xp=xp), tuple(block))
 
 
 def _factors(value: Array, left: Array, right: Array, spec: ConvSpec, *, xp: Namespace) -> tuple[Array, Array, Array]:
@@ -343,39 +326,7 @@ def _factors(value: Array, left: Array, right: Array, spec: ConvSpec, *, xp: Nam
     return value, left, xp.matrix_transpose(right)
 
 
-def _first_vectors(blocks: Array, *, ops: ArrayOps) -> Array:
-    """Vectors of matrices after the first steps, shape (b, n, 2, 1, 1)."""
-    first = matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), ops=ops)
-    return _matrix_step(blocks, first[..., None, None], sweeps=_MATRIX_STEPS, ops=ops)[0][..., None, None]
-
-
-def _first_right(blocks: Array, *, ops: ArrayOps) -> Array:
-    """Right vectors (b, p) of matrices after the first steps."""
-    vectors, images = _matrix_step(blocks, _first_vectors(blocks, ops=ops), sweeps=1, ops=ops)
-    if blocks.shape[1] >= blocks.shape[2]:
-        return vectors[:, :, 0]
-    return arrays.normalise(images[:, :, 0], xp=ops.xp)[0]
-
-
 def _tall_matrices(blocks: Array, *, xp: Namespace) -> Array:
     """The blocks (b, m, p, 1, ...) as matrices (b, m, p), transposed if m < p."""
     matrices = xp.reshape(blocks, blocks.shape[:3])
     return xp.matrix_transpose(matrices) if matrices.shape[1] < matrices.shape[2] else matrices
-
-
-def _matrix_step(
-    blocks: Array, vectors: Array, change: Array | None = None, *, sweeps: Any, ops: ArrayOps
-) -> tuple[Array, Array]:
-    """`matrix_vectors.step`, at least once, from vectors (b, n, r, 1, 1) of the smaller side."""
-    xp = ops.xp
-    matrices, vectors = _tall_matrices(blocks, xp=xp), vectors[..., 0, 0]
-
-    def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        return (matrix_vectors.step(matrices, state[0], ops=ops)[0],)
-
-    if not isinstance(sweeps, int) or sweeps > _UNROLLED:
-        (vectors,) = arrays.repeated(repeat, sweeps - 1, (vectors,), ops=ops)
-    else:
-        for _ in range(sweeps - 1):
-            (vectors,) = repeat((vectors,))
-    return matrix_vectors.step(matrices, vectors, change, ops=ops)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -22,6 +23,8 @@ pytest.importorskip("safetensors")
 import click
 from specnorm_audit import cli
 from specnorm_audit.commands import audit as audit_command
+from specnorm_audit.renderers import render
+from specnorm_audit.report import Report
 from specnorm_audit.streams import _line_of_progress
 
 from specnorm import backends
@@ -179,3 +182,53 @@ def test_progress_has_percent_rate_and_time_left() -> None:
     assert _line_of_progress(0, 400, "", 0.0).endswith("  0 % 0/400 ")
     assert _line_of_progress(100, 400, "conv7", 50.0).endswith(" 25 % 100/400 2/s, 2 min 30 s left, conv7")
     assert _line_of_progress(3, 4, "conv7", 30.0).endswith(" 75 % 3/4 0.1/s, 10 s left, conv7")
+
+
+# -- pipes, defaults, and reports for other programs ---------------------------------------------------------------
+def test_a_model_from_a_pipe_has_the_rows_of_its_file(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _norms(model, capsys)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(model.read_bytes())))
+    assert cli.run(["audit", "-", "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row for row in report["layers"]} == rows
+    assert report["model"] == "standard input"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(model.read_bytes())))
+    assert cli.run(["audit", "-", "--max-bytes", "10"]) == 2
+    assert "standard input has more than 10 bytes: see --max-bytes" in capsys.readouterr().err
+
+
+def test_defaults_are_those_of_pyproject(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(model.parent)
+    defaults = Path("pyproject.toml")
+    defaults.write_text("[tool.specnorm]\nfail-above = 1\nlayers = ['*']\nquiet = true\n", "utf-8")
+    assert cli.run(["audit", model.name]) == 1
+    output = capsys.readouterr()
+    assert output.out.count("\n") == 1
+    assert "not proven to have a norm of at most 1" in output.err
+    assert cli.run(["audit", model.name, "--fail-above", "1e9"]) == 0
+    for text, words in (("fail-abov = 1", "Did you mean 'fail-above'?"), ("= 1", "cannot be read")):
+        defaults.write_text(f"[tool.specnorm]\n{text}\n", "utf-8")
+        assert cli.run(["audit", model.name]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_programs_that_review_code_get_gates_and_bad_layers(
+    bad_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A newline in a name cannot begin another command."""
+    words = ["audit", str(bad_model), "--fail-above", "1", "--format"]
+    assert cli.run([*words, "sarif"]) == 1
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    found = {(result["ruleId"], result["level"]) for result in run["results"]}
+    assert found == {("model", "note"), ("layer", "warning"), ("--fail-above", "error")}
+    assert {rule["id"] for rule in run["tool"]["driver"]["rules"]} == {rule for rule, _ in found}
+    assert cli.run([*words, "github"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["::notice", "::warning", "::error"]
+    assert "nan.weight" in lines[1]
+    report = Report("1", "a:b\n,c", (), (), error="x\n::error::y")
+    assert render([report], "github").count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import inspect
 import sys
 import types
 from collections.abc import Callable
@@ -16,7 +17,15 @@ from helpers.libraries import Lib
 
 from specnorm.api.registered import GROUP
 from specnorm.backends import registry
-from specnorm.errors import BackendConflict, BrokenBackend, GeometryError, MethodError, NoBackend, TracerError
+from specnorm.errors import (
+    BackendConflict,
+    BrokenBackend,
+    EstimateWarning,
+    GeometryError,
+    MethodError,
+    NoBackend,
+    TracerError,
+)
 from specnorm.methods import METHODS, Evaluation, Grid, Method, Needs
 
 specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
@@ -93,6 +102,37 @@ def test_singular_values_say_their_cost_first() -> None:
     with pytest.raises(MethodError, match="max_bytes="):
         specnorm.singular_values(KERNEL, 8, max_bytes=1000)
     assert specnorm.singular_values(KERNEL, 8).shape == (128,)
+
+
+def test_singular_values_that_a_budget_ends_say_so() -> None:
+    """They were zeros without a word."""
+    kernel = np.random.default_rng(0).standard_normal((8, 8, 3, 3))
+    with pytest.warns(EstimateWarning, match=r"budget=1e-09.*lower bounds"):
+        found = specnorm.singular_values(kernel, 40, k=3, padding_mode="zeros", budget=1e-9)
+    true = specnorm.singular_values(kernel, 40, k=3, padding_mode="zeros")
+    assert np.all((0.1 * true < found) & (found < true))
+
+
+AT_A_SIZE = sorted(
+    name
+    for name in specnorm.__all__
+    if hasattr(getattr(specnorm, name), "__wrapped__")
+    and "input_shape" in inspect.signature(getattr(specnorm, name).__wrapped__).parameters
+)
+
+
+@pytest.mark.parametrize("name", AT_A_SIZE)
+def test_a_matrix_has_no_input_shape(name: str) -> None:
+    """Nor a linear layer, which is one, also if it has a single value."""
+    function = getattr(specnorm, name)
+    matrix = np.asarray([[2.0, 1.0], [0.5, 3.0]])
+    assert repr(function(matrix)) == repr(function(matrix, ()))
+    if name != "slogdet":
+        row: Any = function(np.ones((1, 4)))
+        value = getattr(row, "upper", row)
+        assert float(np.max(value)) == pytest.approx(1.0 if name == "condition_number" else 2.0)
+    with pytest.raises(GeometryError, match="input_shape=7"):
+        function(matrix, 7)
 
 
 # -- methods of other distributions ------------------------------------------------------------------------------------
@@ -210,8 +250,8 @@ def test_a_registered_name_of_specnorms_is_refused(entries: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "what"),
     [
-        (lambda: specnorm.audit({}), "specnorm.audit"),
-        (lambda: specnorm.enclose(KERNEL).certificate(), "specnorm.Enclosure.certificate"),
+        (lambda: specnorm.audit({}), "audit"),
+        (lambda: specnorm.enclose(KERNEL).certificate(), "certificate_of"),
     ],
 )
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, call: Any, what: str) -> None:
@@ -227,7 +267,8 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, call: Any, 
 
     for module in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, module)
-    monkeypatch.delitem(vars(specnorm), "audit", raising=False)  # where an earlier call has stored it
+    for room in (specnorm, specnorm.above):  # where an earlier call has stored it
+        monkeypatch.delitem(vars(room), what, raising=False)
     monkeypatch.setattr(sys, "meta_path", [Hidden(), *sys.meta_path])
     with pytest.raises(ModuleNotFoundError, match=rf"^{what} needs the package {package}, which is missing"):
         call()

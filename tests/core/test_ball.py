@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.cases import Layer, layers
 from helpers.libraries import OPS, Lib, opened
-from helpers.mutants import Function, mutated
+from helpers.mutants import Change, Function, exchanged, mutated
 from helpers.oracle import dense_norm, sigma_star
 from helpers.promises import for_all
 from test_house import CORE
@@ -358,7 +358,7 @@ def taps_are_counted() -> bool:
     return all(sigma_star(specnorm.lmo(gradient)).lo <= 1 for gradient in (smooth, single))
 
 
-def without(name: str) -> Callable[[ast.AST], None]:
+def without(name: str) -> Change:
     """Replaces calls of a function by 0, or by its first argument if it is an outward rounding."""
 
     class Without(ast.NodeTransformer):
@@ -374,32 +374,12 @@ def without(name: str) -> Callable[[ast.AST], None]:
     return change
 
 
-def constant(old: str, new: str) -> Callable[[ast.AST], None]:
-    """Replaces an expression of the function by another."""
-
-    class Exchanged(ast.NodeTransformer):
-        found = False
-
-        def visit(self, node: ast.AST) -> Any:
-            if isinstance(node, ast.expr) and ast.unparse(node) == old:
-                self.found = True
-                return ast.parse(new, mode="eval").body
-            return self.generic_visit(node)
-
-    def change(tree: ast.AST) -> None:
-        exchanged = Exchanged()
-        exchanged.visit(tree)
-        assert exchanged.found, old
-
-    return change
-
-
-MUTANTS: dict[str, tuple[str, Callable[[ast.AST], None], Callable[[], bool]]] = {
+MUTANTS: dict[str, tuple[str, Change, Callable[[], bool]]] = {
     "roundings of a product": ("_square_up", without("gamma"), norm_of_a_row_is_bounded),
-    "roundings of the answer": ("_scaled", constant("limit.unit", "0.0"), rounding_of_the_answer_is_counted),
+    "roundings of the answer": ("_scaled", exchanged("limit.unit", "0.0"), rounding_of_the_answer_is_counted),
     "underflow of the answer": ("_scaled", without("_norm_of_underflow"), underflow_is_counted),
-    "the norm of a tap": ("scaled_within", constant("bounds[1]", "0 * bounds[1]"), taps_are_counted),
-    "repeated pixels": ("Limit.of", constant("spec.padding_gain_sq", "1.0"), padding_is_counted),
+    "the norm of a tap": ("scaled_within", exchanged("bounds[1]", "0 * bounds[1]"), taps_are_counted),
+    "repeated pixels": ("Limit.of", exchanged("spec.padding_gain_sq", "1.0"), padding_is_counted),
     "the taps": ("scaled_within", without("supremum_up_from_unfolding"), taps_are_counted),
     "points between those of the grid": ("_norm_on_grid_up", without("everywhere_up"), grid_is_counted),
 }

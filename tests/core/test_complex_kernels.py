@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.errors import KernelError, MethodError
+from specnorm.methods import PowerTopK
 
 pytestmark = pytest.mark.libraries
 
@@ -83,8 +84,13 @@ def test_layers_at_a_size(name: str) -> None:
     lower, upper = specnorm.enclose_smallest(kernel, size, **geometry)
     assert lower <= values[-1] * (1 + 1e-9)
     assert upper >= values[-1] * (1 - 1e-9)
-    found = specnorm.singular_values(kernel, size, k=3, **geometry)
-    np.testing.assert_allclose(found, values[:3], rtol=1e-4)
+    for k in (1, 3, len(values)):
+        found = specnorm.measure(kernel, PowerTopK(k=k), input_shape=size, **geometry)
+        assert found.value.shape == found.stats["residuals"].shape == (k,)
+        for each in (found.value, specnorm.singular_values(kernel, size, k=k, **geometry)):
+            np.testing.assert_allclose(each, values[:k], atol=1e-4 * values[0])
+    with pytest.raises(MethodError, match=rf"k={len(values) + 1} .* has {len(values)}\."):
+        specnorm.singular_values(kernel, size, k=len(values) + 1, **geometry)
     if geometry.get("padding_mode", "circular") == "circular":
         np.testing.assert_allclose(specnorm.singular_values(kernel, size, **geometry), values, atol=1e-9 * values[0])
     if not geometry.get("transposed"):

@@ -14,7 +14,7 @@ from helpers.cases import PUBLIC
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specnorm.errors import GeometryError, MethodError, NoBackend
+from specnorm.errors import GeometryError, LayoutWarning, MethodError, NoBackend
 from specnorm.methods import Gram
 
 specnorm: Any = importlib.import_module("specnorm")  # called with what its types refuse
@@ -181,3 +181,28 @@ def test_a_name_of_another_package_is_told() -> None:
         with pytest.raises(AttributeError, match=package):
             getattr(specnorm, name)
     assert str(specnorm.complete(np.ones((2, 2, 3)))).startswith("Completed(6.00")
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 16, 32), (3, 3, 3, 16), (3, 3, 1, 32), (5, 16, 32), (3, 3, 3, 8, 16)])
+def test_a_kernel_in_another_frameworks_order_is_noticed(shape: tuple[int, ...]) -> None:
+    with pytest.warns(LayoutWarning, match=r"layout='D?H?WIO'") as caught:
+        specnorm.f4_bound(np.ones(shape))
+    assert caught[0].filename == __file__
+    specnorm.f4_bound(np.ones(shape), layout={3: "OIW", 4: "OIHW", 5: "OIDHW"}[len(shape)])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (16, 3, 3, 3),
+        (3, 3, 3, 3),
+        (3, 3, 7, 7),
+        (3, 3, 15, 15),
+        (768, 3, 16, 16),
+        (3, 3, 1, 1),
+        (3, 1, 1, 7),
+        (258, 1, 256),
+    ],
+)
+def test_usual_kernels_of_torch_are_not_doubted(shape: tuple[int, ...]) -> None:
+    specnorm.f4_bound(np.ones(shape))

@@ -1,6 +1,14 @@
-"""Functions with one thing changed in their syntax tree, in place while a check looks.
+"""Mistakes that are planted in functions, in place while checks look: what kinds there are, where they can be made.
 
-The code object of a function is exchanged, so that whoever has imported it runs the mutant, too.
+A kind of mistake changes one place of a function's syntax tree. The function's code object is exchanged, so that
+whoever has imported it runs the mistake, too. `mistakes` lists those of some kinds in some functions, and `noticed_by`
+plants one and names the first of some checks that finds something wrong. `exchanged` and `rewritten` are for mistakes
+that are written by hand.
+
+Kinds: of arithmetic (the largest for the product, an axis forgotten, the wrong end of several numbers, a number on the
+wrong side by what rounding could make of it, here visibly, by a thousandth, an epsilon left out); of hypotheses, which
+are the conditions of refusals and what predicates answer (a term left out, a comparison weaker by one, any for all); of
+claims (one that is too sharp); of roundings (none counted).
 """
 
 from __future__ import annotations
@@ -8,21 +16,25 @@ from __future__ import annotations
 import ast
 import copy
 import functools
+import gc
 import importlib.util
 import inspect
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType
 from typing import Any
 
-import specnorm_check
 from test_house import core_files, makes_claims, module_of, other_files
 
 Change = Callable[[ast.AST], None]
 """Of a function's own tree, in place."""
+Check = Callable[[], Iterator[str]]
+"""What is wrong, found one by one."""
+VISIBLE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -89,44 +101,366 @@ def _code(tree: ast.Module, path: Path, name: str) -> CodeType:
     raise LookupError(name)
 
 
+@functools.cache
+def caches() -> list[Any]:
+    things = (x for x in gc.get_objects() if isinstance(x, functools._lru_cache_wrapper))
+    return [x for x in things if x.__module__.startswith("specnorm")]
+
+
+def forget() -> None:
+    """What functions have remembered."""
+    for cache in caches():
+        cache.cache_clear()
+
+
+@contextmanager
+def _planted(function: Function, tree: ast.Module) -> Iterator[None]:
+    there = _object(function)
+    before = there.__code__
+    there.__code__ = _code(ast.fix_missing_locations(tree), function.path, function.name)
+    forget()
+    try:
+        yield
+    finally:
+        there.__code__ = before
+        forget()
+
+
 @contextmanager
 def mutated(function: Function, change: Change) -> Iterator[None]:
     """The function with a change, which is given a copy of its tree."""
     tree = copy.deepcopy(_parsed(function.path))
     change(dict(functions_of(tree))[function.name])
-    there = _object(function)
-    before = there.__code__
-    there.__code__ = _code(ast.fix_missing_locations(tree), function.path, function.name)
-    try:
+    with _planted(function, tree):
         yield
+
+
+@contextmanager
+def rewritten(folder: Path, right: str, wrong: str) -> Iterator[None]:
+    """The function that has a text, in one place of a folder's files, with another one there."""
+    (path,) = (path for path in folder.rglob("*.py") if right in path.read_text(encoding="utf-8"))
+    before, after = path.read_text(encoding="utf-8").split(right)
+    line = (before + right).rstrip().count("\n") + 1
+    (name,) = (name for name, node in _functions(path).items() if node.lineno <= line <= (node.end_lineno or 0))
+    with _planted(Function(path, name), ast.parse(before + wrong + after)):
+        yield
+
+
+# -- kinds: arithmetic -------------------------------------------------------------------------------------------------
+Sites = Iterator[tuple[ast.AST, ast.AST]]
+"""Nodes of a function, each with what a mistake makes of it."""
+
+
+def everywhere(change: Callable[[Any], ast.expr | None]) -> Callable[[ast.AST], Sites]:
+    """A kind that changes expressions wherever they stand."""
+
+    def sites(tree: ast.AST) -> Sites:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.expr) and (other := change(node)) is not None:
+                yield node, other
+
+    return sites
+
+
+def expression(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def called(node: ast.AST) -> str:
+    """The name of the function that an expression calls."""
+    return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+
+
+def largest_for_product(node: ast.Call) -> ast.expr | None:
+    if called(node) in ("math.prod", "np.prod"):
+        return expression(f"max({ast.unparse(node.args[0])}, default=1)")
+    return None
+
+
+def axis_forgotten(node: ast.Call) -> ast.expr | None:
+    if called(node) in ("math.prod", "np.prod"):
+        return expression(f"math.prod(tuple({ast.unparse(node.args[0])})[1:])")
+    return None
+
+
+OTHER_END = {
+    "max": "min", "min": "max", "xp.max": "xp.min", "xp.min": "xp.max", "np.max": "np.min",
+    "xp.maximum": "xp.minimum", "xp.minimum": "xp.maximum", "np.maximum": "np.minimum", "np.minimum": "np.maximum",
+}  # fmt: skip
+
+
+def other_end(node: ast.Call) -> ast.expr | None:
+    if called(node) in OTHER_END:
+        keywords = [k for k in node.keywords if k.arg != "default" or called(node) == "max"]
+        return ast.Call(expression(OTHER_END[called(node)]), node.args, keywords)
+    return None
+
+
+def rounded_inward(node: ast.Call) -> ast.expr | None:
+    """The number that is rounded outward, off to the other side."""
+    name = called(node)
+    if name in ("rounding.up", "rounding.down"):
+        return ast.BinOp(node.args[0], ast.Mult(), ast.Constant(1 - VISIBLE if name.endswith("up") else 1 + VISIBLE))
+    if name.startswith("host.") and name.rpartition("_")[2] in ("up", "down"):
+        return ast.BinOp(node, ast.Mult(), ast.Constant(1 - VISIBLE if name.endswith("up") else 1 + VISIBLE))
+    if name == "host.inflate":
+        return ast.BinOp(node.args[0], ast.Mult(), ast.Constant(1 - VISIBLE))
+    return None
+
+
+def term_left_out(node: ast.Call) -> ast.expr | None:
+    """The last term of an outward sum or difference."""
+    if called(node) in ("host.add_up", "host.sub_down") and len(node.args) > 1:
+        return node.args[0]
+    return None
+
+
+EPSILON = re.compile("error|lost|loss|tiny|underflow|rounded|truncation")
+
+
+def epsilon_left_out(node: ast.expr) -> ast.expr | None:
+    """What a sum or a difference has beside what allows for errors."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)):
+        return None
+    if EPSILON.search(ast.unparse(node.right)):
+        return node.left
+    return node.right if isinstance(node.op, ast.Add) and EPSILON.search(ast.unparse(node.left)) else None
+
+
+# -- kinds: hypotheses -------------------------------------------------------------------------------------------------
+Conditions = Iterator[tuple[ast.expr, bool]]
+"""Conditions, each with the value that claims more."""
+
+
+def conditions(tree: ast.AST) -> Conditions:
+    """On what a function refuses, ``if ...: raise HypothesisError(...)``; of a predicate, what it answers."""
+    answers = ast.unparse(getattr(tree, "returns", None) or ast.Constant(None)) == "bool"
+    for node in ast.walk(tree):
+        first = node.body[0] if isinstance(node, ast.If) else None
+        if isinstance(first, ast.Raise) and "HypothesisError" in ast.unparse(first):
+            yield node.test, False  # type: ignore[attr-defined]
+        elif answers and isinstance(first, ast.Return) and isinstance(first.value, ast.Constant):
+            yield node.test, bool(first.value.value)  # type: ignore[attr-defined]
+        elif answers and isinstance(node, ast.Return) and not isinstance(node.value, ast.Constant | None):
+            yield node.value, True
+
+
+def terms(tree: ast.AST) -> Conditions:
+    """Conditions and what they are made of, also where names stand for it; first a whole, then its parts."""
+    named: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            named.setdefault(node.targets[0].id, []).append(node.value)
+    seen: set[tuple[ast.expr, bool]] = set()
+
+    def parts(node: ast.expr, more: bool) -> Conditions:
+        if (node, more) in seen:
+            return
+        seen.add((node, more))
+        yield node, more
+        inside: list[ast.expr] = []
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            inside, more = [node.operand], not more
+        elif isinstance(node, ast.BoolOp):
+            inside = node.values
+        elif isinstance(node, ast.Name):
+            inside = named.get(node.id, [])
+        elif isinstance(node, ast.IfExp):
+            inside = [node.body, node.orelse]
+        elif isinstance(node, ast.Call) and called(node).rpartition(".")[2] in ("bool", "all", "any"):
+            of = node.args or [node.func.value]  # type: ignore[attr-defined]
+            inside = [of[0].elt if isinstance(of[0], ast.GeneratorExp) else of[0]]
+        for each in inside:
+            yield from parts(each, more)
+
+    for condition in conditions(tree):
+        yield from parts(*condition)
+
+
+def condition_left_out(tree: ast.AST) -> Sites:
+    """A term that is not asked: of several that all must hold, or of a comparison with several links, each."""
+    whole = {node for node, _ in conditions(tree)}
+    for node, more in terms(tree):
+        if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And) is more:
+            yield from ((each, ast.Constant(more)) for each in node.values)
+        elif isinstance(node, ast.Compare) and len(node.ops) > 1 and more:
+            values = [node.left, *node.comparators]
+            links = [ast.Compare(values[at], [op], [values[at + 1]]) for at, op in enumerate(node.ops)]
+            for at in range(len(links)):
+                yield node, ast.BoolOp(ast.And(), [*links[:at], *links[at + 1 :], ast.Constant(True)])
+        elif node in whole and not isinstance(node, ast.BoolOp):
+            yield node, ast.Constant(more)
+
+
+def weaker_by_one(tree: ast.AST) -> Sites:
+    """A comparison that holds one step too early, of whole numbers: of others at its border, or far beyond."""
+    other = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
+    for node, more in terms(tree):
+        if isinstance(node, ast.Compare):
+            values = [node.left, *node.comparators]
+            for at, op in enumerate(node.ops):
+                strict, up = isinstance(op, ast.Lt | ast.Gt), isinstance(op, ast.Gt | ast.GtE)
+                if not strict and not isinstance(op, ast.LtE | ast.GtE):
+                    continue
+                ops, numbers = list(node.ops), list(values)
+                if strict is more:
+                    ops[at] = other[type(op)]()
+                else:  # ``a <= b`` becomes ``a <= b + 1``; where it refuses, ``a < b`` becomes ``a + 1 < b``
+                    side = at + 1 if up is not more else at
+                    numbers[side] = ast.BinOp(numbers[side], ast.Add(), ast.Constant(1))
+                yield node, ast.Compare(numbers[0], ops, numbers[1:])
+
+
+def any_for_all(tree: ast.AST) -> Sites:
+    for node, more in terms(tree):
+        word, instead = ("all", "any") if more else ("any", "all")
+        before, dot, name = called(node).rpartition(".")
+        if name == word:
+            yield node, ast.Call(expression(before + dot + instead), node.args, node.keywords)  # type: ignore[attr-defined]
+
+
+# -- kinds: claims and roundings ---------------------------------------------------------------------------------------
+MAKERS = {
+    "Upper._by_rule": "({}) / 2", "make_upper": "({}) / 2", "Upper._of_stack": "({}) / 2",
+    "Lower._by_rule": "({}) * 2 + 1e-3", "make_lower": "({}) * 2 + 1e-3",
+    "Upper._largest": "sorted({}, key=float)[:-1]",
+}  # fmt: skip
+"""Constructors of claims, and what makes the claim of a number too sharp, or forgets the largest part."""
+
+
+def claim_too_sharp(node: ast.Call) -> ast.expr | None:
+    if called(node) not in MAKERS or ast.unparse(node.args[0]) == "0.0":  # half of nothing is nothing
+        return None
+    value = expression(MAKERS[called(node)].format(ast.unparse(node.args[0])))
+    return ast.Call(node.func, [value, *node.args[1:]], node.keywords)
+
+
+ALLOWANCES = {"gamma", "product_error", "phase_error"}
+
+
+def rounding_uncounted(tree: ast.AST) -> Sites:
+    """All calls of allowances in a function are 0: either may cover usual errors of another."""
+    other = copy.deepcopy(tree)
+
+    class Uncounted(ast.NodeTransformer):
+        found = False
+
+        def visit_Call(self, node: ast.Call) -> ast.AST:
+            if called(node).rpartition(".")[2] not in ALLOWANCES:
+                return self.generic_visit(node)
+            self.found = True
+            return ast.Constant(0.0)
+
+    changed = Uncounted()
+    changed.visit(other)
+    if changed.found:
+        yield tree, other
+
+
+ARITHMETIC: dict[str, Callable[[ast.AST], Sites]] = {
+    "the largest for the product": everywhere(largest_for_product),
+    "an axis forgotten": everywhere(axis_forgotten),
+    "the other end": everywhere(other_end),
+    "on the wrong side": everywhere(rounded_inward),
+    "a term left out": everywhere(term_left_out),
+    "an epsilon left out": everywhere(epsilon_left_out),
+}
+HYPOTHESES: dict[str, Callable[[ast.AST], Sites]] = {
+    "not asked": condition_left_out,
+    "weaker by one": weaker_by_one,
+    "any for all": any_for_all,
+}
+CLAIMS = {"too sharp": everywhere(claim_too_sharp)}
+ROUNDINGS = {"uncounted": rounding_uncounted}
+KINDS = ARITHMETIC | HYPOTHESES | CLAIMS | ROUNDINGS
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+@functools.cache
+def places(function: Function, kind: str) -> tuple[tuple[str, str], ...]:
+    """What a kind can change in a function, and what it makes of it."""
+    return tuple((ast.unparse(node), ast.unparse(other)) for node, other in KINDS[kind](function.tree()))
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One place of a function, changed: the one with a number among those that its kind can change."""
+
+    function: Function
+    kind: str
+    number: int
+
+    @property
+    def site(self) -> str:
+        return "" if self.kind in ROUNDINGS else places(self.function, self.kind)[self.number][0]
+
+    def __str__(self) -> str:
+        return f"{self.function} | {self.kind} | {self.site}"
+
+    def __repr__(self) -> str:
+        return f"{self.function}: {self.kind} {self.number}"
+
+    def change(self, tree: ast.AST) -> None:
+        target, other = list(KINDS[self.kind](tree))[self.number]
+        exchange(tree, target, other)
+
+
+def exchange(tree: ast.AST, target: ast.AST, other: ast.AST) -> None:
+    """Put one node in the place of another, in a function."""
+
+    class Changed(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> Any:
+            return other if node is target else self.generic_visit(node)
+
+    if target is tree:
+        tree.body = other.body  # type: ignore[attr-defined]
+    else:
+        Changed().visit(tree)
+
+
+def mistakes(functions: Iterable[Function], kinds: Iterable[str]) -> list[Mistake]:
+    """All that can be planted."""
+    kinds = tuple(kinds)
+    return [Mistake(f, kind, number) for f in functions for kind in kinds for number in range(len(places(f, kind)))]
+
+
+def exchanged(old: str, new: str) -> Change:
+    """The change of a mistake that is written by hand: an expression for another one, wherever it stands."""
+
+    def change(tree: ast.AST) -> None:
+        found = [node for node in ast.walk(tree) if isinstance(node, ast.expr) and ast.unparse(node) == old]
+        assert found, old
+        for node in found:
+            exchange(tree, node, expression(new))
+
+    return change
+
+
+def noticed_by(mistake: Mistake, checks: Mapping[str, Check]) -> str:
+    """The first check that finds something wrong, or ends in an error; or nothing."""
+    with mutated(mistake.function, mistake.change):
+        for name, check in checks.items():
+            try:
+                if next(check(), None):
+                    return name
+            except Exception:
+                return name  # a wrong number may end in an error
+    return ""
+
+
+@functools.cache
+def runs(check: Check) -> set[tuple[str, str]]:
+    """Files and names of the functions that a check runs, as things are."""
+    found = set()
+
+    def note(frame: Any, event: str, _: object) -> None:
+        if event == "call":
+            found.add((frame.f_code.co_filename, frame.f_code.co_qualname.partition(".<locals>")[0]))
+
+    forget()
+    sys.setprofile(note)
+    try:
+        list(check())
     finally:
-        there.__code__ = before
-
-
-def checker(right: str = "", wrong: str = "") -> Any:
-    """A copy of the checker of certificates, with other text in the one place of some: its mutants."""
-    folder = Path(specnorm_check.__file__).parent
-    in_order = (
-        "arithmetic",
-        "layers",
-        "statements",
-        "graphs",
-        "rules",
-        "moves",
-        "branches",
-        "parts",
-        "matrices",
-        "networks",
-        "claims",
-        "files",
-    )
-    names = (*in_order, "__init__")
-    texts = {name: (folder / f"{name}.py").read_text(encoding="utf-8") for name in names}
-    assert not right or sum(text.count(right) for text in texts.values()) == 1, right
-    for name, text in texts.items():
-        full = "changed_check" if name == "__init__" else f"changed_check.{name}"
-        module = ModuleType(full)
-        sys.modules[full] = module
-        changed = (text.replace(right, wrong) if right else text).replace("specnorm_check", "changed_check")
-        exec(compile(changed, full, "exec"), module.__dict__)
-    return sys.modules["changed_check"]
+        sys.setprofile(None)
+    return found

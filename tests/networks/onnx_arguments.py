@@ -102,6 +102,29 @@ def matrices(d: Shapes) -> Arguments:
     return {"A": Slot(shape), "B": Slot(d.choice([right, right, (*shape[:-2], *right)]))}
 
 
+def attended(d: Shapes) -> Arguments:
+    samples, n, m, size, width = (d.randint(1, 3) for _ in range(5))
+    shared, groups = d.choice([(1, 1), (1, 2), (2, 1)])
+    heads = shared * groups
+    apart = d.random() < 0.5
+    shapes = [(samples, heads, n, size), (samples, shared, m, size), (samples, shared, m, width)]
+    if not apart:
+        shapes = [(b, count, h * e) for b, h, count, e in shapes]
+    mask = d.part((samples, heads, n, m))
+    masks = [None, numbers(d, mask), (numbers(d, mask) > 0) | (np.arange(m) == 0)]
+    stated = d.choice(masks) if mask and mask[-1] == m else None
+    found: Arguments = {name: Slot(shape) for name, shape in zip("QKV", shapes, strict=True)}
+    if d.random() < 0.05:  # a cache, which is refused
+        cache = (samples, shared, 1)
+        found |= {"past_key": numbers(d, (*cache, size)), "past_value": numbers(d, (*cache, width))}
+    if d.random() < 0.05:
+        found |= {"nonpad_kv_seqlen": np.full(samples, m)}
+    names = {"q_num_heads": None if apart else heads, "kv_num_heads": None if apart else shared}
+    choices = {"scale": (None, 0.5, -1.0), "is_causal": (None, 0, 1), "softcap": (None, None, None, 0.0, 2.0)}
+    choices |= {"qk_matmul_output_mode": (None, 0, 1), "softmax_precision": (None, 11)}
+    return found | {"attn_mask": stated} | names | {name: d.choice(some) for name, some in choices.items()}
+
+
 def gemm(d: Shapes) -> Arguments:
     shape = d.sizes(2, 2)
     m = d.randint(1, 3)
@@ -422,6 +445,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "ConvTranspose": lambda d: convolution(d, transposed=True),
     "MatMul": matrices,
     "Gemm": gemm,
+    "Attention": attended,
     "BatchNormalization": batch_norm,
     "MaxPool": pooled,
     "AveragePool": pooled,

@@ -83,6 +83,13 @@ def spline(net: Written) -> str:
     return net(written.PLUS, at, net(ops.Product(), share, net(written.MINUS, behind, at)))
 
 
+def attention(net: Written) -> str:
+    length = net(ops.Norm((2,), keep=True), "x")
+    x = net(ops.Normalise((2,), 0.0, "length", floor=0.5), "x", length)
+    keys = net(ops.Permute((0, 2, 1)), matrix(net, 4, x))
+    return net(ops.MatrixProduct(), net(ops.Softmax((2,)), net(ops.MatrixProduct(), matrix(net, 4, x), keys)), x)
+
+
 OF_PATTERNS: dict[str, Loss] = {
     "_as_earlier_value": Loss(reshaped_and_back),
     "as_reflection": Loss(lambda net: written.householder(net, products=True)),
@@ -99,6 +106,7 @@ OF_PATTERNS: dict[str, Loss] = {
     "as_sigmoid_of_product": Loss(logistic),
     "as_log_sum_exp": Loss(written.log_sum_exp),
     "as_extreme_of_moves": Loss(largest_of_halves, 2.2),
+    "as_attention": Loss(attention, 1.5, shape=(1, 5, 4)),
 }
 
 
@@ -150,6 +158,7 @@ OTHERS: dict[str, tuple[Any, Callable[..., Any], Loss]] = {
         recognition, lambda graph: list(graph.nodes), Loss(lambda net: written.gate(net, ops.Sigmoid()))
     ),
     "_by_output_channel": (propagation, lambda *_: None, Loss(normalised_batch, 1.1, shape=SMALL)),
+    "claim_of_attention": (propagation, lambda *_: None, Loss(attention, 1.1, shape=(1, 5, 4))),
     "claims_of_blocks": (branches, lambda *_: iter(()), Loss(coupling, 1.35)),
     "_linear_parts": (branches, lambda *_: [], Loss(less_the_mean, 1.9)),
     "_some_channels": (combinations, without_sum, Loss(half_of_the_channels, 1.2, Scaled(steps=20), SMALL)),

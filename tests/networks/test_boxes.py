@@ -82,6 +82,6 @@ def test_what_is_no_graph_or_no_centre_is_answered_in_words() -> None:
     with pytest.raises(MethodError, match=r"takes a Graph, not a dict: network_graph\(model, shape\) makes one"):
         within({}, 0, 1)  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="margins takes a Graph, not a dict"):
-        margins({})
+        margins({})  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="has arrays for z; the network has the input x, too"):
         bound(graph, radius=1.0, centre={"z": np.zeros((1, 2))})

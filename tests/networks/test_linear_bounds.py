@@ -5,7 +5,6 @@ Attacks go downhill by Jacobians that `dense_networks` computes from dense matri
 
 from __future__ import annotations
 
-import ast
 import itertools
 import math
 import os
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.mutants import Function, mutated
+from helpers.mutants import Function, exchanged, mutated
 from networks.dense_networks import CHAINS, Network
 from specnorm_networks import Graph, Layer, Node, within
 from specnorm_networks.certified import operators
@@ -273,25 +272,6 @@ def test_no_output_of_random_programs_is_below_its_bound() -> None:
 
 
 # -- what is needed ----------------------------------------------------------------------------------------------------
-def replaced(old: str, new: str) -> Callable[[ast.AST], None]:
-    """The change that puts an expression in the place of another."""
-
-    class Other(ast.NodeTransformer):
-        count = 0
-
-        def visit(self, node: ast.AST) -> ast.AST:
-            if isinstance(node, ast.expr) and ast.unparse(node) == old:
-                Other.count += 1
-                return ast.parse(new, mode="eval").body
-            return self.generic_visit(node)
-
-    def change(tree: ast.AST) -> None:
-        Other().visit(tree)
-        assert Other.count, old
-
-    return change
-
-
 def of(module: Any, name: str) -> Function:
     return Function(Path(module.__file__), name)
 
@@ -349,24 +329,24 @@ def test_a_part_that_is_left_out_is_noticed(name: str) -> None:
     where = (
         of(ranges, f"Walk.{method}") if method in ("visit", "_image") else of(linear_bounds, f"LinearBounds.{method}")
     )
-    with mutated(where, replaced(old, new)):
+    with mutated(where, exchanged(old, new)):
         assert noticed()
 
 
 @pytest.mark.parametrize("name", OF_OFFSETS)
 def test_a_part_of_the_offset_that_is_left_out_is_noticed(name: str) -> None:
     function, expression, other = OF_OFFSETS[name]
-    with mutated(function, replaced(expression, other)), pytest.raises(AssertionError):
+    with mutated(function, exchanged(expression, other)), pytest.raises(AssertionError):
         test_offsets_against_enumeration()
 
 
 def test_rounding_that_is_not_counted_is_noticed() -> None:
-    sums = of(linear_bounds, "LinearBounds._linear_offset"), replaced("host.next_up(rounding + error)", "0 * rounding")
-    product = of(linear_bounds, "LinearBounds._product"), replaced("flat @ addend - rounding", "flat @ addend")
+    sums = of(linear_bounds, "LinearBounds._linear_offset"), exchanged("host.next_up(rounding + error)", "0 * rounding")
+    product = of(linear_bounds, "LinearBounds._product"), exchanged("flat @ addend - rounding", "flat @ addend")
     with (
         mutated(*sums),
         mutated(*product),
-        mutated(PARABOLAS, replaced("least.sum(axis=1) - rounding.of_rows(lam)", "least.sum(axis=1)")),
+        mutated(PARABOLAS, exchanged("least.sum(axis=1) - rounding.of_rows(lam)", "least.sum(axis=1)")),
         pytest.raises(AssertionError),
     ):
         test_rounding_is_counted()

@@ -399,9 +399,21 @@ LEFT: dict[str, Write] = {
     "a multiple that underflows": lambda net: net(
         ops.Product(), net.scaled(1e-200), net(ops.Reciprocal(1e-200), net(ops.HardTanh(0.1, math.inf), net(NORM, "x")))
     ),
+    "attention whose weights are those of columns": lambda net: attention(net, axis=2),
+    "attention whose masked scores are 0": lambda net: attention(net, filling=0.0),
+    "attention with scores that are added": lambda net: attention(net, more=True),
     "a share below 0": lambda net: by_share_of_length(net, -3.0),
     "a negative eps": lambda net: normalised(net, "mean square, inverse", eps=-1e-3),
 }  # fmt: skip
+
+
+def attention(net: Written, axis: int = 3, filling: float | None = None, *, more: bool = False) -> str:
+    scores = net(ops.MatrixProduct(), "x", net(ops.Permute((0, 1, 3, 2)), "x"))
+    if filling is not None:
+        scores = net(ops.Where(lambda: np.eye(4) > 0), scores, net.constant(filling))
+    if more:
+        scores = net(PLUS, scores, "x")
+    return net(ops.MatrixProduct(), net(ops.Softmax((axis,)), scores), "x")
 
 
 def points() -> list[Any]:

@@ -102,7 +102,6 @@ def mistakes(kernel: Kernel) -> None:
     specnorm.grid_bound(kernel, strides=2)  # type: ignore[call-arg]
     specnorm.grid_bound(kernel, padding_mode="zero")  # type: ignore[arg-type]
     specnorm.measure(kernel, "tn")  # type: ignore[arg-type]
-    specnorm.power_norm(kernel)  # type: ignore[call-arg]
     print(specnorm.enclose(kernel).high)  # type: ignore[attr-defined]
     specnorm.certify(kernel, "1")  # type: ignore[arg-type]
     specnorm.enclose("model.onnx")  # type: ignore[arg-type]

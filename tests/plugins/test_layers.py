@@ -62,6 +62,25 @@ def test_torch_layers(name: str) -> None:
 
 
 @pytest.mark.usefixtures("seeded_torch")
+@pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag", "Bilinear"])
+def test_torch_modules_with_a_matrix(kind: str) -> None:
+    """What `spectral_norm` constrains is measured: the matrix of the weight, with a row for each of its entries."""
+    torch: Any = pytest.importorskip("torch")
+    import specnorm_torch
+
+    module = getattr(torch.nn, kind)(*(5, 4, 3)[: 3 if kind == "Bilinear" else 2])
+    true = float(np.linalg.norm(module.weight.detach().flatten(1).double(), 2))
+    assert (
+        float(specnorm.enclose(module).lower) <= true * (1 + 1e-6) <= float(specnorm.enclose(module).upper) * (1 + 1e-5)
+    )
+    assert specnorm.rescale(module, 0.5).shape == module.weight.shape
+    model = specnorm_torch.spectral_norm(torch.nn.Sequential(module))
+    specnorm_torch.rescale_(model, 1.0)
+    assert specnorm.certify(model[0], 1.0)
+    assert "1 of 1" in repr(specnorm.audit(model))
+    assert any("upper" in word for word in specnorm_torch.NormMonitor(model, every=1)(0))
+
+
 def test_torch_parametrised_layers_have_their_gradient() -> None:
     torch: Any = pytest.importorskip("torch")
     layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 3, stride=2))

@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
@@ -26,6 +26,9 @@ from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.report import Report, environment
 from specnorm_audit.rows import Row
 from specnorm_audit.streams import Tick
+
+if TYPE_CHECKING:
+    from specnorm_audit.attention.measuring import LogitRow
 
 
 def audit(
@@ -49,6 +52,7 @@ def audit(
     certificate: bool = False,
     assume_stored: str | Sequence[str] = (),
     ignore: str | Sequence[str] = (),
+    attention: Mapping[str, Any] | Literal["auto"] | None = None,
 ) -> Report:
     """Prove bounds on the spectral norm of every convolution and linear layer of a model.
 
@@ -78,7 +82,8 @@ def audit(
         Relative width of the proven interval.
     budget : float or None, default 60
         Time limit in seconds for the interval of one layer and its columns together. Columns that have not been started
-        by then are omitted, and ``Row.note`` says how wide the interval is. None: no limit.
+        by then are omitted, and ``Row.note`` says how wide the interval is. Also the time limit of the search for the
+        network's bound, as of `specnorm_networks.network_bound`. None: no limit.
     executor : concurrent.futures.Executor, optional
         Executor that measures the layers. None: this process measures them one by one. If an executor loses a layer
         (its worker dies or it breaks), or returns a row with another name, kernel or geometry, the layer's row has
@@ -92,8 +97,8 @@ def audit(
         None: the mode that the file states, or else zeros; the row says then that it was assumed.
     geometry : mapping of str to mapping, optional
         Geometry of layers by shell patterns on their names: ``stride``, ``dilation``, ``groups``, ``transposed``,
-        ``layout``, ``padding_mode``, ``padding`` (also "valid", or "same_upper" as in TensorFlow). It overrides the
-        file; if several patterns match, the last one counts.
+        ``layout``, ``padding_mode``, ``padding`` (also "valid", "same_lower", or "same_upper" as in TensorFlow). It
+        overrides the file; if several patterns match, the last one counts.
     backend, device : str, optional
         Array library to measure with, by the name of its plugin, and one of its devices. None: NumPy for files, the
         arrays' own library for a mapping.
@@ -102,7 +107,8 @@ def audit(
         each step of the search for the network's bound, with (steps done, largest number of steps, text): the text
         "START to END" names the values between which layers are bounded together.
     max_bytes : int, default 8 GiB
-        Limit on the total size of a file's arrays; a larger file raises an error.
+        Limit on what a file's arrays may take in memory; a larger file raises an error. Of safetensors, which are read
+        array by array, it is the limit on each array.
     certificate : bool, default False
         Search for proofs that others can check (`docs/check-it-yourself.md`), and add ``Report.certificate``: an upper
         bound on each layer at every input size.
@@ -111,6 +117,11 @@ def audit(
         in the file. The report repeats them (``Report.assume_stored``).
     ignore : str or sequence of str, optional
         Shell patterns on names of arrays that no layer uses, as the caller knows. The report repeats them.
+    attention : "auto" or mapping, optional
+        Also bound the largest logits of attention heads (`specnorm.logit_bound`), in ``Report.attention``. "auto":
+        heads, rotary positions and norms are those of ``config.json`` beside the file, for the model types llama,
+        mistral, mixtral, qwen2, qwen3, gpt2, bert, roberta and vit. A mapping has further facts, or others, by the same
+        names; ``names`` are those of the arrays (`docs/audit.md`).
 
     Returns
     -------
@@ -148,6 +159,7 @@ def audit(
         certificate=certificate,
         assume_stored=assume_stored,
         ignore=ignore,
+        attention=attention,
     )
     return answered(source, question, executor=executor, progress=progress)
 
@@ -184,6 +196,9 @@ def answered(
         _check_patterns(question.ignore, names, label, "ignore")
         check_names(settings.geometry, selection.names)
         rows = _measured(selected, settings, executor, progress)
+        logits: tuple[LogitRow, ...] = ()
+        if question.attention is not None:
+            logits = _logits(model, selection, path, question, executor)
         network = None
         seconds = _seconds_of_network(settings.budget)
         if patterns is None and model.network is not None:  # a part of the layers is no network
@@ -191,7 +206,8 @@ def answered(
 
             shapes = sizes.by_name or sizes.of_caller
             network = network_of(
-                model, rows, shapes, input_range=question.input_range, progress=progress, seconds=seconds
+                model, rows, shapes, input_range=question.input_range, budget=settings.budget, progress=progress,
+                seconds=seconds,
             )  # fmt: skip
         claims = None
         without_claim: list[str] = []
@@ -223,7 +239,24 @@ def answered(
         live=is_live_model,
         assume_stored=question.assume_stored,
         ignore=question.ignore,
+        attention=logits,
     )
+
+
+def _logits(
+    model: ModelArrays, selection: Selection, path: str | None, question: Question, executor: Executor | None
+) -> tuple[LogitRow, ...]:
+    """Return the rows of attention layers; their matrices are those that layers are known to use."""
+    from specnorm_audit.attention.measuring import rows  # most audits do not ask for it
+
+    layers = selection.layers
+    if question.layers is not None:
+        layers = select(
+            model.arrays, arrays_are_the_callers=path is None, written_in=model.convention,
+            assume_stored=question.assume_stored,
+        ).layers  # fmt: skip
+    used = {layer.tensor.name: layer.tensor for layer in layers if layer.refusal is None and layer.kind == "linear"}
+    return tuple(rows(model.arrays, used, path, question.attention or {}, executor))
 
 
 def _as_matrix(tensor: Tensor) -> str:

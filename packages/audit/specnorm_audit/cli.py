@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import sys
+import tomllib
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,7 +32,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     text = io.StringIO()
     code: Any = TROUBLE
     try:
-        code = application.main(args=arguments, prog_name="specnorm", standalone_mode=False)
+        code = application.main(
+            args=arguments, prog_name="specnorm", standalone_mode=False, default_map={"audit": _defaults()}
+        )
     except click.ClickException as error:
         error.show(text)
     except (click.Abort, KeyboardInterrupt):
@@ -51,6 +56,42 @@ def run(arguments: Sequence[str] | None = None) -> int:
     return OK if is_flushed else TROUBLE
 
 
+def _defaults() -> dict[str, Any]:
+    """Return the options that the table ``[tool.specnorm]`` of pyproject.toml in the current folder states.
+
+    Raises
+    ------
+    ClickException
+        If the file is no TOML, or names an option that the command ``audit`` does not have.
+    """
+    path = Path("pyproject.toml")
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return {}
+    if b"tool.specnorm" not in content:
+        return {}
+    try:
+        table = tomllib.loads(content.decode())["tool"]["specnorm"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise click.ClickException(f"{path}: [tool.specnorm] cannot be read: {error}.") from error
+    command: click.Command = import_module("specnorm_audit.commands.audit").command
+    named = {max(option.opts, key=len)[2:]: option for option in command.params if isinstance(option, click.Option)}
+    unknown = [name for name in table if name not in named]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], named, 1)
+        advice = f" Did you mean {near[0]!r}?" if near else ""
+        raise click.ClickException(f"{path}: [tool.specnorm] has {unknown[0]!r}, which is no option of audit.{advice}")
+    return {str(named[name].name): _as_typed(value) for name, value in table.items()}
+
+
+def _as_typed(value: Any) -> Any:
+    """Return a value of TOML as the command line has it: numbers as text, since options read text."""
+    if isinstance(value, list):
+        return [_as_typed(entry) for entry in value]
+    return value if isinstance(value, bool) else str(value)
+
+
 class _Commands(click.Group):
     """Commands that are imported when they are run."""
 
@@ -61,7 +102,10 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name; None if there is none."""
         if cmd_name not in COMMANDS:
-            return None
+            if cmd_name == "gate":
+                raise click.UsageError("A gate is an option: 'specnorm audit MODEL --fail-above L'.", ctx)
+            near = difflib.get_close_matches(cmd_name, COMMANDS, 1)
+            raise click.UsageError(f"No such command {cmd_name!r}.{f' Did you mean {near[0]!r}?' if near else ''}", ctx)
         command: click.Command = import_module(f"specnorm_audit.commands.{cmd_name}").command
         return command
 

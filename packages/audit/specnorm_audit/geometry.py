@@ -236,9 +236,7 @@ def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any
     if amount not in SIZED:
         return amount
     sizes = [size] * spec.ndim if size is None or isinstance(size, int) else list(size)
-    pairs = []
-    for n, k, s, r in zip(sizes, spec.kernel_shape, spec.stride, spec.dilation, strict=False):
-        # Outputs are the input's size over the stride, rounded up. Transposed: times the stride, whatever the size.
-        before, after = padding_rules.same_upper(None if spec.transposed else n, k, s, r)
-        pairs.append((before, after) if amount == "same_upper" else (after, before))
-    return pairs
+    axes = zip(sizes, spec.kernel_shape, spec.stride, spec.dilation, strict=False)
+    # Outputs are the input's size over the stride, rounded up. Transposed: times the stride, whatever the size.
+    rule = padding_rules.same_upper if amount == "same_upper" else padding_rules.same_lower
+    return [rule(None if spec.transposed else n, *axis) for n, *axis in axes]

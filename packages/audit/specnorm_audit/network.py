@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from specnorm_networks import Layer as GraphLayer
-from specnorm_networks import Multipliers, within
+from specnorm_networks import within
 from specnorm_networks.model_arrays import ModelArrays, Sizes
 from specnorm_networks.tools import Measure, NetworkBound, UnknownNode, bound
 
@@ -18,9 +18,6 @@ from specnorm.proof import Upper
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
 from specnorm_audit.streams import Tick
-
-QUICK = Multipliers(steps=50, seconds=3.0, widest=64)
-"""Method for the network in an audit; it takes about as long as the layers."""
 
 
 def ask(
@@ -45,19 +42,23 @@ def network_of(
     input_shape: Sizes,
     *,
     input_range: tuple[float, float] | None = None,
+    budget: float | None = 60.0,
     progress: Tick | None = None,
     seconds: float | None = GRAPH_SECONDS,
 ) -> NetworkBound | None:
     """Bound the network of a model, in the process that has its file open; None: the file has no graph.
 
-    The upper bounds of ``rows`` are used for layers of the same geometry. ``seconds`` limits the processor time in a
+    The upper bounds of ``rows`` are used for layers of the same geometry. ``budget``: as for `network_bound`, whose
+    method is used. ``seconds`` limits the processor time in a
     process that reads files. An error of the graph becomes the reason of an unknown network; only wrong shapes of its
     inputs raise.
     """
     if model.network is None:
         return None
     try:
-        answer: NetworkBound = ask(model, seconds, _bounded, tuple(rows), input_shape, input_range, progress=progress)
+        answer: NetworkBound = ask(
+            model, seconds, _bounded, tuple(rows), input_shape, input_range, budget, progress=progress
+        )
     except GeometryError:
         raise
     except SpecnormError as error:
@@ -70,6 +71,7 @@ def _bounded(
     rows: Sequence[Row],
     input_shape: Sizes,
     input_range: tuple[float, float] | None,
+    budget: float | None,
     progress: Tick | None = None,
 ) -> NetworkBound:
     """Bound the network, in the process that has the file open."""
@@ -92,7 +94,7 @@ def _bounded(
         graph = within(graph, *input_range)
     if not (graph.inputs and graph.outputs):
         raise MethodError("no output of the graph depends on a floating input")
-    return bound(graph, Measure(known=claim_of_row), method=replace(QUICK, progress=progress))
+    return bound(graph, Measure(known=claim_of_row), budget=budget, progress=progress)
 
 
 def _key(spec: ConvSpec) -> ConvSpec | None:

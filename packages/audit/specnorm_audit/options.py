@@ -24,6 +24,7 @@ SUFFIXES = {
     ".md": "markdown",
     ".html": "html",
     ".xml": "junit",
+    ".sarif": "sarif",
 }
 """Formats of reports by the endings of their names."""
 
@@ -92,6 +93,11 @@ def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
         raise click.BadParameter(f"{text!r} cannot be read: {error.strerror or error}.") from error
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"this is not JSON: {error}.") from error
+
+
+def attention(text: str) -> tuple[dict[str, Any], list[str]]:
+    """Return facts of attention from JSON, or from a file of JSON, and a list with the file if it is one."""
+    return ({}, []) if text == "auto" else geometry(text)
 
 
 def size(text: str) -> tuple[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, MethodError
@@ -34,6 +34,8 @@ class Question:
         Shell patterns on names of arrays that no layer uses.
     max_bytes : int
     certificate : bool
+    attention : mapping or None
+        What the caller says of attention layers, whose logits are to be bounded; None: they are not.
     """
 
     settings: measuring.Settings
@@ -44,6 +46,7 @@ class Question:
     ignore: tuple[str, ...]
     max_bytes: int
     certificate: bool
+    attention: Mapping[str, Any] | None = None
 
     @classmethod
     def of(
@@ -59,6 +62,7 @@ class Question:
         certificate: bool = False,
         assume_stored: str | Sequence[str] = (),
         ignore: str | Sequence[str] = (),
+        attention: Mapping[str, Any] | Literal["auto"] | None = None,
         **of_settings: Any,
     ) -> Question:
         """Check the arguments of `specnorm.audit`; ``of_settings`` are those that `Settings` has as they are."""
@@ -75,8 +79,12 @@ class Question:
         for name, value in (("input_range", value_range), ("input_shape by name", sizes.by_name)):
             if value is not None and patterns is not None:
                 raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
+        if attention == "auto":
+            attention = {}
+        if not (attention is None or isinstance(attention, Mapping)):
+            raise MethodError(f'attention={attention!r} is neither "auto" nor a mapping of facts, as in config.json.')
         stored, ignored = (tuple(_patterns(words) or ()) for words in (assume_stored, ignore))
-        return cls(settings, sizes, patterns, value_range, stored, ignored, max_bytes, certificate)
+        return cls(settings, sizes, patterns, value_range, stored, ignored, max_bytes, certificate, attention)
 
 
 class InputSizes(NamedTuple):

@@ -18,6 +18,7 @@ from specnorm_audit.rows import Row, finite
 if TYPE_CHECKING:
     from specnorm_networks.tools import NetworkBound
 
+    from specnorm_audit.attention.measuring import LogitRow
     from specnorm_audit.layer_certificates import Certificate
 
 
@@ -90,6 +91,8 @@ class Report:
         Patterns of kernels that, as the user states, are used as they are stored.
     ignore : tuple of str
         Patterns of arrays that, as the user states, no layer uses.
+    attention : tuple of LogitRow
+        The largest logits of attention layers, if requested.
     """
 
     version: str
@@ -108,6 +111,7 @@ class Report:
     error: str | None = None
     assume_stored: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    attention: tuple[LogitRow, ...] = ()
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -147,6 +151,8 @@ class Report:
         if self.error is not None:
             data["error"] = self.error
         data["layers"] = [row.to_dict() for row in self.layers]
+        if self.attention:
+            data["attention"] = [row.to_dict() for row in self.attention]
         data["summary"] = self.summary
         data["gates"] = [gate.to_dict() for gate in self.gates]
         return data
@@ -234,6 +240,7 @@ def notes(report: Report) -> list[str]:
     lines += tables.assumptions(report.layers)
     if report.network is not None:
         lines += report.network.lines()
+    lines += _attention(report)
     lines += _reasons(report)
     if report.assume_stored:
         patterns = " ".join(f"--assume-stored {visible(pattern)}" for pattern in report.assume_stored)
@@ -244,6 +251,22 @@ def notes(report: Report) -> list[str]:
     remarks = [(row.name, note) for row in report.layers for note in (row.note, row.unsettled) if note is not None]
     for names, note in _shared(remarks):
         lines.append(f"{tables.some(list(map(visible, names)))}: {visible(note).rstrip('.')}.")
+    return lines
+
+
+def _attention(report: Report) -> list[str]:
+    """Say how large the logits of each attention layer can be."""
+    if not report.attention:
+        return []
+    lines = ["Attention: logits are proven to be at most, over all tokens that the norm before a layer can give:"]
+    for row in report.attention:
+        if row.status == "error":
+            lines.append(f"  {visible(row.name)}: error: {visible(str(row.reason or 'the bound is infinite'))}")
+            continue
+        largest, head = row.largest
+        of = f"head {head} of {row.heads}" if len(row.upper) > 1 or row.heads == 1 else "each head"
+        where = f", {row.offsets}" if row.offsets else ""
+        lines.append(f"  {visible(row.name)}: {number(largest, 'upper')} ({of}{where})")
     return lines
 
 

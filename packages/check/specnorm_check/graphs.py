@@ -306,7 +306,7 @@ def set_input_shape(
     numbers = whole_numbers(shape, len(sizes), least=1)
     require_moderate(numbers)
     for size, n in zip(sizes, numbers, strict=True):
-        is_free = size.dim_value == 0
+        is_free = size.dim_value <= 0
         is_same = size.dim_value == n
         require(is_free or is_same, "the model's input has another shape")
         size.dim_value = n

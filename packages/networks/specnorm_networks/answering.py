@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from specnorm.errors import MethodError
 from specnorm.proof import AnyArray, Clock, check_budget
-from specnorm_networks.answer import COMPLETE, NetworkBound
+from specnorm_networks import extensions
+from specnorm_networks.answer import COMPLETE, NetworkBound, RunBound
 from specnorm_networks.bounding import bounded, upper_of
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import NoBoundError, keep_linear_maps
@@ -28,7 +29,7 @@ from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
-from specnorm_networks.extensions import extension
+from specnorm_networks.inequality import Search
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product, Searching
 from specnorm_networks.model import Checked
@@ -97,7 +98,7 @@ def bound(
     method = Multipliers() if method is None else method
     if not isinstance(method, Method):
         raise MethodError(f"method={method!r} is not Product(), Scaled() or Multipliers().")
-    balls = None if radius is None and centre is None else extension("balls")
+    balls = None if radius is None and centre is None else extensions.balls
     ball = None if balls is None else balls.ball_of(graph, radius, centre)
     region = ball or (box_of(graph) if stated_boxes(graph) else None)
     read = prepare(graph)
@@ -164,29 +165,49 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     Units may give less if there are convolutions: weights of channels ignore borders and pooling. If channels cannot
     describe the network at all, units are searched whatever the bound by channels is.
     """
-    by_channels = bounded(graph, measure, method)
+    prepared = prepare(graph)
     if isinstance(method, Product):
-        return [by_channels]
-    nodes = prepare(graph).nodes
-    layers = [node for node in nodes if node.is_layer]
-    channels_are_not_enough = has_function_with_positive_slopes(graph) or _lacks_channels(graph, len(layers))
+        return [bounded(graph, measure, method)]
+    written = written_out(prepared)[-1]
+    written = with_slopes_on(written, unlimited_ranges(written))
+    search: Search | None = None
+    if isinstance(method, Multipliers) and method.widest is None:
+        with suppress(NoBoundError):
+            search = Search(written, measure, method)
+    by_channels = bounded(graph, measure, method)
+    if search is not None:
+        with suppress(NoBoundError):
+            by_channels = _with_whole(by_channels, search.bound(upper_of(by_channels)))
+    layers = [node for node in prepared.nodes if node.is_layer]
+    channels_are_not_enough = has_function_with_positive_slopes(graph) or _lacks_channels(prepared, len(layers))
     # Channels of these are not units: those of sorting keep only that it moves no two vectors further apart.
-    units_know_more = any(node.operator.units_say_more for node in nodes)
+    units_know_more = any(node.operator.units_say_more for node in prepared.nodes)
     if not channels_are_not_enough and not units_know_more:
         return [by_channels]
-    written = written_out(prepare(graph))[-1]
-    limit = math.inf if channels_are_not_enough else upper_of(by_channels)
+    limit = math.inf if channels_are_not_enough and search is None else upper_of(by_channels)
     answers = [by_channels]
     with suppress(NoBoundError):
-        by_units = bound_by_units(with_slopes_on(written, unlimited_ranges(written)), measure, method, limit=limit)
+        by_units = bound_by_units(written, measure, method, limit=limit)
         answers.append(_with_steps_of(by_channels, by_units))
     return answers
+
+
+def _with_whole(by_channels: NetworkBound, whole: RunBound) -> NetworkBound:
+    """Return an answer with the smaller bound of the network as a whole."""
+    claim = by_channels.claim
+    if claim is None or claim.what != whole.claim.what or not whole.upper < claim.value:
+        raise NoBoundError("not a smaller bound of the same network")
+    nodes = tuple(replace(step, claim=whole.claim) if step.name == whole.end else step for step in by_channels.nodes)
+    whole = replace(whole, product=by_channels.product)
+    return replace(
+        by_channels, claim=whole.claim, ends={whole.end: whole.claim}, nodes=nodes, runs=(*by_channels.runs, whole)
+    )
 
 
 def _lacks_channels(graph: Graph, layers: int) -> bool:
     """Whether a run flattens channels, or not all of the network's ``layers`` layers are in runs."""
     layers_in_runs = 0
-    for run in runs(prepare(graph)):
+    for run in runs(graph):
         for link in run.links:
             if link.repeat > 1:
                 return True

@@ -1,31 +1,10 @@
-"""Questions that extensions answer, found by entry point: about balls, labels, and whatever else is installed."""
+"""Bounds on balls, and certificates: answers of other folders and packages, which are imported when they are asked for.
+
+The stub beside this module says where each name is defined.
+"""
 
 from __future__ import annotations
 
-from importlib import metadata
-from typing import Any
+from specnorm.proof import door
 
-from specnorm.errors import MethodError
-
-GROUP = "specnorm_networks.extensions"
-"""Group of the entry points."""
-
-
-def extension(name: str) -> Any:
-    """Return what an installed extension has registered under a name.
-
-    Raises
-    ------
-    MethodError
-        If nothing is registered under that name.
-    """
-    for entry in metadata.entry_points(group=GROUP, name=name):
-        return entry.load()
-    raise MethodError(f"no installed package provides this: there is no entry point {name!r} in the group {GROUP!r}.")
-
-
-def __getattr__(name: str) -> Any:
-    """Public names of this package that extensions define."""
-    if name in ("certified_accuracy", "margins"):
-        return extension(name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = door(__name__)

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import CertificateError, MethodError
+from specnorm.errors import CertificateError, GeometryError, MethodError
 from specnorm.proof import install
+from specnorm_networks import extensions
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.extensions import extension
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
 from specnorm_networks.progress import Progress, stage
@@ -53,8 +53,8 @@ def network_bound(
         Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; or an input, with its batch axis; or a
         tuple of inputs. If a shape is given, the bound holds for any number of samples: the model is run on two and
         three samples, and the outputs have to be independent. If the model does not run on several samples, the bound
-        holds for one. If inputs are given, the bound holds for their number of samples. For a file that leaves sizes
-        open, see `specnorm.audit`.
+        holds for one. If inputs are given, the bound holds for their number of samples. For a file, also an int, the
+        spatial sizes, or a mapping of whole shapes by the inputs' names; sizes that the file states are not changed.
     rtol : float, default 1e-3
         Relative width of the proven interval of each layer's norm.
     method : Product, Scaled or Multipliers, optional
@@ -86,10 +86,9 @@ def network_bound(
     TranslationError
         If the exported file does not compute the same as the model.
     """
-    # A model is exported for an input; without `input_shape` the centre is one.
+    # A model is exported for an input, and a file may leave sizes open; without `input_shape` the centre is one.
     shape_or_input = input_shape
-    centre_has_shape = centre is not None and not isinstance(centre, Mapping)
-    if input_shape is None and centre_has_shape and not is_file(source):
+    if input_shape is None and not isinstance(source, Graph) and (is_file(source) or not isinstance(centre, Mapping)):
         shape_or_input = centre
     with stage(progress, "export"):
         graph = network_graph(source, shape_or_input)
@@ -114,9 +113,9 @@ def _certificate(source: Source, answer: NetworkBound, name: str) -> Any:
     if isinstance(source, Graph) or answer.radius is not None or any(answer.input_ranges.values()):
         raise CertificateError("certificates exist only for ONNX files and bounds on all inputs.")
     if isinstance(source, str | os.PathLike):
-        return extension("certificate")(answer, Path(source).read_bytes(), name)
+        return extensions.certificate_of_network(answer, Path(source).read_bytes(), name)
     content = source.SerializeToString() if answer.file is None else answer.file
-    return extension("certificate")(answer, content, name, exported=True)
+    return extensions.certificate_of_network(answer, content, name, exported=True)
 
 
 def network_graph(source: Source, input_shape: Any = None) -> Graph:
@@ -137,10 +136,12 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
     MethodError
         If the model cannot be exported, or has no floating input.
     """
-    if isinstance(source, Graph):
-        return source
     sizes = tuple(input_shape) if isinstance(input_shape, list) else input_shape
+    if isinstance(source, Graph):
+        _check_shapes(source, _shapes_of_arrays(sizes))
+        return source
     if is_file(source):
+        sizes = _shapes_of_arrays(sizes)
         from specnorm_networks.onnx import graph_of_file, read
 
         if isinstance(source, str | os.PathLike):
@@ -157,6 +158,35 @@ def network_graph(source: Source, input_shape: Any = None) -> Graph:
     if not graph.inputs:
         raise MethodError("the model has no floating input, with respect to which it could have a Lipschitz constant.")
     return graph
+
+
+def _shapes_of_arrays(sizes: Any) -> Any:
+    """Return the shapes of inputs in place of arrays; whatever else gives sizes is returned as it is."""
+    if hasattr(sizes, "dtype"):
+        return (tuple(sizes.shape),)
+    if isinstance(sizes, tuple) and sizes and all(hasattr(x, "dtype") for x in sizes):
+        return tuple(tuple(x.shape) for x in sizes)
+    if isinstance(sizes, Mapping):
+        return {name: tuple(x.shape if hasattr(x, "shape") else x) for name, x in sizes.items()}
+    return sizes
+
+
+def _check_shapes(graph: Graph, sizes: Any) -> None:
+    """Refuse sizes that a graph does not have, whose shapes are known."""
+    if sizes is None:
+        return
+    shapes = {name: graph.by_name[name].shape for name in graph.inputs}
+    if isinstance(sizes, Mapping):
+        is_same = all(shapes.get(name) == shape for name, shape in sizes.items())
+    elif isinstance(sizes, tuple) and sizes and isinstance(sizes[0], tuple):
+        is_same = list(shapes.values()) == list(sizes)
+    else:
+        given: Any = (sizes,) if isinstance(sizes, int) else sizes
+        is_same = all(
+            shape is not None and shape[len(shape) - len(given) :] == tuple(given) for shape in shapes.values()
+        )
+    if not is_same:
+        raise GeometryError(f"input_shape={sizes!r:.80}; the graph's inputs have the shapes {shapes}. Leave it out.")
 
 
 def is_file(source: Source) -> bool:

@@ -99,8 +99,9 @@ class Tensor:
     hooks: tuple[str, ...] = ()
 
 
-Sizes: TypeAlias = int | tuple[int, ...] | Mapping[str, tuple[int, ...]] | None
-"""Sizes of a network's inputs that its file leaves open: of the spatial axes, or whole shapes by the inputs' names.
+Sizes: TypeAlias = int | tuple[int, ...] | tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]] | None
+"""Sizes of a network's inputs that its file leaves open: of the spatial axes; of one sample, without the batch axis; or
+whole shapes, of all inputs in their order, or by name.
 
 None: they stay open.
 """

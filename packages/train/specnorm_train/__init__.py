@@ -1,5 +1,5 @@
 """Training: constraints, the ball, penalties and monitors for torch, JAX and Keras, one folder each.
 
-Users import the names from `specnorm_torch`, `specnorm_jax.training` and `specnorm_keras`, which find them by entry
-point (group ``specnorm.names``).
+Users import the names from `specnorm_torch`, `specnorm_jax.training` and `specnorm_keras`, whose stubs say where
+each is defined.
 """

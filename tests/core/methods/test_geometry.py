@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -152,6 +153,26 @@ def test_whose_same_is_said_where_it_matters() -> None:
 def test_a_border_of_another_library_is_named(theirs: Any, ours: str) -> None:
     with pytest.raises(specnorm.errors.GeometryError, match=f"Give padding_mode='{ours}'.*SciPy calls it 'reflect'"):
         specnorm.enclose(np.ones((1, 1, 3)), 8, padding_mode=theirs)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [
+    ("mirror", "reflect"), ("reflect", "symmetric"), ("nearest", "replicate"), ("wrap", "circular"),
+    ("constant", "zeros"),
+])  # fmt: skip
+@pytest.mark.parametrize("taps", [(3,), (4,), (2, 3), (4, 2), (2, 3, 2)])
+def test_borders_are_those_of_scipy(theirs: str, ours: Any, taps: tuple[int, ...]) -> None:
+    """By the names of the table of geometry, for odd and even kernels; `ndimage.convolve` has the flipped kernel."""
+    from scipy import ndimage
+
+    sizes = (6, 5, 4)[: len(taps)]
+    kernel = np.random.default_rng(len(taps)).standard_normal(taps)
+    pixels = np.eye(math.prod(sizes)).reshape(-1, *sizes)
+    flipped = np.flip(kernel)
+    padding: Any
+    for function, shown, padding in ((ndimage.correlate, kernel, "same_lower"), (ndimage.convolve, flipped, "same")):
+        matrix = np.stack([function(x, kernel, mode=theirs).ravel() for x in pixels])
+        found = specnorm.singular_values(shown[None, None], sizes, padding_mode=ours, padding=padding)
+        np.testing.assert_allclose(found, np.linalg.svd(matrix, compute_uv=False), atol=1e-12)
 
 
 # -- padding's factor --------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ PADDED = ConvSpec.of((3, 2, 3), input_shape=(6,), padding_mode="zeros")
 GROUPED = ConvSpec.of((4, 2, 3), input_shape=(6,), padding_mode="zeros", groups=2)
 PART = (SMALLEST, GROUPED.of_group)
 ELSEWHERE = Circulant((9,), (False,))
+SQUARE: Any = np.asarray([[[[[3.0, 1.0], [0.5, 0.25]]]]])
 VECTOR: Any = np.ones((1, 1))
 WIDE: Any = np.ones((1, 1, 2, 2))
 DIFFERENCE: Any = np.asarray([[1.0, -1.0]])
@@ -126,9 +127,9 @@ def line() -> defect.Defect:
     return plain(LINE, 16.0)
 
 
-def folded() -> defect.Defect:
-    """The defect of `LINE` at the frequencies of two pixels."""
-    return defect.defect(defect.in_basis(LINE, ops=OPS), 16.0, sizes=(2,), ops=OPS)
+def folded(kernel: Any = LINE, sizes: tuple[int, ...] = (2,)) -> defect.Defect:
+    """The defect of a kernel, by default `LINE`, at the frequencies of some pixels."""
+    return defect.defect(defect.in_basis(kernel, ops=OPS), 16.0, sizes=sizes, ops=OPS)
 
 
 def isometry(of: defect.Defect, lower: Lower, *, scale_exponent: int = 0) -> tuple[Lower, Upper]:
@@ -140,6 +141,19 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         line(), assumed(1.0, Frequencies.half_grid((1,)))
     ),
     "another circulant's norm as the defect's": lambda: defect.smallest_down(folded(), assumed(1.0, ELSEWHERE)),
+    "a skew circulant's norm as the defect's": lambda: defect.smallest_down(
+        folded(), assumed(1.0, Circulant((2,), (True,)))
+    ),
+    "a circulant's norm that is skew along one axis": lambda: defect.smallest_down(
+        folded(SQUARE, (2, 3)), assumed(1.0, Circulant((2, 3), (False, True)))
+    ),
+    "a circulant's norm of other points along one axis": lambda: defect.smallest_down(
+        folded(SQUARE, (2, 3)), assumed(1.0, Circulant((2, 4), (False, False)))
+    ),
+    "parts one of whose bounds is of norms": lambda: defect.smallest_of_parts(
+        [(assumed_lower(1.0, SMALLEST), assumed(1.0))]
+    ),
+    "a kernel with one entry that is not 0": lambda: defect.smallest_of_zero(WIDE * np.eye(2), ops=OPS),
     "a circulant's norm as that of every frequency": lambda: defect.least_centre(
         defect.in_basis(LINE, ops=OPS), assumed(4.0, ELSEWHERE), 0.0
     ),

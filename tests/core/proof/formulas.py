@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from helpers.assumptions import assumed
@@ -24,12 +25,19 @@ from specnorm.errors import MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.power.proofs import ritz
-from specnorm.proofs import frequencies, host, norms
+from specnorm.proofs import arithmetic, frequencies, host, norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, digest_of
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.interval import _interval
 from specnorm.robustness.proof import curvature_up, number, radius_down
-from specnorm.supremum.proof import cell_lemma, grid_lemma, nonnegative_cell_lemma, nonnegative_grid_lemma
+from specnorm.supremum.proof import (
+    Cover,
+    _nowhere_negative,
+    cell_lemma,
+    grid_lemma,
+    nonnegative_cell_lemma,
+    nonnegative_grid_lemma,
+)
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import polynomial
 
@@ -142,6 +150,12 @@ def lemmas() -> Violations:
         lost = np.sin(RADII) * math.sqrt(threshold * (3.0 - threshold))
         on_grid = np.where(near, np.maximum(1.5 + (threshold - 1.5) * np.cos(RADII) - lost, 0.0), 0.0)
         yield from down("nonnegative grid", nonnegative_grid_lemma(threshold, supremum, RADII), on_grid)
+    line: Any = np.ones((1, 1, 1, 2))
+    open_cells = Cover(line, Boxes.dft((9,), (2,), by_point=True), supremum, ops=OPS)
+    if open_cells.fathom_by_supremum(2.5) or not open_cells.fathom_by_supremum(3.0):
+        yield "fathomed by the supremum"
+    if _nowhere_negative(np.ones((1, 1, 1, 1))).is_of(np.ones((1, 1, 1, 3)), ops=OPS):  # type: ignore[arg-type]
+        yield "a symbol of another shape that is nowhere negative"
     for lemma in (grid_lemma, nonnegative_grid_lemma):
         if not np.isinf(lemma(3.0, supremum, RADII)).all():
             yield f"{lemma.__name__}: above the supremum"
@@ -239,6 +253,9 @@ def mirrored(points: set[tuple[int, ...]], sizes: tuple[int, ...]) -> set[tuple[
 
 
 def grids_of_frequencies() -> Violations:
+    one = np.asarray([[1]])
+    if frequencies.Frequencies(one, (9,)).same_as(frequencies.Frequencies(one, (8,))):
+        yield "the same numerators of another grid"
     for sizes in GRIDS:
         everything = set(np.ndindex(*sizes))
         half = {tuple(map(int, x)) for x in frequencies.Frequencies.half_grid(sizes).numerators}
@@ -371,10 +388,31 @@ def lags() -> Violations:
     yield from up("lags that underflow", tiny, 2.0**-126 * 4 * 16 * 3, 1e-4)
 
 
+# -- numbers -----------------------------------------------------------------------------------------------------------
+def comparisons() -> Violations:
+    """Claims compare as their numbers do."""
+    for a, b in itertools.product((1.0, 1.5, 2.0), repeat=2):
+        claim = assumed(a)
+        if (claim < b, claim <= b, claim > b, claim >= b) != (a < b, a <= b, a > b, a >= b):
+            yield f"{a} and {b}"
+
+
+def processors() -> Violations:
+    """A processor that rounds up, or down, or takes small numbers for zero, is found out."""
+    for above, below in ((2.0**-52, 0.0), (0.0, 2.0**-52)):
+        with patch.object(arithmetic, "_ROUNDING_TEST", (1.0, above, below)):
+            if arithmetic.rounds_to_nearest():
+                yield "a processor that does not round to nearest"
+    small = np.finfo(np.float64).smallest_normal
+    for largest, expected in ((0.0, False), (small, True), (2.0**50 * small, True), (2.0**70 * small, False)):
+        if arithmetic.too_small(np.asarray([[1.0, 0.0], [largest, 0.0]])) is not expected:
+            yield f"too small: {largest}"
+
+
 CHECKS: dict[str, Callable[[], Violations]] = {
     x.__name__: x
     for x in (
         intervals, curvatures, lemmas, rotations, reductions, nothing_but_rounding, grids_of_frequencies, boxes_cover,
-        residuals, lags, lengths,
+        residuals, lags, lengths, comparisons, processors,
     )
 }  # fmt: skip

@@ -261,6 +261,12 @@ def deflations() -> Violations:
     yield from down("limit of the waves", calls[0][1], 2 * found.error)
     kernel: Any = normal(1, 3, 2, 2, seed=4)
     nothing = deflation.SplitWaves(frequencies, np.zeros(0, dtype=np.int64), x[:0], y[:0])
+    if deflation.WaveGram(spec, circulant, nothing, ops=OPS).norm_below(-0.5, ops=OPS):
+        yield "no waves are below a negative number"
+    two = deflation.SplitWaves(Frequencies(np.asarray([[1], [2]]), (9,)), np.zeros(0, dtype=np.int64), x[:0], y[:0])
+    symbols = np.linalg.norm(Polynomial(kernel, xp=OPS.xp).at(two.frequencies, ops=OPS).matrices()[0], 2, axis=(1, 2))
+    if deflation.rest_below(kernel, two, float(symbols.mean()), ops=OPS):
+        yield "the limit of one frequency for two"
     with caught(deflation.norms, "gram_below", np.ones(1, dtype=bool)) as calls:
         of_symbol = float(Polynomial(kernel, xp=XP).error[0])
         symbol = Polynomial(kernel, xp=OPS.xp).at(frequencies, ops=OPS).matrices()[0, 0]

@@ -1,35 +1,28 @@
-"""Mistakes planted in the core's proofs, and checks of public functions against truths of their own.
+"""Checks of the proofs that notice planted mistakes: of public functions against truths of their own, and others.
 
-``python -m core.proof.planted`` in the folder ``tests`` plants a mistake of each kind wherever it can be made, and
-prints a row for each: what was changed, and the first check that notices, or "-". ``planted.md`` has all rows, and says
-why a mistake that no check notices leaves what is claimed true; `test_planted` plants each of them again. What changes
-a term of rounding alone is in `test_every_allowance`.
-
-Kinds: the largest for the product, an axis forgotten, the wrong end of several numbers, a number on the wrong side by
-what rounding could make of it (here visibly, by a thousandth), an epsilon left out.
+``planted.md`` says which checks are to notice the mistakes of which function, and why some mistakes leave what is
+claimed true. ``python -m core.proof.planted WORD...`` in the folder ``tests`` plants those of the functions whose names
+hold a word, and prints what notices each. `test_planted` plants all. What changes a term of rounding alone is in
+`test_every_allowance`.
 """
 
 from __future__ import annotations
 
-import ast
 import functools
-import gc
 import math
 import os
-import re
 import resource
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from core.proof import formulas, formulas_of_ends, formulas_of_layers, formulas_of_symbols
+from core.proof import borders, formulas, formulas_of_ends, formulas_of_layers, formulas_of_symbols
 from helpers.assumptions import assumed
 from helpers.libraries import OPS
-from helpers.mutants import Function, certified, mutated
+from helpers.mutants import ARITHMETIC, HYPOTHESES, Check, Mistake, certified, mistakes, noticed_by
 from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
 from test_house import CORE
@@ -39,15 +32,13 @@ from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import Grid, PowerTopK
 from specnorm.proof import proven
-from specnorm.proofs.bound import digest_of
+from specnorm.proofs.bound import HypothesisError, digest_of
 from specnorm.supremum import tuning
 from specnorm.training.proof import attained_down
 
 TOLERANCE = 1e-9
-VISIBLE = 1e-3
 LONGEST = 60
 """Seconds after which a search that does not end counts as noticed."""
-Check = Callable[[], Iterator[str]]
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -335,6 +326,20 @@ def rules() -> Iterator[str]:
             yield from violations(check)
 
 
+def refused() -> Iterator[str]:
+    """Rules applied where what they suppose does not hold: cases that are not refused (`core.proof.refusals`)."""
+    from core.proof.refusals import REFUSED
+
+    for name, case in REFUSED.items():
+        try:
+            case()
+        except HypothesisError:
+            continue
+        except Exception:  # an error of another kind is noticed, too
+            pass
+        yield f"not refused: {name}"
+
+
 def of_arithmetic() -> Iterator[str]:
     from core.soundness.mutations import outward
 
@@ -342,202 +347,53 @@ def of_arithmetic() -> Iterator[str]:
 
 
 FORMULAS: dict[str, Check] = (
-    formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS | formulas_of_layers.CHECKS
+    formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS | formulas_of_layers.CHECKS | borders.CHECKS
 )
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
         grids, claims, multiples, fixed_cost, circular, at_size, smallest, isometries, balls, matrices,
-        far_from_one, rules, of_arithmetic, searches,
+        far_from_one, refused, rules, of_arithmetic, searches,
     )
 }  # fmt: skip
 
 
-# -- mutants -----------------------------------------------------------------------------------------------------------
-def name_of(node: ast.expr) -> str:
-    return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
-
-
-def largest_for_product(node: ast.Call) -> ast.expr | None:
-    if name_of(node) in ("math.prod", "np.prod"):
-        return ast.parse(f"max({ast.unparse(node.args[0])}, default=1)", mode="eval").body
-    return None
-
-
-def axis_forgotten(node: ast.Call) -> ast.expr | None:
-    if name_of(node) in ("math.prod", "np.prod"):
-        return ast.parse(f"math.prod(tuple({ast.unparse(node.args[0])})[1:])", mode="eval").body
-    return None
-
-
-OTHER_END = {
-    "max": "min", "min": "max", "xp.max": "xp.min", "xp.min": "xp.max", "np.max": "np.min",
-    "xp.maximum": "xp.minimum", "xp.minimum": "xp.maximum", "np.maximum": "np.minimum", "np.minimum": "np.maximum",
-}  # fmt: skip
-
-
-def other_end(node: ast.Call) -> ast.expr | None:
-    if name_of(node) in OTHER_END:
-        keywords = [k for k in node.keywords if k.arg != "default" or name_of(node) == "max"]
-        return ast.Call(ast.parse(OTHER_END[name_of(node)], mode="eval").body, node.args, keywords)
-    return None
-
-
-def rounded_inward(node: ast.Call) -> ast.expr | None:
-    """The number that is rounded outward, off to the other side."""
-    name = name_of(node)
-    if name in ("rounding.up", "rounding.down"):
-        return ast.BinOp(node.args[0], ast.Mult(), ast.Constant(1 - VISIBLE if name.endswith("up") else 1 + VISIBLE))
-    if name.startswith("host.") and name.rpartition("_")[2] in ("up", "down"):
-        return ast.BinOp(node, ast.Mult(), ast.Constant(1 - VISIBLE if name.endswith("up") else 1 + VISIBLE))
-    if name == "host.inflate":
-        return ast.BinOp(node.args[0], ast.Mult(), ast.Constant(1 - VISIBLE))
-    return None
-
-
-def term_left_out(node: ast.Call) -> ast.expr | None:
-    """The last term of an outward sum or difference."""
-    if name_of(node) in ("host.add_up", "host.sub_down") and len(node.args) > 1:
-        return node.args[0]
-    return None
-
-
-EPSILON = re.compile("error|lost|loss|tiny|underflow|rounded|truncation")
-
-
-def epsilon_left_out(node: ast.expr) -> ast.expr | None:
-    """What a sum or a difference has beside what allows for errors."""
-    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub)):
-        return None
-    if EPSILON.search(ast.unparse(node.right)):
-        return node.left
-    return node.right if isinstance(node.op, ast.Add) and EPSILON.search(ast.unparse(node.left)) else None
-
-
-KINDS: dict[str, Callable[[Any], ast.expr | None]] = {
-    "the largest for the product": largest_for_product,
-    "an axis forgotten": axis_forgotten,
-    "the other end": other_end,
-    "on the wrong side": rounded_inward,
-    "a term left out": term_left_out,
-    "an epsilon left out": epsilon_left_out,
-}
-
-
-def sites(kind: str, tree: ast.AST) -> list[ast.expr]:
-    """What a kind of mistake can change."""
-    return [node for node in ast.walk(tree) if isinstance(node, ast.expr) and KINDS[kind](node) is not None]
-
-
+# -- mistakes ----------------------------------------------------------------------------------------------------------
 @functools.cache
-def places(function: Function, kind: str) -> tuple[str, ...]:
-    """What stands there, in a function."""
-    return tuple(map(ast.unparse, sites(kind, function.tree())))
+def table(part: int) -> list[list[str]]:
+    """The rows of ``planted.md``: (0) a function and its checks, (1) a mistake that is none, and why."""
+    text = Path(__file__).with_suffix(".md").read_text(encoding="utf-8").split("## ")[1 + part]
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """One place of a function, changed: the one with a number among those that its kind can change."""
-
-    function: Function
-    kind: str
-    number: int
-
-    @property
-    def site(self) -> str:
-        return places(self.function, self.kind)[self.number]
-
-    def __str__(self) -> str:
-        return f"{self.function} | {self.kind} | {self.site}"
-
-    def change(self, tree: ast.AST) -> None:
-        target = sites(self.kind, tree)[self.number]
-
-        class Changed(ast.NodeTransformer):
-            def visit(self, node: ast.AST) -> Any:
-                return KINDS[kind](node) if node is target else self.generic_visit(node)
-
-        kind = self.kind
-        Changed().visit(tree)
+def checks_of(mistake: Mistake) -> dict[str, Check]:
+    """The checks that are to notice a mistake."""
+    names = next((row[1].split(", ") for row in table(0) if row[0] == str(mistake.function)), [])
+    return {name: CHECKS[name] for name in names}
 
 
-def mistakes() -> Iterator[Mistake]:
-    for function in certified():
-        if function.path.is_relative_to(CORE):
-            for kind in KINDS:
-                yield from (Mistake(function, kind, number) for number in range(len(places(function, kind))))
+def all_mistakes() -> list[Mistake]:
+    return mistakes((x for x in certified() if x.path.is_relative_to(CORE)), ARITHMETIC | HYPOTHESES)
 
 
-@functools.cache
-def caches() -> list[Any]:
-    things = (x for x in gc.get_objects() if isinstance(x, functools._lru_cache_wrapper))
-    return [x for x in things if x.__module__.startswith("specnorm")]
-
-
-def forget() -> None:
-    """What functions have remembered."""
-    for cache in caches():
-        cache.cache_clear()
-
-
-@functools.cache
-def runs(check: str) -> set[tuple[str, str]]:
-    """Files and names of the functions that a check runs, as things are."""
-    found = set()
-
-    def note(frame: Any, event: str, _: object) -> None:
-        if event == "call":
-            found.add((frame.f_code.co_filename, frame.f_code.co_qualname.partition(".<locals>")[0]))
-
-    forget()
-    sys.setprofile(note)
-    try:
-        list(CHECKS[check]())
-    finally:
-        sys.setprofile(None)
-    return found
-
-
-def noticed_by(mistake: Mistake, checks: dict[str, Check]) -> str:
-    """The first check that finds a wrong number, or ends in an error."""
-    forget()
-    try:
-        with mutated(mistake.function, mistake.change):
-            for name, check in checks.items():
-                try:
-                    if next(check(), None):
-                        return name
-                except Exception:
-                    return name  # a wrong number may end in an error
-    finally:
-        forget()
-    return ""
-
-
-TABLE = Path(__file__).with_suffix(".md")
-HEAD = ("function", "mistake", "place", "noticed by")
-
-
-def rows(part: int = 0) -> list[tuple[str, ...]]:
-    """The rows of `TABLE`: of the mistakes that are noticed, or (1) of those that change nothing."""
-    lines = TABLE.read_text(encoding="utf-8").split("## Equivalent")[part].splitlines()
-    cells = [tuple(cell.strip().strip("`") for cell in line.strip("|").split(" | ")) for line in lines if "|" in line]
-    return cells[2:]
+def none() -> set[str]:
+    """Mistakes that change no claim, or make another valid one."""
+    return {" | ".join(row[:3]) for row in table(1)}
 
 
 def main() -> None:
-    """Write a row for each mistake in functions whose names hold one of the given words, by checks that run these."""
+    """Plant mistakes in functions whose names hold one of the given words, and print what notices each, or "-"."""
     words = sys.argv[1:] or [""]
-    for mistake in mistakes():
-        if not any(word in str(mistake.function) for word in words):
+    for mistake in all_mistakes():
+        if not any(word in str(mistake) for word in words) or str(mistake) in none():
             continue
-        place = (str(mistake.function.path), mistake.function.name)
-        running = {name: check for name, check in CHECKS.items() if place in runs(name)}
         sys.stdout.flush()
         if os.fork() == 0:
             resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
-            noticed = noticed_by(mistake, running)
-            print(f"| `{mistake.function}` | {mistake.kind} | `{mistake.site}` | {noticed or '-'} |", flush=True)  # noqa: T201
+            first = checks_of(mistake)
+            noticed = noticed_by(mistake, first | {name: x for name, x in CHECKS.items() if name not in first})
+            print(f"{mistake} | {noticed or '-'}", flush=True)  # noqa: T201
             os._exit(0)
         os.wait()
 

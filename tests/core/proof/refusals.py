@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -126,6 +127,15 @@ def without_numbers_of_points() -> float:
     return limit_of_rest(case.spec, named, *split)
 
 
+def with_one_wide_box() -> float:
+    """Of a cover of two open cells, one of which holds more than its centre."""
+    cover = SimpleNamespace(what=SPLIT[0].what, bound_outside_open=SPLIT[0].bound_outside_open)
+    cover.open = SimpleNamespace(
+        boxes=SimpleNamespace(divisible=np.asarray([True, False]), centres=SPLIT[1].frequencies)
+    )
+    return limit_of_rest(CASE.spec, CASE.circulant, cover, SPLIT[1])  # type: ignore[arg-type]
+
+
 def with_wide_boxes() -> float:
     """Of a cover whose open cells hold more than their centres."""
     found = Cover(SPLIT[0]._blocks, Boxes.dft((64,), CASE.spec.kernel_shape), assumed(1e9), ops=OPS)
@@ -151,7 +161,9 @@ def some_frequencies(count: int) -> object:
 def below_truncation() -> object:
     polynomial = Polynomial(KERNEL, xp=OPS.xp).rotated(np.eye(3)[None], 1, ops=OPS).gram(ops=OPS)  # type: ignore[arg-type]
     planes = polynomial.planes_at(Boxes.torus((4,)).centres, np.zeros(len(Boxes.torus((4,))), dtype=np.int64))
-    return polynomial.reduced(*planes, np.full(planes[0].shape[0], polynomial.truncation / 2))
+    limits = np.full(planes[0].shape[0], 2 * polynomial.truncation)
+    limits[0] = polynomial.truncation / 2
+    return polynomial.reduced(*planes, limits)
 
 
 def without_supremum() -> object:
@@ -227,6 +239,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "deflation without the numbers of points": without_numbers_of_points,
     "waves that are not taken out": lambda: rest(split=fewer()),
     "waves in wide boxes": with_wide_boxes,
+    "waves in one wide box": with_one_wide_box,
     "the matrix of one group": grouped,
     "waves of two groups": lambda: Waves(
         LINE, ConvSpec.of((2, 1, 3), groups=2, **ZEROS), [np.ones((1, 9), dtype=np.complex128)], ops=OPS

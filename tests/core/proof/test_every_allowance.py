@@ -6,7 +6,6 @@ add up. What is exchanged is the syntax tree's: each call of an allowance in the
 
 from __future__ import annotations
 
-import ast
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from core.methods import test_waves
 from core.proof import test_fathom, test_layer_roundings
 from core.proof.test_layer_roundings import UNIT, Instead
 from helpers.libraries import OPS
-from helpers.mutants import certified, mutated
+from helpers.mutants import ROUNDINGS, certified, mistakes, mutated
 from test_house import CORE, room
 from test_mutations import MUTATIONS
 
@@ -39,7 +38,6 @@ from specnorm.proofs.frequencies import Frequencies
 from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs.polynomial import Polynomial
 
-ALLOWANCES = {"gamma", "product_error", "phase_error"}
 ROOMS = ("at_size", "gram", "grid", "power", "spectrum", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
 _gamma = rounding.gamma
 LONG = 20_000
@@ -259,34 +257,19 @@ ELSEWHERE = {
 """Function -> a row of `test_mutations.py`."""
 
 
-def calls(tree: ast.AST) -> list[ast.Call]:
-    """Of allowances, in a function."""
-    found = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-    return [x for x in found if getattr(x.func, "attr", getattr(x.func, "id", "")) in ALLOWANCES]
-
-
-class Uncounted(ast.NodeTransformer):
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        return ast.Constant(0.0) if node in calls(node)[:1] else self.generic_visit(node)
-
-
-def uncounted(tree: ast.AST) -> None:
-    Uncounted().visit(tree)
-
-
 def is_counted(path: Path) -> bool:
     """Whether the roundings of a file are looked at here: those of matrices, of symbols, of a layer at its size."""
     return path.is_relative_to(CORE) and (room(path) in ROOMS or path == CORE / "proofs" / "norms.py")
 
 
-COUNTING = {x.name: x for x in certified() if is_counted(x.path) and calls(x.tree())}
+COUNTING = {x.function.name: x for x in mistakes(certified(), ROUNDINGS) if is_counted(x.function.path)}
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_what_is_not_counted_is_noticed(name: str) -> None:
     check = CHECKS[name]
     assert check()
-    with mutated(COUNTING[name], uncounted):
+    with mutated(COUNTING[name].function, COUNTING[name].change):
         assert not check(), "nothing was noticed"
 
 

@@ -1,16 +1,14 @@
-"""Each mistake of the table `planted.md` is noticed by the check that the table names."""
+"""Each mistake that can be planted in the core's proofs is noticed by a check that `planted.md` names, or is none."""
 
 from __future__ import annotations
 
 import functools
 
 import pytest
-from core.proof.planted import CHECKS, FORMULAS, KINDS, Mistake, mistakes, noticed_by, places, rows
-from helpers.mutants import certified
+from core.proof.planted import CHECKS, FORMULAS, all_mistakes, checks_of, none, table
+from helpers.mutants import Mistake, noticed_by
 
-ROWS = rows()
-NAMED = [*ROWS, *rows(1)]
-FUNCTIONS = {str(function): function for function in certified()}
+MISTAKES = all_mistakes()
 
 
 @functools.cache
@@ -19,26 +17,18 @@ def holds(check: str) -> bool:
     return not list(CHECKS[check]())
 
 
-def planted(name: str, kind: str, place: str) -> list[Mistake]:
-    """The mistakes that a row of the table may stand for."""
-    function = FUNCTIONS[name]
-    return [Mistake(function, kind, number) for number, x in enumerate(places(function, kind)) if x == place]
-
-
 @pytest.mark.sampled(10)
-@pytest.mark.parametrize(("name", "kind", "place", "check"), ROWS, ids=lambda x: x.partition(": ")[2] or None)
-def test_a_planted_mistake_is_noticed(name: str, kind: str, place: str, check: str) -> None:
-    assert holds(check)
-    assert noticed_by(planted(name, kind, place)[0], {check: CHECKS[check]}) == check
+@pytest.mark.parametrize("mistake", [x for x in MISTAKES if str(x) not in none()], ids=repr)
+def test_a_planted_mistake_is_noticed(mistake: Mistake) -> None:
+    checks = checks_of(mistake)
+    assert all(map(holds, checks))
+    assert noticed_by(mistake, checks), f"none of {[*checks]} notices: {mistake}"
 
 
 def test_the_table_is_that_of_the_code() -> None:
-    """Each row's mistake can be planted, and each mistake that can be planted has a row."""
-    assert all(planted(name, kind, place) for name, kind, place, _ in NAMED)
-    assert {kind for _, kind, _, _ in ROWS} == set(KINDS)
-    listed = {row[:3] for row in NAMED}
-    missing = [str(x) for x in mistakes() if (str(x.function), x.kind, x.site) not in listed]
-    assert missing == [], "rows for planted.md: python -m core.proof.planted FUNCTION, in the folder tests"
+    assert none() - {str(x) for x in MISTAKES} == set()
+    assert {row[0] for row in table(0)} == {str(x.function) for x in MISTAKES if str(x) not in none()}
+    assert {name for row in table(0) for name in row[1].split(", ")} <= set(CHECKS)
 
 
 @pytest.mark.parametrize("check", FORMULAS)

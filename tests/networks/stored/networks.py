@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ class Case(NamedTuple):
     """What makes a network, the shape of its input, and the methods whose bounds are kept."""
 
     make: Callable[[], Any]
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None  # None: a file states it
     methods: tuple[str, ...] = ("product",)
 
 
@@ -1262,10 +1263,21 @@ OF_JAX: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "keras, unit length": (keras_of(("Dense", {"units": 6}), ("UnitNormalization", {})), VECTOR),
 }
 CASES |= {name: Case(*made) for name, made in OF_JAX.items()}
+BRANCHED = Path(__file__).parents[2] / "data" / "branched"
+OF_FILES = {
+    "unet, bilinear": "unet_bilinear_concat.onnx",
+    "densenet, transition": "densenet_growth_4_x4_transition.onnx",
+    "chambolle-pock, four steps": "chambolle-pock_tv_4.onnx",
+    "echo state, ten steps": "echo_state_10.onnx",
+    "glow, additive": "glow_1x1_additive.onnx",
+}
+CASES |= {name: Case(lambda: None, None, ("product", "multipliers")) for name in OF_FILES}
 
 
 def build(name: str) -> Any:
     """Make a network from the seed of its name's letters."""
+    if name in OF_FILES:
+        return BRANCHED / OF_FILES[name]
     if name in OF_JAX:
         return CASES[name].make()
     torch.manual_seed(sum(itertools.accumulate(map(ord, name))) % 2**31)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import click
@@ -23,7 +25,7 @@ from specnorm_audit.measuring import BUDGET
 from specnorm_audit.processes import Workers, cpus
 from specnorm_audit.question import Question
 from specnorm_audit.renderers import FORMATS, render
-from specnorm_audit.report import Report, gates_of
+from specnorm_audit.report import Report, gates_of, verdict
 from specnorm_audit.rows import COLUMNS
 from specnorm_audit.streams import complain, progress
 
@@ -51,6 +53,11 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
     "--ignore", multiple=True, metavar="GLOB",
     help="Arrays that no layer uses; repeatable. The report repeats it.",
 )  # fmt: skip
+@click.option(
+    "--attention", type=options.attention, metavar="auto|JSON|FILE",
+    help="Also bound the largest logits of attention heads, by the config.json beside MODEL (auto), or by facts in "
+    "JSON, which count before it.",
+)  # fmt: skip
 @click.option("--layout", type=click.Choice(get_args(Layout)), help="Order of the kernels' axes. Default: torch's.")
 @click.option(
     "--padding-mode", type=click.Choice(get_args(padding_rules.PaddingMode)),
@@ -74,7 +81,8 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 )  # fmt: skip
 @click.option(
     "--budget", type=options.seconds, default=f"{BUDGET:g}", metavar="SECONDS",
-    help="Time limit for each row; if it ends a search, the row says how wide its interval is. inf: no limit.",
+    help="Time limit for each row, and for the network's bound; if it ends a search, the row says how wide its "
+    "interval is. inf: no limit.",
 )  # fmt: skip
 @click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
 @click.option("--device", metavar="NAME", help="Device of that library.")
@@ -117,17 +125,21 @@ def command(
     jobs: int | None,
     layers: tuple[str, ...],
     geometry: tuple[dict[str, Any], list[str]] | None,
+    attention: tuple[dict[str, Any], list[str]] | None,
     all_columns: bool,
     **arguments: Any,
 ) -> int:
     """Bound the norm of every convolution and linear layer of MODEL.
 
-    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file.
+    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file; - reads
+    one from standard input. The table [tool.specnorm] of pyproject.toml in the current folder has defaults for options.
 
     A file of weights does not state strides and groups; below the table, the report says what was assumed.
     """
     stated_geometry, geometry_files = geometry or (None, [])
-    check({"--output": output, "--plot": plot, "--certificate": certificate}, [*models, *geometry_files])
+    stated_attention, attention_files = attention or (None, [])
+    inputs = [*models, *geometry_files, *attention_files]
+    check({"--output": output, "--plot": plot, "--certificate": certificate}, inputs)
     report_format = options.format_of(output_format, output, FORMATS)
     if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
         raise click.UsageError(visible(f"--certificate: {certificate.name} must be a .npz file, and takes one MODEL."))
@@ -140,6 +152,7 @@ def command(
     arguments |= {
         "layers": layers or None,
         "geometry": stated_geometry,
+        "attention": stated_attention,
         "methods": columns,
         "smallest": arguments["smallest"] or fail_below is not None,
         "certificate": certificate is not None,
@@ -153,7 +166,10 @@ def command(
     least_bytes = LEAST_BYTES_FOR_WORKERS if jobs is None else 0
     with _executor(count, least_bytes) as executor:
         for model in models:
-            report = _audited(model, quiet, executor, question)
+            with _from_stdin(question.max_bytes) if model == "-" else nullcontext(model) as path:
+                report = _audited(path, quiet, executor, question)
+            if path != model:
+                report = replace(report, model="standard input")
             gates = gates_of(
                 report,
                 layers=fail_above,
@@ -164,6 +180,8 @@ def command(
             reports.append(replace(report, gates=gates))
 
     text = partial(render, reports, report_format, many=len(models) > 1)
+    if quiet and output_format is None and output is None:
+        text = partial(_verdicts, reports)
     is_read = [report.error is None for report in reports]
     is_written = True
     if output is not None:
@@ -177,6 +195,12 @@ def command(
         is_written &= _write_claims(reports[0], certificate)
     _say_gates(reports, quiet)
     return _exit_code(reports, is_written)
+
+
+def _verdicts(reports: Sequence[Report]) -> str:
+    """Return a line for each model, with its name if there are several."""
+    names = [f"{visible(report.model or '')}: " if len(reports) > 1 else "" for report in reports]
+    return "".join(f"{name}{verdict(report)}\n" for name, report in zip(names, reports, strict=True))
 
 
 def _audited(model: str, quiet: bool, executor: Workers | None, question: Question) -> Report:
@@ -198,12 +222,27 @@ def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
     statuses: set[str] = set()
     for report in reports:
         outcomes |= {gate.outcome for gate in report.gates}
-        statuses |= {row.status for row in report.layers}
+        statuses |= {row.status for row in report.layers} | {row.status for row in report.attention}
     if "failed" in outcomes:
         return GATE_FAILED
     is_read = all(report.error is None for report in reports)
     is_complete = is_read and "error" not in statuses and "undecided" not in outcomes
     return OK if is_complete and is_written else TROUBLE
+
+
+@contextmanager
+def _from_stdin(max_bytes: int) -> Iterator[str]:
+    """Write standard input to a file that is removed at the end, since formats are read at several places."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "standard-input"
+        size = 0
+        with path.open("wb") as file:
+            while part := sys.stdin.buffer.read(2**20):
+                size += len(part)
+                if size > max_bytes:
+                    raise click.UsageError(f"standard input has more than {max_bytes} bytes: see --max-bytes.")
+                file.write(part)
+        yield str(path)
 
 
 @contextmanager

@@ -37,7 +37,9 @@ def reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., i
             "-o", "--output", type=options.output_file, metavar="FILE",
             help="Write to this file, whose suffix selects the format; - is standard output.",
         ),
-        click.option("-q", "--quiet", is_flag=True, help="Do not show progress and passed gates."),
+        click.option(
+            "-q", "--quiet", is_flag=True, help="Print the verdict alone; do not show progress and passed gates."
+        ),
         click.option(
             "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {picture}; needs the extra 'plot'."
         ),

@@ -65,6 +65,8 @@ def open_model(path: str, max_bytes: int = MAX_BYTES) -> Iterator[ModelArrays]:
                 raise ModelFileError(advice)
             if model_path.is_dir():
                 model_path = _model_in_folder(model_path)
+            if model_path.name == "saved_model.pb":
+                raise ModelFileError(signatures.SAVED_MODEL)
             # A named pipe would block, a device never end.
             if not stat.S_ISREG(model_path.stat().st_mode):
                 raise ModelFileError("it is not a regular file.")

@@ -46,7 +46,6 @@ def _listing(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
         raise ModelFileError(f"its header claims {length} bytes; the file has {size}. It is damaged or cut short.")
-    check_size(size - 8 - length, max_bytes)
     try:
         with safe_open(path, framework="np"):
             pass  # opening checks that names are unique, and that the arrays fill the file without overlap
@@ -54,6 +53,9 @@ def _listing(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
         raise ModelFileError(f"it is damaged or cut short: {error}.") from error
     try:
         header: dict[str, Any] = json.loads(file.read(length))
+        offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+        # Arrays are read one by one.
+        check_size(max((end - begin for begin, end in offsets), default=0), max_bytes)
         return [_describe(path, name, entry, 8 + length) for name, entry in header.items() if name != "__metadata__"]
     except (ValueError, KeyError, TypeError, RecursionError, AttributeError) as error:
         raise ModelFileError(f"its header is damaged: {error}.") from error
@@ -114,14 +116,12 @@ def read_sharded(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of an index's shards. Arrays of a missing or damaged shard are listed with the reason."""
     owner = _weight_map(file)
     tensors: list[Tensor] = []
-    left = max_bytes
     for shard in dict.fromkeys(owner.values()):
         shard_path = _beside(Path(path), shard)
         names_by_index = [name for name, shard_of_name in owner.items() if shard_of_name == shard]
         try:
             with shard_path.open("rb") as shard_file:
-                shard_tensors = _listing(shard_file, str(shard_path), left)
-            left -= shard_path.stat().st_size
+                shard_tensors = _listing(shard_file, str(shard_path), max_bytes)
         except (ModelFileError, OSError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             tensors += [unreadable(name, f"its shard {shard} cannot be read: {reason}") for name in names_by_index]

@@ -9,6 +9,7 @@ _PAGE = (
     "it is a web page, not a model: an error message, or the page about the file. Download the file itself (on a hub "
     "its address has 'resolve' in place of 'blob')."
 )
+SAVED_MODEL = "it is a SavedModel. Give the Keras file (.keras) or an ONNX file (tf2onnx) of the model."
 _PACKED = "it is a packed archive: unpack it, and name the model in it."
 SIGNATURES = {
     b"version https://git-lfs.github.com/spec/":
@@ -24,7 +25,7 @@ SIGNATURES = {
 }  # fmt: skip
 """What to do with a file that begins with these bytes."""
 _FOLDERS = {
-    "saved_model.pb": "it is a SavedModel. Give the Keras file (.keras) or an ONNX file (tf2onnx) of the model.",
+    "saved_model.pb": SAVED_MODEL,
     "_METADATA": "it is a checkpoint of Orbax. In Python, specnorm.audit takes the tree that "
     f"orbax.checkpoint.StandardCheckpointer().restore(path) gives; or save it as {_ADVISED_FORMATS}.",
     "checkpoint": f"it is a checkpoint of TensorFlow. Load it in Keras and save the model, or save it as "
@@ -55,6 +56,8 @@ def advice_for_name(path: str) -> str | None:
 def advice_by_content(head: bytes) -> str | None:
     """Return what a file is, by its first 512 bytes or more, and what to do; None: it is unknown."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if head[4:8] == b"TFL3":
+        return "it is a TensorFlow Lite file. Give the Keras file (.keras) or an ONNX file (tf2onnx) of the model."
     for start, advice in SIGNATURES.items():
         if (text if start.startswith(b"<") else head).startswith(start):
             return advice

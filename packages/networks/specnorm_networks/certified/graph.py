@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.proof import visible
 from specnorm_networks.certified.kernels import PlacedLayer
+from specnorm_networks.certified.operators.attention import Attention
 from specnorm_networks.certified.operators.base import (
     Affine,
     FloatArray,
@@ -116,6 +117,11 @@ class Node:
     def is_layer(self) -> bool:
         """Whether it is bounded by the norm of its kernel, with padding before and scaling after it."""
         return self.affine is not None and self.affine.is_layer
+
+    @property
+    def is_attention(self) -> bool:
+        """Whether it is softmax attention."""
+        return isinstance(self.operator, Attention)
 
     @property
     def layer(self) -> Layer | None:

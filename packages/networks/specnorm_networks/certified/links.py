@@ -186,6 +186,8 @@ class Link:
     """Number of the group of each channel, if the function sorts, or reflects, channels of one group together. Such a
     function moves no two vectors further apart in a norm that has one weight for each group. None: each channel is
     treated by itself."""
+    channels: NDArray[np.intp] | None = None
+    """Number of the channel of each unit, if every unit is a channel of the link (`units`); None elsewhere."""
 
     def fits_groups(self, weights: FloatArray) -> bool:
         """Whether all channels of a group have one weight."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, TypeVar
 
 from specnorm import SpecnormError
@@ -12,10 +14,12 @@ from specnorm.proof import Upper, arithmetic, finite, visible
 from specnorm.proof import known as require_known
 from specnorm.proof import least as least_claim_of
 from specnorm_networks.certified import rules
+from specnorm_networks.certified.attention import Factors, claim_of_attention, factors_of_attention
 from specnorm_networks.certified.branches import claims_of_branches
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.kernels import Norms, PlacedLayer, checked_norm, checked_norm_of_stack
-from specnorm_networks.certified.operators.base import Affine, FloatArray, Known, NoBoundError, Place
+from specnorm_networks.certified.lengths import LazyLengths
+from specnorm_networks.certified.operators.base import Affine, FloatArray, Known, NoBoundError, NotRunError, Place
 from specnorm_networks.certified.ranges import LazyRanges
 from specnorm_networks.certified.rules import Scope
 from specnorm_networks.certified.subjects import Map
@@ -121,7 +125,9 @@ def propagate(
     if not graph.outputs:
         raise MethodError("no output of the network is computed from its inputs.")
     scope = Scope(graph, values.regions)
-    passes = [_Pass(scope, norms, name, joint_constants or {}, values) for name in graph.inputs]
+    lengths = LazyLengths(graph, values, norms)
+    factors = cache(lambda name: factors_of_attention(graph, graph.by_name[name], lengths))
+    passes = [_Pass(scope, norms, name, joint_constants or {}, values, lengths, factors) for name in graph.inputs]
     steps: dict[str, Step] = {}
     for node in graph.nodes:
         steps[node.name] = _with_all_inputs(node, [one_pass.steps[node.name] for one_pass in passes], graph)
@@ -143,12 +149,16 @@ class _Pass:
         wrt: str,
         joint_constants: Mapping[str, Sequence[Upper]],
         values: LazyRanges,
+        lengths: LazyLengths,
+        factors_of_attention: Callable[[str], Factors],
     ) -> None:
         self.scope = scope
         self.nodes = scope.graph.by_name
         self.fixed_values = scope.graph.fixed_values
         self.values = values
         self.norms = norms
+        self.lengths = lengths
+        self.factors_of_attention = factors_of_attention
         self.wrt = wrt
         self.steps: dict[str, Step] = {}
         self.unknown: dict[str, UnknownNode] = {}
@@ -157,6 +167,7 @@ class _Pass:
         for node in scope.graph.nodes:
             own_step = self._step(node)
             self.constants[node.name] = () if own_step.own is None else (own_step.own,)
+            own_step = self._step_by_tokens(node, own_step)
             step = self._step_by_branches(node, own_step)
             self.steps[node.name] = self._step_by_joint_constants(step, joint_constants.get(node.name, ()))
 
@@ -198,6 +209,19 @@ class _Pass:
         if node.is_input or node.is_fixed:
             return True
         return bool(node.inputs) and not node.is_random
+
+    def _step_by_tokens(self, node: Node, step: Step) -> Step:
+        """Return a smaller bound of attention by the tokens of its queries, keys and values; else the given one."""
+        if not node.is_attention:
+            return step
+        with suppress(NoBoundError, NotRunError, SpecnormError, OSError, OverflowError):
+            factors = self.factors_of_attention(node.name)
+            claims = _all_or_none([self.steps[name].claim for name in (factors.queries_from, factors.keys_from)])
+            claim = None if claims is None else claim_of_attention(self.scope, node, factors, claims)
+            if claim is not None and (step.claim is None or claim.value < step.claim.value):
+                self.unknown.pop(node.name, None)
+                return replace(step, rule=claim.rule, claim=claim)
+        return step
 
     def _step_by_branches(self, node: Node, step: Step) -> Step:
         """Return a smaller bound of a node and nodes before it, together; the given one if there is none."""
@@ -266,7 +290,12 @@ class _Pass:
 
     def _place(self, node: Node) -> Place:
         place = self.scope.graph.place(node)
-        return replace(place, ranges=lambda: tuple(self.values[name] for name in node.inputs), boxed=self.values.boxed)
+        return replace(
+            place,
+            ranges=lambda: tuple(self.values[name] for name in node.inputs),
+            boxed=self.values.boxed,
+            lengths=lambda: tuple(self.lengths[name] for name in node.inputs),
+        )
 
     def _with_respect_to(self, source: str, node: Node) -> list[Upper]:
         """Return claims of a node's inputs with respect to one of them: 1 of itself, and 0 of fixed values."""

@@ -26,6 +26,7 @@ from specnorm_networks.certified.operators.base import (
     Slopes,
 )
 from specnorm_networks.certified.rules import Scope
+from specnorm_networks.certified.subjects import digest_of_operator
 
 MOST_UNITS = 3072
 """Largest number of units: a search of more seldom fits into a minute."""
@@ -76,6 +77,11 @@ class _Units:
         self.numbers: list[range] = []
         """Numbers of the input's entries, and then the numbers of the units of each link."""
         self.links: list[Link] = []
+        self.entries: dict[str, NDArray[np.intp]] = {}
+        """Numbers of a value's entries, counted from 1. Entries that were only moved keep their numbers."""
+        self.entries_so_far = 0
+        self.known_units: dict[tuple[object, ...], int] = {}
+        """Numbers of units, by function, slopes and the number of the entry that the function is applied to."""
 
     def read(self, node: Node) -> None:
         """Read a node; `NoBoundError` if its value is no such sum, or has too many coefficients."""
@@ -84,6 +90,8 @@ class _Units:
             raise NoBoundError("values of unknown size")
         before = [self.sums[name] for name in node.inputs]
         value = self._sum(node, shape, before)
+        if node.name not in self.entries:
+            self.entries[node.name] = self._new_entries(shape)
         if value.matrix.size > MOST_COEFFICIENTS or value.matrix.shape[1:] != shape:
             raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients, or a value of another shape")
         self.sums[node.name] = value
@@ -96,12 +104,21 @@ class _Units:
             return _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
         slopes = None if node.function is None else node.function.slopes_on_range
         if slopes is not None:
-            return self._function(node.name, before[0], slopes)
+            return self._function(node, before[0], slopes)
         place = Place(tuple(a_sum.matrix.shape[1:] for a_sum in before), shape)
         linear = None if node.affine is None else node.affine.linear_map(place)
         if linear is None:
             raise NoBoundError("an operator that is neither linear nor a function with slopes")
+        if linear.only_moves_entries and linear.offset is None:
+            numbers = [self.entries[name][None].astype(np.float64) for name in node.inputs]
+            self.entries[node.name] = linear.apply(numbers)[0].astype(np.intp)
         return self._linear(linear, before, shape)
+
+    def _new_entries(self, shape: tuple[int, ...]) -> NDArray[np.intp]:
+        """Return new numbers for the entries of a value."""
+        first = self.entries_so_far + 1
+        self.entries_so_far += math.prod(shape)
+        return np.arange(first, self.entries_so_far + 1).reshape(shape)
 
     def start(self, node: Node) -> None:
         """Read the input: each of its entries is itself."""
@@ -111,6 +128,7 @@ class _Units:
         eye = np.eye(count).reshape(count, *shape)
         # `np.zeros` takes no memory until it is written.
         self.sums[node.name] = _Sum(eye, np.zeros(eye.shape))
+        self.entries[node.name] = self._new_entries(shape)
 
     @property
     def count(self) -> int:
@@ -138,7 +156,7 @@ class _Units:
             error[first + rows] = error_of_rows
         return _Sum(matrix, error)
 
-    def _function(self, name: str, before: _Sum, slopes: Slopes) -> _Sum:
+    def _function(self, node: Node, before: _Sum, slopes: Slopes) -> _Sum:
         """Return a function of v as ``low v + w``, and add the link that makes its units w.
 
         ``before``: v. ``slopes``: smallest slope ``low`` and largest slope of each entry.
@@ -155,16 +173,43 @@ class _Units:
         entries = np.flatnonzero((high > low).reshape(-1))
         if not len(entries):
             return linear_part
-        low_of_units = low.reshape(-1)[entries]
-        high_of_units = high.reshape(-1)[entries]
-        largest_slopes = host.next_up((high - low).reshape(-1)[entries])
-        largest_slopes = np.where(low_of_units == 0, high_of_units, largest_slopes)
-        self.append_link(name, before, entries, np.zeros(len(entries)), largest_slopes)
-        first = self.count
-        self.numbers.append(range(first, first + len(entries)))
+        units = self._units(node, before, entries, low.reshape(-1)[entries], high.reshape(-1)[entries])
         function = linear_part.rows(0, self.count)
-        function.matrix.reshape(self.count, -1)[first + np.arange(len(entries)), entries] = 1.0
+        function.matrix.reshape(self.count, -1)[units, entries] = 1.0
         return function
+
+    def _units(
+        self,
+        node: Node,
+        before: _Sum,
+        entries: NDArray[np.intp],
+        low: FloatArray,
+        high: FloatArray,
+    ) -> NDArray[np.intp]:
+        """Return the numbers of the units of some entries, and add a link of those that are new.
+
+        Branches may apply one function to the same entries, such as the blocks of a DenseNet: these are the same units.
+        ``low`` and ``high``: slopes of the entries.
+        """
+        numbers = self.entries[node.inputs[0]].reshape(-1)[entries]
+        keys = list(zip(numbers.tolist(), low.tolist(), high.tolist(), strict=True))
+        function = _function_of_any_entry(node)
+        units = np.full(len(entries), -1)
+        if function is not None:
+            units[:] = [self.known_units.get((function, *key), -1) for key in keys]
+        is_new = units < 0
+        if is_new.any():
+            largest_slopes = np.where(low == 0, high, host.next_up(high - low))[is_new]
+            channels = _channels_of(node.shape or ())[entries[is_new]]
+            count = len(channels)
+            self.append_link(node.name, before, entries[is_new], np.zeros(count), largest_slopes, channels)
+            first = self.count
+            self.numbers.append(range(first, first + count))
+            units[is_new] = np.arange(first, first + count)
+            if function is not None:
+                # An entry without a number is 0, and may have been moved from several places.
+                self.known_units |= {(function, *key): unit for key, unit in zip(keys, units, strict=True) if key[0]}
+        return units
 
     def append_link(
         self,
@@ -173,10 +218,12 @@ class _Units:
         entries: NDArray[np.intp],
         low: FloatArray,
         high: FloatArray,
+        channels: NDArray[np.intp] | None = None,
     ) -> None:
         """Add the link of functions of some entries of a value, with slopes between ``low`` and ``high``.
 
-        ``entries``: flat positions of these entries, which are the channels of the link.
+        ``entries``: flat positions of these entries, which are the channels of the link. ``channels``: numbers of the
+        channels of the value that they are in (`Link.channels`).
         """
         coefficients = value.matrix.reshape(len(value.matrix), -1)[:, entries]
         errors = value.error.reshape(len(value.error), -1)[:, entries]
@@ -189,13 +236,39 @@ class _Units:
                 continue
             layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
             terms.append(Term.of_matrix(source, layer))
-        self.links.append(Link(tuple(terms), len(entries), (low, high), name))
+        self.links.append(Link(tuple(terms), len(entries), (low, high), name, channels=channels))
+
+
+def _function_of_any_entry(node: Node) -> str | None:
+    """Return the digest of a function that is the same at every entry; None if a field may differ between them."""
+    fields = [value for name, value in vars(node.operator).items() if name != "slopes_on_range"]
+    return digest_of_operator(node.operator) if all(isinstance(value, float | int) for value in fields) else None
+
+
+def _channels_of(shape: tuple[int, ...]) -> NDArray[np.intp]:
+    """Return the number of the channel of each entry: along the axis after the samples, if there are pixels."""
+    pixels = math.prod(shape[2:]) if len(shape) > 2 else 1
+    return np.arange(math.prod(shape)) // max(pixels, 1)
 
 
 def _units_of(node: Node) -> int:
     """Return the number of units of a function: of its entries whose smallest and largest slope differ."""
     slopes = None if node.function is None else node.function.slopes_on_range
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
+
+
+def units_of(graph: Graph) -> tuple[int, int]:
+    """Return the number of a network's inputs and units, entry by entry. Branches may share some of these units.
+
+    `NoBoundError` as for `unit_run`.
+    """
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise NoBoundError("a network of several inputs or outputs")
+    inputs = math.prod(graph.by_name[graph.inputs[0]].shape or (MOST_INPUTS + 1,))
+    units = sum(map(_units_of, graph.pruned().nodes))
+    if inputs > MOST_INPUTS or units > MOST_UNITS:
+        raise NoBoundError(f"more than {MOST_INPUTS} inputs or {MOST_UNITS} units")
+    return inputs, units
 
 
 @arithmetic.on_host()
@@ -213,16 +286,13 @@ def unit_run(graph: Graph) -> Run:
         If the network is too large, or has several inputs or outputs, or an operator that is neither linear nor a
         function with slopes.
     """
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise NoBoundError("a network of several inputs or outputs")
+    units_of(graph)
     (start,) = graph.inputs
     (end,) = graph.outputs
     units = _Units(graph)
     input_node = units.nodes[start]
     graph = graph.pruned()
-    width = math.prod(input_node.shape or (MOST_INPUTS + 1,))
-    if width > MOST_INPUTS or sum(map(_units_of, graph.nodes)) > MOST_UNITS:
-        raise NoBoundError(f"more than {MOST_INPUTS} inputs or {MOST_UNITS} units")
+    width = math.prod(input_node.shape or ())
     units.start(input_node)
     unread_after = graph.last_readers()
     for number, node in enumerate(graph.nodes):

@@ -12,7 +12,7 @@ from specnorm.errors import MethodError
 from specnorm_networks import Graph, network_graph, within
 from specnorm_networks.local.accuracy import CertifiedAccuracy
 from specnorm_networks.local.accuracy import certified_accuracy as of_graph
-from specnorm_networks.tools import Measure, Method, Source, is_file, numbers
+from specnorm_networks.tools import Measure, Method, Source, numbers
 
 
 def certified_accuracy(
@@ -85,7 +85,7 @@ def certified_accuracy(
             f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "
             "at least one."
         )
-    graph = source if isinstance(source, Graph) else network_graph(source, _sizes(source, inputs))
+    graph = source if isinstance(source, Graph) else network_graph(source, inputs.shape[1:])
     if input_range is not None:
         graph = within(graph, *input_range)
         low, high = input_range
@@ -97,11 +97,3 @@ def certified_accuracy(
         graph, inputs, labels, radii, local=local, budget=budget, margin=margin, method=method,
         measure=Measure(rtol), progress=progress,
     )  # fmt: skip
-
-
-def _sizes(source: Source, x: NDArray[np.float64]) -> Any:
-    """Return the shape of one sample; for a file the spatial sizes of an image, or None for other samples."""
-    if not is_file(source):
-        return x.shape[1:]
-    is_image = x.ndim > 3
-    return x.shape[2:] if is_image else None

@@ -98,7 +98,10 @@ def require_labels(labels: NDArray[np.integer], classes: int) -> None:
         return
     are_whole = np.issubdtype(labels.dtype, np.integer)
     if not are_whole or labels.min() < 0 or labels.max() >= classes:
-        raise MethodError(f"labels from {labels.min()} to {labels.max()}; expected whole numbers 0..{classes - 1}.")
+        raise MethodError(
+            f"labels of dtype {labels.dtype} from {labels.min()} to {labels.max()}; expected integers from 0 to "
+            f"{classes - 1}."
+        )
 
 
 def margins(

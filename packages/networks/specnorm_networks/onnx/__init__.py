@@ -47,6 +47,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         from google.protobuf.message import DecodeError
         from onnx import ModelProto
 
+        from specnorm_networks.onnx.sizes import input_shapes
         from specnorm_networks.onnx.tensors import Tensors
         from specnorm_networks.onnx.walk import Walk
     except ModuleNotFoundError as error:
@@ -66,11 +67,11 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer or model.graph.output):
         raise ModelFileError(f"it holds no graph: it is damaged, or {NO_MODEL}.")
     _sort(model.graph)
-    walk = Walk(model, Tensors(Path(path), max_bytes), None)
+    walk = Walk(model, Tensors(Path(path), max_bytes), {})
 
     def graph(sizes: Sizes) -> Graph:
-        walk_with_sizes = walk if sizes is None else Walk(model, walk.reader.again(), sizes)
-        walk_with_sizes.check_sizes()
+        shapes = input_shapes(model.graph, sizes)
+        walk_with_sizes = Walk(model, walk.reader.again(), shapes) if shapes else walk
         return walk_with_sizes.graph()
 
     def stored() -> dict[str, Callable[[], Any]]:

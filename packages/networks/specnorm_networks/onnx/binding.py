@@ -62,8 +62,8 @@ def bind(call: Call, rule: OperatorRule, builder: Builder) -> Callable[[], Resul
     NoBoundError
         If an argument is not supported, or of another kind; the message names it.
     """
-    schema = _schema(call.operator, call.opset)
     inputs, attributes = stated(call, rule)
+    schema = _schema(call.operator, call.opset)
     accepted = parameters(builder)
     positional_names = [name for name, p in accepted.items() if p.kind is p.POSITIONAL_ONLY]
     variadic = next((p for p in accepted.values() if p.kind is p.VAR_POSITIONAL), None)

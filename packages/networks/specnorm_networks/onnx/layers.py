@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import counted
+from specnorm.proof import counted, padding_rules
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.axes import AxisPooling
 from specnorm_networks.certified.operators import Layer, NoBoundError
 from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.linear import normalisation
 from specnorm_networks.certified.operators.normalisation import Form
+from specnorm_networks.onnx.attention import PRODUCT, product, product_by_equation
 from specnorm_networks.onnx.binding import Wholes
 from specnorm_networks.onnx.elementwise import scaled
 from specnorm_networks.onnx.nodes import (
@@ -36,10 +37,6 @@ from specnorm_networks.onnx.nodes import (
 )
 from specnorm_networks.onnx.tensors import Constant
 
-PRODUCT = (
-    "it multiplies two matrices that both depend on the input, as attention does, which has no Lipschitz constant: "
-    "bound the parts of the network before and after it"
-)
 MOST_AXES = 3
 """Largest number of spatial axes of a layer."""
 SMALLEST_FACTOR = 1e-300
@@ -87,13 +84,10 @@ def pads_of(
     if auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         if sizes is None and max(stride) > 1:
             return None
+        rule = padding_rules.same_upper if auto_pad == "SAME_UPPER" else padding_rules.same_lower
         # With stride 1 the padding does not depend on the sizes.
-        pairs = []
-        for n, k, s, r in zip(sizes or (1,) * len(kernel), kernel, stride, dilation, strict=True):
-            total = max((-(-n // s) - 1) * s + r * (k - 1) + 1 - n, 0)
-            before = total // 2 if auto_pad == "SAME_UPPER" else total - total // 2
-            pairs.append((before, total - before))
-        return tuple(pairs)
+        axes = zip(sizes or (None,) * len(kernel), kernel, stride, dilation, strict=True)
+        return tuple(rule(*axis) for axis in axes)
     if auto_pad not in ("NOTSET", "VALID"):
         raise NoBoundError(f"auto_pad={auto_pad[:20]} is not supported")
     ndim = len(kernel)
@@ -237,7 +231,10 @@ def matrix(
     The row of the matrix in the audit has the stored matrix, even if its transpose acts: both have the same norm.
     """
     if isinstance(a, Data) and isinstance(b, Data):
-        raise NoBoundError(PRODUCT)
+        if call.operator == "Gemm":
+            raise NoBoundError(PRODUCT)
+        call.missed()  # rows for constants of which one of them is made
+        return product(a, b)
     is_on_the_right = isinstance(b, Constant)
     x, weight = (a, b) if is_on_the_right else (b, a)
     transposes_x, transposes_weight = (transA, transB) if is_on_the_right else (transB, transA)
@@ -291,9 +288,10 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
     It is a product with one matrix for each choice of the indices that both have and that the output keeps.
     """
     moving = [value for value in values if isinstance(value, Data)]
-    if len(moving) > 1:
-        raise NoBoundError(PRODUCT)
     equation = _without_ellipsis(equation.replace(" ", ""), values)
+    if len(moving) > 1:
+        call.missed()
+        return product_by_equation(equation, values)
     terms, arrow, output_indices = equation.partition("->")
     indices = terms.split(",")
     has_letters_once = all(x.isalpha() and len(set(x)) == len(x) for x in (*indices, output_indices) if x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.onnx import constants, elementwise, layers, moves, pooling
+from specnorm_networks.onnx import attention, constants, elementwise, layers, moves, pooling
 from specnorm_networks.onnx.elementwise import compare, function
 from specnorm_networks.onnx.nodes import OperatorRule
 
@@ -13,6 +13,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "MatMul": OperatorRule(1, layers.matrix),
     "Gemm": OperatorRule(7, layers.matrix),
     "Einsum": OperatorRule(12, layers.einsum),
+    "Attention": OperatorRule(23, attention.attention, ("qk_matmul_output_mode", "softmax_precision")),
     "BatchNormalization": OperatorRule(7, layers.batch_norm, ("momentum",)),
     "MaxPool": OperatorRule(1, pooling.pool, ("storage_order",)),
     "AveragePool": OperatorRule(1, pooling.pool),

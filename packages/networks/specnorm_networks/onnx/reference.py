@@ -49,7 +49,7 @@ def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> 
             dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor_type.elem_type))
         except (KeyError, TypeError, ValueError) as error:
             raise NotExecutedError(f"the type of its input {name[:40]!r} is not known") from error
-        shape = tuple(int(dim.dim_value) or 1 for dim in tensor_type.shape.dim)
+        shape = tuple(max(int(dim.dim_value), 1) for dim in tensor_type.shape.dim)
         if name in inputs:
             with np.errstate(all="ignore"):
                 arrays[name] = np.asarray(inputs[name]).astype(dtype)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from specnorm.errors import GeometryError, MethodError, ModelFileError
+from specnorm.errors import MethodError, ModelFileError
 from specnorm_networks.certified.graph import Graph, Node, fresh_name
 from specnorm_networks.certified.operators import (
     Concat,
@@ -27,13 +27,24 @@ from specnorm_networks.certified.operators import Constant as ConstantOperator
 from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
-from specnorm_networks.model_arrays import Kind, Sizes, Stated, Tensor
+from specnorm_networks.model_arrays import Kind, Stated, Tensor
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import OLDEST, RANDOM, computed
 from specnorm_networks.onnx.evaluator import plain
-from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Output, Result, UnsizedError, Value, has_graphs
+from specnorm_networks.onnx.nodes import (
+    MAX_KNOWN,
+    Call,
+    Data,
+    Output,
+    Result,
+    UnsizedError,
+    Value,
+    has_graphs,
+    too_large,
+)
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.reference import OnnxModel
+from specnorm_networks.onnx.sizes import stated_size
 from specnorm_networks.onnx.tensors import Constant, Tensors
 from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unread
 
@@ -79,14 +90,14 @@ class Walk:
 
     Parameters
     ----------
-    sizes : int, tuple of int, or mapping of str to tuple of int, optional
-        Spatial sizes of inputs that the file leaves open; or whole shapes of inputs, by name.
+    shapes : mapping of str to tuple of int
+        Shapes of inputs by name (`sizes.input_shapes`). Others have the sizes that the file states.
     """
 
-    def __init__(self, model: Any, reader: Tensors, sizes: Sizes) -> None:
+    def __init__(self, model: Any, reader: Tensors, shapes: Mapping[str, Shape]) -> None:
         self.model = model
         self.reader = reader
-        self.sizes = sizes
+        self.shapes = shapes
         opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
         self.opset = max(opsets, default=1)
         self.nodes: list[Node] = []
@@ -111,6 +122,8 @@ class Walk:
         """Operators that the model defines itself."""
         self.broken: str | None = None
         """Reason why the graph is invalid, or None; kernels of an invalid graph are rows, too."""
+        self.too_large = ""
+        """Reason why an input is too large; empty if none is."""
         self.values = self._scope(model.graph)
         self._walk(model.graph)
         if any(function.domain in _DOMAINS for function in model.functions):
@@ -157,40 +170,16 @@ class Walk:
         """Return the network, with all values of the file."""
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
+        if self.too_large:
+            raise MethodError(self.too_large)
         outputs = [self.values.get(output.name) for output in self.model.graph.output]
         computed_outputs = tuple(value.name for value in outputs if isinstance(value, Data))
         # A reader of its own: the graph may be executed after this translation is dropped.
         model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes)
         return Graph(tuple(self.nodes), computed_outputs, model)
 
-    def check_sizes(self) -> None:
-        """Refuse shapes by name that do not fit the file's inputs.
-
-        Raises
-        ------
-        GeometryError
-            If there is no such input, or the file states another shape.
-        """
-        shapes_by_name = self.sizes if isinstance(self.sizes, Mapping) else {}
-        inputs = {graph_input.name: graph_input.type.tensor_type for graph_input in self.model.graph.input}
-        for name, shape in shapes_by_name.items():
-            if name not in inputs:
-                names = ", ".join(repr(other) for other in list(inputs)[:8])
-                raise GeometryError(f"The network has no input {name!r}; it has {names}.")
-            if not inputs[name].HasField("shape"):
-                continue
-            # A size is a number, a name, or unknown.
-            dims = [dim.dim_value or dim.dim_param or "?" for dim in inputs[name].shape.dim]
-            # A size with a name is free.
-            pairs = zip(shape, dims, strict=False)
-            if len(shape) != len(dims) or any(isinstance(dim, int) and dim != n for n, dim in pairs):
-                raise GeometryError(
-                    f"The network's input {name!r} is given the shape {'x'.join(map(str, shape))}; the file states "
-                    f"{'x'.join(map(str, dims))}. Give the whole shape, with its batch axis."
-                )
-
     def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
-        walk = Walk(self.model, self.reader.again(), inputs)
+        walk = Walk(self.model, self.reader.again(), {**self.shapes, **inputs})
         return {name: value.shape for name, value in walk.values.items()}
 
     def _scope(self, graph: Any) -> dict[str, Value]:
@@ -210,6 +199,9 @@ class Walk:
                 origin = frozenset()
             elif tensor.elem_type not in _FLOATS:
                 operator = Unknown("its type is not supported")
+            if too_large(shape):
+                self.too_large = self.too_large or f"input {name[:80]}: {too_large(shape)}."
+                operator, shape = Unknown(too_large(shape)), None
             scope[name] = Data(name, shape, origin, depends=True)
             self.nodes.append(Node(name, operator, (), shape, "input"))
         return scope
@@ -227,29 +219,16 @@ class Walk:
         return self.constants[name]
 
     def _input_shape(self, name: str, tensor: Any) -> Shape | None:
-        """Return the shape of an input, with one sample and the spatial sizes asked for; None if a size is open."""
-        if isinstance(self.sizes, Mapping) and name in self.sizes:
-            return tuple(self.sizes[name])
+        """Return the shape of an input, with one sample; None if a size is open."""
+        if name in self.shapes:
+            return self.shapes[name]
         if not tensor.HasField("shape"):
             return None
-        dims = tensor.shape.dim
-        spatial_axes = range(2, len(dims))
-        asked: dict[int, int] = {}
-        if isinstance(self.sizes, tuple):
-            asked = dict(zip(spatial_axes, self.sizes, strict=True)) if len(self.sizes) == len(spatial_axes) else {}
-        elif not isinstance(self.sizes, Mapping | None):
-            asked = dict.fromkeys(spatial_axes, self.sizes)
-        sizes: list[int] = []
-        for axis, dim in enumerate(dims):
-            if dim.dim_value > 0:
-                sizes.append(int(dim.dim_value))
-            elif axis == 0 and len(dims) > 1:
-                sizes.append(1)
-            elif axis in asked:
-                sizes.append(asked[axis])
-            else:
-                return None
-        return tuple(sizes)
+        sizes = [stated_size(dim) for dim in tensor.shape.dim]
+        if len(sizes) > 1 and sizes[0] is None:
+            sizes[0] = 1
+        known = tuple(n for n in sizes if n is not None)
+        return known if len(known) == len(sizes) else None
 
     def _walk(self, graph: Any) -> None:
         scope = self.values
@@ -278,6 +257,8 @@ class Walk:
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
                 sources = origins(proto, self.opset, output_number, inputs)
+                if too_large(result.shape):
+                    result = self._unknown(proto, inputs, too_large(result.shape))
                 # A sub-graph may read any value of the graph.
                 depends = has_graphs(proto) or any(value.depends for value in data)
                 is_layer = isinstance(result.operator, Convolution | Matrix) or proto.op_type in _LOOPS
@@ -292,6 +273,8 @@ class Walk:
         for value in translation.inputs:
             if isinstance(value, Output):
                 # A value that is used twice is one node. It is kept, so that no other object has its id.
+                if too_large(value.shape):
+                    value = Output(Unknown(too_large(value.shape)), value.inputs, None)
                 if id(value) not in self.inner:
                     self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
                 inputs.append(self.inner[id(value)][1])

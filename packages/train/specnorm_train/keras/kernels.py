@@ -31,6 +31,12 @@ class KernelLayer:
     def __post_init__(self) -> None:
         if self.layer not in (None, *_KINDS):
             raise GeometryError(f"layer={self.layer!r} is not one of {', '.join(_KINDS)}.")
+        for name in ("strides", "dilation_rate", "groups", "input_axes"):
+            value = getattr(self, name)
+            has_axes = name in ("strides", "dilation_rate") and isinstance(value, tuple | list)
+            numbers = value if has_axes else [value]
+            if not all(isinstance(n, int) and n > 0 for n in numbers):
+                raise GeometryError(f"{name}={value!r}; expected a positive integer, or for strides one for each axis.")
         # In the form that JSON restores: lists instead of tuples.
         self.strides, self.dilation_rate = _plain(self.strides), _plain(self.dilation_rate)
 

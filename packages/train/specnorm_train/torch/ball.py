@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -18,6 +18,7 @@ from specnorm import certify, rescale
 from specnorm.errors import MethodError, Undecided
 from specnorm.plugin import check_bound, lmo_many, updates_in_ball
 from specnorm_train.torch.constraint import SpectralNorm
+from specnorm_train.torch.private import foreach
 
 Rest: TypeAlias = Callable[[list[Any]], Optimizer]
 """Makes the optimizer of the parameters that are no layer's weight, or of groups of them."""
@@ -66,6 +67,11 @@ class _Layered(Optimizer):
         if isinstance(model_or_params, nn.Module):
             groups, others = self._groups_of(model_or_params, layers, bound)
         else:
+            if layers is not None or isinstance(model_or_params, Iterator):
+                raise MethodError(
+                    "parameters alone do not tell strides and groups, nor which layer they are of: give the model, "
+                    f"{type(self).__name__}(model, lr); or a list of parameters, or of groups with their geometry."
+                )
             groups, others = _groups_of_parameters(model_or_params, bound)
         super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, **defaults})
         if others:
@@ -203,12 +209,12 @@ class _Layered(Optimizer):
                 self.state[x]["momentum_buffer"] = torch.zeros_like(x, memory_format=torch.preserve_format)
         momenta = [self.state[x]["momentum_buffer"] for x in weights]
         # Tensor.lerp_ would overflow where the largest numbers of a dtype have opposite signs.
-        torch._foreach_mul_(momenta, momentum)
-        torch._foreach_add_(momenta, gradients, alpha=1 - momentum)
+        foreach("mul_", momenta, momentum)
+        foreach("add_", momenta, gradients, alpha=1 - momentum)
         if not group["nesterov"]:
             return momenta
-        mixed = list(torch._foreach_mul(momenta, momentum))
-        torch._foreach_add_(mixed, gradients, alpha=1 - momentum)
+        mixed = list(foreach("mul", momenta, momentum))
+        foreach("add_", mixed, gradients, alpha=1 - momentum)
         return mixed
 
     def _check_gradients(self, weights: list[Tensor]) -> None:
@@ -217,7 +223,7 @@ class _Layered(Optimizer):
             return
         gradients = [x.grad for x in weights if x.grad is not None]
         # Norms of finite gradients may overflow, so that the gradients are looked at then.
-        if bool(_stacked(torch._foreach_norm(gradients)).isfinite().all()):
+        if bool(_stacked(foreach("norm", gradients)).isfinite().all()):
             return
         bad = [self._names[x] for x in weights if x.grad is not None and not bool(torch.isfinite(x.grad).all())]
         if bad:
@@ -372,7 +378,7 @@ class SpectralBall(_Layered):
     def _remember(self, weights: list[Tensor], bound: float) -> None:
         """Store what the weights are, which are inside of the ball."""
         entries = [self._copy_of(x) for x in weights]
-        torch._foreach_copy_(entries, weights)
+        foreach("copy_", entries, weights)
         for x, copied in zip(weights, entries, strict=True):
             self._inside[x] = _Inside(version_of(x), bound, copied)
 
@@ -387,7 +393,7 @@ class SpectralBall(_Layered):
         self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
     ) -> None:
         updates = updates_in_ball(weights, gradients, float(group["lr"]), bound=group["bound"], geometries=geometries)
-        torch._foreach_add_(weights, updates)
+        foreach("add_", weights, updates)
         self._remember(weights, group["bound"])
 
 
@@ -442,13 +448,13 @@ class MuonConv(_Layered):
         self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
     ) -> None:
         rate = float(group["lr"])
-        torch._foreach_mul_(weights, 1 - rate * group["weight_decay"])
-        torch._foreach_add_(weights, lmo_many(gradients, bound=1.0, geometries=geometries), alpha=-rate)
+        foreach("mul_", weights, 1 - rate * group["weight_decay"])
+        foreach("add_", weights, lmo_many(gradients, bound=1.0, geometries=geometries), alpha=-rate)
 
 
 def _are_equal(some: list[Tensor], others: list[Tensor]) -> list[bool]:
     """Whether tensors have the same entries as others; on a device, the host waits once for all."""
-    distances = torch._foreach_norm(torch._foreach_sub(some, others), math.inf)
+    distances = foreach("norm", foreach("sub", some, others), math.inf)
     answers: list[bool] = (_stacked(distances) == 0).tolist()
     return answers
 

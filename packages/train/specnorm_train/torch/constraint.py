@@ -7,14 +7,14 @@ import math
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from specnorm_torch import derivatives
-from specnorm_torch.arrays import outside_of_transformations, transformed
+from specnorm_torch.arrays import transformed
 from specnorm_torch.backend import BACKEND
 from specnorm_torch.layers import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
 from torch import Tensor, nn
@@ -25,13 +25,12 @@ import specnorm
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
+from specnorm_train.torch.private import foreach, is_transforming, outside_of_transformations
 from specnorm_train.torch.steps import (
     Factors,
-    Last,
     Scaling,
     Step,
     StepInput,
-    buffers_of_last,
     image_of,
     take_plain_steps,
     take_steps,
@@ -43,7 +42,7 @@ _SYMBOL_NORM = SymbolNorm()
 _MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
 """Modules of a model whose weight is constrained as a matrix."""
 _EVAL_SWEEPS = 16
-"""Number of sweeps for the norm of a weight in eval, which may be an average, loaded or edited."""
+"""Number of sweeps for the norm of a weight in eval that training has not moved: an average, or loaded."""
 _UNCHANGED = 1e-5
 """A weight counts as the same while its product with the vector changes by less than this part."""
 _TRACKER = ModuleTracker()
@@ -52,10 +51,10 @@ _TRACKER = ModuleTracker()
 
 @dataclass
 class _Taken:
-    """The last step of a layer, if there is one.
+    """A step of a layer, if there is one.
 
-    The buffers hold the state from which it was computed, and the next step moves them. So the same weight and the same
-    buffers have the same norm, also in a run that is resumed.
+    The buffers hold the state from which it was computed, and move to that after it before the next step is computed.
+    So the same weight and the same buffers have the same norm, also in a run that is resumed.
 
     Parameters
     ----------
@@ -66,9 +65,10 @@ class _Taken:
     settings : tuple, optional
         The scaling and the number of sweeps of the step.
     moves : list of (Tensor, Tensor), optional
-        The buffers that the step moves, with their new entries; None after it.
-    last : Last, optional
-        That before the step, and after the buffers were moved that after it; None: that in the buffers.
+        The buffers that the step moves, with their new entries; None if they were moved, or stay.
+    entries : Tensor, optional
+        In eval, a copy of the weight, by which a change through ``.data`` is seen, as many averages of weights are
+        written.
     is_in_pass : bool, default False
         Whether it is that of a forward pass of a model that has not returned yet.
     """
@@ -78,28 +78,12 @@ class _Taken:
     step: Any = None
     settings: tuple[Scaling, int | None] | None = None
     moves: list[tuple[Tensor, Tensor]] | None = None
-    last: Last | None = None
-    is_in_pass: bool = field(default=False, kw_only=True)
+    entries: Tensor | None = None
+    is_in_pass: bool = False
 
     def is_of(self, weight: Any) -> bool:
         """Whether the step is that of this tensor, and no change in place was counted since."""
-        return self.weight is weight is not None and self.version == version_of(weight)
-
-
-@dataclass
-class _Settled(_Taken):
-    """The norm of a weight in eval, to be used again while the weight is the same.
-
-    Parameters
-    ----------
-    entries : Tensor
-        Copy of the weight, by which a change through ``.data`` is seen, as many averages of weights are written.
-    factor : float
-        That of the step, which exporters write as a constant.
-    """
-
-    entries: Any = field(default=None, kw_only=True)
-    factor: float = field(default=1.0, kw_only=True)
+        return self.step is not None and self.weight is weight and self.version == version_of(weight)
 
 
 class _Parametrization(nn.Module):
@@ -140,14 +124,13 @@ class SpectralNorm(_Parametrization):
         kernel = self.kernel(weight.detach())
         state = specnorm.init_tracking(kernel, method, **geometry)
         self.state_names = tuple(state)
-        if self._follows:
-            state |= buffers_of_last(kernel, self._program(kernel))
         for name, x in state.items():
             self.register_buffer(name, x)
         # What the vectors in a state dict belong to, if it is not this method; for a warning.
         self.foreign_state: str | None = None
-        self._settled = _Settled()
-        self._taken = _Taken()
+        # The last step in training, and the last one in eval. Training moves the buffers to the state after its last
+        # step before it takes another one; eval moves nothing, and training may use its step.
+        self._taken, self._settled = _Taken(), _Taken()
         # Whether no step was taken of the state yet, or since it was loaded.
         self._is_new = True
         self._program_of_kernel: tuple[Any, ...] | None = None
@@ -159,10 +142,6 @@ class SpectralNorm(_Parametrization):
     def state(self) -> tuple[Tensor, ...]:
         """Buffers that move in training."""
         return tuple(self._buffers[name] for name in self.state_names)  # type: ignore[misc]
-
-    @property
-    def _buffers_of_last(self) -> tuple[Any, ...]:
-        return tuple(x for name, x in self._buffers.items() if name.startswith("last_"))
 
     @property
     def scaling(self) -> Scaling:
@@ -194,7 +173,7 @@ class SpectralNorm(_Parametrization):
         if torch.compiler.is_compiling():
             return self._weight_in_use(weight)
         taken = self._taken
-        if taken.is_in_pass and self.training and taken.is_of(weight) and not _is_transforming():
+        if taken.is_in_pass and self.training and taken.is_of(weight) and not is_transforming():
             return self._scaled(weight, taken.step)
         if transformed(weight):
             return self._weight_in_use(weight)
@@ -243,16 +222,22 @@ class SpectralNorm(_Parametrization):
         return None if self.n_power_iterations == 1 else self.n_power_iterations
 
     def _step_of(self, weight: Tensor) -> Step | None:
-        """Return the last step if it is one of this weight, which has not changed.
+        """Return the last step if it is one of this weight, which has not changed; else one in eval that comes next."""
+        if not self._fits(self._taken, weight):
+            if self._settled.moves is None or not self._fits(self._settled, weight):
+                return None
+            self._taken = self._settled
+        step: Step = self._taken.step
+        return step
+
+    def _fits(self, taken: _Taken, weight: Tensor) -> bool:
+        """Whether a step is one of this weight, which has not changed.
 
         In a backward pass, checkpoints compute forward passes again; a weight has the step there that it had before.
         """
-        taken = self._taken
         if not taken.is_of(weight) or taken.settings != (self.scaling, self._sweeps):
-            return None
-        is_same_pass = taken.is_in_pass or _TRACKER.is_bw
-        step: Step | None = taken.step if is_same_pass or self._has_kept_entries(weight, taken.step) else None
-        return step
+            return False
+        return taken.is_in_pass or _TRACKER.is_bw or self._has_kept_entries(weight, taken.step)
 
     def _has_kept_entries(self, weight: Tensor, step: Step) -> bool:
         """Whether a weight with the same version has the same entries: a change through ``.data`` is not counted.
@@ -267,11 +252,9 @@ class SpectralNorm(_Parametrization):
             return bool(np.abs(image - step.image).max() <= _UNCHANGED * np.abs(image).max())
 
     def keep(self, weight: Tensor, scaling: Scaling, step: Step, *, is_in_pass: bool) -> None:
-        """Store the step of a weight."""
-        settings = scaling, self._sweeps
-        # A step without a pass moves no buffer.
-        moves = list(zip(self.state, step.state, strict=True)) if step.state else []
-        taken = _Taken(weight, version_of(weight), step, settings, moves, self._taken.last, is_in_pass=is_in_pass)
+        """Store the step of a weight in training."""
+        moves = list(zip(self.state, step.state, strict=True))
+        taken = _Taken(weight, version_of(weight), step, (scaling, self._sweeps), moves, is_in_pass=is_in_pass)
         # As `Module.__setattr__` does it, in a tenth of the time.
         object.__setattr__(self, "_taken", taken)
         if step.image is None:
@@ -283,9 +266,12 @@ class SpectralNorm(_Parametrization):
         """End the pass of a model: a computed weight, which has a graph, and a step on a device are not kept."""
         taken = self._taken
         taken.is_in_pass = False
-        if taken.weight is not None and (taken.weight.grad_fn is not None or taken.step.image is None):
+        is_computed = taken.weight is not None and taken.weight.grad_fn is not None
+        if taken.step is not None and (is_computed or taken.step.image is None):
             self._move()
-            taken.weight = taken.step = None
+            taken.step = None
+        if is_computed:
+            taken.weight = None
 
     def _move(self) -> None:
         """Move the buffers to the state after the last step, once."""
@@ -294,18 +280,14 @@ class SpectralNorm(_Parametrization):
     def take_moves(self) -> list[tuple[Tensor, Tensor]]:
         """Return the buffers that are to be moved to the state after the last step, each with its new entries, once."""
         taken = self._taken
-        if taken.moves is None:
-            return []
-        moves, taken.moves, taken.last = taken.moves, None, taken.step.last
-        return moves
+        moves, taken.moves, self._settled.moves = taken.moves, None, None
+        return moves or []
 
     def _move_if_changed(self) -> None:
         """Move the buffers unless the weight is still that of the last step, whose norm they lead to again."""
         weight = self.original
-        if weight is None or self._step_of(weight) is None:
+        if self._taken.moves and (weight is None or not self._fits(self._taken, weight)):
             self._move()
-        if self._taken.last is not None:
-            _copy(list(zip(self._buffers_of_last, self._taken.last.buffers(), strict=True)))
 
     def next_input(self, weight: Tensor) -> StepInput:
         """Return what the next step in training is computed from."""
@@ -315,10 +297,7 @@ class SpectralNorm(_Parametrization):
         if self._is_new:
             sweeps = _EVAL_SWEEPS if kernel.is_cuda and self._follows else sweeps
             self._is_new = False
-        last = None
-        if sweeps is None and "last_right" in self._buffers and BACKEND.numpy_view(kernel):
-            last = self._taken.last or Last.in_buffers(*self._buffers_of_last)
-        return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state, last)
+        return StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state)
 
     def begin_pass(self) -> Tensor | None:
         """Return the weight if a model that is called now takes its step, else None; a step that it has is used."""
@@ -326,7 +305,7 @@ class SpectralNorm(_Parametrization):
         if not self.training or not self._takes_steps or weight is None:
             return None
         # The weight of the last step has values.
-        has_values = self._taken.weight is weight and not _is_transforming()
+        has_values = self._taken.weight is weight and not is_transforming()
         if not has_values and not self._has_values(weight):
             return None
         if self._step_of(weight) is None:
@@ -373,7 +352,7 @@ class SpectralNorm(_Parametrization):
                 "the constrained weight is not known yet: the model was loaded or changed since it was put in eval(). "
                 "Call model.eval() again, or run the model once on an input, then export it."
             )
-        return weight * self._settled.factor
+        return weight * float(self._settled.step.factor)
 
     def _program_for(self, kernel: Tensor) -> SteppedProgram:
         """Return `_program`, looked up once for each shape and dtype."""
@@ -385,18 +364,25 @@ class SpectralNorm(_Parametrization):
 
     @torch.no_grad()
     def _norm_in_eval(self, weight: Tensor) -> Step:
-        """Return the norm of a weight, after `_EVAL_SWEEPS` sweeps from the stored vectors.
+        """Return the norm of a weight, which is stored until it changes. The vectors in the buffers do not change.
 
-        The vectors need not fit a weight that was averaged, loaded or edited. The norm is stored until the weight
-        changes. The vectors in the buffers do not change.
+        A weight in whose place training took its last step has the norm that training follows. The vectors need not fit
+        one that was loaded, averaged or replaced: it gets `_EVAL_SWEEPS` sweeps from them.
         """
         settled = self._settled
-        if not (settled.is_of(weight) and torch.equal(settled.entries, weight)):
-            kernel = self.kernel(weight.detach())
-            settling = StepInput(self._program_for(kernel), self.scaling, _EVAL_SWEEPS, kernel, self.state)
-            (step,) = take_plain_steps([settling])
-            entries = weight.detach().clone()
-            settled = _Settled(weight, version_of(weight), step, entries=entries, factor=float(step.factor))
+        if not (settled.is_of(weight) and settled.entries is not None and torch.equal(settled.entries, weight)):
+            is_trained = self._taken.weight is weight and not self._is_new
+            sweeps = self._sweeps if is_trained else _EVAL_SWEEPS
+            step, moves = self._taken.step, None
+            if not (is_trained and self._fits(self._taken, weight)):
+                kernel = self.kernel(weight.detach())
+                given = StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state)
+                (step,) = take_plain_steps([given])
+                if not self._taken.moves:
+                    # The next step in training, if the weight is the same then.
+                    moves = list(zip(self.state, step.state, strict=True))
+            settings = self.scaling, sweeps
+            settled = _Taken(weight, version_of(weight), step, settings, moves, entries=weight.detach().clone())
             self._settled = settled
         found: Step = settled.step
         return found
@@ -416,7 +402,7 @@ class SpectralNorm(_Parametrization):
     def _apply(self, fn: Any, recurse: bool = True) -> SpectralNorm:
         """Move to a device or dtype, and forget norms and steps of the weight before."""
         self._move_if_changed()
-        self._settled, self._taken = _Settled(), _Taken()
+        self._taken, self._settled = _Taken(), _Taken()
 
         def in_rows(x: Tensor) -> Tensor:
             # Buffers are no images: `model.to(memory_format=torch.channels_last)` refuses those of five axes.
@@ -428,13 +414,10 @@ class SpectralNorm(_Parametrization):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Read a state; one of another method, torch's own, zeros and NaN begin anew."""
-        self._settled, self._taken = _Settled(), _Taken()
+        self._taken, self._settled = _Taken(), _Taken()
         self._is_new = True
         if f"{prefix}_extra_state" not in state_dict:
             state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
-        if "vectors" not in self.state_names:
-            # An earlier version had vectors of layers that are now computed anew in each pass.
-            state_dict.pop(f"{prefix}vectors", None)
         vectors_of_torch = [state_dict.pop(f"{prefix}_{name}", None) for name in "uv"]
         own: dict[str, Any] = dict(self._buffers)
         stored = {name: state_dict.get(f"{prefix}{name}") for name in own}
@@ -464,7 +447,7 @@ class SpectralNorm(_Parametrization):
     def __getstate__(self) -> dict[str, Any]:
         """Return the attributes without cached values, which a copy computes again."""
         self._move_if_changed()
-        return {**self.__dict__, "_settled": _Settled(), "_taken": _Taken(), "_program_of_kernel": None}
+        return {**self.__dict__, "_settled": _Taken(), "_taken": _Taken(), "_program_of_kernel": None}
 
     @torch.no_grad()
     def _move_to(self, after: Iterable[Tensor]) -> None:
@@ -492,12 +475,7 @@ def _copy(moves: list[tuple[Tensor, Tensor]]) -> None:
     """Copy tensors into buffers, in one call."""
     if moves:
         with without_gradients():
-            torch._foreach_copy_([old for old, _ in moves], [new for _, new in moves])
-
-
-def _is_transforming() -> bool:
-    """Whether a ``torch.func`` transformation is running."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+            foreach("copy_", [old for old, _ in moves], [new for _, new in moves])
 
 
 def _constraints_of(model: nn.Module) -> list[SpectralNorm]:
@@ -547,7 +525,7 @@ def spectral_norm(
     n_power_iterations : int, default 1
         Steps in each forward pass in ``train()``. With `SymbolNorm`, 1 stands for a pass over the known maxima, with a
         search for others when one is due; a larger number stands for that many searches in each pass. In ``eval()`` the
-        state does not change; 16 steps from the stored vectors are taken once for each new weight.
+        state does not change; a weight that was not moved by training takes 16 searches from the stored vectors, once.
     eps : float, default 1e-12
         A kernel whose norm is at most ``eps`` is left unchanged.
     dim : int, optional
@@ -596,7 +574,8 @@ def spectral_norm(
             shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             named = f" named like {layers!r}; its layers are {shown}" if names else ""
             raise KernelError(
-                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}."
+                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}. "
+                "Give the whole model, spectral_norm(model): model.apply(spectral_norm) would call it for each module."
             )
     # All are checked before one is changed.
     made = [(x, x.constraint(*settings)) for x in constrained]

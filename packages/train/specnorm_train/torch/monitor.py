@@ -6,14 +6,14 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from specnorm_torch.layers import at_inference, is_layer, name_of
+from specnorm_torch.layers import at_inference, is_layer, is_matrix, name_of
 from torch import Tensor
 
 from specnorm.errors import MethodError, SpecnormError
 from specnorm.plugin import LayerKernel, layer_kernel, reader_of
 from specnorm_train.monitoring import ModelMonitor, Reading, read_model
 
-_NO_LINEAR_MAP = ("Embedding", "Norm")
+_NO_LINEAR_MAP = ("Norm",)
 """Parts of the names of modules whose matrices are not linear maps of the module's input."""
 
 
@@ -53,7 +53,7 @@ class NormMonitor(ModelMonitor):
                 continue
             kind = name_of(module)
             holds_a_matrix = any(x.ndim > 1 for x in module.parameters(recurse=False))
-            if is_layer(module):
+            if is_layer(module) or is_matrix(module):
                 try:
                     reading[name] = layer_kernel(module)
                 except SpecnormError as error:

@@ -15,6 +15,7 @@ from specnorm import init_tracking, track_many
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
 from specnorm.plugin import check_count, counted, fold_stack
+from specnorm_train.torch.private import foreach
 
 Form = Literal["sum", "log", "hinge"]
 _SYMBOL_NORM = SymbolNorm()
@@ -148,7 +149,7 @@ class SpectralPenalty(nn.Module):
         if sweeps:
             moves = [(x, new[key]) for old, new in zip(states, new_states, strict=True) for key, x in old.items()]
             with torch.no_grad():
-                torch._foreach_copy_([old for old, _ in moves], [new for _, new in moves])
+                foreach("copy_", [old for old, _ in moves], [new for _, new in moves])
         return torch.stack([x.to(values[0]) for x in values])
 
 

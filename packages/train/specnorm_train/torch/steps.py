@@ -16,22 +16,10 @@ from specnorm_torch.backend import BACKEND
 from torch import Tensor, nn
 
 from specnorm.plugin import Stack, SteppedProgram, follow_all, program, stacks
+from specnorm_train.torch.private import foreach
 
 _HOST = BACKEND.host()
 _NUMPY_DTYPES = torch.float32, torch.float64
-_ERROR = 4e-4
-"""Error of the steps without a pass that is aimed at, as a part of the norm."""
-_MOST_STEPS = 15.0
-"""Largest number of steps without a pass."""
-_MOST_GROWTH = 4.0
-"""Largest growth of the number of steps from one pass to the next."""
-_SHORT, _LONG = 1e-30, 1e30
-"""Limits of squares that are computed in float32."""
-_TINY = 1e-30
-"""Added to what is divided by."""
-_FAR = 0.01
-"""A step makes a pass if the products with the last right vector and with random signs have changed by this part of the
-norm. The product with signs is as long as the kernel, on average, and so changes by a jump in any direction."""
 _MOST_ENTRIES = 2**18
 """Largest number of entries of the kernels in a stack on the CPU. Larger kernels are as fast alone, and in less
 memory."""
@@ -66,58 +54,6 @@ class Scaling(NamedTuple):
         return factor.masked_fill(is_left, 1.0), -factor / divisor
 
 
-class Last(NamedTuple):
-    """What a step without a pass knows of the last pass.
-
-    Parameters
-    ----------
-    waiting : float
-        Steps before the next pass.
-    since_sweep : float
-        Steps since the last sweep.
-    since_pass : float
-        Steps since the last pass.
-    right : Tensor, shape (1, entries of a row)
-        As of `Factors`.
-    images : array, shape (2, rows)
-        Products of the kernel with ``right``, and with random signs.
-    square : float
-        Squared norm.
-    """
-
-    waiting: float
-    since_sweep: float
-    since_pass: float
-    right: Tensor
-    images: np.ndarray
-    square: float
-
-    @classmethod
-    def in_buffers(cls, numbers: Tensor, right: Tensor, images: Tensor) -> Last:
-        """Of copies of buffers, since these may move before a backward pass reads the vector."""
-        dtype = torch.promote_types(right.dtype, torch.float32)
-        right, array = right.to(dtype, copy=True), images.to(dtype, copy=True).numpy()
-        waiting, since_sweep, since_pass = numbers.tolist()
-        return cls(waiting, since_sweep, since_pass, right, array, _length(array[:1]) ** 2)
-
-    def buffers(self) -> tuple[Tensor, ...]:
-        """Return the entries of the buffers."""
-        return torch.tensor(self[:3]), self.right, torch.from_numpy(self.images)
-
-
-def buffers_of_last(kernel: Tensor, program: SteppedProgram) -> dict[str, Tensor]:
-    """Buffers of a `Last`, of zeros, with which a step makes a pass; none for a layer that makes one in each step.
-
-    Only one matrix waits: another group, or another frequency, overtakes to first order.
-    """
-    if program.stepped.rank(program.spec) > 1 or program.spec.groups > 1:
-        return {}
-    dtype = torch.promote_types(kernel.dtype, torch.float32)
-    rows, entries = kernel.flatten(1).shape
-    shapes = {"last_numbers": (3,), "last_right": (1, entries), "last_images": (2, rows)}
-    return {name: torch.zeros(shape, dtype=dtype, device=kernel.device) for name, shape in shapes.items()}
-
-
 class StepInput(NamedTuple):
     """What a training step of a layer is computed from.
 
@@ -130,8 +66,6 @@ class StepInput(NamedTuple):
     kernel : Tensor
     state : tuple of Tensor
         The state before the step.
-    last : Last, optional
-        None: the step makes a pass.
     """
 
     program: SteppedProgram
@@ -139,7 +73,6 @@ class StepInput(NamedTuple):
     sweeps: int | None
     kernel: Tensor
     state: tuple[Tensor, ...]
-    last: Last | None = None
 
     def kind(self) -> tuple[Hashable, ...]:
         """Return what is equal for layers of one stack, besides what their programs have in common."""
@@ -172,8 +105,6 @@ class Step(NamedTuple):
         Derivative of the norm, in the shape of the kernel.
     state : tuple of Tensor
         The state after the step; empty if it stays.
-    last : Last, optional
-        The input's after the step.
     image : array, optional
         Product of a kernel on the CPU with ``gradient.right``, by which a change through ``.data`` is seen.
     room : Tensor, optional
@@ -184,7 +115,6 @@ class Step(NamedTuple):
     slope: Tensor | float
     gradient: Tensor | Factors
     state: tuple[Tensor, ...]
-    last: Last | None = None
     image: np.ndarray | None = None
     room: Tensor | None = None
 
@@ -218,29 +148,20 @@ def take_steps(inputs: Sequence[StepInput], owner: nn.Module) -> list[Step]:
 def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
     """Take the steps, those that cost little more together in one stack. Nothing is recorded, and no state moves."""
     with np.errstate(all="ignore"):
-        steps = [_step_without_pass(x) for x in inputs]
-        if None in steps:
-            passes = iter(_passes([x for x, step in zip(inputs, steps, strict=True) if step is None]))
-            steps = [next(passes) if step is None else step for step in steps]
-    return steps  # type: ignore[return-value] # no step is None
-
-
-def _passes(inputs: Sequence[StepInput]) -> list[Step]:
-    """Make a pass of each layer, and a sweep where one is due."""
-    steps: dict[int, Step] = {}
-    following: dict[bool, list[_Joint]] = {}
-    for stack in _stacks(inputs):
-        joint = _Joint(stack, [inputs[j] for j in stack.members])
-        if stack.program.stepped.follows:
-            following.setdefault(joint.in_numpy, []).append(joint)
-        else:
-            steps.update(zip(stack.members, joint.steps_by_gradients(), strict=True))
-    for in_numpy, joints in following.items():
-        programs, sweeps = [x.stack.program for x in joints], [x.inputs[0].sweeps for x in joints]
-        kernels, states = zip(*(x.joined() for x in joints), strict=True)
-        found = follow_all(programs, kernels, states, sweeps, backend=_HOST if in_numpy else BACKEND)
-        for joint, x in zip(joints, found, strict=True):
-            steps.update(zip(joint.stack.members, joint.steps_by_factors(x), strict=True))
+        steps: dict[int, Step] = {}
+        following: dict[bool, list[_Joint]] = {}
+        for stack in _stacks(inputs):
+            joint = _Joint(stack, [inputs[j] for j in stack.members])
+            if stack.program.stepped.follows:
+                following.setdefault(joint.in_numpy, []).append(joint)
+            else:
+                steps.update(zip(stack.members, joint.steps_by_gradients(), strict=True))
+        for in_numpy, joints in following.items():
+            programs, sweeps = [x.stack.program for x in joints], [x.inputs[0].sweeps for x in joints]
+            kernels, states = zip(*(x.joined() for x in joints), strict=True)
+            found = follow_all(programs, kernels, states, sweeps, backend=_HOST if in_numpy else BACKEND)
+            for joint, x in zip(joints, found, strict=True):
+                steps.update(zip(joint.stack.members, joint.steps_by_factors(x), strict=True))
     return [steps[j] for j in range(len(inputs))]
 
 
@@ -259,11 +180,10 @@ class _Joint:
             factors = followed.left[j], followed.right[j]
             left, right = self.stack.factors_out_of(x.program, *factors, backend=self._backend)
             state = self._state_of(x, j, followed.state)
-            room = None if followed.room is None else followed.room[j]
             if self.in_numpy:
-                was_swept = followed.was_swept is not None and followed.was_swept[j]
-                yield _after_a_pass(x, right, state, room, was_swept)
+                yield _step_at(x, _tensor_of(right), state)
             else:
+                room = None if followed.room is None else followed.room[j]
                 factor, slope = factor_and_slope
                 yield Step(factor, slope, Factors(left, right), state, room=room)
 
@@ -299,58 +219,12 @@ class _Joint:
         return tuple(_tensor_of(new).to(old.dtype) for new, old in zip(state, x.state, strict=True))
 
 
-# -- steps without a pass ----------------------------------------------------------------------------------------------
-def _step_without_pass(x: StepInput) -> Step | None:
-    """Take the step at the last right vector, if it needs no pass.
-
-    The length of the product with it is attained, so that it is a lower bound as that of a pass. Its gradient is exact,
-    and its error is of second order in the change of the kernel since the pass, until another vector overtakes.
-    """
-    last = x.last
-    if last is None or last.waiting < 1:
-        return None
-    images = image_of(x.kernel, x.program, _beside_signs(last.right))
-    image, change = images[:1], images - last.images
-    square = float(np.vdot(image, image))
-    has_changed_little = float(np.vdot(change, change)) <= _FAR**2 * last.square
-    # Squares of other numbers in float32 overflow, or underflow.
-    if not (has_changed_little and _SHORT < square < _LONG):
-        return None
-    numbers = last.waiting - 1, last.since_sweep + 1, last.since_pass + 1
-    after = Last(*numbers, last.right, last.images, last.square)
-    return _step_at(x, last.right, image, math.sqrt(square), (), after)
-
-
-def _after_a_pass(x: StepInput, right: np.ndarray, state: tuple[Tensor, ...], room: Any, was_swept: Any) -> Step:
-    """The step at the right vector of a pass.
-
-    The error is taken to grow by as much a step as it has since the last pass, and decides how many steps without one
-    may follow, fewer if a sweep is due before (`Followed.room`).
-    """
-    vector, last = _tensor_of(right), x.last
-    if last is None:
-        image = image_of(x.kernel, x.program, right)
-        return _step_at(x, vector, image, _length(image), state, None)
-    images = image_of(x.kernel, x.program, _beside_signs(vector))
-    image = images[:1]
-    norm, before = _length(image), _length(image_of(x.kernel, x.program, last.right.numpy()))
-    error = max(0.0, norm / before - 1) if before else math.inf
-    by_error = (last.since_pass + 1) * min(_ERROR / (error + _TINY), _MOST_GROWTH)
-    since_sweep = last.since_sweep + 1
-    # After a sweep, the next is due when the kernel has gone as far again.
-    multiple = math.inf if room is None else float(room) + was_swept
-    # To the next pass; one, where that is not a number.
-    steps = max(1.0, min(multiple * since_sweep, by_error, 1 + _MOST_STEPS))
-    after = Last(math.ceil(steps) - 1.0, 0.0 if was_swept else since_sweep, 0.0, vector, images, norm**2)
-    return _step_at(x, vector, image, norm, state, after)
-
-
-def _step_at(
-    x: StepInput, right: Tensor, image: np.ndarray, norm: float, state: tuple[Tensor, ...], last: Last | None
-) -> Step:
-    """The step of a layer whose norm is the length of the image."""
+def _step_at(x: StepInput, right: Tensor, state: tuple[Tensor, ...]) -> Step:
+    """The step of a layer at the right vector of a pass: its norm is the length of the product with it."""
+    image = image_of(x.kernel, x.program, right.numpy())
+    norm = _length(image)
     left = torch.from_numpy((image / (norm or 1.0)).T)
-    return Step(*x.scaling.factor(norm), Factors(left, right), state, last, image)
+    return Step(*x.scaling.factor(norm), Factors(left, right), state, image)
 
 
 def _length(x: np.ndarray) -> float:
@@ -358,19 +232,7 @@ def _length(x: np.ndarray) -> float:
     return float(np.linalg.norm(x.astype(np.float64)))
 
 
-def _beside_signs(right: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """A right vector (1, n), and random signs, shapes (n,)."""
-    (vector,) = right.numpy()
-    return vector, _signs(len(vector), vector.dtype)
-
-
-@functools.lru_cache(maxsize=64)
-def _signs(count: int, dtype: np.dtype) -> np.ndarray:
-    signs: np.ndarray = 2 * np.random.RandomState(0).randint(0, 2, count) - 1
-    return signs.astype(dtype)
-
-
-def image_of(kernel: Tensor, program: SteppedProgram, vectors: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+def image_of(kernel: Tensor, program: SteppedProgram, vectors: np.ndarray) -> np.ndarray:
     """Products (r, rows) of a kernel on the CPU with r vectors (n,), zero but for the group where they are longest."""
     rows = np.asarray(_numpy_view(kernel), vectors[0].dtype)
     rows = rows.reshape(len(rows), -1)
@@ -493,7 +355,7 @@ def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
 
 def copied_steps(steps: Sequence[Step]) -> list[Step]:
     """Return the steps with copies of what weights are computed with, made in one call. Callers copy the states."""
-    copies: Any = iter(torch._foreach_mul([x for step in steps for x in _outputs(step)], 1.0))
+    copies: Any = iter(foreach("mul", [x for step in steps for x in _outputs(step)], 1.0))
     found = []
     for step in steps:
         factor, slope = next(copies), next(copies)
@@ -579,7 +441,7 @@ class Recorded:
 
     def _replay(self, inputs: Sequence[StepInput]) -> list[Step]:
         assert self._graph is not None
-        torch._foreach_copy_(_tensors(self._inputs), _tensors(inputs))
+        foreach("copy_", _tensors(self._inputs), _tensors(inputs))
         self._graph.replay()
         # The next replay overwrites the outputs, perhaps before a gradient is asked for.
         return copied_steps(self._outputs)

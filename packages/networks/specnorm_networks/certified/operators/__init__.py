@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from specnorm_networks.certified.operators.attention import Attention, MatrixProduct
 from specnorm_networks.certified.operators.base import (
     Affine,
     Function,
@@ -70,13 +71,13 @@ from specnorm_networks.certified.operators.steep import Exp, Log, Power, Recipro
 from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, Windows
 
 __all__ = [
-    "ELU", "Abs", "Add", "AddedUp", "Affine", "Arcsinh", "Arctan", "AveragePool",
+    "ELU", "Abs", "Add", "AddedUp", "Affine", "Arcsinh", "Arctan", "Attention", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Function", "Gather", "GroupSort", "HardTanh",
     "Held", "Identity", "Input", "Known", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
-    "Log", "LogAddExp", "LogSoftmax", "LogSumExp", "Lookup", "Matrices", "Matrix", "MaxPool", "Maximum", "Mean",
-    "Merge", "Minimum", "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator", "Pad", "Permute",
-    "Place", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
+    "Log", "LogAddExp", "LogSoftmax", "LogSumExp", "Lookup", "Matrices", "Matrix", "MatrixProduct", "MaxPool",
+    "Maximum", "Mean", "Merge", "Minimum", "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator",
+    "Pad", "Permute", "Place", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
     "Resize", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "Tile", "Truncated", "Unknown", "Unsqueeze", "Where", "Windows",

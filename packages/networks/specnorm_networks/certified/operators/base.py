@@ -35,6 +35,9 @@ A *batch* is several independent values of the same shape, stacked along a new f
 """
 Adjoint: TypeAlias = Callable[[FloatArray], list[FloatArray]]
 """Maps one array (batch, *shape of the value) to one array (batch, *shape) for each input."""
+Lengths: TypeAlias = "tuple[float, ...]"
+"""For each axis of a value a number that no vector along it is longer than; infinity if none is known. Empty: the shape
+of the value is not known."""
 Program: TypeAlias = "list[tuple[Operator, tuple[int, ...]]]"
 """Operators, and the numbers of the values that each reads: inputs are numbered from 0 on, and then the values of the
 operators in order."""
@@ -77,6 +80,27 @@ def _split(x: FloatArray, shapes: Sequence[Shape]) -> list[FloatArray]:
     return values
 
 
+def lengths_of(numbers: FloatArray) -> Lengths:
+    """Return the lengths of the longest vectors along each axis of an array, rounded up; infinity for NaN."""
+    found = []
+    for axis in range(numbers.ndim):
+        norms = host.norm_up(np.moveaxis(np.asarray(numbers, dtype=np.float64), axis, -1))
+        longest = float(np.max(norms, initial=0.0))
+        found.append(math.inf if math.isnan(longest) else longest)
+    return tuple(found)
+
+
+def lengths_at(ndim: int, axes: Sequence[int], length: float) -> Lengths:
+    """Return a length along some axes, and that others are unknown."""
+    return tuple(length if axis in axes else math.inf for axis in range(ndim))
+
+
+def offset_up(offset: Offset, shape: Shape) -> FloatArray:
+    """Return upper bounds on the absolute values of an offset, in the shape of a value."""
+    numbers, error = offset()
+    return np.broadcast_to(host.next_up(abs(np.asarray(numbers, dtype=np.float64)) + error), shape)
+
+
 class NoBoundError(Exception):
     """An operator has no constant here; the message says why."""
 
@@ -97,6 +121,8 @@ class Place:
     """Returns the range of each input, or None; an empty tuple: no range is known."""
     boxed: bool = False
     """Whether the network's inputs are known to lie in a region. Otherwise ranges say little, and cost time."""
+    lengths: Callable[[], tuple[Lengths, ...]] = lambda: ()
+    """Returns bounds on the lengths of the vectors along each axis of each input; an empty tuple: none is known."""
 
     @classmethod
     def of(cls, *values: FloatArray) -> Place:
@@ -336,6 +362,13 @@ class Operator:
         """Return the interval of the value for intervals of the inputs; None if it is unknown."""
         return None
 
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return bounds on the lengths of the value's vectors from those of the inputs; None if they are unknown.
+
+        ``norm`` returns the norm of the operator's kernel, rounded up. The value's shape is known.
+        """
+        return None
+
     def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
         """Return the size that roundings of each entry are relative to; `run` returned ``result`` for ``values``."""
         return abs(result)
@@ -434,6 +467,38 @@ class Affine(Operator):
         """
         return None
 
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return lengths of a value that consists of entries of its inputs, and zeros.
+
+        A vector of the value with entries of k vectors, none of them more than c times, is at most root(k c) times as
+        long as the longest of these.
+        """
+        shapes = place.known_shapes()
+        linear = self.linear_map(place) if self.only_moves_entries else None
+        axes = [[axis for axis, r in enumerate(lengths) if math.isfinite(r)] for lengths in before]
+        if linear is None or linear.offset is not None or shapes is None or place.after is None or not all(axes):
+            return None
+        if max(sum(map(math.prod, shapes)), math.prod(place.after)) > MOST_ENTRIES_AT_ONCE:
+            return None
+        entries = linear.sources(shapes).reshape(place.after)
+        # Each input has one axis along which its vectors are read; of several known ones, the last.
+        numbers: list[NDArray[np.intp]] = []
+        largest = 0.0
+        first = 0
+        for shape, own_axes, own_lengths in zip(shapes, axes, before, strict=True):
+            axis = own_axes[-1]
+            count = math.prod(shape) // max(shape[axis], 1)
+            own_numbers = np.arange(first, first + count).reshape(*shape[:axis], 1, *shape[axis + 1 :])
+            numbers.append(np.broadcast_to(own_numbers, shape).ravel())
+            largest = max(largest, own_lengths[axis])
+            first += count
+        vectors = np.where(entries < 0, -1, np.concatenate(numbers)[entries])
+        found = []
+        for axis in range(len(place.after)):
+            count = _most_different(np.moveaxis(vectors, axis, -1)) * _most_equal(np.moveaxis(entries, axis, -1))
+            found.append(host.mul_up(host.root_up(count), largest))
+        return tuple(found)
+
     def row_norms(self, before: Shape) -> FloatArray:
         """Return upper bounds of the 2-norms of the rows of the linear map, which broadcast against the value.
 
@@ -528,6 +593,23 @@ class Affine(Operator):
             offset, _ = linear.offset()
             result = result + offset
         return np.asarray(result)
+
+
+def _most_different(vectors: NDArray[np.intp]) -> int:
+    """Return the largest number of different numbers, -1 left out, along the last axis."""
+    ordered = np.sort(vectors, axis=-1)
+    begins = (ordered[..., 1:] != ordered[..., :-1]) & (ordered[..., 1:] >= 0)
+    count = begins.sum(axis=-1) + (ordered[..., :1] >= 0).sum(axis=-1)
+    return int(count.max(initial=1))
+
+
+def _most_equal(entries: NDArray[np.intp]) -> int:
+    """Return how often a number, -1 left out, occurs at most along the last axis."""
+    ordered = np.sort(entries, axis=-1)
+    most = 1
+    while ((ordered[..., most:] == ordered[..., :-most]) & (ordered[..., most:] >= 0)).any():
+        most += 1
+    return most
 
 
 class Move(Affine):
@@ -675,6 +757,19 @@ class Function(Operator):
         (x,) = ranges
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return the largest slope times the lengths before, and the length of the function's values at 0."""
+        ends = self.extent()
+        with np.errstate(all="ignore"):
+            at_zero = float(np.maximum(*map(abs, self.between(np.zeros(1), np.zeros(1))))[0])
+        if not is_extent(ends) or math.isnan(at_zero) or place.after is None:
+            return None
+        slope = max(map(abs, ends))
+        found = []
+        for length, n in zip(before[0], place.after, strict=True):
+            found.append(host.add_up(host.mul_up(slope, length), host.mul_up(host.root_up(n), at_zero)))
+        return tuple(found)
 
     def by_channel(self, axis: int, width: int) -> LowHigh:
         """Return the smallest and largest slope in each channel, shape (width,); `NoBoundError` if unknown."""

@@ -18,12 +18,16 @@ from specnorm_networks.certified.operators.base import (
     Apply,
     FloatArray,
     Known,
+    Lengths,
     LinearMap,
     NotRunError,
     Offset,
     Operator,
     Place,
     Shape,
+    lengths_at,
+    lengths_of,
+    offset_up,
 )
 from specnorm_networks.certified.operators.broadcasting import apply_in_parts
 from specnorm_networks.certified.operators.contractions import along, contracted
@@ -233,6 +237,17 @@ class Matrix(_WithKernel):
         norms = host.next_up(abs(self.alpha) * host.norm_up(self.layer.kernel()))
         return norms if self.side == "right" else norms[:, None]
 
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return the norm times the length before, and the bias, along the axis that the matrix multiplies."""
+        after = place.after or ()
+        axis = self._axis(len(after))
+        if axis < 0 or before[0][axis] == math.inf:
+            return None
+        length = host.mul_up(abs(self.alpha), norm(), before[0][axis])
+        if self.bias is not None:
+            length = host.add_up(length, lengths_of(offset_up(self.bias, after))[axis])
+        return lengths_at(len(after), (axis,), length)
+
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
         if self.layer.error is not None or not math.isfinite(self.alpha):
             return None
@@ -267,8 +282,74 @@ class Matrices(Known):
     def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
         return self._product(abs(values[0]), abs(np.asarray(self.constant())))
 
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return lengths along the axes of the rows of one matrix, whose columns may be along several axes."""
+        products = products_of(self)
+        if products is None or place.after is None:
+            return None
+        sizes = dict(zip(products.before, place.shape, strict=True))
+        by_axis = dict(zip(products.before, before[0], strict=True))
+        count = math.prod(sizes[x] for x in products.columns)
+        length = min(host.mul_up(by_axis[x], host.root_up(count // max(sizes[x], 1))) for x in products.columns)
+        if length == math.inf:
+            return None
+        axes = [products.after.index(x) for x in products.rows]
+        return lengths_at(len(place.after), axes, host.mul_up(norm(), length))
+
+    def linear_map(self) -> LinearMap:
+        """Return the product as a linear map, for intervals."""
+        return LinearMap(
+            lambda x: np.stack([self.run(value) for value in x[0]]),
+            absolute=lambda x: np.stack([self.size_of_terms([value], value) for value in x[0]]),
+            roundings=self.layer.kernel().shape[-1] + 4,
+        )
+
     def _product(self, x: FloatArray, constant: FloatArray) -> FloatArray:
         try:
             return np.asarray(np.einsum(self.equation, x, constant))
         except ValueError as error:
             raise NotRunError(f"{self.equation} does not fit {x.shape} and {constant.shape}: {error}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Products:
+    """One constant matrix that multiplies a value along some of its axes, at each position of the others.
+
+    Axes are letters, as in `numpy.einsum`.
+    """
+
+    kernel: FloatArray
+    """The matrix (rows, columns)."""
+    before: str
+    """Axes of the value that is multiplied."""
+    after: str
+    """Axes of the product."""
+    columns: str
+    """Axes of the columns, of the value; they are not in the product."""
+    rows: str
+    """Axes of the rows, of the product."""
+
+    def columns_last(self, value: NDArray[Any]) -> NDArray[Any]:
+        """Return an array of the value's shape with its columns as the last axis."""
+        kept = [x for x in self.before if x not in self.columns]
+        moved = value.transpose([self.before.index(x) for x in (*kept, *self.columns)])
+        return moved.reshape(*moved.shape[: len(kept)], -1)
+
+    def spread(self, kept: NDArray[Any], by_row: NDArray[Any], shape: Shape) -> NDArray[Any]:
+        """Return numbers at each position of the other axes plus numbers of each row, in the product's shape."""
+        order = [x for x in self.before if x not in self.columns] + [*self.rows]
+        sizes = dict(zip(self.after, shape, strict=True))
+        numbers = by_row.reshape([sizes[x] for x in self.rows]) + kept.reshape(*kept.shape, *(1,) * len(self.rows))
+        return np.asarray(numbers.transpose([order.index(x) for x in self.after]))
+
+
+def products_of(matrices: Matrices) -> Products | None:
+    """Return products with a stack of one matrix; None for a stack of several."""
+    terms, _, after = matrices.equation.partition("->")
+    before, constant = terms.split(",")
+    if any(x in before and x in after for x in constant):
+        return None
+    columns = "".join(x for x in constant if x in before)
+    rows = "".join(x for x in constant if x not in before)
+    kernel = matrices.layer.kernel()
+    return Products(kernel[0], before, after, columns, rows)

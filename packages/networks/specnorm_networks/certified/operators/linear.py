@@ -16,12 +16,15 @@ from specnorm_networks.certified.operators.base import (
     ERROR_OF_OFFSETS,
     Affine,
     FloatArray,
+    Lengths,
     LinearMap,
     NoBoundError,
     Offset,
     Place,
     Shape,
     entries_along,
+    lengths_of,
+    offset_up,
 )
 from specnorm_networks.certified.operators.contractions import contracted, copies, product, sums
 
@@ -76,6 +79,14 @@ class Scale(Affine):
 
     def row_norms(self, before: Shape) -> FloatArray:
         return self.factors_up()
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        if place.after is None or place.before[0] != place.after:
+            return None
+        largest = float(np.max(self.factors_up(), initial=0.0))
+        offset = np.zeros(()) if self.offset is None else offset_up(self.offset, place.after)
+        shifts = lengths_of(np.broadcast_to(offset, place.after))
+        return tuple(host.add_up(host.mul_up(largest, r), shift) for r, shift in zip(before[0], shifts, strict=True))
 
     def lipschitz(self, place: Place) -> float:
         values = np.asarray(self.values)
@@ -158,6 +169,20 @@ class Add(Affine):
             raise NoBoundError("it multiplies by values that are not finite")
         constants = broadcasting.constants_after_broadcast(bounds, place)
         return [host.mul_up(abs(weight), constant) for weight, constant in zip(self.weights, constants, strict=True)]
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return the sums of the lengths of all values, along the axes that all of them have."""
+        if place.after is None:
+            return None
+        total = [0.0] * len(place.after)
+        for weight, lengths, shape in zip(self.weights, before, place.before, strict=True):
+            missing = len(place.after) - len(lengths)
+            for axis, n in enumerate(place.after):
+                own = lengths[axis - missing] if axis >= missing else math.inf
+                # An entry that is broadcast along an axis of n entries is a vector of n copies.
+                copies = n if axis >= missing and shape is not None and shape[axis - missing] != n else 1
+                total[axis] = host.add_up(total[axis], host.mul_up(abs(weight), own, host.root_up(copies)))
+        return tuple(total)
 
     def alike(self, place: Place) -> frozenset[int]:
         shapes = [shape or () for shape in (*place.before, place.after)]
@@ -292,6 +317,12 @@ class Mean(_Reduction):
     """Mean over axes: disjoint rows, of norm 1/sqrt(N) for N numbers."""
 
     rule = "mean"
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return the lengths along axes that are not averaged: a mean of vectors is no longer than the longest."""
+        if not self.keep:
+            return None
+        return tuple(math.inf if axis in self.axes else length for axis, length in enumerate(before[0]))
 
     def keeps_channels(self, before: Shape, after: Shape) -> bool:
         return min(self.axes, default=0) > 1  # only pixels are averaged

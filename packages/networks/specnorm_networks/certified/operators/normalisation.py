@@ -10,7 +10,7 @@ is a value of the network of its own, with a range like any other value.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,11 +20,13 @@ from specnorm_networks.certified.operators.base import (
     Affine,
     FloatArray,
     Known,
+    Lengths,
     LinearMap,
     NoBoundError,
     Place,
     Shape,
     entries_along,
+    lengths_at,
 )
 from specnorm_networks.certified.operators.reductions import Norm
 from specnorm_networks.certified.operators.steep import hint
@@ -38,6 +40,11 @@ class Centre(Affine):
     rule = "centre"
     lipschitz_constant = 1.0
     axes: tuple[int, ...]
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        if len(self.axes) != 1:
+            return None
+        return lengths_at(len(place.after or ()), self.axes, before[0][self.axes[0]])
 
     def row_norms(self, before: Shape) -> FloatArray:
         return np.ones(())  # a row of a projection is no longer than its image of a unit vector
@@ -75,6 +82,19 @@ class Normalise(Known):
         if self.terms is not None:
             return self.terms
         return entries_along(shape, self.axes) if self.form == "mean square" else 1
+
+    def longest(self, shape: Shape) -> float:
+        """Return the largest length of the value along the axes, rounded up, for a first input of some shape.
+
+        The divisor is at least the length of z, over sqrt(n) if the square of the length is divided by n.
+        """
+        return host.root_up(max(self._terms(shape), 1))
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        """Return the length of each vector, which is at most the divisor, over it."""
+        if not min(self.eps, self.floor) >= 0:
+            return None
+        return lengths_at(len(place.after or ()), self.axes, self.longest(place.shape))
 
     def require_inputs(self, inputs: Sequence[Any]) -> None:
         """Refuse a second input that is not the length of the first."""
@@ -130,7 +150,7 @@ class Normalise(Known):
         terms = self._terms(z.shape)
         if terms < 1 or not min(self.eps, self.floor) >= 0:
             return None
-        return (z * self._divisor(lengths, terms).inverse()) & within(np.full(z.shape, host.root_up(terms)))
+        return (z * self._divisor(lengths, terms).inverse()) & within(np.full(z.shape, self.longest(z.shape)))
 
 
 def _mean_square(lengths: Interval, terms: int) -> Interval:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -12,11 +12,13 @@ from specnorm.proof import Interval, enclosing, host, point
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     Known,
+    Lengths,
     NotRunError,
     Place,
     Program,
     Shape,
     entries_along,
+    lengths_at,
 )
 from specnorm_networks.certified.operators.moves import Identity, Reshape
 from specnorm_networks.certified.operators.steep import ROUNDINGS_OF_EXP, Exp
@@ -170,6 +172,9 @@ class Softmax(_Probabilities):
     rule = "softmax"
     lipschitz_constant = 0.5
     limits = (0.0, 1.0)
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        return lengths_at(len(place.after or ()), self.axes, 1.0)
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import field
 
 import numpy as np
 
 from specnorm.proof import Interval, point
-from specnorm_networks.certified.operators.base import FloatArray, LowHigh, NoBoundError, NotRunError, Operator, Place
+from specnorm_networks.certified.operators.base import (
+    FloatArray,
+    Lengths,
+    LowHigh,
+    NoBoundError,
+    NotRunError,
+    Operator,
+    Place,
+    lengths_of,
+)
 
 NO_LOOPS = (
     "recurrent layers (RNN, GRU, LSTM) have no constant here that holds for every length; written out step by step "
@@ -53,6 +62,9 @@ class Constant(Operator):
 
     def run(self, *values: FloatArray) -> FloatArray:
         return np.asarray(self.load())
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        return lengths_of(self.run())
 
     def image(self, ranges: object, place: Place) -> Interval | None:
         value = self.run()

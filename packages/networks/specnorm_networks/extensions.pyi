@@ -1,0 +1,3 @@
+from specnorm_audit.network_certificates import certificate_of_network as certificate_of_network
+
+from specnorm_networks.local import balls as balls
