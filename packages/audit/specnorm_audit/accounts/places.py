@@ -306,7 +306,8 @@ class File:
             if not own and kernel.role != "only kernel":  # of a file without scopes
                 is_inside = array.words[0].startswith(names.flat_layer(kernel.leaf) or kernel.leaf)
             is_above = bool(own) and own[:-1] == scope
-            is_neighbour = bool(own) and bool(scope) and own[:-1] == scope[:-1] and not has_kernel
+            is_other = not has_kernel or array.shape == kernel.shape
+            is_neighbour = bool(own) and bool(scope) and own[:-1] == scope[:-1] and is_other
             is_beside = (is_above or is_neighbour) and _shares_length(array, kernel, is_number=is_above)
             if is_inside or is_beside or (is_above and adapter is not None) or self._is_in_tree_of(array, kernel):
                 yield kernel
