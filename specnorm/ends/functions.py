@@ -17,11 +17,10 @@ from specnorm.ends.smallest import Smallest
 from specnorm.errors import MethodError, TracerError, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import Geometry, Layer
-from specnorm.proofs import host
-from specnorm.proofs.bound import Lower, Upper
 from specnorm.proofs.found import Outcome
 from specnorm.running import checks
 from specnorm.running.measuring import run_plan
+from specnorm.running.proof import in_dtype_of
 from specnorm.running.result import Enclosure, Result, converged, dtype_of
 
 if TYPE_CHECKING:
@@ -217,7 +216,8 @@ def condition_number(
         raise Undecided("a condition number needs the bounds of both ends as claims, which a compiler does not keep.")
     lower, upper = defect.condition(norm.claim, smallest.claim)
     backend: Any = backend_for(kernel)
-    ends = _rounded_outward(lower, norm.lower, backend=backend), _rounded_outward(upper, norm.upper, backend=backend)
+    xp = backend.namespace(norm.lower)
+    ends = in_dtype_of(lower, norm.lower, xp=xp), in_dtype_of(upper, norm.upper, xp=xp)
     outcome, explanation = converged(float(ends[0]), float(ends[1]), rtol, dtype_of(ends[0]))
     unconverged = [each.outcome for each in (smallest, norm) if each.outcome is not Outcome.CONVERGED]
     if unconverged and outcome is not Outcome.CONVERGED:
@@ -232,13 +232,6 @@ def condition_number(
         quantity="condition number",
     )
     return enclosure.proven_by([(lower, upper)])
-
-
-def _rounded_outward(claim: Lower | Upper, like: Any, *, backend: Any) -> Any:
-    """The number of a claim in the dtype and library of another array: an upper bound rounded up, a lower one down."""
-    rounds: Any = "up" if isinstance(claim, Upper) else "down"
-    value = host.representable(claim.value, np.float64 if "float64" in str(like.dtype) else np.float32, rounds)
-    return backend.namespace(like).full_like(like, value)
 
 
 @takes_layers

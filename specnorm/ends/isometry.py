@@ -196,12 +196,7 @@ class Isometry(_WithScale, Method):
         by_group = xp.reshape(defect.isometry_up(lags.values, lags.error, group_targets, ops=ops), (-1, groups))
         largest = xp.max(by_group, axis=1)
         index = xp.argmax(by_group, axis=1)
-        # The square of the scale is rounded, which changes the defect by one rounding of 1 or so: 4 are added. The 6
-        # are for the relative roundings: that of the square again, and those of the quotient and the sum.
-        value = rounding.up(largest / target + 4 * rounding.unit(target, xp=xp), 6, xp=xp)
-        # For kernels much larger than s, the target underflows and the quotient may overflow.
-        is_normal = target > 4 * float(xp.finfo(target.dtype).smallest_normal)
-        value = xp.where(is_normal, value, xp.full_like(value, math.inf))
+        value = defect.relative_up(largest, target, xp=xp)
         # If the target was clipped, the kernel is negligible beside s, and the defect is at most 1, up to rounding.
         # Unread pixels have a defect of 1. So in both cases the bound is raised to 1 below. Its gradient is 0 where it
         # is raised; and where the target was clipped, beside which the gradient of the scaled kernel means nothing.

@@ -542,6 +542,19 @@ def isometry_up(values: Array, error: Array, target: Array, *, ops: ArrayOps) ->
     return rounding.up(total, values.shape[1] + 12, xp=xp)
 
 
+def relative_up(defect: Array, target: Array, *, xp: Namespace) -> Array:
+    """Upper bounds (layers,) of the defect relative to the square of the scale, from those of `isometry_up`.
+
+    The target is the rounded square of the scale. Its rounding changes the relative defect, the distance of
+    ``K*K / s**2`` from the identity, by one rounding of ``1 + eps``: by one of 1, for which 4 are added, and by a
+    relative one. With those of the quotient and of the sum these are 3 relative roundings of the 6 allowed. For kernels
+    much larger than s the target underflows; then the bound is infinite.
+    """
+    value = rounding.up(defect / target + 4 * rounding.unit(target, xp=xp), 6, xp=xp)
+    is_normal = target > 4 * float(xp.finfo(target.dtype).smallest_normal)
+    return xp.where(is_normal, value, xp.full_like(value, math.inf))
+
+
 @lru_cache(maxsize=64)
 def wrapping(kernel_shape: tuple[int, ...], sizes: tuple[int, ...]) -> np.ndarray | None:
     """How lags of a kernel add up at the frequencies of a circulant, where lags that differ by its size are equal.

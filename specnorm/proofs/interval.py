@@ -173,8 +173,8 @@ def around(centre: Numbers, radius: Numbers) -> Interval:
 
 
 def anything(shape: tuple[int, ...]) -> Interval:
-    """The interval of all real numbers, for every entry."""
-    return within(np.full(shape, math.inf))
+    """The interval of all real numbers, for every entry; it takes no memory for them."""
+    return _interval(np.broadcast_to(-math.inf, shape), np.broadcast_to(math.inf, shape))
 
 
 def _sum(low: Numbers, other_low: Numbers, high: Numbers, other_high: Numbers) -> Interval:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from specnorm.backends import arrays, text
+from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import BackendError, MethodError, Undecided
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
-from specnorm.proofs import arithmetic, host, rounding
+from specnorm.proofs import arithmetic
 from specnorm.proofs.bound import of_kernel
-from specnorm.running import checks
+from specnorm.running import checks, proof
 from specnorm.running.base import Evaluation, Method, Needs, Unreached
 
 if TYPE_CHECKING:
@@ -63,28 +63,29 @@ class _Batch:
         """The plan's answers, with axes (layers, answers_per_layer, ...)."""
         return self.xp.reshape(answers, (self.exponent.shape[0], self.answers_per_layer, *answers.shape[1:]))
 
-    def unscaled(self, answers: Array, rounds: FigureRule) -> Array:
-        """The same for the caller's kernels, if the answers scale with them; what is rounded up stays positive."""
-        exponent = self.xp.reshape(self.exponent, (-1,) + (1,) * answers.ndim)
-        scaled = self.by_layer(answers)
-        unscaled = arrays.unscale(scaled, exponent, xp=self.xp)
-        if rounds in ("up", "distance"):
-            return rounding.kept_positive(unscaled, scaled, eager=self.eager, xp=self.xp)
-        return unscaled
-
     def in_shape(self, results: Array) -> Array:
         """Results of the layers in the shape of the batch."""
         return self.xp.reshape(results, (*self.shape, *results.shape[1:]))
 
-    def rounded(self, results: Array, rounds: rounding.Rounds, dtype: str) -> Array:
-        """The same, rounded to another dtype."""
+    def for_caller(self, values: Array, rounds: proof.Rounds, dtype: str, *, gain_sq: int = 1) -> Array:
+        """Values of layers (layers, ...) for the caller's kernels, in the shape of the batch."""
         xp = self.xp
-        results = rounding.to_dtype(results, getattr(xp, dtype), rounds, eager=self.eager, xp=xp)
+        results = proof.for_caller(
+            values, self.exponent, rounds, getattr(xp, dtype), gain_sq=gain_sq, eager=self.eager, xp=xp
+        )
+        return self.in_shape(self._with_nan(results))
+
+    def distance_for_caller(self, distances: Array, values: Array, dtype: str) -> Array:
+        """Distances (layers,) from values of layers for the caller's kernels, in the shape of the batch."""
+        results = proof.distance_for_caller(distances, values, self.exponent, dtype, eager=self.eager, xp=self.xp)
+        return self.in_shape(self._with_nan(results))
+
+    def _with_nan(self, results: Array) -> Array:
         if self.nan_or_zero is None:
-            return self.in_shape(results)
+            return results
         # NaN is added last, since rounding down compares with zero, which would turn NaN into a number.
-        nan_or_zero = xp.astype(self.nan_or_zero, results.dtype)
-        return self.in_shape(results + xp.reshape(nan_or_zero, (-1,) + (1,) * (results.ndim - 1)))
+        nan_or_zero = self.xp.astype(self.nan_or_zero, results.dtype)
+        return results + self.xp.reshape(nan_or_zero, (-1,) + (1,) * (results.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -178,10 +179,8 @@ class Program:
                 f"{type(self.plan).__name__}.forward is to return an Evaluation whose value is an array of {answers} "
                 "numbers, one for each block."
             )
-        value, chosen = self.plan.over_groups(batch.unscaled(evaluation.value, needs.rounds), xp=xp)
-        if self.factor > 1:
-            value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-        value = batch.rounded(value, needs.rounds, self.result_dtype)
+        value, chosen = self.plan.over_groups(batch.by_layer(evaluation.value), xp=xp)
+        value = batch.for_caller(value, needs.rounds, self.result_dtype, gain_sq=self.gain_sq)
         kept: tuple[Array, ...] = ()
         if ops.differentiated:
             dtype = ops.own_dtype if needs.narrow_gradient else "float64"
@@ -204,7 +203,7 @@ class Program:
         xp = batch.xp
         figures = dict(zip(self.plan.stats, evaluation.stats, strict=True))
         decides: Any = figures.get("lower", evaluation.value)
-        values = batch.unscaled(decides, "nearest")
+        values = batch.by_layer(decides)
         numbers = math.prod(values.shape[2:])
         largest_numbers = xp.max(xp.reshape(values, (*values.shape[:2], numbers)), axis=2)
         index = xp.argmax(largest_numbers, axis=1)
@@ -212,13 +211,12 @@ class Program:
         for name, rule in self.plan.stats.items():
             figure = figures[name]
             if rule in ("up", "down", "nearest"):
-                largest = xp.max(batch.unscaled(figure, rule), axis=1)
-                results.append(batch.rounded(largest, rule, self.result_dtype))
+                largest = xp.max(batch.by_layer(figure), axis=1)
+                results.append(batch.for_caller(largest, rule, self.result_dtype))
             elif rule == "distance":
-                distance = xp.max(batch.unscaled(figure, rule), axis=1)
-                value = xp.max(batch.unscaled(evaluation.value, "nearest"), axis=1)
-                distance = rounding.from_converted_up(distance, value, self.result_dtype, eager=batch.eager, xp=xp)
-                results.append(batch.rounded(distance, "up", self.result_dtype))
+                distance = xp.max(batch.by_layer(figure), axis=1)
+                value = xp.max(batch.by_layer(evaluation.value), axis=1)
+                results.append(batch.distance_for_caller(distance, value, self.result_dtype))
             elif rule is not None:
                 results.append(batch.in_shape(getattr(xp, rule)(batch.by_layer(figure), axis=1)))
             else:
@@ -292,10 +290,15 @@ class Program:
         return 1 if self.needs.by_layer else self.spec.groups
 
     @cached_property
-    def factor(self) -> float:
-        """Factor of the padding for upper bounds of the blocks, rounded to nearest; 1 for other values."""
+    def gain_sq(self) -> int:
+        """`ConvSpec.padding_gain_sq` for upper bounds of the blocks; 1 for other values."""
         is_bound_of_blocks = self.needs.rounds == "up" and self.needs.blocks and not self.needs.pads
-        return math.sqrt(self.spec.padding_gain_sq) if is_bound_of_blocks else 1.0
+        return self.spec.padding_gain_sq if is_bound_of_blocks else 1
+
+    @property
+    def factor(self) -> float:
+        """Factor of the padding in the gradient: the root of `gain_sq`, rounded to nearest."""
+        return math.sqrt(self.gain_sq)
 
     def _blocks(self, kernels: Array, dtype: str, ops: ArrayOps) -> Array:
         """What the plan gets: blocks, or kernels in torch's order with the taps that read no pixel set to 0."""
@@ -356,11 +359,8 @@ class Program:
 
         def converted(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
-            if new_dtype and rounds == "distance":
-                x = rounding.from_converted_up(x, value, new_dtype, eager=True, xp=backend.host().namespace(x))
-                rounds = "up"
-            if new_dtype and rounds in ("up", "down", "nearest"):
-                return rounding.to_dtype(x, getattr(np, new_dtype), rounds, eager=True, xp=backend.host().namespace(x))
+            if new_dtype and rounds in ("up", "down", "nearest", "distance"):
+                return proof.narrowed(x, new_dtype, rounds, value, xp=backend.host().namespace(x))
             return x.astype(new_dtype) if new_dtype else x
 
         rules = self.plan.stats.values()
@@ -387,10 +387,7 @@ def _with_proven(unreached: Unreached, exponents: np.ndarray) -> Undecided:
     if not unreached.found:
         return unreached
     widest, exponent = max(zip(unreached.found, exponents.tolist(), strict=True), key=lambda layer: layer[0].width)
-    lower = text.number(host.scaled_down(widest.lower.value, int(exponent)), "lower")
-    upper = text.number(host.scaled_up(widest.highest, int(exponent)), "upper")
-    at_most = "" if upper == "inf" else f" <= {upper}"
-    return Undecided(f"{unreached} Proven: {lower} <= norm{at_most}.")
+    return Undecided(f"{unreached} Proven: {proof.found_in_words(widest, int(exponent))}.")
 
 
 LIMIT = 1024

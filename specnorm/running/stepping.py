@@ -13,8 +13,8 @@ from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
-from specnorm.proofs import arithmetic, rounding
-from specnorm.running import checks
+from specnorm.proofs import arithmetic
+from specnorm.running import checks, proof
 from specnorm.running.base import Followed, Stepped
 from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, program, program_for
@@ -106,14 +106,9 @@ class SteppedProgram(Program):
             del blocks
             by_group = xp.reshape(evaluation.value, (math.prod(batch), self.answers_per_layer))
             value, chosen = self.plan.over_groups(by_group, xp=xp)
-            value = arrays.unscale(value, exponent, xp=xp)
+            rounds: proof.Rounds = "up" if self.stepped.promise == "upper" else "nearest"
             dtype = getattr(xp, self.result_dtype)
-            if self.stepped.promise == "upper":
-                if self.factor > 1:
-                    value = rounding.padded_up(value, self.spec.padding_gain_sq, xp=xp)
-                value = rounding.to_dtype(value, dtype, "up", xp=xp)
-            else:
-                value = xp.astype(value * self.factor, dtype)
+            value = proof.for_caller(value, exponent, rounds, dtype, gain_sq=self.gain_sq, xp=xp)
             value = xp.reshape(value, batch)
             ones = xp.ones_like(value)
             residuals = (*evaluation.residuals, chosen)

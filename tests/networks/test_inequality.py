@@ -129,7 +129,7 @@ def test_no_smaller_constant_is_proven(name: str) -> None:
     for multipliers in (-best.multipliers, best.multipliers[1:], best.multipliers * np.nan):
         with pytest.raises(HypothesisError):
             prove(2 * least, multipliers)
-    inequality.__dict__["errors"] = tuple(1e-5 * abs(block) for block in inequality.blocks)
+    inequality.__dict__["errors"] = tuple(1e-6 * abs(block) for block in inequality.blocks)
     with pytest.raises(NoBoundError):
         prove(least * (1 + 1e-6))
     assert prove(2 * least) == 2 * least

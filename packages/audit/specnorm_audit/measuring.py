@@ -20,10 +20,11 @@ from specnorm_networks.model_arrays import Tensor
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, certify, enclose_isometry
 from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
 from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
-from specnorm.proof import ArrayObject, Upper, backends, digest_of, host, padding_rules, proven, status_of
+from specnorm.proof import ArrayObject, Upper, backends, digest_of, padding_rules, proven, status_of
 from specnorm_audit.geometry import Override, of_stack, readings, resolve
 from specnorm_audit.layers import Layer
 from specnorm_audit.processes import WorkerLost, Workers
+from specnorm_audit.proof import condition_up
 from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
 
 # A column has the name of its method, but for two: `CIRCULAR` is measured by the method "fft", `CONDITION` by none.
@@ -102,7 +103,8 @@ def describe(layer: Layer, settings: Settings) -> Row:
     """Return the row of a layer before it is measured: its geometry, and which facts of it are assumed."""
     tensor = layer.tensor
     values = dict.fromkeys(settings.methods)
-    row = Row(tensor.name, layer.kind, tensor.shape, None, values=values, reason=layer.refusal, note=layer.note)
+    row = Row(tensor.name, layer.kind, tensor.shape, None, values=values, reason=layer.refusal, note=layer.note,
+              unsettled=tensor.unsettled)  # fmt: skip
     if layer.kind == "unknown":
         return replace(row, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
@@ -245,7 +247,7 @@ def _with_condition(row: Row, results: _Results) -> Row:
         smallest = _number(results.of("smallest").value)
     except SpecnormError:  # the reason is in the column of the smallest singular value, if it was asked for
         return row
-    condition = host.div_up(row.upper, smallest) if smallest > 0 else math.inf
+    condition = condition_up(row.upper, smallest)
     return replace(row, values={**row.values, CONDITION: condition}, promises={**row.promises, CONDITION: "upper"})
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
+from specnorm_check.inequality import new_units
 from specnorm_check.networks import ValueBounds
-from specnorm_networks.tools import NetworkBound, RunBound, Weighted
+from specnorm_networks.tools import NetworkBound, NoBoundError, RunBound, Weighted, bound_as_a_whole, read_onnx
 
-from specnorm.errors import CertificateError
+from specnorm.errors import CertificateError, SpecnormError
 from specnorm_audit.layer_certificates import COLUMNS, WORTH, Certificate, search_completion
 
 AIM = 0.008
@@ -35,8 +37,26 @@ MATRIX_AIM = 2.5e-4
 WIDEST = 640
 """Largest number of channels on the smaller side of a kernel of several layers. A search for H with that many takes
 minutes and 1.5 GB."""
-ENDS_OF_MATRICES = {*LAYER_OPERATORS, "Add", "AveragePool", "Concat", "ReduceMean", "ReduceSum", "Sub"}
+ENDS_OF_MATRICES = {
+    *LAYER_OPERATORS,
+    "Add",
+    "AveragePool",
+    "Concat",
+    "MatMul",
+    "ReduceMean",
+    "ReduceSum",
+    "Resize",
+    "Sub",
+}
 """Operators at whose values a matrix of several operators may end."""
+MARGINS = (1e-5, 1e-4, 1e-3, 8e-3)
+"""Relative distances from the bound of a whole network that are tried, in order."""
+CLOSE = 5e-3
+"""Relative distance from the network's bound below which no further parts are tried."""
+SECONDS = 8.0
+"""Time limit of a search for multipliers of all units."""
+NO_COMPLETION = np.zeros((0, 0), dtype=np.int8)
+"""Array of a part that needs no H."""
 Part = dict[str, Any]
 """A part as the certificate states it; `specnorm_check.Part` is the same, read and checked."""
 
@@ -72,7 +92,7 @@ def certificate_of_network(
     shape = list(shapes[0])
     try:
         network = Network(content, shape)
-        proven_parts = _best_parts(network, [*answer.runs, *answer.others])
+        proven_parts = _least_parts(network, answer, content, shape)
         parts = [proven.part for proven in proven_parts]
         completions = [proven.completion for proven in proven_parts]
         upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
@@ -102,6 +122,82 @@ class ProvenPart(NamedTuple):
     def end(self) -> str:
         """Name of the part's last value."""
         return str(self.part["values"][-1])
+
+
+def _least_parts(network: Network, answer: NetworkBound, content: bytes, shape: Sequence[int]) -> list[ProvenPart]:
+    """Return the parts that prove the least constant: one of all units if that suffices, else others are tried, too."""
+    candidates: list[list[ProvenPart]] = []
+    refusal: Refused | None = None
+
+    def is_close() -> bool:
+        least = min((_constant(network, parts) for parts in candidates), default=math.inf)
+        return answer.upper is not None and least <= answer.upper * (1 + CLOSE)
+
+    for run in (*answer.runs, *answer.others):
+        candidates += _as_a_whole(network, run)
+    if not is_close():
+        try:
+            candidates.append(_best_parts(network, [*answer.runs, *answer.others]))
+        except Refused as error:
+            refusal = error
+    if not is_close():
+        candidates += _by_search(network, content, shape, aim=answer.upper * (1 + CLOSE))
+    if not candidates:
+        raise refusal or Refused("no parts prove a constant")
+    return min(candidates, key=lambda parts: _constant(network, parts))
+
+
+def _by_search(network: Network, content: bytes, shape: Sequence[int], aim: float = 0.0) -> list[list[ProvenPart]]:
+    """Return the part of all units whose multipliers a new search finds, until ``aim``; none if it finds none."""
+    try:
+        graph = read_onnx(io.BytesIO(content), "model", len(content)).graph(tuple(shape))
+        return _as_a_whole(network, bound_as_a_whole(graph, SECONDS, aim))
+    except (NoBoundError, SpecnormError):
+        return []
+
+
+def _as_a_whole(network: Network, run: RunBound) -> list[list[ProvenPart]]:
+    """Return one part of all units of a network that was bounded as a whole; none if the format has no such part."""
+    end = network.first.get(run.end, run.end)
+    for margin in MARGINS:
+        with contextlib.suppress(Refused, KeyError, ValueError, IndexError):
+            multipliers = _multipliers_of(network, run)
+            part = _part_of_units(network, run.start, end, run.upper * (1 + margin), multipliers)
+            constant = network.constant_of_part(ReadPart.read(part), NO_COMPLETION)
+            return [[ProvenPart(part, NO_COMPLETION, constant)]]
+    return []
+
+
+def _multipliers_of(network: Network, run: RunBound) -> Mapping[str, NDArray[np.float64]]:
+    """Return the multipliers of a run by function; none if it was bounded in several parts."""
+    if run.multipliers is not None:
+        return run.multipliers
+    if run.weighted is None or len(run.weighted.starts) > 1:
+        return {}
+    # The form of `parts` has the terms q^2 z (z - v) of functions with slopes in [0, 1]; these are -2 L z (v - z).
+    named = zip(run.weighted.values, run.weighted.weights, strict=True)
+    return {_before_flattening(network, name): np.square(run.upper * q) / 2 for name, q in named}
+
+
+def _part_of_units(
+    network: Network,
+    start: str,
+    end: str,
+    constant: float,
+    multipliers: Mapping[str, NDArray[np.float64]],
+) -> Part:
+    """Return a part of all units; `ValueError` if functions of the file have other units."""
+    by_name = {network.first.get(name, name): numbers for name, numbers in multipliers.items()}
+    values = [start]
+    weights: list[Any] = [[constant]]
+    for name, is_new in new_units(network, start, end).items():
+        q = np.sqrt(by_name[name])
+        if len(q) != network.shape_of(name)[1]:
+            of_units, q = q, np.ones(is_new.shape)
+            q[is_new] = of_units
+        values.append(name)
+        weights.append(q)
+    return {**_part([*values, end], [*weights, [1.0]]), "sizes": "units"}
 
 
 def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
@@ -241,7 +337,8 @@ def _matrices_to(network: Network, end: str) -> Iterator[tuple[Part, float]]:
         last = max(waiting, key=positions.__getitem__)
         waiting = waiting - {last} | {*network.changing_inputs(last)}
         operators += 1
-        if len(waiting) == 1 and operators > 1:
+        is_alone = network.nodes[end].op in {"MatMul", "Resize"}
+        if len(waiting) == 1 and (operators > 1 or is_alone):
             (start,) = waiting
             part = {**_part([start, end], []), "sizes": "matrix"}
             if math.prod(network.shapes.get(start, (math.inf,))) > COLUMNS:

@@ -22,7 +22,7 @@ from specnorm_check.graphs import Graph
 from specnorm_check.moves import MOVES, moved
 from specnorm_check.rules import ONE, SUMS, factor_of_operator, slopes_of
 
-PARTIAL_MOVES = {"Concat", "Slice", "Split"}
+PARTIAL_MOVES = {"Concat", "Gather", "Slice", "Split"}
 MOST_STARTS = 3  # of one value
 MOST_VALUES = 512  # between
 MOST_NUMBERS = 2**24  # of all values between together

@@ -34,19 +34,32 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Concat": {"axis"},
     "Conv": WINDOW | {"group"},
     "Div": set(),
+    "Elu": {"alpha"},
     "Expand": set(),
     "Flatten": {"axis"},
+    "Gather": {"axis"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
     "LeakyRelu": {"alpha"},
     "Mul": set(),
+    "MatMul": set(),
     "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
     "Pad": {"mode"},
     "ReduceMean": REDUCTION,
     "ReduceSum": REDUCTION,
     "Relu": set(),
     "Reshape": {"allowzero"},
+    "Resize": {
+        "coordinate_transformation_mode",
+        "cubic_coeff_a",
+        "extrapolation_value",
+        "mode",
+        "nearest_mode",
+    },
+    "Sigmoid": set(),
     "Slice": set(),
     "Softmax": {"axis"},
+    "Softplus": set(),
+    "Softsign": set(),
     "Split": {"axis", "num_outputs"},
     "Squeeze": set(),
     "Sub": set(),
@@ -56,10 +69,16 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
 }
 """The operators that a rule is for, each with the attributes that it may have: the rule
 reads them, or holds for any value of them."""
+ELEM_TYPES_OF_CASTS = {1: np.float32, 7: np.int64, 11: np.float64}  # by ONNX's numbers
+WHOLE_ARITHMETIC = {
+    "Add": np.add,
+    "Div": np.floor_divide,
+    "Mul": np.multiply,
+    "Sub": np.subtract,
+}
 ONLY_VALUES = {
     "auto_pad": b"NOTSET",
     "ceil_mode": 0,
-    "mode": b"constant",
     "training_mode": 0,
     "transA": 0,
 }
@@ -98,7 +117,7 @@ class Graph:
         self.ends = [output.name for output in graph.output]
         require(self.ends, "the model has no output")
         self.shapes = inferred_shapes(model)  # from the input's, which is set
-        while put_sizes(graph, self.arrays, self.shapes):
+        while put_arrays(graph, self.arrays, self.shapes):
             self.shapes = inferred_shapes(model)
         name_without_rule = "the input of the graph"
         self.nodes = {self.start: Node(name_without_rule, [], {})}
@@ -341,46 +360,72 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def put_sizes(
+def put_arrays(
     graph: Any,
     arrays: dict[str, Array],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> bool:
     """Put arrays in place of operators that compute sizes; return whether there are any.
 
-    Sizes are the Shape of a value, and what Concat joins of sizes and lists of integers.
+    Sizes are the Shape of a value, and what `array_of` computes of sizes and arrays.
     """
     from onnx import numpy_helper
 
     has_put = False
     for node in list(graph.node):
-        sizes = sizes_of(node, arrays, shapes)
-        if sizes is not None:
+        array = array_of(node, arrays, shapes)
+        if array is not None:
             (name,) = node.output
-            arrays[name] = sizes
-            graph.initializer.append(numpy_helper.from_array(sizes, name))
+            arrays[name] = array
+            graph.initializer.append(numpy_helper.from_array(array, name))
             graph.node.remove(node)
             has_put = True
     return has_put
 
 
-def sizes_of(
+def array_of(
     node: Any,
     arrays: Mapping[str, Array],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> Array | None:
-    """Return the sizes that an operator computes, or None."""
+    """Return the array that an operator computes of the file's arrays, or None.
+
+    It is exact: arrays are joined or taken apart, and whole numbers below 2^24 added,
+    multiplied or divided.
+    """
     attributes = attributes_of(node)
-    if node.domain:
+    if node.domain or len(node.output) != 1:
         return None
     if node.op_type == "Shape" and node.input[0] in shapes:
         shape = shapes[node.input[0]][attributes.get("start", 0) : attributes.get("end")]
         return np.array(shape, np.int64)
-    if node.op_type == "Concat" and all(name in arrays for name in node.input):
-        lists = [arrays[name] for name in node.input]
-        if all(part.dtype == np.int64 and part.ndim == 1 for part in lists):
-            return np.concatenate(lists)
+    if not node.input or not all(name in arrays for name in node.input):
+        return None
+    given = [arrays[name] for name in node.input]
+    if node.op_type == "Cast" and attributes.get("to") in ELEM_TYPES_OF_CASTS:
+        after = given[0].astype(ELEM_TYPES_OF_CASTS[attributes["to"]])
+        is_floating = after.dtype.kind == "f"
+        return after if is_floating or bool((after == given[0]).all()) else None
+    if any(array.ndim > 1 or array.dtype != given[0].dtype for array in given):
+        return None
+    if node.op_type == "Concat" and all(array.ndim == 1 for array in given):
+        return np.concatenate(given)
+    if any(array.dtype != np.int64 or not small_numbers(array) for array in given):
+        return None
+    if node.op_type in ("Squeeze", "Unsqueeze") and all(x.size == 1 for x in given):
+        return given[0].reshape(() if node.op_type == "Squeeze" else (1,))
+    if node.op_type == "Gather" and given[0].ndim == 1:
+        return np.asarray(given[0][given[1]])
+    if node.op_type in WHOLE_ARITHMETIC:
+        if node.op_type == "Div" and not given[1].min() > 0:
+            return None
+        return np.asarray(WHOLE_ARITHMETIC[node.op_type](*given))
     return None
+
+
+def small_numbers(array: Array) -> bool:
+    """Return whether whole numbers are from 0 to below 2^24."""
+    return array.size > 0 and bool(array.min() >= 0 and array.max() < NUMBER_LIMIT)
 
 
 def require_moderate(shape: Iterable[int]) -> None:
@@ -414,6 +459,8 @@ def known_operator(node: Any) -> str:
     for name, value in ONLY_VALUES.items():
         if attributes.get(name, value) != value:
             return without_rule
+    if op == "Pad" and attributes.get("mode", b"constant") != b"constant":
+        return without_rule
     if op == "BatchNormalization" and len(node.output) > 1:  # as in training
         return without_rule
     return op

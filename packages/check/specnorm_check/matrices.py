@@ -20,6 +20,7 @@ from specnorm_check.graphs import Graph, Node
 from specnorm_check.layers import LARGEST_MATRIX, Layer, matrix_at_size
 from specnorm_check.moves import MOVES, moved
 from specnorm_check.parts import LAYER_OPERATORS, Joint, Part, Slopes, read_kernel
+from specnorm_check.resizing import matrix_of_resize
 from specnorm_check.rules import (
     LEAST_PRODUCT,
     ONE,
@@ -162,6 +163,14 @@ def step_of(graph: Graph, name: str) -> Step:
         return Step(sources, 1 / numbers, 2, scaled)
     if node.op in REDUCTIONS:
         return step_of_reduction(graph, node, before, after)
+    if node.op == "MatMul":
+        matrix = graph.arrays[node.inputs[1]].astype(np.float64)
+        require(matrix.ndim == 2, "a MatMul by no matrix stands in a matrix")
+        return Step(sources, matrix.T, len(matrix) + 1, multiplied_last)
+    if node.op == "Resize":
+        weights = matrix_of_resize(graph, node, before, after)
+        pixels = weights.shape[1]
+        return Step(sources, weights, pixels + 8, partial(multiplied_pixels, after))
     require(node.op in LAYER_OPERATORS or node.op == "AveragePool", message)
     kernel, layer = kernel_of(graph, node, before)
     matrix = matrix_at_size(kernel, layer, layer.sizes or ())
@@ -245,6 +254,20 @@ def multiplied(
     *before, columns = arrays[0].shape
     by_group = arrays[0].reshape(before[0], groups, inputs, columns)
     return np.asarray(np.matmul(weights, by_group).reshape(*after, columns))
+
+
+def multiplied_last(weights: Array, arrays: Sequence[Array]) -> Array:
+    """Return a matrix times each row of the last axis of its input."""
+    return np.asarray(np.matmul(weights, arrays[0]))
+
+
+def multiplied_pixels(
+    after: tuple[int, ...], weights: Array, arrays: Sequence[Array]
+) -> Array:
+    """Return a matrix times the pixels of each channel."""
+    *before, columns = arrays[0].shape
+    by_channel = arrays[0].reshape(*before[:2], -1, columns)
+    return np.asarray(np.matmul(weights, by_channel).reshape(*after, columns))
 
 
 # -- step B: blocks --------------------------------------------------------------------

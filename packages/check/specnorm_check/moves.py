@@ -11,7 +11,16 @@ from specnorm_check.graphs import Graph, Node
 from specnorm_check.rules import SAME_ENTRIES
 from specnorm_check.statements import plain
 
-MOVES = {*SAME_ENTRIES, "Concat", "Expand", "Pad", "Slice", "Split", "Transpose"}
+MOVES = {
+    *SAME_ENTRIES,
+    "Concat",
+    "Expand",
+    "Gather",
+    "Pad",
+    "Slice",
+    "Split",
+    "Transpose",
+}
 
 
 def moved(
@@ -40,6 +49,9 @@ def moved(
         more = [1] * (len(shape) - rank)
         last = before.shape[rank:]
         return np.broadcast_to(before.reshape(*more, *before.shape), (*shape, *last))
+    if node.op == "Gather":
+        axis = node.attributes.get("axis", 0) % rank
+        return np.take(before, graph.arrays[node.inputs[1]], axis)
     changed = padded if node.op == "Pad" else sliced
     after = changed(graph, node, before, rank)
     # A value without entries has no shape in the graph.

@@ -21,6 +21,7 @@ import numpy as np
 from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
+from specnorm_check.inequality import constant_of_units
 from specnorm_check.layers import proven_norm
 from specnorm_check.matrices import joint_of_matrices
 from specnorm_check.parts import (
@@ -257,6 +258,8 @@ class Network(Graph):
 
     def constant_of_part(self, part: Part, completion: Array) -> Fraction:
         """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""
+        if part.sizes == "units":
+            return constant_of_units(self, self.with_first_names(part))
         joint = self.joint(part)
         norm = proven_norm(
             joint.kernel,

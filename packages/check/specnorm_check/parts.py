@@ -49,7 +49,7 @@ from specnorm_check.statements import Statement, plain, read_exponent, read_hexa
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SKIP_OPERATORS = {"Pad", "Slice"}
-SIZES = ("every", "own", "matrix")
+SIZES = ("every", "own", "matrix", "units")
 MOST_NORMALISATIONS = 4  # behind a layer
 # An entry of N has 8 roundings, and 5 more for each normalization: 28 at most. Their
 # relative error is below 32 times 2^-53.
@@ -69,7 +69,8 @@ class Part:
     array with one number for each channel; a layer by itself may have none. With the
     ``sizes`` "own", a part of one layer is proven at the size of its input in the graph,
     else at every size. With "matrix", all that is between both values is bounded by
-    Lemma 6. The claim's array holds 2^``exponent`` H of the part's kernel.
+    Lemma 6, with "units" by Lemma 7. The claim's array holds 2^``exponent`` H of the
+    part's kernel; by Lemma 7 there is none.
     """
 
     values: list[str]

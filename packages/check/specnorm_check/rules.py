@@ -20,9 +20,12 @@ SLOPES = {
     "Abs": (-1.0, 1.0),
     "Clip": (0.0, 1.0),
     "Relu": (0.0, 1.0),
+    "Sigmoid": (0.0, 0.25),
+    "Softplus": (0.0, 1.0),
+    "Softsign": (0.0, 1.0),
     "Tanh": (0.0, 1.0),
 }
-"""The least and the largest slope of functions of each entry, without LeakyRelu."""
+"""The least and the largest slope of functions of each entry, without LeakyRelu, Elu."""
 SAME_ENTRIES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # in the same order
 FACTOR_ONE = {"Pad", "Slice", "Split", "Transpose"}  # operators of the factor 1
 SUMS = {"Add", "Sub"}
@@ -44,6 +47,10 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
         return ONE if graph.keeps_entry_count(name) else None
     if node.op in FACTOR_ONE:
         return ONE
+    if node.op == "Gather":
+        _, copies = np.unique(graph.arrays[node.inputs[1]], return_counts=True)
+        # A negative number may be a second name of an entry.
+        return root_up(Fraction(2 * int(copies.max(initial=1))))
     if node.op == "Softmax":
         return ONE / 2
     if node.op == "BatchNormalization":
@@ -68,6 +75,9 @@ def slopes_of(node: Node) -> tuple[float, float] | None:
     """
     if node.op == "LeakyRelu":
         alpha = node.attributes.get("alpha", 0.01)
+        return min(alpha, 0.0), max(alpha, 1.0)
+    if node.op == "Elu":
+        alpha = node.attributes.get("alpha", 1.0)
         return min(alpha, 0.0), max(alpha, 1.0)
     return SLOPES.get(node.op)
 

@@ -96,6 +96,8 @@ class RunBound:
         Lipschitz constant of the run as a whole, less than ``product``.
     weighted : Weighted, optional
         The weights that prove ``claim``.
+    multipliers : mapping of str to array, optional
+        If a whole network was bounded by the inequality of its units: the multipliers of each function's new units.
     """
 
     start: str
@@ -104,6 +106,7 @@ class RunBound:
     product: float
     claim: Upper
     weighted: Weighted | None = field(default=None, repr=False, compare=False)
+    multipliers: Mapping[str, FloatArray] | None = field(default=None, repr=False, compare=False)
 
     @property
     def upper(self) -> float:

@@ -29,7 +29,7 @@ from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.units import unit_run
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
-from specnorm_networks.inequality import Search
+from specnorm_networks.inequality import Search, has_branches
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Multipliers, Product, Searching
 from specnorm_networks.model import Checked
@@ -126,6 +126,19 @@ def bound(
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
 
 
+def bound_as_a_whole(graph: Graph, seconds: float, aim: float = 0.0) -> RunBound:
+    """Bound a network by the inequality of all its units, whether it has branches or not, until ``aim`` is reached.
+
+    Raises
+    ------
+    NoBoundError
+        If it is too large for the time.
+    """
+    written = written_out(prepare(graph))[-1]
+    measure = Measure(clock=Clock.of(seconds))
+    return Search(with_slopes_on(written, unlimited_ranges(written)), measure, Multipliers()).bound(math.inf, aim)
+
+
 def bound_by_units(
     graph: Graph,
     measure: Measure,
@@ -173,7 +186,7 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     search: Search | None = None
     if isinstance(method, Multipliers) and method.widest is None:
         with suppress(NoBoundError):
-            search = Search(written, measure, method)
+            search = Search(written, measure, method) if has_branches(written) else None
     by_channels = bounded(graph, measure, method)
     if search is not None:
         with suppress(NoBoundError):

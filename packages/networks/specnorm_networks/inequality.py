@@ -42,12 +42,10 @@ class Search:
     Raises
     ------
     NoBoundError
-        If the graph has no branches, is too large for the time, or no multipliers are found.
+        If the graph is too large for the time, or no multipliers are found.
     """
 
     def __init__(self, graph: Graph, measure: Measure, method: Multipliers) -> None:
-        if not has_branches(graph):
-            raise NoBoundError("layers in a row are bounded together by other rules")
         self.graph = graph
         self.measure = measure
         clock = measure.clock
@@ -55,6 +53,8 @@ class Search:
         entries = sum(math.prod(node.shape or ()) for node in graph.nodes)
         self._require(READING * (inputs + units) * entries)
         self.inequality = Inequality(unit_run(graph))
+        if not self.inequality.units:
+            raise NoBoundError("a linear network: the norm of its matrix is known otherwise")
         work = work_of(self.inequality)
         self._require((FEWEST + PROOF) * work)
         self.clock = clock.before(PROOF * clock.seconds_of(work))
@@ -75,14 +75,14 @@ class Search:
         with np.errstate(all="ignore"):
             return next(self.proposals, None)
 
-    def bound(self, limit: float) -> RunBound:
-        """Search to the end, and prove the constant of the network.
+    def bound(self, limit: float, aim: float = 0.0) -> RunBound:
+        """Search to the end, or until a constant of at most ``aim`` is found, and prove the constant of the network.
 
         ``limit``: a proven constant. `NoBoundError` if the search is not expected to get below it, or does not.
         """
         if not self.best.constant < HOPE * limit:
             raise NoBoundError("a search begins far above a proven constant")
-        while (proposal := self._next()) is not None:
+        while self.best.constant > aim and (proposal := self._next()) is not None:
             self.best = proposal
         self.measure.clock.has_cut |= self.clock.expired
         if not self.best.constant < limit:
@@ -90,7 +90,12 @@ class Search:
         claim = _proven(self.inequality, self.best)
         run = self.inequality.run
         layers = tuple(dict.fromkeys(node.layer.name for node in self.graph.nodes if node.layer is not None))
-        return RunBound(run.start, run.end, (layers,), math.inf, claim)
+        multipliers = self.best.multipliers
+        if self.best.is_transposed:
+            multipliers = claim.value**2 / multipliers
+        ends = [link.end for link in run.links[:-1]]
+        by_function = {end: multipliers[units] for end, units in zip(ends, self.inequality.values, strict=True)}
+        return RunBound(run.start, run.end, (layers,), math.inf, claim, multipliers=by_function)
 
 
 def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
@@ -105,7 +110,10 @@ def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
 
 
 def has_branches(graph: Graph) -> bool:
-    """Whether a node reads two values that change with the input, or one of them twice."""
+    """Whether a node reads two values that change with the input, or one of them twice.
+
+    Layers in a row are bounded together by other rules.
+    """
     changes = set(graph.inputs)
     for node in graph.nodes:
         reads = [name for name in node.inputs if name in changes]

@@ -167,7 +167,7 @@ def _shapes_of_arrays(sizes: Any) -> Any:
     if isinstance(sizes, tuple) and sizes and all(hasattr(x, "dtype") for x in sizes):
         return tuple(tuple(x.shape) for x in sizes)
     if isinstance(sizes, Mapping):
-        return {name: tuple(getattr(x, "shape", x)) for name, x in sizes.items()}
+        return {name: tuple(x.shape if hasattr(x, "shape") else x) for name, x in sizes.items()}
     return sizes
 
 
@@ -181,8 +181,10 @@ def _check_shapes(graph: Graph, sizes: Any) -> None:
     elif isinstance(sizes, tuple) and sizes and isinstance(sizes[0], tuple):
         is_same = list(shapes.values()) == list(sizes)
     else:
-        given = (sizes,) if isinstance(sizes, int) else tuple(sizes or ())
-        is_same = all(shape is not None and shape[len(shape) - len(given) :] == given for shape in shapes.values())
+        given: Any = (sizes,) if isinstance(sizes, int) else sizes
+        is_same = all(
+            shape is not None and shape[len(shape) - len(given) :] == tuple(given) for shape in shapes.values()
+        )
     if not is_same:
         raise GeometryError(f"input_shape={sizes!r:.80}; the graph's inputs have the shapes {shapes}. Leave it out.")
 

@@ -14,7 +14,8 @@ from specnorm import Undecided, certify, enclose, init_tracking, track_many
 from specnorm.errors import KernelError, MethodError, NoBackend, SpecnormError
 from specnorm.methods import SymbolNorm
 from specnorm.plugin import LayerKernel, LayerReader, backend_for, layer_kernel
-from specnorm.proof import Upper, host, norm_of_neighbour
+from specnorm.proof import Upper, norm_of_neighbour
+from specnorm_train.proof import product_up
 
 _METHOD = SymbolNorm()
 _SWEEPS = 2
@@ -92,7 +93,7 @@ class Monitor:
         for kind, values in (("norm", norms), ("upper", uppers)):
             report |= {f"{kind}/{name}": value for name, value in values.items()}
             if values.keys() == norms.keys() and not self.left_out:
-                product = host.mul_up(*values.values()) if kind == "upper" else math.prod(values.values())
+                product = product_up(values.values()) if kind == "upper" else math.prod(values.values())
                 report[f"{kind}/product"] = product
         return report
 

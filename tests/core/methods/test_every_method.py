@@ -47,6 +47,7 @@ def methods_under(cls: type[Method]) -> set[str]:
 
 def test_what_derives_from_method_is_a_method() -> None:
     """Whatever else a library can run is a `Plan`. `PowerTopK` has several values, a logit is no norm."""
+    assert specnorm.logit_bound.__name__ == "logit_bound"  # its module is imported, so its class is known
     assert methods_under(Method) == {*METHODS, "power_top_k", "logit"}
 
 

@@ -12,7 +12,7 @@ from types import FrameType
 
 import numpy as np
 import pytest
-from test_house import CORE, core_files, is_proof, makes_claims, parsed
+from test_house import CORE, ROOT, core_files, is_proof, makes_claims, other_files, parsed
 
 import specnorm
 from specnorm.proofs import host
@@ -20,7 +20,7 @@ from specnorm.proofs import host
 CORE_OF_PROOFS = (
     *(f"proofs/{name}" for name in ("arithmetic", "bound", "cells", "found", "frequencies")),
     *(f"proofs/{name}" for name in ("host", "norms", "rounding")),
-    *(f"symbols/proofs/{name}" for name in ("lags", "padding", "polynomial")), "supremum/proof",
+    *(f"symbols/proofs/{name}" for name in ("lags", "padding", "polynomial")), "supremum/proof", "running/proof",
 )  # fmt: skip
 """What an enclosure at every size trusts of the room: to be read in one evening."""
 
@@ -95,3 +95,20 @@ def test_roots_of_any_size_are_found_at_once(power: int, factor: Fraction) -> No
     assert Fraction(root) ** 2 >= x
     below = Fraction(host.next_down(host.next_down(root)))
     assert below < 0 or below**2 < x
+
+
+def test_outward_rounding_stands_in_proof_files_alone() -> None:
+    """Bounds are scaled, padded and rounded by functions of proof files alone."""
+    no_bounds = {"Rounds", "conversion_loss", "flushes", "gamma", "unit"}
+    found = []
+    for path in (*core_files(), *other_files()):
+        if makes_claims(path) or path.parent.name == "specnorm_check":
+            continue
+        for node in ast.walk(parsed(path)):
+            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("rounding", "host"):
+                found += [f"{place} {name}" for name in {node.attr} - no_bounds]
+            if isinstance(node, ast.ImportFrom) and str(node.module).endswith(("proofs.rounding", "proofs.host")):
+                names = {alias.name for alias in node.names} - no_bounds
+                found += [f"{place} {name}" for name in names]
+    assert not found, "\n".join(found)

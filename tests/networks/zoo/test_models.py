@@ -57,7 +57,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "ResNet": (hugging_face("ResNet", embedding_size=8, layer_type="basic", **STAGES), ""),
     "ConvNeXt": (hugging_face("ConvNext", num_stages=2, **STAGES), ""),
     "MobileNetV2": (hugging_face("MobileNetV2", depth_multiplier=0.25, image_size=32), ""),
-    "ViT": (hugging_face("ViT", image_size=32, patch_size=8, **SMALL_VIT), "Attention"),
+    "ViT": (hugging_face("ViT", image_size=32, patch_size=8, **SMALL_VIT), ""),
     "RegNet": (hugging_face("RegNet", embedding_size=8, groups_width=4, **STAGES), "Mul"),
 }
 OF_TIMM: dict[str, tuple[Callable[[], Any], str]] = {
@@ -65,7 +65,7 @@ OF_TIMM: dict[str, tuple[Callable[[], Any], str]] = {
     **{name: (timm(name), "Mul") for name in ("mobilenetv3_small_050", "efficientnet_b0")},
     "MLP-Mixer": (mixer(), ""),
     "ResMLP": (mixer(block_layer="ResBlock", norm_layer="Affine"), ""),
-    "vit_tiny_patch16_224": (timm("vit_tiny_patch16_224", img_size=32, depth=1), "Attention"),
+    "vit_tiny_patch16_224": (timm("vit_tiny_patch16_224", img_size=32, depth=1), ""),
 }
 
 

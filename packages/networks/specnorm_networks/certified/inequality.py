@@ -77,7 +77,7 @@ class Inequality:
     @cached_property
     def channels(self) -> NDArray[np.intp]:
         """Number of the channel of each unit."""
-        numbers = []
+        numbers: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
         first = 0
         for link in self.run.links[:-1]:
             channels = np.arange(link.width) if link.channels is None else link.channels

@@ -19,6 +19,8 @@ _Make: TypeAlias = Callable[[tuple[int, ...]], FloatArray]
 """Function that returns numbers for an input of a shape."""
 WORK = 2**27
 """Largest number of multiplications of all probes but the first, which is always executed."""
+CALL = 2**14
+"""Multiplications that take as long as the call of an operator: a network of 20,000 nodes is executed on one input."""
 MOST_PROBES = 7
 """Largest number of inputs on which a network is executed, if one has enough entries."""
 LEAST_ENTRIES = 64
@@ -55,6 +57,7 @@ def _work(graph: Graph, shapes: Shapes) -> int:
         if node.is_constant:
             continue
         entries = math.prod(node.shape or (largest_input,))
+        total += CALL
         total += entries if node.layer is None else entries * math.prod(node.layer.load().shape[1:])
     return total
 

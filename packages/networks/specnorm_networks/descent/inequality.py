@@ -21,13 +21,16 @@ from specnorm.proof import Clock
 from specnorm_networks.certified.inequality import Blocks, Inequality, transposed
 from specnorm_networks.certified.operators.base import FloatArray
 
-SMOOTHING = (0.03, 0.01, 0.003)
-"""Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other."""
+OF_CHANNELS = (0.03, 0.01)
+"""Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other: multipliers of channels."""
+OF_UNITS = (0.01, 0.003, 0.001)
+"""The same for multipliers of units."""
 GROWTH = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 16.0)
 """Factors by which multipliers of a value exceed what its readers need: the start is the best of these."""
-LEAST_GAIN = 2e-4
-"""Gain of a step in log g below which steps with one width end."""
-MEMORY = 30
+PATIENCE = 10
+"""Steps with one width end if so many of them together lower the logarithm of g^2 by less than `LEAST_GAIN`."""
+LEAST_GAIN = 1e-3
+MEMORY = 60
 """Steps that the quasi-Newton method remembers."""
 SHORTEST = 1e-3
 """Shortest step of a line search, as a share of the whole step."""
@@ -66,23 +69,20 @@ def proposals(inequality: Inequality, steps: int, clock: Clock) -> Iterator[Prop
         return
     constant = problem.constant(logs)
     yield Proposal(constant, problem.multipliers(logs), is_transposed)
-    steps_left = steps
-    for channels in (inequality.channels, np.arange(inequality.units)):
-        if len(channels) and channels is not inequality.channels:
+    for channels, widths in ((inequality.channels, OF_CHANNELS), (np.arange(inequality.units), OF_UNITS)):
+        if channels is not inequality.channels:
             logs = logs[inequality.channels]
             problem = _Problem(blocks, channels, clock)
-        for width in SMOOTHING:
+        steps_left = steps
+        for width in widths:
             logs, steps_made = _descend(problem, logs, width, steps_left)
             steps_left -= steps_made
             after = problem.constant(logs)
-            gain = constant - after
             if after < constant:
                 constant = after
                 yield Proposal(constant, problem.multipliers(logs), is_transposed)
-            if steps_left <= 0 or clock.expired:
+            if clock.expired:
                 return
-            if gain < LEAST_GAIN * constant and width is not SMOOTHING[0]:
-                break
 
 
 class _Problem:
@@ -211,12 +211,11 @@ def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> t
     """Make quasi-Newton steps (Nocedal, "Updating quasi-Newton matrices with limited storage", Math. Comp. 1980)."""
     value, gradient = problem.evaluate(logs, width)
     history: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=MEMORY)
-    made = 0
-    while made < steps and not problem.clock.expired and len(gradient):
+    values = [value]
+    for made in range(steps):
+        if problem.clock.expired or not np.isfinite(gradient).all() or not gradient.any():
+            return logs, made
         direction = -_preconditioned(gradient, history)
-        if not direction @ gradient < 0:
-            history.clear()
-            continue
         direction /= max(1.0, float(abs(direction).max()))
         share = 1.0
         while True:
@@ -227,20 +226,19 @@ def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> t
             share /= 3
             if share < SHORTEST or problem.clock.expired:
                 break
-        made += 1
         if not new_value < value:
-            if not history or problem.clock.expired:
-                break
+            if not history:
+                return logs, made
             history.clear()
             continue
         change = new_gradient - gradient
         if step @ change > 1e-10 * np.linalg.norm(step) * np.linalg.norm(change):
             history.append((step, change))
-        gain = value - new_value
         logs, value, gradient = logs + step, new_value, new_gradient
-        if gain < 2 * LEAST_GAIN:
-            break
-    return logs, made
+        values.append(value)
+        if len(values) > PATIENCE and values[-1 - PATIENCE] - value < LEAST_GAIN:
+            return logs, made
+    return logs, steps
 
 
 def _preconditioned(gradient: FloatArray, history: deque[tuple[FloatArray, FloatArray]]) -> FloatArray:

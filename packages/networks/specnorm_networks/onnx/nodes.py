@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,6 +22,15 @@ MAX_FOLDED = 2**16
 """Largest number of entries of constants that are evaluated at once, since shapes may depend on them."""
 MAX_KNOWN = 2**24
 """Largest number of entries of a constant that becomes a number, or table, of an operator."""
+
+MAX_ENTRIES = 2**29
+"""Largest number of entries of a value of a network. Segmentation networks of 256 x 256 x 256 voxels have less."""
+
+
+def too_large(shape: Shape | None) -> str:
+    """Return why a value of this shape is not bounded; empty if it is not too large."""
+    entries = math.prod(shape or ())
+    return f"its value has {entries} entries, more than {MAX_ENTRIES}" if entries > MAX_ENTRIES else ""
 
 
 class UnsizedError(NoBoundError):

@@ -91,7 +91,7 @@ def _whole_shapes(names: list[str], sizes: Sizes) -> dict[str, Shape] | None:
         return None
     if len(sizes) != len(names):
         raise GeometryError(f"{len(sizes)} inputs are given; the network has {len(names)}: {', '.join(names[:8])}.")
-    return {name: tuple(shape) for name, shape in zip(names, cast("tuple[Shape, ...]", sizes), strict=True)}
+    return {name: tuple(shape) for name, shape in zip(names, sizes, strict=True)}
 
 
 def _of_sample(sizes: Sizes, ndim: int) -> dict[int, int]:

@@ -31,7 +31,17 @@ from specnorm_networks.model_arrays import Kind, Stated, Tensor
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import OLDEST, RANDOM, computed
 from specnorm_networks.onnx.evaluator import plain
-from specnorm_networks.onnx.nodes import MAX_KNOWN, Call, Data, Output, Result, UnsizedError, Value, has_graphs
+from specnorm_networks.onnx.nodes import (
+    MAX_KNOWN,
+    Call,
+    Data,
+    Output,
+    Result,
+    UnsizedError,
+    Value,
+    has_graphs,
+    too_large,
+)
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.sizes import stated_size
@@ -112,6 +122,8 @@ class Walk:
         """Operators that the model defines itself."""
         self.broken: str | None = None
         """Reason why the graph is invalid, or None; kernels of an invalid graph are rows, too."""
+        self.too_large = ""
+        """Reason why an input is too large; empty if none is."""
         self.values = self._scope(model.graph)
         self._walk(model.graph)
         if any(function.domain in _DOMAINS for function in model.functions):
@@ -158,6 +170,8 @@ class Walk:
         """Return the network, with all values of the file."""
         if self.broken is not None:
             raise ModelFileError(f"{self.broken}: the graph is damaged.")
+        if self.too_large:
+            raise MethodError(self.too_large)
         outputs = [self.values.get(output.name) for output in self.model.graph.output]
         computed_outputs = tuple(value.name for value in outputs if isinstance(value, Data))
         # A reader of its own: the graph may be executed after this translation is dropped.
@@ -185,6 +199,9 @@ class Walk:
                 origin = frozenset()
             elif tensor.elem_type not in _FLOATS:
                 operator = Unknown("its type is not supported")
+            if too_large(shape):
+                self.too_large = self.too_large or f"input {name[:80]}: {too_large(shape)}."
+                operator, shape = Unknown(too_large(shape)), None
             scope[name] = Data(name, shape, origin, depends=True)
             self.nodes.append(Node(name, operator, (), shape, "input"))
         return scope
@@ -240,6 +257,8 @@ class Walk:
                     continue
                 data = [value for value in inputs if isinstance(value, Data)]
                 sources = origins(proto, self.opset, output_number, inputs)
+                if too_large(result.shape):
+                    result = self._unknown(proto, inputs, too_large(result.shape))
                 # A sub-graph may read any value of the graph.
                 depends = has_graphs(proto) or any(value.depends for value in data)
                 is_layer = isinstance(result.operator, Convolution | Matrix) or proto.op_type in _LOOPS
@@ -254,6 +273,8 @@ class Walk:
         for value in translation.inputs:
             if isinstance(value, Output):
                 # A value that is used twice is one node. It is kept, so that no other object has its id.
+                if too_large(value.shape):
+                    value = Output(Unknown(too_large(value.shape)), value.inputs, None)
                 if id(value) not in self.inner:
                     self.inner[id(value)] = value, self._node(self._fresh(f"{name}.in"), value, label)
                 inputs.append(self.inner[id(value)][1])

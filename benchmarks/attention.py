@@ -1,0 +1,135 @@
+"""Constants of softmax attention on the unit ball: by an ascent, by `network_bound`, and by published formulas."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from specnorm_networks import Graph, Layer, Node, Product, network_bound, operators
+from torch import Tensor
+
+TOKENS = (2, 16, 1024)
+SCORES = (0.1, 0.5, 1.0, 2.0, 4.0)
+MOST_ATTACKED = 16
+"""Largest number of tokens for which the norm of the Jacobian is ascended."""
+
+
+def graph(n: int, rho: float, size: int = 4) -> Graph:
+    """Return one head of norm 1, whose scores have a matrix of norm ``rho``, on tokens in the unit ball."""
+    shape = (1, n, size)
+    query = operators.Matrix(Layer("q", partial(np.multiply, rho, np.eye(size)), {}, 0))
+    ball = operators.Normalise((2,), 0.0, "length", floor=1.0)
+    nodes = (
+        Node("x", operators.Input(), (), shape),
+        Node("length", operators.Norm((2,), keep=True), ("x",), (1, n, 1)),
+        Node("z", ball, ("x", "length"), shape),
+        Node("q", query, ("z",), shape),
+        Node("y", operators.Attention(1.0), ("q", "z", "z"), shape),
+    )
+    return Graph(nodes, ("y",))
+
+
+def castin(n: int, rho: float) -> float:
+    """Return the bound of Castin, Ablin and Peyré (2024, the form with the root of n) for values of norm 1."""
+    return math.sqrt(3) * math.sqrt(rho**2 * (4 * n + 1) + n)
+
+
+def rule_by_rule(n: int, rho: float) -> float:
+    """Return the bound by the product rule: the weights have a norm of at most root(n), a softmax the constant 1/2."""
+    return math.sqrt(n) + rho * n
+
+
+def reached(n: int, rho: float, size: int = 3, steps: int = 60) -> float:
+    """Return the largest norm of the Jacobian that an ascent over tokens and weights finds."""
+
+    def attention(x: Tensor, scores: Tensor, values: Tensor) -> Tensor:
+        return torch.softmax(x @ scores @ x.T, 1) @ x @ values.T
+
+    best = 0.0
+    for start in range(3):
+        torch.manual_seed(start)
+        scores, x = 0.05 * rho * torch.randn(size, size).double(), 0.1 * torch.randn(n, size).double()
+        if start < 2:  # one token against all others
+            x[:, 0] -= 1
+            x[0, 0] += 2
+            scores[0, 0] += rho * (-1) ** start
+        else:  # pairs of opposite tokens, whose scores are 0
+            x[:, 0] += torch.where(torch.arange(n) % 2 == 0, 1.0, -1.0)
+            scores[0, 1] = scores[1, 0] = rho
+        parameters: Any = [each.requires_grad_() for each in (x, scores, torch.eye(size).double())]
+        optimizer = torch.optim.Adam(parameters, 0.03)
+        for _ in range(steps):
+            tokens, *matrices = parameters
+            a, v = (each / torch.linalg.matrix_norm(each, 2) for each in matrices)
+            inside = tokens / tokens.norm(dim=1, keepdim=True).clamp(min=1)
+            jacobian = torch.func.jacrev(attention)(inside, rho * a, v)
+            norm = torch.linalg.matrix_norm(jacobian.reshape(n * size, n * size), 2)
+            best = max(best, float(norm.detach()))
+            optimizer.zero_grad()
+            (-norm).backward()
+            optimizer.step()
+    return best
+
+
+def rows() -> Iterator[dict[str, float]]:
+    """Yield one row for each number of tokens and norm of the scores' matrix."""
+    for n in TOKENS:
+        for rho in SCORES:
+            upper = network_bound(graph(n, rho), method=Product()).upper
+            row = {"tokens": n, "rho": rho, "specnorm": float(upper or math.inf)}
+            row |= {"castin": castin(n, rho), "rule by rule": rule_by_rule(n, rho)}
+            yield row | ({"reached": reached(n, rho)} if n <= MOST_ATTACKED else {})
+
+
+def table() -> str:
+    """Return the rows as a table of Markdown; upper bounds are rounded up."""
+    lines = ["| tokens | norm | an ascent reaches | specnorm | Castin et al. 2024 | rule by rule |", "|---" * 6 + "|"]
+    for row in rows():
+        bounds = " | ".join(f"{math.ceil(100 * row[name]) / 100:g}" for name in ("specnorm", "castin", "rule by rule"))
+        attained = f"{math.floor(100 * row['reached']) / 100:g}" if "reached" in row else ""
+        lines.append(f"| {row['tokens']} | {row['rho']:g} | {attained} | {bounds} |")
+    return "\n".join(lines)
+
+
+def stretched(heads: int, n: int = 6, size: int = 4, steps: int = 400) -> float:
+    """Return how much an ascent stretches changes in the norm "largest RMS of a token" (of Newhouse et al. 2025).
+
+    The block has that paper's scale, 1 / (size of a head), its factor 1/3, and matrices of spectral norm 1.
+    """
+    width = size * heads
+    torch.manual_seed(0)
+    parameters: Any = [torch.randn(width, width).double() for _ in range(4)]
+    parameters += [torch.randn(n, width).double() for _ in range(2)]
+    optimizer = torch.optim.Adam([each.requires_grad_() for each in parameters], 0.03)
+
+    def rms(x: Tensor) -> Tensor:
+        return x.square().mean(1, keepdim=True).sqrt()
+
+    def block(x: Tensor, matrices: list[Tensor]) -> Tensor:
+        q, k, v = ((x @ w.T).unflatten(1, (heads, size)).transpose(0, 1) for w in matrices[:3])
+        y = torch.softmax(q @ k.transpose(1, 2) / size, 2) @ v
+        return y.transpose(0, 1).flatten(1) @ matrices[3].T / 3
+
+    best = 0.0
+    for _ in range(steps):
+        *free, x, change = parameters
+        matrices = [w / torch.linalg.matrix_norm(w, 2).clamp(min=1) for w in free]
+        of_tokens = partial(block, matrices=matrices)
+        moved = torch.func.jvp(of_tokens, (x / rms(x).clamp(min=1),), (change / rms(change).max(),))[1]
+        stretch = rms(moved).max()
+        best = max(best, float(stretch.detach()))
+        optimizer.zero_grad()
+        (-stretch).backward()
+        optimizer.step()
+    return best
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n\n")
+    for heads in (1, 2, 4):
+        sys.stdout.write(f"{heads} heads, largest RMS of a token: {stretched(heads):.2f}\n")
