@@ -143,7 +143,7 @@ def test_rows_are_the_python_functions(
         ({"y": np.zeros(4)}, "y has shape (4,) of float64; expected one integer for each sample"),
         ({"y": np.zeros((4, 1), int)}, "expected one integer for each sample"),
         ({"y": np.zeros(5, int)}, "expected (samples, ...) and (samples,)"),
-        ({"y": np.full(4, 3)}, "labels from 3 to 3; expected whole numbers 0..2"),
+        ({"y": np.full(4, 3)}, "from 3 to 3; expected integers from 0 to 2"),
         ({"y": np.full(4, -1)}, "labels from -1 to -1"),
         ({"x": np.zeros((4, 9))}, "samples of shape (9,); the network takes (2, 2, 4)"),
         ({"x": np.zeros((0, *SIZES)), "y": np.zeros(0, int)}, "expected (samples, ...) and (samples,)"),

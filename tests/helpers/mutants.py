@@ -103,7 +103,7 @@ def _code(tree: ast.Module, path: Path, name: str) -> CodeType:
 
 @functools.cache
 def caches() -> list[Any]:
-    things = (x for x in gc.get_objects() if isinstance(x, functools._lru_cache_wrapper))
+    things = (x for x in gc.get_objects() if type(x) is functools._lru_cache_wrapper)
     return [x for x in things if x.__module__.startswith("specnorm")]
 
 
@@ -137,8 +137,9 @@ def mutated(function: Function, change: Change) -> Iterator[None]:
 
 @contextmanager
 def rewritten(folder: Path, right: str, wrong: str) -> Iterator[None]:
-    """The function that has a text, in one place of a folder's files, with another one there."""
-    (path,) = (path for path in folder.rglob("*.py") if right in path.read_text(encoding="utf-8"))
+    """The function that has a text, in one place of a file or of a folder's files, with another one there."""
+    paths = folder.rglob("*.py") if folder.is_dir() else [folder]
+    (path,) = (path for path in paths if right in path.read_text(encoding="utf-8"))
     before, after = path.read_text(encoding="utf-8").split(right)
     line = (before + right).rstrip().count("\n") + 1
     (name,) = (name for name, node in _functions(path).items() if node.lineno <= line <= (node.end_lineno or 0))
