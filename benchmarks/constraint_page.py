@@ -162,7 +162,8 @@ def step_table(lines: list[Row]) -> str:
     body = []
     for name, found in cases.items():
         plain = span(found[next(iter(WINDOWS)), "plain"]["seconds"])
-        ratios = [f"{found[window, way]['over_plain']:.2f}" for window in WINDOWS for way in ("torch", "default")]
+        keys = [(window, way) for window in WINDOWS for way in ("torch", "default")]
+        ratios = [f"{found[key]['over_plain']:.2f}" if key in found else "-" for key in keys]
         body.append([name, plain, *ratios])
     return table(header, body)
 

@@ -27,6 +27,8 @@ Step: TypeAlias = Callable[[], None]
 WINDOWS = {"first hundred": (10, 100), "after 300": (300, 360)}
 """Steps that are counted."""
 CASES: dict[str, Callable[[Constrain], Step]] = {}
+SLOW, FEWER = 0.05, 5
+"""Of steps that take longer than so many seconds, so many times fewer are counted."""
 QUICK = 20
 """Steps of a quick run, of the first case alone."""
 
@@ -59,31 +61,41 @@ EVERY_WAY: dict[str, Constrain] = {"plain": unchanged, "torch": layer_by_layer, 
 def rows(quick: bool) -> Iterator[Row]:
     """Yield a row for each case, window and contestant: mean seconds of a step, and their ratio to the plain step's."""
     for name in itertools.islice(CASES, 1 if quick else None):
-        seconds = timed(CASES[name], QUICK if quick else max(end for _, end in WINDOWS.values()))
-        for window, (begin, end) in WINDOWS.items():
-            counted = {way: times[begin:end] for way, times in seconds.items()}
-            for way, times in counted.items():
-                if times:
-                    ratio = sum(times) / sum(counted["plain"])
-                    about = {"section": "step", "case": name, "window": window, "contestant": way}
-                    yield {**about, "seconds": sum(times) / len(times), "over_plain": ratio}
+        for window, seconds in timed(CASES[name], QUICK if quick else None).items():
+            for way, times in seconds.items():
+                ratio = sum(times) / sum(seconds["plain"])
+                about = {"section": "step", "case": name, "window": window, "contestant": way}
+                yield {**about, "seconds": sum(times) / len(times), "steps": len(times), "over_plain": ratio}
 
 
-def timed(make: Callable[[Constrain], Step], steps: int) -> dict[str, list[float]]:
-    """Processor seconds of each step with each constraint, taken in turn; of the others not between the windows."""
+def timed(make: Callable[[Constrain], Step], steps: int | None) -> dict[str, dict[str, list[float]]]:
+    """Processor seconds of the steps of each window with each constraint, taken in turn; by default in all windows.
+
+    Between the windows, only our constraint is trained on: the time of the others does not depend on the step.
+    """
     runs: dict[str, Step] = {}
     for way, constrain in EVERY_WAY.items():
         torch.manual_seed(0)
         runs[way] = make(constrain)
-    seconds: dict[str, list[float]] = {way: [] for way in runs}
-    for number in range(steps):
-        is_counted = any(begin <= number < end for begin, end in WINDOWS.values())
-        for way, step in runs.items():
-            begin = time.process_time()
-            if is_counted or way == "default":
+    found: dict[str, dict[str, list[float]]] = {}
+    trained = 0
+    for window, (begin, end) in WINDOWS.items():
+        if steps is not None and steps <= begin:
+            break
+        between = [runs["default"]] if trained else list(runs.values())
+        for _, step in itertools.product(range(trained, begin), between):
+            step()
+        trained = begin
+        seconds: dict[str, list[float]] = {way: [] for way in runs}
+        least = (end - begin) // FEWER
+        while trained < min(end, steps or end) and not (len(seconds["plain"]) >= least and seconds["plain"][0] > SLOW):
+            for way, step in runs.items():
+                started = time.process_time()
                 step()
-            seconds[way].append(time.process_time() - begin)
-    return seconds
+                seconds[way].append(time.process_time() - started)
+            trained += 1
+        found[window] = seconds
+    return found
 
 
 # -- cases -----------------------------------------------------------------------------------------------------------

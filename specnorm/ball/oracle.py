@@ -1,12 +1,15 @@
 """The linear minimisation oracle of a layer's norm: the kernel that a gradient points to, among those within a bound.
 
-A matrix's polar factor has the largest inner product with it among all matrices of norm at most 1. There are two
-candidates for each group of a layer, and the one with the larger inner product with the gradient is taken:
+A matrix's polar factor has the largest inner product with it among all matrices of norm at most 1. There are three
+candidates for each group of a layer, and the one with the largest inner product with the gradient is taken:
 
 1. The polar factor of the gradient reshaped to a matrix, output channels by everything else. A layer's norm is at most
    ``f`` times that of its reshaped kernel, ``f**2`` the number of taps of its blocks
    (`unfoldings.proof.supremum_up_from_unfolding`). For a gradient that is smooth over the taps this is nearly attained.
 2. The polar factor of the largest tap, alone.
+3. If each axis has one tap or three: polar factors of the symbol at the frequencies 0 and pi of each axis, joined by
+   Fejér's window (`proofs.directions.Window`). For random gradients of 3x3 taps, <gradient, D> is 1.28 times
+   that of the better of the others, for gradients whose channels decay 1.4 times.
 
 Training moves a kernel to a mean value of candidates. With the first kind alone, reshaped norms would be at most
 ``1 / f``, so that no kernel came near the identity. Training with both kinds is better by far
@@ -22,6 +25,7 @@ References
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +72,7 @@ def lmo(gradient: KernelOrLayer[ArrayT], *, bound: float = 1.0, **geometry: Unpa
     It approximates the linear minimization oracle of Frank and Wolfe for the ball of all kernels with norm at most
     ``bound``: if K is in the ball and ``0 <= a <= 1``, then ``(1 - a) K - a D`` is in the ball. It is also Muon's step
     for a convolution, measured by the convolution's own norm. For matrices, ``<gradient, D>`` was within 6 % of the
-    maximum. For 3x3 taps and 64 channels, it is 0.75 times an upper bound on the maximum if one tap dominates, and 0.38
+    maximum. For 3x3 taps and 64 channels, it is 0.75 times an upper bound on the maximum if one tap dominates, and 0.49
     times this bound for random entries.
 
     Parameters
@@ -184,12 +188,12 @@ class DirectionProgram(Program):
             (factor,) = _polar_factors([rounded], ops=ops)
             (within,) = proof.scaled_within(xp.reshape(factor, shape), None, self.limit, spec, ops=ops)
         else:
-            within = self._better_candidates(rounded, shape, ops=ops)
+            within = self._best_candidates(rounded, shape, ops=ops)
         ordered = polyphase.caller_order(xp.reshape(within, in_order.shape), spec, xp=xp)
         return xp.reshape(ordered, gradients.shape)
 
-    def _better_candidates(self, matrices: Array, shape: tuple[int, ...], *, ops: ArrayOps) -> Array:
-        """For each gradient the candidate that has the larger inner product with it; candidate 1 if there is NaN.
+    def _best_candidates(self, matrices: Array, shape: tuple[int, ...], *, ops: ArrayOps) -> Array:
+        """For each gradient the candidate that has the largest inner product with it; candidate 1 if there is NaN.
 
         Parameters
         ----------
@@ -208,11 +212,19 @@ class DirectionProgram(Program):
         largest = xp.argmax(xp.sum(by_tap * by_tap, axis=(1, 2)), axis=1)
         is_largest = arrays.one_hot(xp.ones_like(matrices[:, 0, 0]), largest, by_tap.shape[3], xp=xp)
         tap = xp.reshape(xp.matmul(xp.reshape(by_tap, (b, m * p, -1)), is_largest[:, :, None]), (b, m, p))
-        kernels, taps = _polar_factors([matrices, tap], ops=ops)
-        within, other = proof.scaled_within(xp.reshape(kernels, shape), taps, self.limit, self.spec, ops=ops)
-        is_better = _inner_products(tap, other, xp=xp) > _inner_products(matrices, within, xp=xp)
-        placed = other[..., None] * is_largest[:, None, None, :]
-        return xp.where(is_better[..., None], placed, xp.reshape(within, by_tap.shape))
+        window = proof.Window.of(tuple(kernel_shape))
+        symbols = [] if window is None else [window.symbols(by_tap, ops=ops)]
+        kernels, taps, *factors = _polar_factors([matrices, tap, *symbols], ops=ops)
+        within, other, *joined = proof.scaled_within(
+            xp.reshape(kernels, shape), taps, self.limit, self.spec, factors=factors, window=window, ops=ops
+        )
+        best = xp.reshape(within, by_tap.shape)
+        value = _inner_products(by_tap, best, xp=xp)
+        for candidate in (other[..., None] * is_largest[:, None, None, :], *joined):
+            value_of_candidate = _inner_products(by_tap, candidate, xp=xp)
+            best = xp.where((value_of_candidate > value)[..., None], candidate, best)
+            value = xp.where(value_of_candidate > value, value_of_candidate, value)
+        return best
 
 
 def _inner_products(x: Array, y: Array, *, xp: Namespace) -> Array:
@@ -236,11 +248,11 @@ def _polar_factors(parts: Sequence[Array], *, ops: ArrayOps) -> list[Array]:
     """Approximate polar factors of stacks of matrices (b, m, n) with entries of about 1; zero for a zero matrix.
 
     Any result is safe, since `proofs.directions.scaled_within` bounds its norm; singular values far above 1 (from 1.18
-    in float32) would overflow there. The stacks may differ in n. The iteration is of Gram matrices: with ``A = X X^T``
-    the next X is ``(a I + b A + c A^2) X``, so only two products have the length of X.
+    in float32) would overflow there. The stacks may differ in b and n. The iteration is of Gram matrices: with
+    ``A = X X^T`` the next X is ``(a I + b A + c A^2) X``, so only two products have the length of X.
     """
     xp = ops.xp
-    count, m, n = parts[0].shape
+    _, m, n = parts[0].shape
     if m > n:
         return [xp.matrix_transpose(_polar_factors([xp.matrix_transpose(x)], ops=ops)[0]) for x in parts]
     gram = xp.concat([xp.matmul(x, xp.matrix_transpose(x)) for x in parts], axis=0)
@@ -249,7 +261,8 @@ def _polar_factors(parts: Sequence[Array], *, ops: ArrayOps) -> list[Array]:
     size_sq = xp.minimum(xp.linalg.trace(gram), row_sums)[:, None, None]
     size_sq = xp.where(size_sq == 0, xp.ones_like(size_sq), size_sq)
     product = _product(gram / size_sq, ops=ops) / xp.sqrt(size_sq)
-    return [xp.matmul(product[count * j : count * (j + 1), ...], x) for j, x in enumerate(parts)]
+    ends = list(itertools.accumulate(x.shape[0] for x in parts))
+    return [xp.matmul(product[end - x.shape[0] : end, ...], x) for x, end in zip(parts, ends, strict=True)]
 
 
 def _product(gram: Array, *, ops: ArrayOps) -> Array:

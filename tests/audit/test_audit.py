@@ -166,11 +166,11 @@ def test_nested_trees_have_names_joined_by_dots() -> None:
     kernel = np.ones((3, 3, 2, 4), np.float32)
     tree: dict[str, Any] = {
         "params": {"conv": {"kernel": kernel, "bias": np.zeros(4)}},
-        "heads": [np.eye(2), {"w": (np.eye(3),)}],
+        "heads": [{"w": np.eye(2)}, {"w": np.eye(3)}],
     }
     tree["state"] = {"w": SimpleNamespace(get_value=lambda: np.eye(4))}  # as variables of Flax have theirs
     report = audit(tree)
-    assert [row.name for row in report.layers] == ["params.conv.kernel", "heads.0", "heads.1.w.0", "state.w"]
+    assert [row.name for row in report.layers] == ["params.conv.kernel", "heads.0.w", "heads.1.w", "state.w"]
     assert report.layers[0].upper == audit({"a": kernel}, layout="HWIO").layers[0].upper
     with pytest.raises(ModelFileError, match="two of the mapping's arrays have the same name"):
         audit({"a.b": np.eye(2), "a": {"b": np.eye(2)}})

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from specnorm_audit import audit
-from specnorm_audit.conventions.recipe import AS_STORED
+from specnorm_audit.accounts.conventions.recipe import AS_STORED
 from specnorm_audit.layers import select
 from specnorm_audit.report import Report, gate_layers
 from specnorm_networks.model_arrays import Tensor
@@ -126,13 +126,14 @@ UNDETERMINED: list[tuple[dict[str, Any], str]] = [
     ({"c.weight_orig": _drawn(4, 3, 3), "c.weight_u": _drawn(4), "c.weight_v": _drawn(9), "c.weight_sigma": _drawn(1)},
      "weight_sigma stands beside it"),
     ({"c.weight_orig": _drawn(4, 3, 3), "c.weight_mask": _drawn(3)}, "computes its weight from it"),
-    ({"c.weight_bar": _drawn(4, 3, 3), "c.weight_u": _drawn(4), "c.weight_v": _drawn(9)}, "weight_u stands beside it"),
+    ({"c.weight_bar": _drawn(4, 3, 3), "c.weight_u": _drawn(4), "c.weight_v": _drawn(9)},
+     "computes its weight from it"),
     ({"c.weight_v": _drawn(4, 3, 3), "c.weight_g": _drawn(4, 3, 1)}, "computes its weight from it"),
     ({"c.parametrizations.weight.original": _drawn(4, 3, 3)}, "computes its weight from it"),
     ({"c.parametrizations.weight.original": _drawn(4, 4), "c.parametrizations.weight.0.base": _drawn(4, 4)},
-     "weight.0.base stands"),
+     "computes its weight from it"),
     ({"c.parametrizations.weight.original": _drawn(4, 3), "c.parametrizations.weight.1._u": _drawn(4),
-      "c.parametrizations.weight.1._v": _drawn(3)}, "weight.1._v stands"),
+      "c.parametrizations.weight.1._v": _drawn(3)}, "computes its weight from it"),
     ({"c.parametrizations.weight.original0": _drawn(4, 1), "c.parametrizations.weight.original1": _drawn(4, 3),
       "c.parametrizations.weight.1._u": _drawn(4), "c.parametrizations.weight.1._v": _drawn(3)}, "weight.1._u stands"),
     ({"c.weight_orig": np.eye(4, dtype=np.float32), "c.weight_u": np.zeros(4, np.float32),

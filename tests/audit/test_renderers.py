@@ -263,5 +263,6 @@ def test_a_reason_that_many_layers_share_is_said_once() -> None:
     assert "0.weight, 1.weight, 2.weight and 6 more: error: scores stands beside it" in str(report)
     assert verdict(report) == "None of 9 layers was measured."
     assert "proven" not in str(report)
-    (place,) = gates_of(report, layers=1.0)[0].places
-    assert place.startswith("0.weight, 1.weight, 2.weight, 3.weight")
+    layers, scores = gates_of(report, layers=1.0)[0].places
+    assert layers.startswith("0.weight, 1.weight, 2.weight, 3.weight")
+    assert scores.startswith("0.scores, 1.scores")

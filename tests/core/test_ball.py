@@ -115,17 +115,20 @@ def reshaped(gradient: Any) -> Any:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("channels", [(16, 8), (8, 16), (48, 48)], ids=str)
-def test_directions_are_nearly_the_best_of_their_kind(channels: tuple[int, int], dtype: str) -> None:
-    """Of reshaped kernels: the best one is the polar factor, over the root of the taps. And those of smooth gradients
-    reach the bound."""
+@pytest.mark.parametrize("smooth", [10.0, 0.0])
+def test_directions_are_nearly_the_best(channels: tuple[int, int], dtype: str, smooth: float) -> None:
+    """At least as good as the best reshaped kernel, the polar factor over the root of the taps, by what the window
+    gains; and no better than a direction could be that reaches the bound at every frequency."""
     random = np.random.RandomState(0)
-    gradient = (random.standard_normal((*channels, 1, 1)) + 0.1 * random.standard_normal((*channels, 3, 3))).astype(
-        dtype
-    )
+    gradient = smooth * random.standard_normal((*channels, 1, 1)) + random.standard_normal((*channels, 3, 3))
+    gradient = gradient.astype(dtype)
     direction = specnorm.lmo(gradient)
-    best = np.linalg.svd(reshaped(gradient), compute_uv=False).sum() / 3
-    assert 0.95 * best <= np.vdot(direction, gradient) <= 1.001 * best
-    assert specnorm.enclose(direction).lower >= 0.95
+    value = float(np.vdot(direction, gradient))
+    gain = 1.25 if channels == (48, 48) and not smooth else 1.0
+    assert value >= 0.95 * gain * np.linalg.svd(reshaped(gradient), compute_uv=False).sum() / 3
+    symbols = np.moveaxis(np.fft.fft2(gradient, (16, 16)), (0, 1), (2, 3))
+    assert value <= np.linalg.svd(symbols, compute_uv=False).sum() / 16**2
+    assert specnorm.enclose(direction).lower >= (0.95 if smooth or gain > 1 else 0.6)
 
 
 @pytest.mark.parametrize(("shape", "groups"), [((6, 1, 3, 3), 6), ((6, 1, 5), 6), ((1, 5, 3, 3), 1)])
@@ -193,14 +196,21 @@ def in_groups(x: Any) -> Any:
     return specnorm.lmo(x, groups=3)
 
 
+def assert_as_good(found: Any, eager: Any) -> None:
+    """Directions of equal value within the bound. Their entries may differ: small singular values of a gradient are
+    lost in its rounding, and a polar factor lifts them to 1."""
+    values = [np.sum(GRADIENTS * x, axis=tuple(range(1, found.ndim))) for x in (found, eager)]
+    np.testing.assert_allclose(*values, rtol=2e-6)
+    assert max(norm_on_a_grid(x, 3) for x in found) <= 1
+
+
 @pytest.mark.usefixtures("jax32")
 def test_traced_by_jax() -> None:
     jax = pytest.importorskip("jax")
     eager = np.stack([in_groups(x) for x in GRADIENTS])
     for transformed in (jax.jit(jax.vmap(in_groups)), jax.vmap(in_groups)):
         found = np.asarray(transformed(jax.numpy.asarray(GRADIENTS)))
-        np.testing.assert_allclose(found, eager, rtol=0, atol=2e-6)
-        assert max(norm_on_a_grid(x, 3) for x in found) <= 1
+        assert_as_good(found, eager)
     bad = jax.jit(specnorm.lmo)(jax.numpy.asarray(GRADIENTS[0]).at[0, 0, 0].set(np.nan))
     assert np.isnan(np.asarray(bad)).all()
 
@@ -213,7 +223,7 @@ def test_traced_by_torch(compiler: str) -> None:
     compiled = torch.compile(in_groups, fullgraph=True, backend=compiler)
     given = torch.tensor(GRADIENTS)
     for found in (torch.stack([compiled(x) for x in given]), torch.func.vmap(in_groups)(given)):
-        np.testing.assert_allclose(found, eager, rtol=0, atol=2e-6)
+        assert_as_good(found.numpy(), eager)
 
 
 # -- a step ------------------------------------------------------------------------------------------------------------
@@ -358,6 +368,14 @@ def taps_are_counted() -> bool:
     return all(sigma_star(specnorm.lmo(gradient)).lo <= 1 for gradient in (smooth, single))
 
 
+def windows_are_positive() -> bool:
+    """Of gradients whose best direction is joined by the window, one frequency of which has a short factor."""
+    random = np.random.RandomState(0)
+    gradients = [random.standard_normal((4, 4, 3, 3)) for _ in range(3)]
+    gradients.append(gradients[0] - gradients[0].sum(axis=(2, 3), keepdims=True) * np.eye(3)[1][:, None] * np.eye(3)[1])
+    return all(sigma_star(specnorm.lmo(gradient)).lo <= 1 for gradient in gradients)
+
+
 def without(name: str) -> Change:
     """Replaces calls of a function by 0, or by its first argument if it is an outward rounding."""
 
@@ -379,6 +397,12 @@ MUTANTS: dict[str, tuple[str, Change, Callable[[], bool]]] = {
     "roundings of the answer": ("_scaled", exchanged("limit.unit", "0.0"), rounding_of_the_answer_is_counted),
     "underflow of the answer": ("_scaled", without("_norm_of_underflow"), underflow_is_counted),
     "the norm of a tap": ("scaled_within", exchanged("bounds[1]", "0 * bounds[1]"), taps_are_counted),
+    "the window": ("Window.of", exchanged("[0.5, 1.0, 0.5]", "[0.7, 1.0, 0.7]"), windows_are_positive),
+    "all frequencies of the window": (
+        "_joined",
+        exchanged("xp.max(xp.reshape(factor_norms, (-1, count)), axis=1)", "factor_norms[::count]"),
+        windows_are_positive,
+    ),
     "repeated pixels": ("Limit.of", exchanged("spec.padding_gain_sq", "1.0"), padding_is_counted),
     "the taps": ("scaled_within", without("supremum_up_from_unfolding"), taps_are_counted),
     "points between those of the grid": ("_norm_on_grid_up", without("everywhere_up"), grid_is_counted),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import specnorm_numpy
 from helpers import oracle
 from helpers.checks import peak
 from helpers.libraries import Lib
@@ -217,3 +218,26 @@ def test_small_and_large_kernels_have_finite_steps(exponent: int) -> None:
     method = SymbolNorm()
     value, _ = specnorm.track(kernel, method, specnorm.init_tracking(kernel, method))
     assert float(value) == pytest.approx(float(specnorm.enclose(kernel).upper), rel=0.02)
+
+
+@pytest.mark.parametrize("case", ["walk", "press", "jump", "rank one"])
+def test_a_matrix_that_moves_is_followed(case: str) -> None:
+    """Steps in random directions, steps that press all singular values to the largest, new draws, and few ranks."""
+    rng = np.random.RandomState(0)
+    matrix = rng.standard_normal((48, 80)) / 8
+    program = stepped_program(SymbolNorm(), (48, 80), "float32", ())
+    state = program.init(matrix[None].astype(np.float32), backend=specnorm_numpy.BACKEND)
+    for step in range(40):
+        kernel = matrix.astype(np.float32)
+        followed: Any = program.follow(kernel[None], state, sweeps=None, backend=specnorm_numpy.BACKEND)
+        state, value, norm = followed.state, float(followed.value[0]), np.linalg.norm(kernel.astype(float), 2)
+        assert (1 - 0.005) * norm <= value <= (1 + 1e-5) * norm
+        if case == "walk":
+            matrix += 0.006 * rng.standard_normal((48, 80)) / 8
+        elif case == "press":
+            left, values, right = np.linalg.svd(matrix, full_matrices=False)
+            matrix = left @ np.diag(values + 0.03 * (values.max() - values) + 0.002 * rng.random_sample(48)) @ right
+        elif case == "jump" and step % 8 == 7:
+            matrix = rng.standard_normal((48, 80)) * 10.0 ** rng.randint(-12, 12)
+        elif case == "rank one":
+            matrix = np.outer(rng.standard_normal(48), rng.standard_normal(80)) if step % 8 == 0 else 1.01 * matrix

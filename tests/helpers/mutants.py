@@ -103,6 +103,7 @@ def _code(tree: ast.Module, path: Path, name: str) -> CodeType:
 
 @functools.cache
 def caches() -> list[Any]:
+    # By the exact type: `isinstance` asks a weak reference's dead object for its class, which raises.
     things = (x for x in gc.get_objects() if type(x) is functools._lru_cache_wrapper)
     return [x for x in things if x.__module__.startswith("specnorm")]
 

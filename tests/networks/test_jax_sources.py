@@ -54,6 +54,25 @@ def test_flax() -> None:
     assert not model.layers[1].use_running_average  # the user's own stays as it was
 
 
+def test_flax_with_normalised_weights() -> None:
+    """Flax writes the weight that it computes into the module; Linen asks whether a computed norm is 0."""
+    jax, nnx, linen = map(pytest.importorskip, ("jax", "flax.nnx", "flax.linen"))
+    rngs = nnx.Rngs(0)
+    normed = nnx.WeightNorm(nnx.Linear(3, 4, rngs=rngs), rngs=rngs)
+    upper = network_bound(normed, (3,)).upper
+    matrix = np.asarray(normed(np.eye(3, dtype=np.float32)) - normed(np.zeros((1, 3), np.float32)))
+    assert upper == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-5)
+    with pytest.raises(MethodError, match="give a module that calls that layer"):
+        network_bound(nnx.SpectralNorm(nnx.Linear(3, 4, rngs=rngs), rngs=rngs), (3,))
+    with pytest.raises(MethodError, match="give the module itself"):
+        network_bound(lambda x: normed(x), (3,))
+    layer = linen.SpectralNorm(linen.Dense(4, use_bias=False))
+    variables = layer.init(jax.random.key(0), np.ones((1, 3), np.float32), update_stats=False)
+    upper = network_bound(lambda x: layer.apply(variables, x, update_stats=False), (3,)).upper
+    matrix = np.asarray(layer.apply(variables, np.eye(3, dtype=np.float32), update_stats=False))
+    assert upper == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-5)
+
+
 def test_flax_in_halves() -> None:
     """What `nnx.split` returns is the module."""
     nnx = pytest.importorskip("flax.nnx")

@@ -467,6 +467,18 @@ def test_an_open_length_is_no_batch_of_one() -> None:
     assert bound(graph_of(model([each], ["n", 9], {"one": np.array([1])}))).upper == pytest.approx(3)  # a sample
 
 
+@pytest.mark.parametrize("operator", ["Equal", "Greater", "LessOrEqual"])
+def test_a_comparison_of_computed_constants_is_read_where_no_rounding_decides_it(operator: str) -> None:
+    nodes = [
+        N("Exp", ["c"], ["e"]), N(operator, ["e", "limit"], ["b"]), N("Where", ["b", "one", "two"], ["k"]),
+        N("MatMul", ["x", "k"], ["y"]),
+    ]  # fmt: skip
+    kernels = {"c": np.zeros((1, 1)), "one": np.full((1, 1), 3.0), "two": np.full((1, 1), 5.0)}
+    for limit, is_true in ((0.5, operator == "Greater"), (1 + 1e-9, None), (2.0, operator == "LessOrEqual")):
+        found = bound(graph_of(model(nodes, (1, 1), kernels | {"limit": np.array(limit)}))).upper
+        assert found is None if is_true is None else found == pytest.approx(3 if is_true else 5)
+
+
 def test_no_axes_to_squeeze_is_refused() -> None:
     """NumPy takes none away, other runtimes all of length 1."""
     nodes = [N("Squeeze", ["x", "none"], ["y"])]

@@ -10,6 +10,8 @@ the norm of the layer of X are known, and the smallest is taken:
 3. If symbols have one row or one column, as those of depthwise layers, their norm on a grid of frequencies, times the
    factor of the grid (`grid.proof.grid_factor`).
 
+A kernel that is joined from matrices by a positive window needs only the norms of these (`_joined`).
+
 Rounding: gamma(n) = n u / (1 - n u), u the unit roundoff. Entries of a product of n terms are off by at most gamma(n)
 times the product of the absolute values, whose norm is at most the product of Frobenius norms. Returned entries are off
 by u relatively, of the working precision and of the result's, which changes the norm by at most u times bound 2, and by
@@ -18,10 +20,13 @@ an absolute underflow.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.errors import KernelError
@@ -86,7 +91,88 @@ class Limit:
         return cls(bound / math.sqrt(spec.padding_gain_sq) * (1 - 4 * 2.0**-53), 2.0**-digits, underflow)
 
 
-def scaled_within(kernels: Array, taps: Array | None, limit: Limit, spec: ConvSpec, *, ops: ArrayOps) -> list[Array]:
+@dataclass(frozen=True)
+class Window:
+    """Fejér's window on kernels with one or three taps on each axis, and the frequencies 0 and pi of each axis.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (taps,)
+        The window ``w``: 1/2, 1, 1/2 on an axis with three taps.
+    signs : ndarray, shape (frequencies, taps)
+        ``exp(i t θ)``, which is 1 or -1.
+    """
+
+    weights: np.ndarray
+    signs: np.ndarray
+
+    @classmethod
+    def of(cls, kernel_shape: tuple[int, ...]) -> Window | None:
+        """The window of a kernel's shape; None if an axis has another number of taps."""
+        if not {*kernel_shape} <= {1, 3}:
+            return None
+        weights: np.ndarray = np.ones(1)
+        signs: np.ndarray = np.ones((1, 1))
+        for taps in kernel_shape:
+            if taps == 3:
+                weights = np.kron(weights, [0.5, 1.0, 0.5])
+                signs = np.kron(signs, [[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0]])
+        return cls(weights, signs)
+
+    def symbols(self, by_tap: Array, *, ops: ArrayOps) -> Array:
+        """Symbols (b * frequencies, m, p) of kernels (b, m, p, taps) times the window."""
+        xp = ops.xp
+        b, m, p, taps = by_tap.shape
+        table = xp.asarray((self.weights * self.signs).T, dtype=by_tap.dtype, device=ops.device(by_tap))
+        symbols = xp.matmul(xp.reshape(by_tap, (b, m * p, taps)), table)
+        return xp.reshape(xp.matrix_transpose(symbols), (-1, m, p))
+
+
+def _joined(factors: Array, factor_norms: Array, window: Window, limit: Limit, *, ops: ArrayOps) -> Array:
+    """Join matrices P_g, one for each frequency of a window, to kernels whose norm, as rounded, is within the limit.
+
+    Let N be the number of frequencies, and ``D_t = w_t / N sum_g P_g exp(i t θ_g)``. Its symbol is
+    ``sum_g F(θ - θ_g) P_g`` with ``F(φ) = 1 / N sum_t w_t exp(i t φ)``, a product of ``(1 + cos φ_j) / 2``. So F is not
+    negative, and since ``(1 + cos φ) / 2 + (1 + cos(φ - pi)) / 2 = 1``, its values at ``θ - θ_g`` have the sum 1: each
+    symbol of D is a convex combination of the P_g, whose norm is at most the largest of theirs. This holds at stride 1,
+    and a stride only leaves out outputs.
+
+    The weights and N are powers of two. So an entry of D_t is off by at most gamma(N) w_t / N times the sum of the
+    magnitudes of N entries, and since ``sum_t w_t = N``, the norm by at most gamma(N) N times the largest norm of
+    ``|P_g|``.
+
+    Parameters
+    ----------
+    factors : array, shape (b * frequencies, m, p)
+    factor_norms : array, shape (b * frequencies,)
+        Bounds of their norms.
+
+    Returns
+    -------
+    array, shape (b, m, p, taps)
+    """
+    xp = ops.xp
+    _, m, p = factors.shape
+    count, taps = window.signs.shape
+    table = xp.asarray(window.signs * (window.weights / count), dtype=factors.dtype, device=ops.device(factors))
+    columns = xp.matrix_transpose(xp.reshape(factors, (-1, count, m * p)))
+    kernels = xp.reshape(xp.matmul(columns, table), (-1, m, p, taps))
+    of_magnitudes = xp.max(xp.reshape(absolute_up(factors, xp=xp), (-1, count)), axis=1)
+    lost = rounding.SLACK * rounding.gamma(count, rounding.unit(factors, xp=xp)) * count
+    norm = rounding.up(xp.max(xp.reshape(factor_norms, (-1, count)), axis=1) + lost * of_magnitudes, 4, xp=xp)
+    return _scaled(kernels, norm, count * of_magnitudes, limit, xp=xp)
+
+
+def scaled_within(
+    kernels: Array,
+    taps: Array | None,
+    limit: Limit,
+    spec: ConvSpec,
+    *,
+    factors: Sequence[Array] = (),
+    window: Window | None = None,
+    ops: ArrayOps,
+) -> list[Array]:
     """Multiply each kernel X by a number so that the norm of its layer, as rounded to the limit's dtype, is within it.
 
     Parameters
@@ -96,16 +182,19 @@ def scaled_within(kernels: Array, taps: Array | None, limit: Limit, spec: ConvSp
     taps : array, shape (b, m, p), optional
         Kernels with one tap that is not zero, any of the kernel's. The symbol is the tap at every frequency, but for a
         phase; with a stride, it is a column of the blocks of this symbol.
+    factors : sequence of array, shape (b * frequencies, m, p)
+        Matrices that ``window`` joins to kernels: one stack, or none.
 
     Returns
     -------
     list of array
-        Kernels, and taps if there are any, in their shapes; to be rounded once more, to the limit's dtype.
+        Kernels, and taps if there are any, in their shapes, and joined kernels (b, m, p, taps); to be rounded once
+        more, to the limit's dtype.
     """
     xp = ops.xp
     absolute = Polynomial(kernels, xp=xp).absolute_norm_up
     matrices = xp.reshape(kernels, (*kernels.shape[:2], -1))
-    bounds = matrix_norms_up([matrices] if taps is None else [matrices, taps], xp=xp)
+    bounds = matrix_norms_up([matrices, *([] if taps is None else [taps]), *factors], xp=xp)
     by_reshaping = supremum_up_from_unfolding(bounds[0], spec.block_kernel_shape, xp=xp)
     norm = xp.minimum(by_reshaping, absolute)
     if min(spec.block_shape[:2]) == 1 and math.prod(spec.block_kernel_shape) > 1:
@@ -113,6 +202,8 @@ def scaled_within(kernels: Array, taps: Array | None, limit: Limit, spec: ConvSp
     scaled = [_scaled(kernels, norm, absolute, limit, xp=xp)]
     if taps is not None:
         scaled.append(_scaled(taps, bounds[1], absolute_up(taps, xp=xp), limit, xp=xp))
+    if window is not None:
+        scaled += [_joined(x, bounds[-1], window, limit, ops=ops) for x in factors]
     return scaled
 
 
@@ -143,7 +234,7 @@ def matrix_norms_up(parts: Sequence[Array], *, xp: Namespace) -> list[Array]:
     U_T, of `norms.largest_eigenvalue_up`, bounds the largest eigenvalue of B_T. That of the exact product is
     ``||B_{T-1}||**2``. Going back, ``||B_{t-1}|| <= sqrt(U_t + e_t) = U_{t-1}``, and at the end
     ``||M|| <= sqrt(U_0 + e_0)``. The norms have to be about 1: for a power that overflows, from 1.18 on in float32, the
-    bound is infinite. The powers of all stacks, which may differ in n, are one stack.
+    bound is infinite. The powers of all stacks, which may differ in b and n, are one stack.
     """
     if parts[0].shape[1] > parts[0].shape[2]:
         return [matrix_norms_up([xp.matrix_transpose(x)], xp=xp)[0] for x in parts]
@@ -159,8 +250,8 @@ def matrix_norms_up(parts: Sequence[Array], *, xp: Namespace) -> list[Array]:
     for error in reversed(errors):
         bound = rounding.up(xp.sqrt(bound + error), 4, xp=xp)
     bound = xp.where(xp.isfinite(bound), bound, math.inf)
-    b = parts[0].shape[0]
-    return [bound[j : j + b] for j in range(0, bound.shape[0], b)]
+    ends = list(itertools.accumulate(x.shape[0] for x in parts))
+    return [bound[end - x.shape[0] : end] for x, end in zip(parts, ends, strict=True)]
 
 
 def _square_up(factors: Array, *, xp: Namespace) -> tuple[Array, Array]:

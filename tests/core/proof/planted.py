@@ -19,7 +19,14 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from core.proof import borders, formulas, formulas_of_ends, formulas_of_layers, formulas_of_symbols
+from core.proof import (
+    borders,
+    formulas,
+    formulas_of_ends,
+    formulas_of_layers,
+    formulas_of_logits,
+    formulas_of_symbols,
+)
 from helpers.assumptions import assumed
 from helpers.libraries import OPS
 from helpers.mutants import ARITHMETIC, HYPOTHESES, Check, Mistake, certified, mistakes, noticed_by
@@ -347,7 +354,12 @@ def of_arithmetic() -> Iterator[str]:
 
 
 FORMULAS: dict[str, Check] = (
-    formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS | formulas_of_layers.CHECKS | borders.CHECKS
+    formulas.CHECKS
+    | formulas_of_ends.CHECKS
+    | formulas_of_symbols.CHECKS
+    | formulas_of_layers.CHECKS
+    | borders.CHECKS
+    | formulas_of_logits.CHECKS
 )
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x

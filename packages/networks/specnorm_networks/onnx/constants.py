@@ -58,6 +58,11 @@ RANDOM = frozenset(
 """Operators that draw random numbers; a dropout without a rule is in training."""
 
 
+_COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_FAR = 1e-3
+"""Relative distance of two rounded constants from which no rounding decides which of them is larger."""
+
+
 class NotComputedError(NoBoundError, ModelFileError):
     """A constant cannot be computed; raised when it is read."""
 
@@ -131,7 +136,8 @@ def computed(proto: Any, call: Call, since: int, reader: Tensors) -> tuple[Const
     is_alike = call.operator in _ALIKE
     is_rounded = any(value.is_rounded for value in values)
     may_jump = call.operator in _JUMPS or not {*dtypes} <= {*_FLOATS}
-    if is_rounded and may_jump:
+    is_decided = is_rounded and _is_decided(call, values)
+    if is_rounded and may_jump and not is_decided:
         raise NoBoundError(f"{call.operator} of rounded constants is not evaluated: it is discontinuous")
     sizes = [math.prod(shape) for shape in shapes]
     cost_of_entry = cost(proto, [x.shape if isinstance(x, Constant) else () for x in call.inputs])
@@ -145,6 +151,8 @@ def computed(proto: Any, call: Call, since: int, reader: Tensors) -> tuple[Const
     run = cache(partial(_arrays, proto, call, outputs))
     steps = max(value.steps for value in values)
     is_small = sum(value.size for value in values) <= MAX_FOLDED and max(sizes) <= MAX_FOLDED
+    if is_decided:
+        return tuple(map(call.fold, run()))
     if is_alike and not steps and is_small:
         if not _is_same_everywhere(call, [value.load() for value in values]):
             raise NoBoundError(
@@ -163,6 +171,18 @@ def computed(proto: Any, call: Call, since: int, reader: Tensors) -> tuple[Const
         made = replace(largest, shape=shape, dtype=dtype, load=load, key=object(), steps=steps + 1)
         constants.append(replace(made, is_rounded=is_rounded or not is_alike))
     return tuple(constants)
+
+
+def _is_decided(call: Call, values: Sequence[Constant]) -> bool:
+    """Whether a comparison of rounded constants is the same for all numbers near them: no entries are nearly equal."""
+    if call.operator not in _COMPARISONS or sum(value.size for value in values) > MAX_FOLDED:
+        return False
+    try:
+        one, other = np.broadcast_arrays(*(value.load().astype(np.float64) for value in values))
+    except (ModelFileError, ValueError):
+        return False
+    sizes = np.maximum(abs(one), abs(other))
+    return bool(np.all(np.isfinite(sizes) & (abs(one - other) > _FAR * sizes)))
 
 
 def _inferred(proto: Any, call: Call) -> list[tuple[Shape, str]]:

@@ -23,6 +23,19 @@ _BY_NAME = (
 """Hint for calls that are right in JAX, and that jax2onnx's replacements of functions do not take."""
 
 
+_WRITTEN = (
+    "it writes into a module of Flax that was made outside of it, as normalizations of weights do: give the module "
+    "itself, or call a copy, nnx.clone(module), inside."
+)
+"""What to do about a function that calls a module which changes itself."""
+_PARAMETER = (
+    "it multiplies a parameter object of Flax, as nnx.SpectralNorm does with a linear layer, where jax2onnx takes "
+    "arrays. A call of nnx.SpectralNorm writes the kernel that it uses into its layer_instance: give a module that "
+    "calls that layer."
+)
+"""What to do about functions of `jax.numpy` that are called with a variable of Flax NNX."""
+
+
 def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = None) -> Exported:
     """Export a function of batches of samples.
 
@@ -80,6 +93,10 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         raise
     except Exception as error:  # whatever the model's own code raises
         first_line = str(error).strip().partition("\n")[0]
+        if "__jax_array__" in first_line:
+            raise MethodError(f"jax2onnx cannot export {name}: {_PARAMETER}") from error
+        if type(error).__name__ == "TraceContextError":
+            raise MethodError(f"jax2onnx cannot export {name}: {_WRITTEN}") from error
         hint = _BY_NAME if isinstance(error, TypeError) and "positional argument" in first_line else ""
         raise MethodError(f"jax2onnx cannot export {name}: {type(error).__name__}: {first_line}{hint}") from error
     return Exported(model, run, note=note)
@@ -142,7 +159,12 @@ def _inference(source: Any) -> tuple[Callable[..., Any], str]:
         modes.append(getattr(module, "use_running_average", None))
     copy: Any = nnx.clone(model)
     copy.eval()
-    return copy, TRAINING if False in modes else ""
+
+    # A new copy in each call: normalizations write the weight that they compute into the module.
+    def call(*inputs: Any) -> Any:
+        return nnx.clone(copy)(*inputs)
+
+    return call, TRAINING if False in modes else ""
 
 
 def _has_mode(module: Any) -> bool:

@@ -377,7 +377,8 @@ class SpectralNorm(_Parametrization):
             if not (is_trained and self._fits(self._taken, weight)):
                 kernel = self.kernel(weight.detach())
                 given = StepInput(self._program_for(kernel), self.scaling, sweeps, kernel, self.state)
-                (step,) = take_plain_steps([given])
+                with without_gradients():
+                    (step,) = take_plain_steps([given])
                 if not self._taken.moves:
                     # The next step in training, if the weight is the same then.
                     moves = list(zip(self.state, step.state, strict=True))

@@ -315,7 +315,7 @@ class DeviceSteps:
         self._pass = make(functools.partial(take_sweeps, sweeps=0))
         self._sweep = make(functools.partial(take_sweeps, sweeps=1))
         self._copied: tuple[Tensor, Any] | None = None
-        self._is_copying = False
+        self._is_copying, self._is_first = False, True
 
     def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
         """Take the steps."""
@@ -326,7 +326,9 @@ class DeviceSteps:
     def _is_due(self) -> bool:
         """Whether a sweep was due after the last step that has ended; at first it is."""
         if self._copied is None:
-            return True
+            # Matrices have no sweeps that could be due.
+            is_first, self._is_first = self._is_first, False
+            return is_first
         if not self._is_copying or not self._copied[1].query():
             return False
         self._is_copying = False
