@@ -1,4 +1,4 @@
-"""Operators of ai.onnx.ml by which scikit-learn's scalers and linear models are exported; their numbers are attributes."""
+"""Operators of ai.onnx.ml: scalers and linear models of scikit-learn, whose numbers are attributes."""
 
 from __future__ import annotations
 
