@@ -33,7 +33,7 @@ COUNT = int(os.environ.get("SPECNORM_ONNX_DRAWS", "150"))
 OPERATORS = (
     "AveragePool", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "Conv", "ConvTranspose",
     "BatchNormalization", "LayerNormalization", "RMSNormalization", "InstanceNormalization",
-    "GroupNormalization", "LpNormalization",
+    "GroupNormalization", "LpNormalization", "Softmax", "LogSoftmax",
 )  # fmt: skip
 
 
