@@ -385,8 +385,15 @@ def checks_of(mistake: Mistake) -> dict[str, Check]:
     return {name: CHECKS[name] for name in names}
 
 
+NOT_YET = (
+    "symbols.proofs.padding: other_parts_up", "running.proof: found_in_words", "ball.proofs.directions: _joined",
+)  # fmt: skip
+"""Functions without checks here; they have tests of their own."""
+
+
 def all_mistakes() -> list[Mistake]:
-    return mistakes((x for x in certified() if x.path.is_relative_to(CORE)), ARITHMETIC | HYPOTHESES)
+    functions = [x for x in certified() if x.path.is_relative_to(CORE) and not str(x).startswith(NOT_YET)]
+    return mistakes(functions, ARITHMETIC | HYPOTHESES)
 
 
 def none() -> set[str]:
