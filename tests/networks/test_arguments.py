@@ -183,3 +183,31 @@ def test_a_residual_layer_with_the_joint_rule_is_nonexpansive() -> None:
     ]  # fmt: skip
     proto = model(nodes, [1, 5], {"w": weight, "t": shares, "wt": 2 * np.ascontiguousarray(weight.T)})
     assert bound(graph_of(proto)).upper == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("intercepts", [None, [0.5, 1.0]])
+def test_scalers_and_linear_models_of_scikit_learn(intercepts: list[float] | None) -> None:
+    """Their numbers are attributes of ai.onnx.ml: a product of two matrices, compared with onnx's reference."""
+    rng = np.random.default_rng(0)
+    a, scale = rng.standard_normal((2, 5)).astype(np.float32), np.array([1, 10, 0.5, 2, 1], np.float32)
+    learned = {"domain": "ai.onnx.ml"}
+    scaler = N("Scaler", ["x"], ["s"], offset=[0.5] * 5, scale=scale.tolist(), **learned)
+    stated = {} if intercepts is None else {"intercepts": intercepts}
+    linear = N("LinearRegressor", ["s"], ["y"], coefficients=a.ravel().tolist(), targets=2, **stated, **learned)
+    found = network_bound(model([scaler, linear], [1, 5], dtype=onnx.TensorProto.FLOAT, domains=["ai.onnx.ml"]))
+    assert found.upper == pytest.approx(np.linalg.norm(a.astype(float) * scale, 2), rel=1e-9)
+    linear.attribute.append(onnx.helper.make_attribute("post_transform", "LOGISTIC"))
+    refused = network_bound(model([scaler, linear], [1, 5], dtype=onnx.TensorProto.FLOAT, domains=["ai.onnx.ml"]))
+    assert [step.reason for step in refused.unknown] == [
+        "post_transform='LOGISTIC' of LinearRegressor is not supported"
+    ]
+
+
+def test_softmax_before_operator_set_13_is_over_several_axes() -> None:
+    """Its values are compared with ONNX Runtime's elsewhere; axes of size 1 leave the softmax over channels."""
+    for opset, bound_of_logarithm in ((11, math.sqrt(12)), (13, 2)):
+        for shape in ([1, 4, 1, 1], [1, 4, 3, 1]):
+            norms = {"Softmax": 0.5, "LogSoftmax": 2 if shape[2] == 1 else bound_of_logarithm}
+            for operator, norm in norms.items():
+                proto = model([N(operator, ["x"], ["y"], axis=1)], shape, opset=opset)
+                assert bound(graph_of(proto)).upper == pytest.approx(norm)
