@@ -385,7 +385,9 @@ def checks_of(mistake: Mistake) -> dict[str, Check]:
     return {name: CHECKS[name] for name in names}
 
 
-NOT_YET = ("logits.proof", "symbols.proofs.padding: other_parts_up", "running.proof: found_in_words")
+NOT_YET = (
+    "symbols.proofs.padding: other_parts_up", "running.proof: found_in_words", "ball.proofs.directions: _joined",
+)  # fmt: skip
 """Functions without checks here; they have tests of their own."""
 
 
