@@ -211,3 +211,38 @@ def test_softmax_before_operator_set_13_is_over_several_axes() -> None:
             for operator, norm in norms.items():
                 proto = model([N(operator, ["x"], ["y"], axis=1)], shape, opset=opset)
                 assert bound(graph_of(proto)).upper == pytest.approx(norm)
+
+
+@pytest.mark.parametrize(("label", "samples"), [(True, 1), (True, 3), (False, 1)])
+def test_rows_that_an_integer_input_chooses_are_at_most_the_longest(label: bool, samples: int) -> None:
+    """A class-conditional critic, l(h) + <embedding of the label, h>: attained by the longest row, along it.
+
+    Rows that the floating input chooses jump.
+    """
+    table = np.random.default_rng(0).standard_normal((4, 6)) * np.array([[1], [5], [2], [3]])
+    rows = [
+        N("Gather", ["e", "i"], ["r"]), N("Mul", ["r", "x"], ["p"]), N("ReduceSum", ["p", "one"], ["d"], keepdims=1),
+        N("ReduceSum", ["x", "one"], ["s"], keepdims=1), N("Add", ["d", "s"], ["y"]),
+    ]  # fmt: skip
+    chosen = [N("ReduceMax", ["x", "one"], ["m"], keepdims=0), N("Cast", ["m"], ["i"], to=7)]
+    labels = onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [samples])
+    proto = model(
+        rows if label else [*chosen, *rows], [samples, 6], {"e": table, "one": np.array([1])},
+        inputs=["x", labels] if label else ["x"],
+    )  # fmt: skip
+    found = network_bound(proto)
+    if not label:
+        assert found.upper is None
+        assert [step.reason for step in found.unknown] == ["it has a step where an entry crosses a threshold"]
+        return
+    assert found.upper is not None
+    lengths = np.linalg.norm(table, axis=1)
+    assert found.upper == pytest.approx(lengths.max() + math.sqrt(6), rel=1e-12)
+    graph = graph_of(proto)
+    x = np.random.default_rng(1).standard_normal((samples, 6))
+    for number in range(4):
+        given = {"x": x, "i": np.full(samples, number)}
+        moved = {**given, "x": x + table[number] / lengths[number]}
+        change = np.linalg.norm(graph.run(moved)["y"] - graph.run(given)["y"]) / math.sqrt(samples)
+        assert change <= found.upper
+        assert change == pytest.approx(abs(lengths[number] + table[number].sum() / lengths[number]))
