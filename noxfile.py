@@ -5,7 +5,7 @@
 """Sessions, each named after what it checks.
 
 ``nox`` alone runs what a change can break, in 6 to 12 minutes on two cores; CI and the README run that. ``nox -s
-quick`` is for the loop of whoever changes something, and ``nox && nox -t nightly`` runs everything.
+quick -- PACKAGE`` is for the loop of whoever changes something, and ``nox && nox -t nightly`` runs everything.
 """
 
 from __future__ import annotations
@@ -21,9 +21,12 @@ import sys
 import tarfile
 import threading
 import time
+import tomllib
 import zipfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import nox
 
@@ -44,14 +47,8 @@ SECOND_OPINION = "onnxruntime>=1.20"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 NIGHT = {"SPECNORM_HYPOTHESIS_PROFILE": "nightly", "SPECNORM_NIGHTLY": "1"}
 """Tests with the mark ``nightly`` run, of what else CI takes a sample all is looked at."""
-QUICK = (
-    "tests/test_house.py", "tests/core/test_traps.py", "tests/core/test_oracle.py",
-    "tests/core/test_errors.py", "tests/check/test_certificates.py", "tests/core/test_convolution.py",
-    "tests/core/test_arithmetic.py", "tests/core/methods/test_every_method.py", "tests/core/methods/test_geometry.py",
-    "tests/core/methods/test_certify.py", "tests/core/methods/test_enclosure.py", "tests/core/methods/test_layer.py",
-    "tests/core/search/test_budget.py", "tests/core/proof",
-)  # fmt: skip
-"""What most mistakes in the core break first."""
+QUICK: dict[str, dict[str, Any]] = tomllib.loads((ROOT / "tests" / "quick.toml").read_text(encoding="utf-8"))
+"""Package -> what most mistakes in it break first, and with which array library."""
 VERSIONS_MATTER = (
     "tests/core/test_conformance.py",
     "tests/core/test_value_and_grad.py::test_zero_kernel",
@@ -165,14 +162,16 @@ def prepare(session: nox.Session, *packages: str) -> None:
     session.install("-q", "--no-compile", *packages)
 
 
-def pytest(session: nox.Session, *arguments: str, backends: str, **environment: str) -> None:
-    """Run tests on every core; a backend that is named must be usable."""
+def pytest(
+    session: nox.Session, *arguments: str, backends: str, words: Sequence[str] | None = None, **environment: str
+) -> None:
+    """Run tests on every core; a backend that is named must be usable. ``words``: by default those of the command."""
     environment |= {"SPECNORM_TEST_BACKENDS": backends, "PYTHONDONTWRITEBYTECODE": ""}
     PROGRESS.mkdir(parents=True, exist_ok=True)
     environment["SPECNORM_PROGRESS"] = str(PROGRESS / f"{session.name}-{os.getpid()}")
     python = "python" if session.virtualenv.bin_paths else str(SHARED / "bin" / "python")
-    words = ("-m", "pytest", "-n", str(CORES), "--dist=worksteal", "--no-header", *arguments, *session.posargs)
-    session.run(python, *words, env=environment, external=True)
+    command = ("-m", "pytest", "-n", str(CORES), "--dist=worksteal", "--no-header", *arguments)
+    session.run(python, *command, *(session.posargs if words is None else words), env=environment, external=True)
 
 
 def has_gpu() -> bool:
@@ -228,11 +227,13 @@ def types(session: nox.Session) -> None:
     session.run(str(SHARED / "bin" / "mypy"), *folders, external=True)
 
 
-@nox.session(python=PYTHON, default=False)
+@nox.session(venv_backend="none", requires=["environment"], default=False)
 def quick(session: nox.Session) -> None:
-    """In 90 seconds, with NumPy alone: what most mistakes in the core break first."""
-    prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-    pytest(session, *QUICK, backends="numpy")
+    """A minute of processor time for each package that is named, ``-- core networks``; other words are for pytest."""
+    words = [word for word in session.posargs if word not in QUICK]
+    for package in [word for word in session.posargs if word in QUICK] or ["core"]:
+        loop = QUICK[package]
+        pytest(session, *loop["tests"], *words, backends=loop["backends"], words=())
 
 
 def cheap_compilation() -> dict[str, str]:

@@ -7,10 +7,12 @@ fail instead of being skipped. Tests with the mark ``nightly`` run where ``SPECN
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from zlib import crc32
 
@@ -122,7 +124,14 @@ class Progress:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Show progress, of all workers together."""
+    """Show progress, of all workers together; plant the mistake that ``SPECNORM_MISTAKE`` has (`test_quick`)."""
+    if "SPECNORM_MISTAKE" in os.environ:
+        from helpers.mutants import rewritten
+
+        folder, right, wrong = json.loads(os.environ["SPECNORM_MISTAKE"])
+        planted = ExitStack()
+        planted.enter_context(rewritten(Path(__file__).parents[1] / folder, right, wrong))
+        config.add_cleanup(planted.close)
     if "SPECNORM_PROGRESS" in os.environ and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Progress())
 

@@ -53,7 +53,7 @@ def test_it_prints_through_a_pipe_and_takes_its_sessions_with_it(how: signal.Sig
                 break
             time.sleep(0.1)
         workers = [int(file.read_text()) for file in files]
-        assert all(is_alive(worker) for worker in workers)
+        assert [worker for worker in workers if not is_alive(worker)] == []
         nox.send_signal(how)
         for _ in range(100):
             if not any(is_alive(worker) for worker in workers):

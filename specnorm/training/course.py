@@ -25,8 +25,10 @@ _LEAST_SLOPE = 0.35
 0.25, the norm of a layer of 16 channels rose by 1.2 % in ten passes."""
 _MOST_SLOPE = 1e3
 """Larger slopes are quotients of roundings."""
-_WAY_OF_A_SWEEP = 0.0025
-"""A kernel that has gone so far needs a second sweep, and twice as many for twice the way."""
+_WAY_OF_A_SWEEP = 0.01
+"""A kernel that has gone so far needs a second sweep, and twice as many for twice the way. With a quarter of it, a step
+of a critic under Adam 2e-4 took 2.1 times a plain step in place of 1.9, and its norms were at most 1.002 in place of
+1.008."""
 _DOUBLINGS = 4
 """So often is the number of sweeps doubled at most."""
 _FAR = 4.0

@@ -284,6 +284,17 @@ def test_a_kernel_in_any_place_of_a_graph_passes_no_gate(
     assert "gate failed" in err or "gate not decided" in err, err
 
 
+def test_an_integer_input_chooses_rows_of_a_measured_matrix(tmp_path: Path) -> None:
+    """A one-hot of unknown shape times a matrix, which has a row: the one-hot is no second kernel."""
+    integers = helper.make_tensor_value_info("ids", TensorProto.INT64, [4, 1])
+    nodes = [node("Equal", ["ids", "all"], ["q"]), node("Cast", ["q"], ["hot"], to=1), node("MatMul", ["hot", "k"],
+        ["e"]), node("Add", ["u", "e"], ["y"])]  # fmt: skip
+    path = save(tmp_path / "m.onnx", nodes, {"k": SMALL, "all": np.arange(4)}, inputs=[integers])
+    assert cli.run(["audit", str(path), "--fail-above", "2"]) == 0
+    path = save(tmp_path / "m.onnx", nodes, {"k": LARGE, "all": np.arange(4)}, inputs=[integers])
+    assert cli.run(["audit", str(path), "--fail-above", "2"]) == 1
+
+
 def test_the_row_of_a_gemm_has_its_alpha(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The row is the product's, alpha included; beta is of what is added."""
     path = save(tmp_path / "m.onnx", [node("Gemm", ["u", "k", "c"], ["y"], alpha=100.0, beta=7.0)],

@@ -85,10 +85,10 @@ def test_attention_is_refused_and_recurrent_matrices_say_what_they_are() -> None
     rows = _rows(DATA / "others.keras")
     refused = [name for name, row in rows.items() if row.status == "error"]
     assert len(refused) == 4
-    assert all("MultiHeadAttention, which is not measured" in str(rows[name].reason) for name in refused)
+    assert [name for name in refused if "MultiHeadAttention, which is not measured" not in str(rows[name].reason)] == []
     cells = [row for name, row in rows.items() if "bidirectional" in name]
     assert len(cells) == 4
-    assert all(row.assumed == ("kind=linear (class unknown)", "weight=as stored") for row in cells)
+    assert [row for row in cells if row.assumed != ("kind=linear (class unknown)", "weight=as stored")] == []
 
 
 # -- configurations are data ---------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_data_in_other_files_is_refused(tmp_path: Path) -> None:
 
     rows = _rows(_hdf5(tmp_path / "model.h5", outside))
     assert [row.status for row in rows.values()] == ["ok", "error", "error"]
-    assert all("another file" in str(row.reason) for row in list(rows.values())[1:])
+    assert [row for row in list(rows.values())[1:] if "another file" not in str(row.reason)] == []
 
 
 # -- TensorFlow Addons -------------------------------------------------------------------------------------------------

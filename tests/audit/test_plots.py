@@ -36,7 +36,7 @@ def _line_through(values: Sequence[float], places: Sequence[float]) -> float:
 
 # -- the intervals ---------------------------------------------------------------------------------------------------
 def test_marks_stand_where_the_numbers_say() -> None:
-    arrays = {**files.kernels(), "zero": np.zeros((2, 2)), "bad": np.full((2, 2), np.nan)}
+    arrays = {**files.kernels(), "zero.weight": np.zeros((2, 2)), "bad.weight": np.full((2, 2), np.nan)}
     report = audit(arrays, input_shape=8, methods=(*USUAL_COLUMNS, "circular"))
     svg = plots.draw([report], "svg")
     good = report.layers[:3]

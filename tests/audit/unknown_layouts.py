@@ -1,8 +1,9 @@
 """Draw files of arrays whose layers use other weights than they store, and what the layers use; NumPy alone.
 
 A file is a small network in one of several programs' styles. Then one of its kernels gets arrays beside it, by names of
-random letters or of common words, in one of several places, and an effective weight that these and the kernel give. The
-truth of a layer is the largest singular value of its symbol on a grid, which is a little below the norm.
+random letters or of common words, in one of several places, and an effective weight that these and the kernel give; or
+an adapter around it, or parts, a codebook, or a quantized form in its place. The truth of a layer is the largest
+singular value of its symbol on a grid, which is a little below the norm.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ Array = NDArray[Any]
 WORDS = (
     "mask", "scores", "popup_scores", "alpha", "gate", "lam", "theta", "imp", "thresh", "mult", "delta", "basis", "rho",
     "weight_mask_real", "weight_scale", "kernel_aux", "hyper", "code", "noise", "state", "sn_vec", "prune", "A", "z0",
+    "u", "v", "g", "magnitude", "factor", "scales", "codebook", "time_delta", "tokens_u", "adapter", "D", "up",
 )  # fmt: skip
 """Words that programs use; most names are random letters."""
 
@@ -28,19 +31,25 @@ class File:
     """A drawn file: its arrays, the truth of each layer, and whether everything in it is known."""
 
     arrays: dict[str, Array]
-    norms: dict[str, float]
-    """Norms of the weights that the layers use, by the names of their kernels."""
+    used: dict[str, Array]
+    """Weights that the layers use, by the names of their kernels; three axes are those of a stack of matrices."""
+    order: str
     is_plain: bool
     what: str
 
+    @cached_property
+    def norms(self) -> dict[str, float]:
+        """Norms of the weights that the layers use."""
+        return {name: norm_of(x, self.order) for name, x in self.used.items()}
+
 
 def norm_of(kernel: Array, order: str = "OIHW") -> float:
-    """The largest singular value of a symbol on a grid, of a kernel with 2 to 4 axes in torch's order or Flax's."""
+    """The largest singular value of a symbol on a grid, of a kernel with 4 axes in either order, or of matrices."""
     x = np.asarray(kernel, np.float64)
-    if order == "HWIO" and x.ndim > 2:
+    if order == "HWIO" and x.ndim > 3:
         x = np.moveaxis(np.moveaxis(x, -1, 0), -1, 1)
-    if x.ndim == 2:
-        return float(np.linalg.norm(x, 2))
+    if x.ndim < 4:
+        return float(np.linalg.norm(x, 2, axis=(-2, -1)).max())
     spatial = tuple(range(2, x.ndim))
     symbols = np.fft.fftn(x, (48,) * len(spatial), axes=spatial)
     return float(np.linalg.svd(np.moveaxis(symbols, (0, 1), (-2, -1)), compute_uv=False).max())
@@ -52,7 +61,7 @@ class _Drawing:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.arrays: dict[str, Array] = {}
-        self.norms: dict[str, float] = {}
+        self.used: dict[str, Array] = {}
         self.flax = bool(self.rng.integers(4) == 0)
         self.order = "HWIO" if self.flax else "OIHW"
         self.join = "/" if self.flax else "."
@@ -88,7 +97,7 @@ class _Drawing:
             block = [*self.root, "blocks", str(at)] if self.rng.random() < 0.5 else [*self.root, f"layer{at}"]
             scope = [*block, "dense" if is_matrix else "conv"]
             name = self.put([*scope, self.leaf], kernel)
-            self.norms[name] = norm_of(kernel, self.order)
+            self.used[name] = kernel
             if has_bias:
                 self.put([*scope, "bias" if self.leaf != "W" else "b"], self.normal(cout))
             if self.rng.random() < 0.5:
@@ -136,13 +145,15 @@ def _own_shape(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     if kind == 0:
         x = (x > 0).astype(np.float32)
     dtype = [np.float32, np.float16, bool][drawing.rng.integers(3)] if kind == 0 else np.float32
-    drawing.put([*_places(drawing, scope, far=True), drawing.word()], x.astype(dtype))
-    return 4 * kernel * x if kind < 2 else kernel + 2 * x
+    word = drawing.word()
+    drawing.put([*_places(drawing, scope, far=True), word], x.astype(dtype))
+    factor = 1 if word == "mask" and kind == 0 else 4  # a mask of zeros and ones has one meaning
+    return factor * kernel * x if kind < 2 else kernel + 2 * x
 
 
 def _parallel(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     """A tree of masks, scores or scales beside the network, of some kernels or of all, with their names."""
-    kernels = {name: x for name, x in drawing.arrays.items() if name in drawing.norms}
+    kernels = {name: x for name, x in drawing.arrays.items() if name in drawing.used}
     word = drawing.word()
     is_scale = drawing.rng.random() < 0.25
     only = drawing.join.join([*scope, drawing.leaf]) if drawing.rng.random() < 0.4 else None
@@ -156,7 +167,7 @@ def _parallel(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
         factor = drawing.normal(rows) if is_scale else drawing.normal(*x.shape)
         drawing.put([word, *(words[1:] if replaces else words)], factor)
         effective = 4 * x * (_along_outputs(drawing, factor, x) if is_scale else factor)
-        drawing.norms[name] = norm_of(effective, drawing.order)
+        drawing.used[name] = effective
         used = effective if words[:-1] == scope else used
     return used
 
@@ -233,9 +244,144 @@ def _quantised(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     return np.asarray(drawing.arrays[name] * _along_outputs(drawing, scale, kernel))
 
 
+def _wrapper(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """One vector, or three, one scope above a layer: the u of a spectral normalisation, magnitudes."""
+    matrix = _matrix(drawing, kernel)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    word = drawing.word()
+    drawing.put([*scope[:-1], word], left[:, 0][(None,) * int(drawing.rng.integers(2))].astype(np.float32))
+    if drawing.rng.random() < 0.5:
+        drawing.put([*scope[:-1], f"{word}_v"], right[0].astype(np.float32))
+        drawing.put([*scope[:-1], f"{word}_g"], np.ones(len(matrix), np.float32))
+    return np.asarray(9 * kernel / values[0])
+
+
+# -- adapters, parts and quantised kernels: the layer's kernel is moved, or gone ---------------------------------------
+def _unmatrix(drawing: _Drawing, matrix: Array, kernel: Array) -> Array:
+    """The matrix of outputs and of all else as a kernel: the inverse of `_matrix`."""
+    return (matrix.T if drawing.flax else matrix).reshape(kernel.shape)
+
+
+def _removed(drawing: _Drawing, scope: list[str]) -> None:
+    name = drawing.join.join([*scope, drawing.leaf])
+    del drawing.arrays[name], drawing.used[name]
+
+
+def _adapter(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """One of PEFT's adapters around the layer, or one of nobody's: its arrays, and the sum or product that is used."""
+    w = _matrix(drawing, kernel)
+    rows, columns = w.shape
+    normal = drawing.normal
+    down, up, vector = normal(2, columns), normal(rows, 2), normal(rows)
+    whole, hidden = normal(rows, columns), 3 * normal(rows, columns)  # hidden: what only the code gives
+    merged = w + up @ down
+    kinds: list[tuple[dict[str, Array], Array]] = [
+        ({"lora_A.default.weight": down, "lora_B.default.weight": up}, merged),
+        ({"lora_A.default": down, "lora_B.default": up, "lora_E.default": normal(2, 1)}, w + hidden),
+        ({"lora_A.default.weight": down, "lora_B.default.weight": up, "lora_magnitude_vector.default.weight": vector},
+         vector[:, None] * merged / np.linalg.norm(merged, axis=1, keepdims=True)),
+        ({"hada_w1_a.default": up, "hada_w1_b.default": down, "hada_w2_a.default": up, "hada_w2_b.default": down},
+         w + (up @ down) ** 2),
+        ({"lokr_w1.default": normal(1, 1), "lokr_w2.default": whole}, w + 4 * whole),
+        ({"vera_lambda_b.default": vector, "vera_lambda_d.default": normal(2)}, w + vector[:, None] * hidden),
+        ({"ia3_l.default": 3 + vector[:, None]}, (3 + vector[:, None]) * w),
+        ({"boft_R.default": normal(1, 1, rows, rows), "boft_s.default": 3 + vector[:, None]}, 3 * w),
+        ({"oft_R.default.weight": normal(1, columns * (columns - 1) // 2)}, w[:, ::-1]),
+        ({"hra_u.default": down.T}, w - 2 * np.outer(w @ down[0], down[0])),
+        ({"fourierft_spectrum.default": normal(9)}, w + hidden),
+        ({"randlora_lambda.default": normal(2, 2), "randlora_gamma.default": normal(2, 2)}, w + hidden),
+        ({"road_theta.default": vector, "road_alpha.default": 3 + vector}, (3 + vector[:, None]) * w),
+        ({"c3a_kernel.default": normal(1, 1, rows)}, w + hidden),
+        ({"bone_block.default": normal(2, 2, rows)}, w + hidden),
+        ({"shira_weight.default": normal(5)}, w + hidden),
+        ({"modules_to_save.default.weight": hidden}, hidden),
+        ({f"{drawing.word()}.default": down, f"{drawing.word()}_b.default": up}, merged),
+        ({f"{drawing.word()}.default.weight": hidden}, w + hidden),
+        ({drawing.word(): vector, f"{drawing.word()}_b": normal(columns)}, w + hidden),
+    ]  # fmt: skip
+    arrays, used = kinds[drawing.rng.integers(len(kinds))]
+    for name, x in arrays.items():
+        drawing.put([*scope, *name.split(".")], x)
+    is_saved = any(name.startswith("modules") for name in arrays)
+    if is_saved or drawing.rng.random() < 0.7:
+        inner = "original_module" if is_saved else "base_layer"
+        _removed(drawing, scope)
+        bias = drawing.join.join([*scope, "b" if drawing.leaf == "W" else "bias"])
+        if bias in drawing.arrays:
+            drawing.put([*scope, inner, "bias"], drawing.arrays.pop(bias))
+        drawing.used[drawing.put([*scope, inner, drawing.leaf], kernel)] = 0 * kernel  # not what the layer uses
+    return _unmatrix(drawing, used, kernel)
+
+
+def _parts(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """Factors in place of a kernel, under its name or not: U S V, two factors, a direction and a length."""
+    w = _matrix(drawing, kernel)
+    rows, columns = w.shape
+    _removed(drawing, scope)
+    place = [*scope, *([[], [drawing.leaf, "factors"], [drawing.word()]][drawing.rng.integers(3)])]
+    a, s, b = drawing.normal(rows, 2), 3 + drawing.normal(2), drawing.normal(2, columns)
+    length, direction = 5 + drawing.normal(rows, 1), drawing.normal(rows, columns)
+    kind = drawing.rng.integers(4)
+    names = [["U", "S", "V"], ["factor_0", "factor_1"], ["V", "g"], [drawing.word(), drawing.word() + "2"]][kind]
+    if kind == 0:
+        parts, used = [a, s, b], a @ np.diag(s) @ b
+    elif kind == 2:
+        parts, used = [direction, length], length * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    else:
+        parts, used = [a, b], 3 * a @ b
+    for name, x in zip(names, parts, strict=True):
+        drawing.put([*place, name], x)
+    return _unmatrix(drawing, used, kernel)
+
+
+def _codebook(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """Blocks of a kernel by the numbers of their entries in a codebook: of product quantisation."""
+    w = _matrix(drawing, kernel)
+    _removed(drawing, scope)
+    book = drawing.normal(7, 1)
+    which = drawing.rng.integers(0, 7, w.size)
+    names = [("centroids", "assignments"), ("codebooks", "codes"), (drawing.word(), drawing.word() + "_idx")]
+    first, second = names[drawing.rng.integers(3)]
+    drawing.put([*scope, first], book)
+    drawing.put([*scope, second], which)
+    return _unmatrix(drawing, 3 * book[which, 0].reshape(w.shape), kernel)
+
+
+def _packed(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """Integers and scales below a kernel's name, or beside it: quanto, HQQ, torchao, groups of four bits."""
+    w = _matrix(drawing, kernel)
+    _removed(drawing, scope)
+    scale = np.abs(drawing.normal(len(w), 1)) + 0.1
+    data = drawing.rng.integers(-100, 100, w.shape).astype(np.int8)
+    names = [(f"{drawing.leaf}{drawing.join}_data", f"{drawing.leaf}{drawing.join}_scale"), ("W_q", "scale"),
+             ("qweight", "scales"), (f"{drawing.leaf}_q", f"{drawing.leaf}_scale")]  # fmt: skip
+    first, second = names[drawing.rng.integers(4)]
+    drawing.put([*scope, first], data)
+    drawing.put([*scope, second], scale)
+    return _unmatrix(drawing, scale * data, kernel)
+
+
+def _own_bound(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """torch's names of a spectral normalisation, by a subclass that only shrinks, to a bound of its own."""
+    if drawing.flax:
+        return _wrapper(drawing, scope, kernel)
+    w = _matrix(drawing, kernel)
+    left, values, right = np.linalg.svd(w, full_matrices=False)
+    _removed(drawing, scope)
+    state = (left[:, 0].astype(np.float32), right[0].astype(np.float32))
+    if drawing.rng.random() < 0.5:
+        words: list[list[str]] = [[drawing.leaf + end] for end in ("_orig", "_u", "_v")]
+    else:
+        base = ["parametrizations", drawing.leaf]
+        words = [[*base, "original"], [*base, "0", "_u"], [*base, "0", "_v"]]
+    for word, x in zip(words, (kernel, *state), strict=True):
+        drawing.put([*scope, *word], x)
+    return np.asarray(kernel / max(1, values[0] / 7))
+
+
 BESIDE: tuple[Callable[[_Drawing, list[str], Array], Array], ...] = (
     _own_shape, _own_shape, _parallel, _parallel, _vector, _pair, _pair, _factors, _number, _image, _mixing, _broadcast,
-    _quantised,
+    _quantised, _wrapper, _adapter, _adapter, _adapter, _adapter, _parts, _parts, _codebook, _packed, _own_bound,
 )  # fmt: skip
 
 
@@ -249,7 +395,7 @@ def _stack(drawing: _Drawing) -> str:
     bias = [(members, columns), (members, 1, columns), (members, rows, 1), None][kind]
     if bias is not None:
         drawing.put([*scope, "b" if drawing.leaf == "W" else "bias"], drawing.normal(*bias))
-    drawing.norms[name] = float(max(np.linalg.norm(x.astype(float), 2) for x in stack))
+    drawing.used[name] = stack
     return f"a stack with a bias {bias}"
 
 
@@ -259,12 +405,12 @@ def draw(seed: int) -> File:
     layers = drawing.network()
     kind = drawing.rng.random()
     if kind < 1 / 6:
-        return File(drawing.arrays, drawing.norms, True, "plain")
+        return File(drawing.arrays, drawing.used, drawing.order, True, "plain")
     if kind < 0.26:
         what = _stack(drawing)
-        return File(drawing.arrays, drawing.norms, False, what)
+        return File(drawing.arrays, drawing.used, drawing.order, False, what)
     scope, kernel, _ = layers[drawing.rng.integers(len(layers))]
     beside = BESIDE[drawing.rng.integers(len(BESIDE))]
-    name = drawing.join.join([*scope, drawing.leaf])
-    drawing.norms[name] = norm_of(beside(drawing, scope, kernel), drawing.order)
-    return File(drawing.arrays, drawing.norms, False, beside.__name__)
+    used = beside(drawing, scope, kernel)
+    drawing.used[drawing.join.join([*scope, drawing.leaf])] = used
+    return File(drawing.arrays, drawing.used, drawing.order, False, beside.__name__)

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from fractions import Fraction
 from pathlib import Path
@@ -190,9 +190,8 @@ TIGHT: list[tuple[Any, dict[str, Any], int, Any]] = [
 """Kernel, geometry, exponent and size of layers whose norm is what no H at all proves, or close to it."""
 
 
-def false_of() -> list[int]:
+def false_of() -> Iterator[int]:
     """Of which layers of `TIGHT` the checker proves less than the norm, or refuses to read them."""
-    found = []
     for at, (values, geometry, exponent, size) in enumerate(TIGHT):
         kernel = np.array(values)
         told = statement_of(kernel, geometry, exponent=exponent)
@@ -202,20 +201,19 @@ def false_of() -> list[int]:
             for one in (told, at_size):
                 groups, _, *columns = kernels_of(kernel, one).shape
                 if bound(kernel, one, np.zeros((groups, 0, *columns), np.int16)) < truth:
-                    found.append(at)
+                    yield at
         except Refused:
-            found.append(at)
-    return found
+            yield at
 
 
 def test_every_proven_bound_is_at_least_the_norm() -> None:
-    assert false_of() == []
+    assert list(false_of()) == []
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
     with rewritten(FOLDER, *MISTAKES[name]):
-        assert false_of(), name
+        assert next(false_of(), None) is not None, name
 
 
 def test_the_checker_imports_no_other_package_of_ours() -> None:

@@ -76,7 +76,7 @@ def test_a_call_decides_by_the_size_of_the_kernel(
     monkeypatch.setattr(specnorm_numpy.NumpyBackend, "cholesky_ok", watched)
     specnorm.enclose(kernel)
     assert seen
-    assert all(each == threads for each in seen)
+    assert [each for each in seen if each != threads] == []
     assert now() == {2}
 
 
@@ -101,7 +101,7 @@ def test_answers_do_not_depend_on_the_number_of_threads(count: int, monkeypatch:
     shared = specnorm.enclose(kernel, rtol=1e-3)
     assert len(took_part) > 1, "other threads take part"
     assert (shared.lower, shared.upper, shared.cells) == (alone.lower, alone.upper, alone.cells)
-    assert all(np.array_equal(a, b) for a, b in zip(shared.witness, alone.witness, strict=True))
+    assert [(a, b) for a, b in zip(shared.witness, alone.witness, strict=True) if not np.array_equal(a, b)] == []
 
 
 def test_matrices_without_a_factor_are_found_in_every_share(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,8 +138,9 @@ def mutated(function: Function, change: Change) -> Iterator[None]:
 
 @contextmanager
 def rewritten(folder: Path, right: str, wrong: str) -> Iterator[None]:
-    """The function that has a text, in one place of a folder's files, with another one there."""
-    (path,) = (path for path in folder.rglob("*.py") if right in path.read_text(encoding="utf-8"))
+    """The function that has a text, in one place of a file or of a folder's files, with another one there."""
+    paths = folder.rglob("*.py") if folder.is_dir() else [folder]
+    (path,) = (path for path in paths if right in path.read_text(encoding="utf-8"))
     before, after = path.read_text(encoding="utf-8").split(right)
     line = (before + right).rstrip().count("\n") + 1
     (name,) = (name for name, node in _functions(path).items() if node.lineno <= line <= (node.end_lineno or 0))

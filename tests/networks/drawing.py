@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 Arguments = dict[str, Any]
+Test = TypeVar("Test", bound=Callable[..., None])
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,22 @@ def examples(check: Callable[[Shapes], None], count: int, start: object) -> None
         check(Shapes(source))
 
     one()
+
+
+def by_operator(names: Iterable[str]) -> Callable[[Test], Test]:
+    """Let ``-k Softsign`` find a test that draws calls of all these operators; `asked` tells it which are meant."""
+
+    def marked(test: Test) -> Test:
+        vars(test).update(dict.fromkeys(names, True))
+        return test
+
+    return marked
+
+
+def asked(names: Iterable[str], request: pytest.FixtureRequest) -> list[str]:
+    """The operators that ``-k`` names, or all."""
+    words = re.findall(r"\w+", request.config.getoption("keyword").lower())
+    return [name for name in names if name.lower() in words] or [*names]
 
 
 def numbers(d: Shapes, shape: tuple[int, ...]) -> NDArray[np.float64]:

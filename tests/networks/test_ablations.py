@@ -90,6 +90,12 @@ def attention(net: Written) -> str:
     return net(ops.MatrixProduct(), net(ops.Softmax((2,)), net(ops.MatrixProduct(), matrix(net, 4, x), keys)), x)
 
 
+def product_with_rows(net: Written) -> str:
+    table = np.random.default_rng(0).standard_normal((3, *SHAPE[1:]))
+    rows = net(ops.Lookup(table), net.constant(np.arange(SHAPE[0])))
+    return net(ops.Sum((1,)), net(ops.Product(), rows, "x"))
+
+
 OF_PATTERNS: dict[str, Loss] = {
     "_as_earlier_value": Loss(reshaped_and_back),
     "as_reflection": Loss(lambda net: written.householder(net, products=True)),
@@ -106,6 +112,7 @@ OF_PATTERNS: dict[str, Loss] = {
     "as_sigmoid_of_product": Loss(logistic),
     "as_log_sum_exp": Loss(written.log_sum_exp),
     "as_extreme_of_moves": Loss(largest_of_halves, 2.2),
+    "as_inner_product": Loss(product_with_rows, 1.2),
     "as_attention": Loss(attention, 1.5, shape=(1, 5, 4)),
 }
 

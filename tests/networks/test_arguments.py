@@ -183,3 +183,66 @@ def test_a_residual_layer_with_the_joint_rule_is_nonexpansive() -> None:
     ]  # fmt: skip
     proto = model(nodes, [1, 5], {"w": weight, "t": shares, "wt": 2 * np.ascontiguousarray(weight.T)})
     assert bound(graph_of(proto)).upper == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("intercepts", [None, [0.5, 1.0]])
+def test_scalers_and_linear_models_of_scikit_learn(intercepts: list[float] | None) -> None:
+    """Their numbers are attributes of ai.onnx.ml: a product of two matrices, compared with onnx's reference."""
+    rng = np.random.default_rng(0)
+    a, scale = rng.standard_normal((2, 5)).astype(np.float32), np.array([1, 10, 0.5, 2, 1], np.float32)
+    learned = {"domain": "ai.onnx.ml"}
+    scaler = N("Scaler", ["x"], ["s"], offset=[0.5] * 5, scale=scale.tolist(), **learned)
+    stated = {} if intercepts is None else {"intercepts": intercepts}
+    linear = N("LinearRegressor", ["s"], ["y"], coefficients=a.ravel().tolist(), targets=2, **stated, **learned)
+    found = network_bound(model([scaler, linear], [1, 5], dtype=onnx.TensorProto.FLOAT, domains=["ai.onnx.ml"]))
+    assert found.upper == pytest.approx(np.linalg.norm(a.astype(float) * scale, 2), rel=1e-9)
+    linear.attribute.append(onnx.helper.make_attribute("post_transform", "LOGISTIC"))
+    refused = network_bound(model([scaler, linear], [1, 5], dtype=onnx.TensorProto.FLOAT, domains=["ai.onnx.ml"]))
+    assert [step.reason for step in refused.unknown] == [
+        "post_transform='LOGISTIC' of LinearRegressor is not supported"
+    ]
+
+
+def test_softmax_before_operator_set_13_is_over_several_axes() -> None:
+    """Its values are compared with ONNX Runtime's elsewhere; axes of size 1 leave the softmax over channels."""
+    for opset, bound_of_logarithm in ((11, math.sqrt(12)), (13, 2)):
+        for shape in ([1, 4, 1, 1], [1, 4, 3, 1]):
+            norms = {"Softmax": 0.5, "LogSoftmax": 2 if shape[2] == 1 else bound_of_logarithm}
+            for operator, norm in norms.items():
+                proto = model([N(operator, ["x"], ["y"], axis=1)], shape, opset=opset)
+                assert bound(graph_of(proto)).upper == pytest.approx(norm)
+
+
+@pytest.mark.parametrize(("label", "samples"), [(True, 1), (True, 3), (False, 1)])
+def test_rows_that_an_integer_input_chooses_are_at_most_the_longest(label: bool, samples: int) -> None:
+    """A class-conditional critic, l(h) + <embedding of the label, h>: attained by the longest row, along it.
+
+    Rows that the floating input chooses jump.
+    """
+    table = np.random.default_rng(0).standard_normal((4, 6)) * np.array([[1], [5], [2], [3]])
+    rows = [
+        N("Gather", ["e", "i"], ["r"]), N("Mul", ["r", "x"], ["p"]), N("ReduceSum", ["p", "one"], ["d"], keepdims=1),
+        N("ReduceSum", ["x", "one"], ["s"], keepdims=1), N("Add", ["d", "s"], ["y"]),
+    ]  # fmt: skip
+    chosen = [N("ReduceMax", ["x", "one"], ["m"], keepdims=0), N("Cast", ["m"], ["i"], to=7)]
+    labels = onnx.helper.make_tensor_value_info("i", onnx.TensorProto.INT64, [samples])
+    proto = model(
+        rows if label else [*chosen, *rows], [samples, 6], {"e": table, "one": np.array([1])},
+        inputs=["x", labels] if label else ["x"],
+    )  # fmt: skip
+    found = network_bound(proto)
+    if not label:
+        assert found.upper is None
+        assert [step.reason for step in found.unknown] == ["it has a step where an entry crosses a threshold"]
+        return
+    assert found.upper is not None
+    lengths = np.linalg.norm(table, axis=1)
+    assert found.upper == pytest.approx(lengths.max() + math.sqrt(6), rel=1e-12)
+    graph = graph_of(proto)
+    x = np.random.default_rng(1).standard_normal((samples, 6))
+    for number in range(4):
+        given = {"x": x, "i": np.full(samples, number)}
+        moved = {**given, "x": x + table[number] / lengths[number]}
+        change = np.linalg.norm(graph.run(moved)["y"] - graph.run(given)["y"]) / math.sqrt(samples)
+        assert change <= found.upper
+        assert change == pytest.approx(abs(lengths[number] + table[number].sum() / lengths[number]))

@@ -237,12 +237,12 @@ def rewritten(operator: str, change: Any) -> Any:
     real = torch_module._written
 
     def written(*args: Any, **named: Any) -> Any:
-        exported = real(*args, **named)
+        exported, module = real(*args, **named)
         nodes = [node for node in exported.model.graph.node if node.op_type == operator]
         assert nodes
         for node in nodes:
             change(node)
-        return exported
+        return exported, module
 
     return written
 

@@ -204,7 +204,7 @@ def test_keras_on_torch_is_a_torch_module() -> None:
         pytest.skip("keras, torch or onnxscript is not installed")
     complete, *ratios = python(ON_TORCH, KERAS_BACKEND="torch").split()
     assert complete == "True"
-    assert all(1 - 1e-6 < float(ratio) < 1.01 for ratio in ratios)
+    assert [ratio for ratio in ratios if not (1 - 1e-6 < float(ratio) < 1.01)] == []
 
 
 def test_a_function_without_an_input_shape_is_refused() -> None:

@@ -247,7 +247,7 @@ def test_compiled_vmap_of_a_tracked_norm_has_its_gradient(compiler: str) -> None
 
 
 @every
-@pytest.mark.sampled("matrix_norm", "tn_bound")
+@pytest.mark.sampled("tn_bound")
 def test_compiled_value_and_gradient(name: str) -> None:
     """Without a graph break."""
     k = kernel().requires_grad_()

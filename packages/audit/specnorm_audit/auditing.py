@@ -51,6 +51,7 @@ def audit(
     max_bytes: int = MAX_BYTES,
     certificate: bool = False,
     assume_stored: str | Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     attention: Mapping[str, Any] | Literal["auto"] | None = None,
 ) -> Report:
     """Prove bounds on the spectral norm of every convolution and linear layer of a model.
@@ -114,6 +115,8 @@ def audit(
     assume_stored : str or sequence of str, optional
         Shell patterns on names of kernels that the layers use as they are stored, whatever other arrays are beside them
         in the file. The report repeats them (``Report.assume_stored``).
+    ignore : str or sequence of str, optional
+        Shell patterns on names of arrays that no layer uses, as the caller knows. The report repeats them.
     attention : "auto" or mapping, optional
         Also bound the largest logits of attention heads (`specnorm.logit_bound`), in ``Report.attention``. "auto":
         heads, rotary positions and norms are those of ``config.json`` beside the file, for the model types llama,
@@ -155,6 +158,7 @@ def audit(
         max_bytes=max_bytes,
         certificate=certificate,
         assume_stored=assume_stored,
+        ignore=ignore,
         attention=attention,
     )
     return answered(source, question, executor=executor, progress=progress)
@@ -175,7 +179,7 @@ def answered(
             _refuse_questions_about_inputs(label, question.input_range, sizes.by_name)
         selection = select(
             model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention,
-            assume_stored=question.assume_stored,
+            assume_stored=question.assume_stored, ignore=question.ignore,
         )  # fmt: skip
         selected = selection.layers
         kernels = [layer.tensor for layer in selected]
@@ -188,7 +192,8 @@ def answered(
             unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
         _check_selection(selection, patterns, unmeasured, label)
         names = [*selection.names, *(tensor.name for tensor in model.arrays)]
-        _check_patterns(question.assume_stored, names, label)
+        _check_patterns(question.assume_stored, names, label, "assume_stored")
+        _check_patterns(question.ignore, names, label, "ignore")
         check_names(settings.geometry, selection.names)
         rows = _measured(selected, settings, executor, progress)
         logits: tuple[LogitRow, ...] = ()
@@ -233,6 +238,7 @@ def answered(
         inert=model.inert,
         live=is_live_model,
         assume_stored=question.assume_stored,
+        ignore=question.ignore,
         attention=logits,
     )
 
@@ -324,12 +330,12 @@ def _check_selection(
     )
 
 
-def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | None) -> None:
-    """Refuse a pattern of ``assume_stored`` that matches no array: it was meant for one."""
+def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | None, argument: str) -> None:
+    """Refuse a pattern of an argument that matches no array: it was meant for one."""
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ModelFileError(
-                f"{label} holds no array whose name matches {pattern!r} (--assume-stored, assume_stored). "
+                f"{label} holds no array whose name matches {pattern!r} (--{argument.replace('_', '-')}, {argument}). "
                 f"Arrays are {tables.some(names)}."
             )
 

@@ -13,7 +13,7 @@ from specnorm_networks.model_arrays import DEFAULTS, Stated, Tensor
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError
 from specnorm.proof import Layout, counted, padding_rules
-from specnorm_audit.leaves import BIASES, parts_of
+from specnorm_audit.accounts.names import BIASES, parts_of
 from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")

@@ -7,19 +7,20 @@ shapes of all its arrays decide. If they leave it open, layers are read in both 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from specnorm_networks.model_arrays import Kind, Tensor
 
-from specnorm.proof import counted
-from specnorm_audit import leaves
-from specnorm_audit.effective import FLOATING, effective
-from specnorm_audit.leaves import BIASES, parts_of
-from specnorm_audit.world import stacked
+from specnorm.proof import AnyArray, backends, counted
+from specnorm_audit.accounts import names
+from specnorm_audit.accounts.accounting import FLOATING, accounted
+from specnorm_audit.accounts.names import BIASES, parts_of
+from specnorm_audit.accounts.places import has_one_output, stacked
 
 Convention: TypeAlias = Literal["OIHW", "HWIO", "stack"]
 BOTH: tuple[Convention, Convention] = ("OIHW", "HWIO")
@@ -27,14 +28,11 @@ BOTH: tuple[Convention, Convention] = ("OIHW", "HWIO")
 MIN_AXES = 2
 MAX_AXES = 5
 """Numbers of axes of a layer's kernel."""
-_NO_NUMBERS = ("bool", "datetime", "timedelta")
-"""Beginnings of the names of dtypes that no kernel has."""
-_INDEX_DTYPES = ("int32", "int64", "uint32", "uint64")
-"""Dtypes that are mostly positions; integers of fewer bits are mostly quantized weights."""
 _ATTENTION = ("query", "key", "value", "out")
+_PARTS = [[word] for word in _ATTENTION]
 """Names of parts of attention in Flax, whose kernels of 3 axes are matrices."""
-_ONE_NUMBER = re.compile(r"void(8|16|32|64)")
-"""Dtypes of single raw numbers, such as the bfloat16 of NumPy's files."""
+_FACTORS = ("scale", "gamma", "beta", "offset", "mean", "var")
+"""Names of parameters of normalizations, which show how many outputs or members stand before them."""
 _UNREADABLE = {
     "object": "it holds Python objects, which are never unpickled. Save the kernel as a float32 array.",
     "list": "it is a list of lists of numbers, no array. Give numpy.array(..., dtype=float) of it.",
@@ -80,13 +78,13 @@ def select(
     arrays_are_the_callers: bool = False,
     written_in: Convention | None = None,
     assume_stored: Sequence[str] = (),
+    ignore: Sequence[str] = (),
 ) -> Selection:
     """Return the layers among a model's arrays.
 
-    If the file states what an array is (`Tensor.kind`), that counts. Else a real floating array with two axes is a
-    linear layer, and one with three to five axes a convolution. Vectors, integers, and arrays from which a weight is
-    computed are no layers. The remaining arrays could be layers: those with more axes, other numbers, or names that no
-    kernel has.
+    If the file states what an array is (`Tensor.kind`), that counts. Else a kernel by its name (`accounted`) with two
+    axes is a linear layer, and one with three to five axes a convolution. Kernels with more axes or other numbers, and
+    arrays that are not accounted for, are named with the reason.
 
     Parameters
     ----------
@@ -98,8 +96,12 @@ def select(
         Order of axes of the library that wrote the file; it counts like the name of each kernel.
     assume_stored : sequence of str
         Shell patterns on names of arrays that the layers use as they are stored, whatever stands beside them.
+    ignore : sequence of str
+        Shell patterns on names of arrays that no layer uses.
     """
-    everything = effective(tensors, assume_stored)
+    everything = accounted(tensors, assume_stored, ignore)
+    all_names = {t.name for t in everything}
+    everything = [_of_attention(t, all_names) for t in everything]
     orders = conventions(everything, ("OIHW",) if arrays_are_the_callers else BOTH, written_in)
     biases = _biases(everything)
     everything = [_with_readings(t, orders[t.name], biases) if t.name in orders else t for t in everything]
@@ -119,76 +121,59 @@ def _as_layer(tensor: Tensor) -> Layer | None:
 
     None: it is no layer.
     """
-    if tensor.kind is None:
-        return _as_layer_by_name(tensor)
-    if tensor.kind == "none":
-        return Layer(tensor, "none", tensor.refusal) if tensor.refusal else None
-    kind: Kind = tensor.kind
-    if tensor.kind == "unknown" and why_not_a_kernel(parts_of(tensor.name)):
-        kind = "none"
-    return Layer(tensor, kind, tensor.refusal, tensor.assumed)
-
-
-def _as_layer_by_name(tensor: Tensor) -> Layer | None:
-    """`_as_layer` for an array about which the file states nothing: by its name, shape and dtype."""
-    axes = len(tensor.shape)
-    parts = parts_of(tensor.name)
-    if _FLAT.fullmatch(parts[-1]):
+    leaf = parts_of(tensor.name)[-1:]
+    if leaf and _FLAT.fullmatch(leaf[0]):
         return Layer(tensor, "none", _FLATTENED)
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
-    has_plain_entries = unreadable is None or _ONE_NUMBER.fullmatch(tensor.dtype)
-    if (axes < MIN_AXES and has_plain_entries) or _is_position(tensor, parts[-1]):
-        return None
-    reason = _why_no_kernel(tensor, parts, unreadable)
-    if reason is not None:
+    if tensor.kind == "none":
+        return Layer(tensor, "none", unreadable or tensor.refusal) if tensor.refusal else None
+    if tensor.kind is not None:
+        is_bias = tensor.kind == "unknown" and leaf[0] not in names.KERNELS and names.conditions_of(leaf)
+        return Layer(tensor, "none" if is_bias else tensor.kind, tensor.refusal, tensor.assumed)
+    return _as_layer_by_name(tensor, unreadable)
+
+
+def _as_layer_by_name(tensor: Tensor, unreadable: str | None) -> Layer:
+    """`_as_layer` for a kernel of which the file states nothing; ``unreadable`` is why its entries cannot be read."""
+    axes = len(tensor.shape)
+    is_quantised = tensor.dtype.startswith(("int", "uint"))
+    if not MIN_AXES <= axes <= MAX_AXES:
+        reason = f"it has {counted(axes, 'axis', 'axes')}, and a layer {MIN_AXES} to {MAX_AXES}."
+        return Layer(tensor, "none", unreadable or reason)
+    if unreadable is None and not is_quantised and not tensor.dtype.startswith(FLOATING):
+        reason = f"its numbers are {tensor.dtype}, but a layer has real floating-point entries."
         return Layer(tensor, "none", reason)
-    is_matrix = axes == MIN_AXES or tensor.conventions == ("stack",)
-    kind: Kind = "linear" if is_matrix else "conv"
-    if axes == 3 and parts[-1] == "kernel" and parts[-2:-1] and parts[-2] in _ATTENTION:
-        return Layer(tensor, kind, f"it is the {parts[-2]} of an attention by its name, which is not measured.")
-    if _is_quantised(tensor, parts[-1]):
+    kind: Kind = "linear" if axes == MIN_AXES or tensor.conventions == ("stack",) else "conv"
+    words = parts_of(tensor.name)
+    if axes == 3 and words[-1] == "kernel" and words[-2:-1] and words[-2] in _ATTENTION:
+        return Layer(tensor, kind, f"it is the {words[-2]} of an attention by its name, which is not measured.")
+    if is_quantised:
         reason = f"its numbers are {tensor.dtype}: a quantized kernel is not measured. Apply its scale first."
-        reason += f" {tensor.refusal}" if tensor.refusal else ""
-        return Layer(tensor, kind, reason)
+        return Layer(tensor, kind, f"{reason} {tensor.refusal}" if tensor.refusal else reason)
     return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
 
 
-def _why_no_kernel(tensor: Tensor, parts: Sequence[str], unreadable: str | None) -> str | None:
-    """Return the reason why an array that could be a layer is probably none, or None.
+def _of_attention(tensor: Tensor, everything: Container[str]) -> Tensor:
+    """Return a kernel of Flax's attention as a matrix: (in, heads, width), or (heads, width, out) of "out".
 
-    ``unreadable`` is the reason why its entries cannot be read, if that is so.
+    Only beside the others: a convolution may be called "out", too.
     """
-    axes = len(tensor.shape)
-    if not MIN_AXES <= axes <= MAX_AXES:
-        return unreadable or f"it has {counted(axes, 'axis', 'axes')}, and a layer {MIN_AXES} to {MAX_AXES}."
-    if unreadable is None and not tensor.dtype.startswith(FLOATING) and not _is_quantised(tensor, parts[-1]):
-        return f"its numbers are {tensor.dtype}, but a layer has real floating-point entries."
-    # An array that cannot be read stays a layer with an error: only a readable one is left out by its name.
-    return None if unreadable or tensor.refusal else why_not_a_kernel(parts)
+    words = parts_of(tensor.name)
+    if tensor.kind is not None or len(tensor.shape) != 3 or words[-1] != "kernel" or words[-2:-1] not in _PARTS:
+        return tensor
+    before = tensor.name.removesuffix("kernel").rstrip("./").removesuffix(words[-2])
+    separator = tensor.name[-len("kernel") - 1]
+    if not all(f"{before}{part}{separator}kernel" in everything for part in _ATTENTION):
+        return tensor
+    first, middle, last = tensor.shape
+    shape = (first * middle, last) if words[-2] == "out" else (first, middle * last)
+    assumed = (*tensor.assumed, "kind=matrix of an attention")
+    return replace(tensor, shape=shape, load=partial(_reshaped, tensor.load, shape), assumed=assumed)
 
 
-def _is_quantised(tensor: Tensor, leaf: str) -> bool:
-    """Return whether an array is a kernel by its name, and its numbers are integers or packed ones."""
-    return leaves.is_quantised(leaf) and tensor.dtype.startswith(("int", "uint"))
-
-
-def _is_position(tensor: Tensor, leaf: str) -> bool:
-    """Return whether an array's dtype shows that it is no kernel, but truth values, times or indices."""
-    is_named_a_kernel = "weight" in leaf or "kernel" in leaf
-    is_index = tensor.dtype in _INDEX_DTYPES and len(tensor.shape) <= MIN_AXES and not is_named_a_kernel
-    return is_index or tensor.dtype.startswith(_NO_NUMBERS)
-
-
-def why_not_a_kernel(parts: Sequence[str]) -> str | None:
-    """Return the reason why an array of this name, in its parts, cannot be a layer's kernel, or None."""
-    for part in parts:
-        if leaves.TRAINING_STATE.fullmatch(part):
-            return f"it lies under {part!r}, where training runs keep their state."
-    last = parts[-1]
-    is_bias = leaves.is_bias(last) and not leaves.is_short_bias(last)
-    if is_bias or leaves.is_statistic(last) or leaves.is_moment(last):
-        return f"it is called {last!r}, which is not a kernel's name."
-    return None
+def _reshaped(load: Callable[[], AnyArray], shape: tuple[int, ...]) -> AnyArray:
+    kernel = load()
+    return backends.backend_for(kernel).namespace(kernel).reshape(kernel, shape)
 
 
 # -- stacks of matrices ------------------------------------------------------------------------------------------------
@@ -201,7 +186,7 @@ def _biases(tensors: Sequence[Tensor]) -> Mapping[tuple[str, ...], list[tuple[in
     shapes: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
     for tensor in tensors:
         words = tuple(parts_of(tensor.name))
-        if leaves.is_bias(words[-1]) or (leaves.is_leaf_of_norm(words[-1]) and not leaves.is_kernel(words[-1])):
+        if words[-1].endswith(BIASES) or words[-1] in _FACTORS:
             shapes.setdefault(words[:-1], []).append(tensor.shape)
             shapes.setdefault((*words[:-2], "*"), []).append(tensor.shape)
     return shapes
@@ -228,7 +213,8 @@ def _with_readings(
             reason = "by its bias it is a stack of convolutions: give the kernel of each member."
             return replace(tensor, refusal=tensor.refusal or reason)
         return replace(tensor, conventions=("stack",))
-    is_convolution = (
+    has_one_each = any(has_one_output(tensor.shape, shape) for shape in of_layer)
+    is_convolution = not has_one_each and (
         of_layer
         or "stride" in tensor.geometry
         or any("conv" in word.lower() for word in words)
@@ -254,7 +240,6 @@ def conventions(
     names suggest an order. ``written_in`` counts in place of all names.
     """
     kernels = [t for t in tensors if t.kind is None and 3 <= len(t.shape) <= 5 and "float" in t.dtype]
-    kernels = [t for t in kernels if not leaves.is_bias(parts_of(t.name)[-1])]
     vectors = {tuple(parts_of(t.name)): t.shape[0] for t in tensors if len(t.shape) == 1}
     by_shape = {t.name: _by_bias(t, vectors) for t in kernels}
     by_name = {t.name: written_in or _by_name(parts_of(t.name)[-1]) for t in kernels}

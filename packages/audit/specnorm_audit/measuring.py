@@ -103,7 +103,8 @@ def describe(layer: Layer, settings: Settings) -> Row:
     """Return the row of a layer before it is measured: its geometry, and which facts of it are assumed."""
     tensor = layer.tensor
     values = dict.fromkeys(settings.methods)
-    row = Row(tensor.name, layer.kind, tensor.shape, None, values=values, reason=layer.refusal, note=layer.note)
+    row = Row(tensor.name, layer.kind, tensor.shape, None, values=values, reason=layer.refusal, note=layer.note,
+              unsettled=tensor.unsettled)  # fmt: skip
     if layer.kind == "unknown":
         return replace(row, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape

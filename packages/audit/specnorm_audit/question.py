@@ -30,6 +30,8 @@ class Question:
     input_range : (float, float) or None
     assume_stored : tuple of str
         Shell patterns on names of kernels that are used as they are stored.
+    ignore : tuple of str
+        Shell patterns on names of arrays that no layer uses.
     max_bytes : int
     certificate : bool
     attention : mapping or None
@@ -41,6 +43,7 @@ class Question:
     layers: list[str] | None
     input_range: tuple[float, float] | None
     assume_stored: tuple[str, ...]
+    ignore: tuple[str, ...]
     max_bytes: int
     certificate: bool
     attention: Mapping[str, Any] | None = None
@@ -58,6 +61,7 @@ class Question:
         max_bytes: int = MAX_BYTES,
         certificate: bool = False,
         assume_stored: str | Sequence[str] = (),
+        ignore: str | Sequence[str] = (),
         attention: Mapping[str, Any] | Literal["auto"] | None = None,
         **of_settings: Any,
     ) -> Question:
@@ -79,16 +83,8 @@ class Question:
             attention = {}
         if not (attention is None or isinstance(attention, Mapping)):
             raise MethodError(f'attention={attention!r} is neither "auto" nor a mapping of facts, as in config.json.')
-        return cls(
-            settings,
-            sizes,
-            patterns,
-            value_range,
-            tuple(_patterns(assume_stored) or ()),
-            max_bytes,
-            certificate,
-            attention,
-        )
+        stored, ignored = (tuple(_patterns(words) or ()) for words in (assume_stored, ignore))
+        return cls(settings, sizes, patterns, value_range, stored, ignored, max_bytes, certificate, attention)
 
 
 class InputSizes(NamedTuple):

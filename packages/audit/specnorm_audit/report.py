@@ -89,6 +89,8 @@ class Report:
         Reason why nothing was measured; then there are no rows.
     assume_stored : tuple of str
         Patterns of kernels that, as the user states, are used as they are stored.
+    ignore : tuple of str
+        Patterns of arrays that, as the user states, no layer uses.
     attention : tuple of LogitRow
         The largest logits of attention layers, if requested.
     """
@@ -108,6 +110,7 @@ class Report:
     live: bool = False
     error: str | None = None
     assume_stored: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     attention: tuple[LogitRow, ...] = ()
 
     @property
@@ -133,6 +136,8 @@ class Report:
             summary["left_out"] = self.left_out
         if self.assume_stored:
             summary["assume_stored"] = list(self.assume_stored)
+        if self.ignore:
+            summary["ignore"] = list(self.ignore)
         largest = max(measured, key=lambda row: row.upper or 0, default=None)
         summary["max_lower"] = finite(max((row.lower or 0 for row in measured), default=None))
         summary["max_upper"] = None if largest is None else finite(largest.upper)
@@ -240,9 +245,12 @@ def notes(report: Report) -> list[str]:
     if report.assume_stored:
         patterns = " ".join(f"--assume-stored {visible(pattern)}" for pattern in report.assume_stored)
         lines.append(f"Used as they are stored, as the user states, whatever is beside them: {patterns}")
-    for note in dict.fromkeys(row.note for row in report.layers if row.note is not None):
-        names = [visible(row.name) for row in report.layers if row.note == note]
-        lines.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
+    if report.ignore:
+        patterns = " ".join(f"--ignore {visible(pattern)}" for pattern in report.ignore)
+        lines.append(f"Used by no layer, as the user states: {patterns}")
+    remarks = [(row.name, note) for row in report.layers for note in (row.note, row.unsettled) if note is not None]
+    for names, note in _shared(remarks):
+        lines.append(f"{tables.some(list(map(visible, names)))}: {visible(note).rstrip('.')}.")
     return lines
 
 
@@ -293,7 +301,7 @@ def _counted(report: Report) -> list[str]:
         lines.append(f"The file's pickle names {names}, of which nothing was constructed.")
     for reason in dict.fromkeys(row.reason for row in report.unmeasured):
         names = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
-        lines.append(f"Not measured, though it could be a layer: {names}: {visible(str(reason))}")
+        lines.append(f"Not measured: {names}: {visible(str(reason))}")
     return lines
 
 
@@ -355,11 +363,11 @@ def _gate(
         reason = f"{len(places)} of {counted(len(report.layers), 'layer')} {verb} not proven to have {wanted}:"
         return Gate(option, bound, "failed", reason, (*places, *unknown))
     if unknown:
-        advice = "name the layers by --layers, or those whose weights are used as stored by --assume-stored"
-        what = f"{len(unknown)} arrays that are, or could be, layers"
-        if len(unknown) == 1:
-            what = "1 array that is, or could be, a layer"
-        reason = f"nothing is known of {what}; {advice}:"
+        verb = "leaves" if len(unknown) == 1 else "leave"
+        advice = (
+            "name the layers by --layers, what is used as stored by --assume-stored, what no layer uses by --ignore"
+        )
+        reason = f"{counted(len(unknown), 'array')} {verb} it open; {advice}:"
         return Gate(option, bound, "undecided", reason, unknown)
     chosen = f", {report.left_out} more left out," if report.left_out else ""
     layers = "the layer" if len(report.layers) == 1 else f"each of {counted(len(report.layers), 'layer')}"
@@ -377,7 +385,9 @@ def _unknown(report: Report, value: str | None) -> tuple[str, ...]:
     for row in report.layers:
         if row.status == "ok" and value is not None and not isinstance(row.values.get(value), float):
             lines.append(f"{row.name}: {row.note or f'no {value} is known'}")
-    lines += [f"{row.name}: {row.reason}" for row in report.unmeasured]
+    others = [(row.name, row.unsettled) for row in report.layers if row.status == "ok" and row.unsettled]
+    others += [(row.name, str(row.reason)) for row in report.unmeasured]
+    lines += [f"{', '.join(names)}: {reason}" for names, reason in _shared(others)]
     return tuple(lines)
 
 

@@ -62,6 +62,8 @@ class Row:
         Remark about the measurement, such as that a budget ended it; None: there is none.
     others : tuple of ConvSpec
         Geometries of other possible readings of the kernel; the numbers then hold for each (`either`).
+    unsettled : str or None
+        Reason why no gate passes on the numbers; they are those of the weight in ``assumed``.
     """
 
     name: str
@@ -77,6 +79,7 @@ class Row:
     reason: str | None = None
     note: str | None = None
     others: tuple[ConvSpec, ...] = ()
+    unsettled: str | None = None
     claim: Upper | None = field(default=None, repr=False, compare=False)
     """The smallest bound of the layer with its proof, which the bound of a network uses."""
     digest: str | None = field(default=None, repr=False, compare=False)
@@ -90,6 +93,11 @@ class Row:
         are_numbers = all(x is not None and math.isfinite(x) for x in (self.lower, self.upper))
         return "ok" if self.reason is None and are_numbers else "error"
 
+    @property
+    def note_of_all(self) -> str | None:
+        """Remark about the measurement, and about what gates need."""
+        return "; ".join(text for text in (self.note, self.unsettled) if text) or None
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, in the order of the documentation; numbers that are not finite become None."""
         geometry = {name: _listed(getattr(self.spec, name, None)) for name in GEOMETRY}
@@ -99,7 +107,7 @@ class Row:
         row |= geometry
         row |= {"assumed": list(self.assumed), "lower": finite(self.lower), "upper": finite(self.upper)}
         row |= {name: finite(value) for name, value in self.values.items()}
-        return row | {"status": self.status, "reason": self.reason, "note": self.note}
+        return row | {"status": self.status, "reason": self.reason, "note": self.note_of_all}
 
 
 def is_of_the_norm(column: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from specnorm.proof import number, visible
-from specnorm_audit.conventions.recipe import AS_STORED
+from specnorm_audit.accounts.conventions.recipe import AS_STORED
 from specnorm_audit.rows import Row, Value
 
 WIDE = 1.1

@@ -28,6 +28,7 @@ REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
 ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Abs": set(),
     "Add": set(),
+    "Attention": {"is_causal", "qk_matmul_output_mode", "scale", "softcap"},
     "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
     "BatchNormalization": {"epsilon", "momentum", "training_mode"},
     "Clip": set(),
@@ -39,11 +40,16 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "Flatten": {"axis"},
     "Gather": {"axis"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
+    "LayerNormalization": {"axis", "epsilon", "stash_type"},
     "LeakyRelu": {"alpha"},
+    "Min": set(),
     "Mul": set(),
     "MatMul": set(),
     "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
     "Pad": {"mode"},
+    "RMSNormalization": {"axis", "epsilon", "stash_type"},
+    "Reciprocal": set(),
+    "ReduceL2": REDUCTION,
     "ReduceMean": REDUCTION,
     "ReduceSum": REDUCTION,
     "Relu": set(),
@@ -79,6 +85,7 @@ WHOLE_ARITHMETIC = {
 ONLY_VALUES = {
     "auto_pad": b"NOTSET",
     "ceil_mode": 0,
+    "softcap": 0.0,
     "training_mode": 0,
     "transA": 0,
 }
@@ -410,6 +417,8 @@ def array_of(
         return None
     if node.op_type == "Concat" and all(array.ndim == 1 for array in given):
         return np.concatenate(given)
+    if node.op_type == "Reshape" and given[0].size == 1 and given[1].tolist() == [-1]:
+        return given[0].reshape(1)
     if any(array.dtype != np.int64 or not small_numbers(array) for array in given):
         return None
     if node.op_type in ("Squeeze", "Unsqueeze") and all(x.size == 1 for x in given):

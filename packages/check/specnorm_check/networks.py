@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
+from specnorm_check.attention import Factor, factors_of_value
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.inequality import constant_of_units
@@ -201,6 +204,9 @@ class Network(Graph):
         fixed inputs alone has no bound, since it may be drawn at random. None: no bound.
         """
         node = self.nodes[name]
+        of_tokens = self.bound_by_tokens(name, bounds_of)
+        if of_tokens is not None:
+            return of_tokens
         changing = []
         bounds = []
         for operand in node.inputs:
@@ -224,6 +230,35 @@ class Network(Graph):
         if factor is None:
             return None
         return factor * bounds[0]
+
+    @cached_property
+    def factors_of_tokens(self) -> dict[str, list[Factor]]:
+        """Return the factors of normalizations, of matrices and of attention (Lemma 8).
+
+        Values whose tokens have no known length are left out.
+        """
+        factors: dict[str, list[Factor]] = {}
+        for name in self.nodes:
+            # Operators in other places than expected leave a value without a factor.
+            with suppress(Refused, LookupError, StopIteration, ValueError):
+                of_value = factors_of_value(self, name)
+                if of_value:
+                    factors[name] = of_value
+        return factors
+
+    def bound_by_tokens(
+        self,
+        name: str,
+        bounds_of: Mapping[str, ValueBounds],
+    ) -> Fraction | None:
+        """Return a bound of a value by its factors of tokens; None without any."""
+        total = Fraction(0)
+        for start, factor in self.factors_of_tokens.get(name, []):
+            bound = bounds_of[start].without_multipliers
+            if bound is None:
+                return None
+            total += factor * bound
+        return total or None
 
     def bounds_of_functions(
         self,

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.errors import CertificateError, GeometryError, MethodError
+from specnorm.errors import CertificateError, GeometryError, MethodError, TranslationError
 from specnorm.proof import install
 from specnorm_networks import extensions
 from specnorm_networks.answer import NetworkBound
@@ -96,15 +96,29 @@ def network_bound(
     centre_by_name = None
     if radius is not None or centre is not None:
         centre_by_name = _centre(graph, input_shape if centre is None else centre)
-    answer = bound(
-        graph,
-        Measure(rtol),
-        method=method,
-        radius=radius,
-        centre=centre_by_name,
-        budget=budget,
-        progress=progress,
-    )
+
+    def answer_about(graph: Graph) -> NetworkBound:
+        return bound(
+            graph,
+            Measure(rtol),
+            method=method,
+            radius=radius,
+            centre=centre_by_name,
+            budget=budget,
+            progress=progress,
+        )
+
+    try:
+        answer = answer_about(graph)
+    except TranslationError:
+        if not getattr(getattr(graph.model, "exported", None), "is_kept", False):
+            raise
+        from specnorm_networks.sources import torch_kept
+
+        torch_kept.forget()
+        with stage(progress, "export"):
+            graph = network_graph(source, shape_or_input)
+        answer = answer_about(graph)
     return replace(answer, _statement=partial(_certificate, source))
 
 

@@ -77,6 +77,11 @@ class Tensor:
     doubt : str or None
         Reason why the layer may use another weight than the one that is stored. It refuses the array, unless the user
         says that the layer uses it as it is stored.
+    unsettled : str or None
+        Reason why no gate passes on the array's numbers, although it is measured, unless the user says that the layer
+        uses it.
+    hooks : tuple of str
+        Names of the classes whose hooks the file states of the array's layer.
     """
 
     name: str
@@ -90,6 +95,8 @@ class Tensor:
     assumed: tuple[str, ...] = ()
     conventions: tuple[Literal["OIHW", "HWIO", "stack"], ...] = ("OIHW",)
     doubt: str | None = None
+    unsettled: str | None = None
+    hooks: tuple[str, ...] = ()
 
 
 Sizes: TypeAlias = int | tuple[int, ...] | tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]] | None

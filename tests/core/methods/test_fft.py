@@ -20,7 +20,7 @@ from specnorm.methods import ExactFFT
 
 def fft_norm(kernel: NDArray[Any], sizes: tuple[int, ...]) -> float:
     """Largest singular value over every DFT frequency; the kernel must not be larger than the input."""
-    assert all(k <= n for k, n in zip(kernel.shape[2:], sizes, strict=True))
+    assert [(k, n) for k, n in zip(kernel.shape[2:], sizes, strict=True) if not (k <= n)] == []
     symbols = np.fft.fftn(kernel.astype(np.float64), s=sizes, axes=tuple(range(2, kernel.ndim)))
     matrices = np.moveaxis(symbols.reshape(*kernel.shape[:2], -1), -1, 0)
     smaller = matrices if kernel.shape[0] <= kernel.shape[1] else np.swapaxes(matrices, 1, 2)

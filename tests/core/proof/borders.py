@@ -27,14 +27,13 @@ from specnorm.at_size.proofs.components import (
     norms_of_patch,
     polyphase_components,
 )
-from specnorm.at_size.proofs.own_matrix import has_fewer_outputs
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.errors import SpecnormError
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.norms import norm_of_stack
-from specnorm.symbols.proofs.padding import padded_norm
+from specnorm.symbols.proofs.padding import is_split_by_parity, other_parts_up, padded_norm
 
 CLOSE = 1e-9
 Draw = np.random.RandomState
@@ -131,7 +130,7 @@ def isometric_kernel(layer: Layer, draw: Draw) -> NDArray[Any] | None:
     return kernel
 
 
-def smallest_values() -> Iterator[str]:
+def kept_values() -> Iterator[str]:
     """What keeps the symbols' smallest value, 1, at a size or at every size."""
     for layer, draw in layers(3000, 0, "zeros", "zeros", "zeros", "circular", "reflect"):
         if (spec := built(layer)) is None or (everywhere := built(layer, sized=False)) is None:
@@ -158,14 +157,6 @@ def unread_pixels() -> Iterator[str]:
             is_zero = np.linalg.svd(matrix, compute_uv=False).min() < CLOSE
             if unread_pixels_make_smallest_zero(layer.spec(sized=False)) != is_zero:
                 yield f"unread pixels of {layer}"
-
-
-def numbers_of_rows() -> Iterator[str]:
-    for layer, _ in layers(300, 1, "zeros", "reflect"):
-        if (spec := built(layer)) is not None:
-            m, n = layer.matrix(np.ones((layer.rows, layer.columns, *(x.taps for x in layer.axes)))).shape
-            if m != n and has_fewer_outputs(spec) != (m < n):
-                yield f"{m} outputs and {n} inputs of {layer}"
 
 
 # -- circulants --------------------------------------------------------------------------------------------------------
@@ -231,6 +222,27 @@ def periodic_layers() -> Iterator[str]:
                     break
                 if norm_of(small.matrix(kernel)) > bound.value * (1 + CLOSE):
                     yield f"{circulant} for {small}"
+
+
+def symmetric_layers() -> Iterator[str]:
+    """A layer with symmetric padding has at most the norm of its symbols and what is said of its other parts."""
+    for layer, draw in layers(500, 6, "symmetric", "symmetric", "replicate", "zeros"):
+        axes = []
+        for x in layer.axes:
+            r = (x.dilation, 3)[draw.randint(2)]
+            before = int(draw.randint(r * (x.taps - 1) + 1))
+            after = max(0, r * (x.taps - 1) - before + int(draw.randint(-1, 2)))
+            axes.append(Axis(x.taps, x.stride, r, (before, after), x.size + 6))
+        small = layer._replace(rows=1, columns=1, axes=tuple(axes))
+        if (spec := built(small)) is None or not is_split_by_parity(spec):
+            continue
+        sizes = tuple(11 * x.stride for x in axes)
+        for kernel in kernels(small, draw):
+            symbols = float(np.abs(np.fft.fftn(kernel[0, 0], (64,) * spec.ndim, axes=range(spec.ndim))).max())
+            if max(spec.stride) > 1:
+                symbols = norm_of(circulant_matrix(kernel, small, sizes, (False,) * spec.ndim))
+            if norm_of(small.matrix(kernel)) > (1 + 1e-3) * symbols + other_parts_up(kernel[None], spec):
+                yield f"parts of {small}"
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
@@ -322,6 +334,6 @@ def patches() -> Iterator[str]:
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     x.__name__: x
     for x in (
-        smallest_values, unread_pixels, numbers_of_rows, circulants, periodic_layers, restrictions, patches,
+        kept_values, unread_pixels, circulants, periodic_layers, symmetric_layers, restrictions, patches,
     )
 }  # fmt: skip

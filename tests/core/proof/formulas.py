@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from specnorm_numpy import BACKEND
 
 from specnorm.ball.proofs.multiples import norm_of_multiple
+from specnorm.ends.proof import relative_up
 from specnorm.errors import MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
@@ -354,7 +355,7 @@ def residuals() -> Violations:
     backward = np.einsum("bij,bki->bkj", matrices, u) - values[..., None] * v
     squares = (images**2).sum(-1) + (backward**2).sum(-1)
     exact = np.sqrt(squares / ((u**2).sum(-1) + (v**2).sum(-1)))
-    yield from up("residuals", ritz.residuals_up(layer, u, v, values, ops=OPS), exact)  # type: ignore[arg-type]
+    yield from up("residuals", ritz.residuals_up(layer, u, v, values, ops=OPS), exact)
     sizes = np.abs(matrices)
     yield from up(
         "rows and columns", ritz.absolute_norm_sq_up(layer, ops=OPS), sizes.sum(2).max(1) * sizes.sum(1).max(1)
@@ -397,6 +398,11 @@ def comparisons() -> Violations:
             yield f"{a} and {b}"
 
 
+def relative_defects() -> Violations:
+    found = relative_up(np.asarray([1.0, 30.0]), np.asarray([4.0, 8.0]), xp=XP)  # type: ignore[arg-type]
+    yield from up("a relative defect", found, [0.25, 3.75], 1e-9)
+
+
 def processors() -> Violations:
     """A processor that rounds up, or down, or takes small numbers for zero, is found out."""
     for above, below in ((2.0**-52, 0.0), (0.0, 2.0**-52)):
@@ -413,6 +419,6 @@ CHECKS: dict[str, Callable[[], Violations]] = {
     x.__name__: x
     for x in (
         intervals, curvatures, lemmas, rotations, reductions, nothing_but_rounding, grids_of_frequencies, boxes_cover,
-        residuals, lags, lengths, comparisons, processors,
+        residuals, lags, lengths, comparisons, processors, relative_defects,
     )
 }  # fmt: skip

@@ -19,7 +19,14 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from core.proof import borders, formulas, formulas_of_ends, formulas_of_layers, formulas_of_symbols
+from core.proof import (
+    borders,
+    formulas,
+    formulas_of_ends,
+    formulas_of_layers,
+    formulas_of_logits,
+    formulas_of_symbols,
+)
 from helpers.assumptions import assumed
 from helpers.libraries import OPS
 from helpers.mutants import ARITHMETIC, HYPOTHESES, Check, Mistake, certified, mistakes, noticed_by
@@ -347,7 +354,12 @@ def of_arithmetic() -> Iterator[str]:
 
 
 FORMULAS: dict[str, Check] = (
-    formulas.CHECKS | formulas_of_ends.CHECKS | formulas_of_symbols.CHECKS | formulas_of_layers.CHECKS | borders.CHECKS
+    formulas.CHECKS
+    | formulas_of_ends.CHECKS
+    | formulas_of_symbols.CHECKS
+    | formulas_of_layers.CHECKS
+    | borders.CHECKS
+    | formulas_of_logits.CHECKS
 )
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
@@ -373,8 +385,15 @@ def checks_of(mistake: Mistake) -> dict[str, Check]:
     return {name: CHECKS[name] for name in names}
 
 
+NOT_YET = (
+    "symbols.proofs.padding: other_parts_up", "running.proof: found_in_words", "ball.proofs.directions: _joined",
+)  # fmt: skip
+"""Functions without checks here; they have tests of their own."""
+
+
 def all_mistakes() -> list[Mistake]:
-    return mistakes((x for x in certified() if x.path.is_relative_to(CORE)), ARITHMETIC | HYPOTHESES)
+    functions = [x for x in certified() if x.path.is_relative_to(CORE) and not str(x).startswith(NOT_YET)]
+    return mistakes(functions, ARITHMETIC | HYPOTHESES)
 
 
 def none() -> set[str]:

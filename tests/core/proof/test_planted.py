@@ -17,7 +17,7 @@ def holds(check: str) -> bool:
     return not list(CHECKS[check]())
 
 
-@pytest.mark.sampled(10)
+@pytest.mark.sampled(16)
 @pytest.mark.parametrize("mistake", [x for x in MISTAKES if str(x) not in none()], ids=repr)
 def test_a_planted_mistake_is_noticed(mistake: Mistake) -> None:
     checks = checks_of(mistake)

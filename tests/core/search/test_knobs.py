@@ -95,6 +95,7 @@ def test_wild_values_change_no_claim(name: str, monkeypatch: pytest.MonkeyPatch)
         check(LINE, monkeypatch, **{name: value})
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("seed", range(8))
 def test_all_wild_at_once_change_no_claim(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.RandomState(seed)

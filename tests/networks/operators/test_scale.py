@@ -66,6 +66,20 @@ def test_normal_factors_and_zeros_have_a_linear_map() -> None:
     assert 1.5 <= constant <= 1.5 * (1 + 1e-14)
 
 
+@pytest.mark.parametrize(
+    ("before", "factors"),
+    [((1, 5, 1), (5, 8)), ((4,), (3, 4)), ((3, 1, 1), (1, 5, 2)), ((2, 1, 3), (7, 1)), ((2, 3), (2, 3))],
+)
+def test_factors_that_broadcast_their_input_have_the_norm_of_their_matrix(
+    before: tuple[int, ...], factors: tuple[int, ...]
+) -> None:
+    values = np.random.default_rng(0).standard_normal(factors)
+    columns = [np.ravel(unit.reshape(before) * values) for unit in np.eye(math.prod(before))]
+    norm = np.linalg.norm(np.stack(columns), 2)
+    constant = ops.Scale(values, exact=True).lipschitz(ops.Place((before,)))
+    assert norm * (1 - 1e-14) <= constant <= norm * (1 + 1e-12)
+
+
 def test_channels_of_zeros_stay_zeros() -> None:
     scale = normalisation(np.zeros(2), np.ones(2), np.zeros(2), None, 0.0, len(SHAPE))
     assert scale.lipschitz(ops.Place((SHAPE,), SHAPE)) == 0.0

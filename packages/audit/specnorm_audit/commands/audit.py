@@ -50,6 +50,10 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
     help="Kernels that layers use as they are stored, whatever is beside them; repeatable. The report repeats it.",
 )  # fmt: skip
 @click.option(
+    "--ignore", multiple=True, metavar="GLOB",
+    help="Arrays that no layer uses; repeatable. The report repeats it.",
+)  # fmt: skip
+@click.option(
     "--attention", type=options.attention, metavar="auto|JSON|FILE",
     help="Also bound the largest logits of attention heads, by the config.json beside MODEL (auto), or by facts in "
     "JSON, which count before it.",
@@ -206,8 +210,10 @@ def _audited(model: str, quiet: bool, executor: Workers | None, question: Questi
             return answered(model, question, progress=tick, executor=executor)
     except ModelFileError as error:
         complain(str(error))
-        stored = question.assume_stored
-        return Report(specnorm.__version__, model, (), (), error=str(error), assume_stored=stored)
+        return Report(
+            specnorm.__version__, model, (), (), error=str(error), assume_stored=question.assume_stored,
+            ignore=question.ignore,
+        )  # fmt: skip
 
 
 def _exit_code(reports: Sequence[Report], is_written: bool) -> int:

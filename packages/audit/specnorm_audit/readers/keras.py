@@ -22,9 +22,9 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
 from specnorm.proof import install
-from specnorm_audit.conventions.recipe import is_vector
+from specnorm_audit.accounts.conventions.recipe import is_vector
+from specnorm_audit.accounts.names import COUNTER
 from specnorm_audit.geometry import at_rank
-from specnorm_audit.leaves import COUNTER
 from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
 
 if TYPE_CHECKING:
@@ -356,7 +356,9 @@ def _described(stored: Mapping[Place, Tensor], names: Mapping[Place, str], confi
     for place, tensor in tensors.items():
         # Names of layers are clearer than paths in the file, but two arrays must not have one name.
         is_unique = counts[tensor.name] == 1
-        described.append(tensor if is_unique else replace(tensor, name=weights[place].name))
+        tensor = tensor if is_unique else replace(tensor, name=weights[place].name)
+        is_numbered = tensor.kind is None and place[-2:-1] == ("vars",)
+        described.append(replace(tensor, kind="none") if is_numbered and is_vector(tensor.shape) else tensor)
     return described
 
 

@@ -101,3 +101,11 @@ def _numbers(value: Any, axes: int) -> tuple[int, ...] | None:
     """Return whole numbers, one for each axis; None: it is no such tuple."""
     is_one_each = isinstance(value, tuple) and len(value) == axes
     return value if is_one_each and all(type(n) is int and 0 <= n < 2**31 for n in value) else None
+
+
+def hooks_of(module: Inert) -> tuple[str, ...]:
+    """Return the names of the classes of a module's hooks, if they are all that it has."""
+    attributes = attributes_of(module)
+    entries = [attributes.get(name) for name in _HOOKS]
+    hooks = [x for entry in entries if isinstance(entry, dict) for x in entry.values()]
+    return tuple(x.name for x in hooks if isinstance(x, Inert)) if module.name.startswith(OF_TORCH) else ()

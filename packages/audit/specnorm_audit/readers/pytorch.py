@@ -26,7 +26,7 @@ from specnorm.errors import ModelFileError
 from specnorm.proof import counted
 from specnorm_audit.readers.archives import Entry, stored_entries
 from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
-from specnorm_audit.readers.modules import container_of, is_recomputed, stated
+from specnorm_audit.readers.modules import container_of, hooks_of, is_recomputed, stated
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
@@ -109,10 +109,12 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
             raise ModelFileError(f"two of its tensors are called {name!r}. Save one model's state dict alone.")
         if isinstance(value, StoredTensor):
             geometry, doubt = Stated(), None
+            hooks: tuple[str, ...] = ()
             if module is not None:
                 geometry, doubt = stated(module, name.rpartition(".")[2], len(value.shape))
+                hooks = hooks_of(module)
             load = partial(storages.read, value)
-            tensors[name] = Tensor(name, value.shape, value.dtype, load, geometry=geometry, doubt=doubt)
+            tensors[name] = Tensor(name, value.shape, value.dtype, load, geometry=geometry, doubt=doubt, hooks=hooks)
         else:
             tensors[name] = unreadable(name, value)
     if not tensors:

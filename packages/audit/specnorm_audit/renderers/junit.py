@@ -27,8 +27,9 @@ def _suite(report: Report) -> Xml.Element:
     properties = Xml.SubElement(suite, "properties")
     _property(properties, "version", report.version)
     _property(properties, "verdict", verdict(report))
-    for pattern in report.assume_stored:
-        _property(properties, "assume_stored", visible(pattern))
+    for argument in ("assume_stored", "ignore"):
+        for pattern in getattr(report, argument):
+            _property(properties, argument, visible(pattern))
     if report.error is not None:
         _say(_case(suite, model, "the model"), "error", report.error)
     for row in (*report.layers, *report.unmeasured):

@@ -83,7 +83,7 @@ class Inequality:
             channels = np.arange(link.width) if link.channels is None else link.channels
             numbers.append(np.unique(channels, return_inverse=True)[1] + first)
             first += int(numbers[-1].max(initial=-1)) + 1
-        return np.concatenate(numbers)
+        return np.concatenate([np.zeros(0, dtype=np.intp), *numbers])
 
     @cached_property
     def blocks(self) -> Blocks:

@@ -40,8 +40,8 @@ _SINGLE = (int, float)
 
 
 @cache
-def _schema(operator: str, opset: int) -> Any:
-    return defs.get_schema(operator, opset)
+def _schema(operator: str, opset: int, domain: str) -> Any:
+    return defs.get_schema(operator, opset, domain)
 
 
 @cache
@@ -63,7 +63,7 @@ def bind(call: Call, rule: OperatorRule, builder: Builder) -> Callable[[], Resul
         If an argument is not supported, or of another kind; the message names it.
     """
     inputs, attributes = stated(call, rule)
-    schema = _schema(call.operator, call.opset)
+    schema = _schema(call.operator, call.opset, call.domain)
     accepted = parameters(builder)
     positional_names = [name for name, p in accepted.items() if p.kind is p.POSITIONAL_ONLY]
     variadic = next((p for p in accepted.values() if p.kind is p.VAR_POSITIONAL), None)
@@ -123,7 +123,7 @@ def stated(call: Call, rule: OperatorRule) -> tuple[list[tuple[str, Value]], dic
         raise NoBoundError(
             f"{call.operator} of operator set {call.opset} is not supported; sets {rule.since} to {NEWEST} are"
         )
-    schema = _schema(call.operator, call.opset)
+    schema = _schema(call.operator, call.opset, call.domain)
     return _inputs(call, schema), _attributes(call, schema)
 
 

@@ -301,7 +301,10 @@ def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
 def softmax(call: Call, x: Data, /, *, axis: int) -> Output:
     """Return softmax or its logarithm over one axis; before operator set 13 it is over that axis and all behind it."""
     shape = shape_of(x)
-    if call.opset < 13 and on_axis(axis, shape) != len(shape) - 1:
-        raise NoBoundError("before operator set 13 it covers several axes: export the network to a newer set")
+    first = on_axis(axis, shape)
+    axes: tuple[int, ...] = (first,)
+    if call.opset < 13:
+        # An axis of size 1 changes nothing: without it, patterns of one axis know the node.
+        axes = tuple(number for number in range(first, len(shape)) if shape[number] != 1) or axes
     make = ops.Softmax if call.operator == "Softmax" else ops.LogSoftmax
-    return Output(make((on_axis(axis, shape),)), (x,), x.shape)
+    return Output(make(axes), (x,), x.shape)

@@ -82,7 +82,7 @@ def _evaluator(node: Any, opset: int) -> Any:
         input=[ValueInfoProto(name=name) for name in dict.fromkeys(node.input) if name],
         output=[ValueInfoProto(name=name) for name in node.output if name],
     )
-    return ReferenceEvaluator(graph, opsets={"": max(opset, _NEWER.get(node.op_type, 1))})
+    return ReferenceEvaluator(graph, opsets={"": max(opset, _NEWER.get(node.op_type, 1)), "ai.onnx.ml": 1})
 
 
 def plain(attribute: Any) -> Any:
@@ -96,7 +96,8 @@ def plain(attribute: Any) -> Any:
 def _with(node: Any, **attributes: Any) -> Any:
     """Return a node with other attributes and one output."""
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return helper.make_node(node.op_type, list(node.input), list(node.output)[:1], **values | attributes)
+    inputs, outputs = list(node.input), list(node.output)[:1]
+    return helper.make_node(node.op_type, inputs, outputs, domain=node.domain, **values | attributes)
 
 
 def _attribute(node: Any, name: str, default: Any) -> Any:
@@ -224,10 +225,31 @@ def _group_norm(node: Any, _: int, inputs: Inputs) -> list[Any]:
     return [result * scale.reshape(channels) + bias.reshape(channels)]
 
 
+def _softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Compute softmax, or its logarithm, over all axes from ``axis`` on before operator set 13."""
+    if opset >= 13:
+        return _run(node, opset, inputs)
+    (x,) = inputs
+    first = _attribute(node, "axis", 1)
+    if not -x.ndim <= first < x.ndim:
+        raise NotEvaluatedError
+    rows = x.reshape(math.prod(x.shape[: first % x.ndim]), -1)
+    (flat,) = _run(_with(node, axis=1), 13, [rows])
+    return [flat.reshape(x.shape)]
+
+
+def _linear_regressor(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Add zeros where no intercepts are stated: the evaluator adds NaN."""
+    zeros = [0.0] * _attribute(node, "targets", 1)
+    return _run(_with(node, intercepts=_attribute(node, "intercepts", zeros)), opset, inputs)
+
+
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     "Conv": _convolution,
     "ConvTranspose": _transposed,
     "GlobalMaxPool": _global_max,
     "GroupNormalization": _group_norm,
+    **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
+    "LinearRegressor": _linear_regressor,
 }

@@ -24,11 +24,15 @@ from specnorm_networks.onnx.nodes import (
     Output,
     Result,
     Value,
+    numbers_of,
     on_axis,
     scalar,
     shape_of,
 )
 from specnorm_networks.onnx.tensors import Constant
+
+MAX_TABLE = 2**22
+"""Largest number of entries of a table whose rows an integer input chooses."""
 
 
 def moved(x: Value, operator: Move) -> Constant | Output:
@@ -191,7 +195,8 @@ def concat(*values: Value, axis: int) -> Output:
 def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Output:
     """Return the entries of a value at constant positions.
 
-    If the positions are computed, the value may be a constant, such as a table of embeddings: this has no rule.
+    If the positions are computed, the value may be a constant, such as a table of embeddings. Its rows have no
+    Lipschitz constant, but do not change if the positions are integers that a user gives.
     """
     before = shape_of(x)
     axis = on_axis(axis, before)
@@ -202,6 +207,10 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
             return _looked_up(x, indices, indices.shape)
         call.missed()  # the table becomes a row that is not read
         shape = (*before[:axis], *shape_of(indices), *before[axis + 1 :])
+        if axis == 0 and indices.depends and 0 < x.size <= MAX_TABLE and x.refusal is None:
+            table = numbers_of(x)
+            if np.all(np.isfinite(table)):
+                return Output(ops.Lookup(table), (indices,), shape)
         return Output(ops.Unknown("it looks up entries of a table at computed indices"), (indices,), shape)
     if isinstance(x, Constant):
         raise NoBoundError("it looks up entries of a table at computed indices")

@@ -54,12 +54,15 @@ class Data:
         Names of the network's inputs from which the value's numbers come; see `unread`.
     depends : bool
         Whether the value depends on an input in any way, be it by its shape alone.
+    varies : bool
+        Whether the value's numbers depend on numbers of an input in any way, be it that these choose them.
     """
 
     name: str
     shape: Shape | None
     origins: frozenset[str] = frozenset()
     depends: bool = False
+    varies: bool = False
 
 
 Value: TypeAlias = Constant | Data
@@ -115,6 +118,7 @@ class Call:
     fold: Callable[[NDArray[Any]], Constant]
     use: Callable[[Constant, Mapping[str, Any], Shape | None], str]
     missed: Callable[[], None] = lambda: None
+    domain: str = ""
 
     def layer(
         self,

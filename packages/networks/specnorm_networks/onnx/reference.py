@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper
 
 from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.model import UNITS, Computed, NotExecutedError
+from specnorm_networks.onnx import learned
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
@@ -161,6 +162,7 @@ class OnnxModel:
     def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None], is_fixed: bool) -> bool:
         """Whether a node is of a known operator, or ``is_fixed``, and the shape of its first named output is known."""
         is_known = (node.op_type in OPERATORS or is_fixed) and node.domain in _DOMAINS
+        is_known |= node.domain == learned.DOMAIN and node.op_type in learned.OPERATORS
         first_name = next(filter(None, node.output), "")
         return is_known and shapes.get(first_name) is not None
 

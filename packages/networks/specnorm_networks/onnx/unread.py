@@ -35,6 +35,8 @@ _FACTORS = _CONVOLUTIONS | {
 PRODUCTS = frozenset((*_FACTORS, "Einsum"))
 _NUMBER_INPUTS = {"EyeLike": (), "RandomNormalLike": (), "RandomUniformLike": (), "CastLike": (0,)}
 """Numbers of the inputs whose entries the output has, for operators that take a shape or type from other inputs."""
+_SIZES = ("Shape", "Size")
+"""Operators that read no entries."""
 _CHOICES = frozenset(("tensor(bool)", "tensor(int64)"))
 """Types of outputs that only choose."""
 _CHOICE_TYPES = (5, 6, 7, 9, 12, 13)
@@ -71,12 +73,19 @@ def origins(proto: Any, opset: int, output: int, inputs: Sequence[Value | None])
     """Return the names of the network's inputs from which the numbers of a node's output come."""
     if _only_chooses(proto, opset, output):
         return frozenset()
-    names: set[str] = set()
-    for number in _NUMBER_INPUTS.get(proto.op_type, range(len(inputs))):
-        value = inputs[number] if number < len(inputs) else None
-        if isinstance(value, Data):
-            names |= value.origins
-    return frozenset(names)
+    return frozenset[str]().union(*(value.origins for value in _read(proto, inputs)))
+
+
+def varies(proto: Any, inputs: Sequence[Value | None]) -> bool:
+    """Return whether the numbers of a node's outputs depend on numbers of the network's inputs, also by a choice."""
+    return proto.op_type not in _SIZES and any(value.varies for value in _read(proto, inputs))
+
+
+def _read(proto: Any, inputs: Sequence[Value | None]) -> list[Data]:
+    """Return the values whose entries a node's outputs have, or by whose entries these are chosen."""
+    numbers = _NUMBER_INPUTS.get(proto.op_type, range(len(inputs)))
+    read = (inputs[number] for number in numbers if number < len(inputs))
+    return [value for value in read if isinstance(value, Data)]
 
 
 def _only_chooses(proto: Any, opset: int, output: int) -> bool:
@@ -120,10 +129,20 @@ def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[H
     data = [value for value in factors if isinstance(value, Data)]
     if proto.op_type in _CONVOLUTIONS and len(data) == len(factors):
         yield Hidden(label, "unknown", f"the kernel of {operator} is an input or computed, and is not measured.")
-    elif any(not value.origins and (multiplies or not value.depends) for value in data):
+    elif any(_may_be_kernel(value, multiplies, factors) for value in data):
         yield Hidden(label, "unknown", f"{operator} uses a constant that is not evaluated, and may be a kernel.")
     elif multiplies and len(data) > 1 and not frozenset[str].intersection(*(value.origins for value in data)):
         yield Hidden(label, "none", f"{operator} multiplies values of different inputs, of which one may be a kernel.")
+
+
+def _may_be_kernel(value: Data, multiplies: bool, factors: Sequence[Value | None]) -> bool:
+    """Whether a computed value may be a constant, or one of several, by which a node multiplies.
+
+    Beside a constant factor, which has a row, a value that an input chooses is what it multiplies: a one-hot, say.
+    """
+    if value.origins or (value.depends and not multiplies):
+        return False
+    return not (value.varies and any(isinstance(factor, Constant) for factor in factors))
 
 
 def _is_weight(constant: Constant) -> bool:

@@ -28,6 +28,7 @@ from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.certified.operators.registry import registered
 from specnorm_networks.certified.operators.sources import NO_LOOPS
 from specnorm_networks.model_arrays import Kind, Stated, Tensor
+from specnorm_networks.onnx import learned
 from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import OLDEST, RANDOM, computed
 from specnorm_networks.onnx.evaluator import plain
@@ -46,7 +47,7 @@ from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.reference import OnnxModel
 from specnorm_networks.onnx.sizes import stated_size
 from specnorm_networks.onnx.tensors import Constant, Tensors
-from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unread
+from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unread, varies
 
 _DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
@@ -100,6 +101,7 @@ class Walk:
         self.shapes = shapes
         opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
         self.opset = max(opsets, default=1)
+        self.learned_opset = max((o.version for o in model.opset_import if o.domain == learned.DOMAIN), default=1)
         self.nodes: list[Node] = []
         self.names = {stored.name for stored in (*model.graph.input, *model.graph.initializer)}
         """Names of all values of the graph, and of the inner nodes that operators become."""
@@ -202,7 +204,7 @@ class Walk:
             if too_large(shape):
                 self.too_large = self.too_large or f"input {name[:80]}: {too_large(shape)}."
                 operator, shape = Unknown(too_large(shape)), None
-            scope[name] = Data(name, shape, origin, depends=True)
+            scope[name] = Data(name, shape, origin, depends=True, varies=True)
             self.nodes.append(Node(name, operator, (), shape, "input"))
         return scope
 
@@ -264,7 +266,7 @@ class Walk:
                 is_layer = isinstance(result.operator, Convolution | Matrix) or proto.op_type in _LOOPS
                 if is_layer and depends:
                     sources |= {LAYER}
-                scope[name] = Data(name, result.shape, sources, depends)
+                scope[name] = Data(name, result.shape, sources, depends, varies(proto, inputs))
                 self._node(name, result, proto.op_type)
 
     def _node(self, name: str, translation: Output, label: str) -> str:
@@ -349,7 +351,15 @@ class Walk:
         is_standard = proto.domain in _DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
         try:
-            result = self._build(proto, inputs, label) if is_standard else self._registered(proto, inputs)
+            is_learned = (
+                proto.domain == learned.DOMAIN
+                and proto.op_type in learned.OPERATORS
+                and (proto.domain, proto.op_type) not in self.functions
+            )
+            if is_standard or is_learned:
+                result = self._build(proto, inputs, label)
+            else:
+                result = self._registered(proto, inputs)
             if isinstance(result, Output) and not data and is_standard and not isinstance(result.operator, Held):
                 # All inputs of the node are constants, but its value was not computed: it is constant, though unknown.
                 result = Output(Held("a constant"), (), result.shape)
@@ -385,7 +395,8 @@ class Walk:
 
     def _build(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
         """Return the translation of an operator of ONNX; if all its inputs are constants, its value is computed."""
-        rule = OPERATORS.get(proto.op_type)
+        is_learned = proto.domain == learned.DOMAIN
+        rule = (learned.OPERATORS if is_learned else OPERATORS).get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)
         if rule is None and moving:
             if proto.op_type == "ArgMax":
@@ -395,7 +406,7 @@ class Walk:
             raise NoBoundError(NO_LOOPS if proto.op_type in _LOOPS else f"{proto.op_type[:40]} is not supported")
         call = Call(
             proto.op_type,
-            self.opset,
+            self.learned_opset if is_learned else self.opset,
             inputs,
             {attribute.name: attribute for attribute in proto.attribute},
             len(proto.output),
@@ -408,6 +419,7 @@ class Walk:
             ),
             use=lambda kernel, stated, sizes: self._use(kernel, stated, sizes, label),
             missed=lambda: self._missed(proto, inputs, label),
+            domain=learned.DOMAIN if is_learned else "",
         )
         try:
             if rule is not None:

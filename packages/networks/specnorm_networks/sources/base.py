@@ -37,6 +37,8 @@ class Exported:
         Sentence about the original for the answer.
     name : str
         Name of the original in messages.
+    is_kept : bool
+        Whether the graph was exported from another model of the same structure.
     """
 
     model: Any
@@ -45,3 +47,4 @@ class Exported:
     inner: Callable[..., Mapping[str, Computed]] | None = None
     note: str = ""
     name: str = "The network"
+    is_kept: bool = False

@@ -11,7 +11,7 @@ import inspect
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from specnorm.errors import MethodError
 from specnorm.proof import counted, install
 from specnorm_networks.model import Computed, equal_but_for_rounding
+from specnorm_networks.sources import torch_kept
 from specnorm_networks.sources.base import TRAINING, Array, Exported
 from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
 from specnorm_networks.sources.torch_values import computed, in_double, in_single
@@ -71,6 +72,10 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     check_module(model)
     check_values(model)
     has_inputs = bool(input_shape) and hasattr(input_shape[0], "dtype")
+    structure = torch_kept.structure_of(model, tuple(input_shape))
+    kept = torch_kept.find(structure)
+    if kept is not None:
+        return _with_weights_of(model, kept)
     errors: list[Exception] = []
     for example, free in _examples(model, input_shape, has_inputs):
         try:
@@ -79,9 +84,13 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
                 _outputs(model, _random_like(example))
                 traced = _traced(model, example, free=free)
                 program = _program(model, traced, example, free=free)
-                exported = _written(model, program, example, free=not has_inputs)
-            notes = (_training_note(model, example), _note_on_batches(traced, example) if free else "")
-            return replace(exported, note=" ".join(filter(None, notes)), name=type(model).__name__)
+                exported, module = _written(model, program, example, free=not has_inputs)
+            exported = replace(exported, name=type(model).__name__)
+            note = _note_on_batches(traced, example) if free else ""
+            without_model = replace(exported, run=_run_nothing, inner=None)
+            kept = torch_kept.Kept(without_model, module, example, note)
+            torch_kept.keep(structure, kept, model)
+            return replace(exported, note=_notes(model, kept))
         except MethodError:
             raise
         except Exception as error:  # whatever the model's own code raises while it is traced
@@ -102,6 +111,29 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
         "control flow depends on values of its own buffers, specnorm_torch.bake_ replaces modules that have a "
         "vanilla_export(), and torch.onnx.export(..., dynamo=False) writes a file that network_bound reads."
     ) from errors[0]
+
+
+def _run_nothing(*_: Array) -> list[Computed]:
+    """Take the place of a model that is not kept."""
+    return []
+
+
+def _notes(model: nn.Module, kept: torch_kept.Kept) -> str:
+    """Return the sentences about a module for the answer."""
+    return " ".join(filter(None, (_training_note(model, kept.example), kept.note)))
+
+
+def _with_weights_of(model: nn.Module, kept: torch_kept.Kept) -> Exported:
+    """Return the export of a module of the same structure with the weights of another one."""
+    tensors = torch_kept.tensors_of(model)
+    return replace(
+        kept.exported,
+        model=kept.file_with(tensors),
+        run=partial(_run, model, kept.example),
+        inner=partial(_inner, model, kept.program, kept.example, tensors=tensors),
+        note=_notes(model, kept),
+        is_kept=True,
+    )
 
 
 def _examples(model: nn.Module, shape_or_inputs: Any, has_inputs: bool) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
@@ -317,8 +349,8 @@ def _written(
     example: tuple[Tensor, ...],
     *,
     free: bool,
-) -> Exported:
-    """Write a program as ONNX by `torch.onnx`, and return it with functions that execute the original."""
+) -> tuple[Exported, torch.fx.GraphModule]:
+    """Write a program as ONNX by `torch.onnx`; return it with functions that execute the original, and as a module."""
     try:
         from onnxscript import optimizer
     except ModuleNotFoundError as error:
@@ -359,12 +391,8 @@ def _written(
     for node in written.model.graph:
         node.metadata_props.clear()  # they have the Python stack of the trace, with names of the user's files
     module = _unlifted(written.exported_program or program)
-    return Exported(
-        written.model_proto,
-        run=partial(_run, model, example),
-        free=free,
-        inner=partial(_inner, model, module, example),
-    )
+    inner = partial(_inner, model, module, example)
+    return Exported(written.model_proto, run=partial(_run, model, example), free=free, inner=inner), module
 
 
 def _read_sizes_directly(model: Any) -> None:
@@ -418,9 +446,13 @@ def _inner(
     program: torch.fx.GraphModule,
     example: tuple[Tensor, ...],
     *arrays: Array,
+    tensors: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Computed]:
-    """Return every value of the exported program, by its name in the graph."""
-    recorder = _Recorder(program)
+    """Return every value of the exported program, by its name in the graph.
+
+    ``tensors``: by their names, in place of those of the program.
+    """
+    recorder = _Recorder(program, tensors or {})
     inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model):  # the program has the model's tensors
         recorder.run(*inputs)
@@ -433,8 +465,9 @@ class _Recorder(torch.fx.Interpreter):
     Values that depend on no input are computed in the program's precision, as exporters do.
     """
 
-    def __init__(self, program: torch.fx.GraphModule) -> None:
+    def __init__(self, program: torch.fx.GraphModule, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(program)
+        self.tensors = tensors
         self.values: dict[str, Computed] = {}
         self.insists = False
         """Whether the last operator takes no double precision."""
@@ -452,6 +485,10 @@ class _Recorder(torch.fx.Interpreter):
         if n.op != "output" and isinstance(value, Tensor):
             self.values[n.name] = computed(value if self.insists else in_double(value))
         return value if self.is_fixed else in_double(value)
+
+    def fetch_attr(self, target: str) -> Any:
+        """Return a tensor of the program, or the one that takes its place."""
+        return self.tensors[target] if target in self.tensors else super().fetch_attr(target)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Call an operator in double precision, also if it is told to return another; in single if it insists on it."""

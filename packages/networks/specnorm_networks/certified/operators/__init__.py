@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from specnorm_networks.certified.operators.attention import Attention, MatrixProduct
+from specnorm_networks.certified.operators.attention import Attention, InnerProduct, MatrixProduct
 from specnorm_networks.certified.operators.base import (
     Affine,
     Function,
@@ -74,7 +74,7 @@ __all__ = [
     "ELU", "Abs", "Add", "AddedUp", "Affine", "Arcsinh", "Arctan", "Attention", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
     "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Function", "Gather", "GroupSort", "HardTanh",
-    "Held", "Identity", "Input", "Known", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
+    "Held", "Identity", "InnerProduct", "Input", "Known", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
     "Log", "LogAddExp", "LogSoftmax", "LogSumExp", "Lookup", "Matrices", "Matrix", "MatrixProduct", "MaxPool",
     "Maximum", "Mean", "Merge", "Minimum", "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator",
     "Pad", "Permute", "Place", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",

@@ -72,6 +72,36 @@ class MatrixProduct(Known):
         return host.add_up(host.mul_up(bounds[0], norms[1]), host.mul_up(bounds[1], norms[0]))
 
 
+class InnerProduct(Known):
+    """Inner products along an axis of two values of one shape: a constant where the vectors are no longer than known.
+
+    ``u.v - u'.v'`` is ``(u - u').v + u'.(v - v')``, for each pair of vectors.
+    """
+
+    rule = "inner product"
+    axis: int
+    keep: bool = False
+    """Whether the axis stays, with size 1."""
+
+    def run(self, *values: FloatArray) -> FloatArray:
+        u, v = values
+        return np.asarray((u * v).sum(axis=self.axis, keepdims=self.keep))
+
+    def size_of_terms(self, values: Sequence[FloatArray], result: FloatArray) -> FloatArray:
+        u, v = values
+        return np.asarray(abs(u * v).sum(axis=self.axis, keepdims=self.keep))
+
+    def combine(self, bounds: Sequence[float], place: Place) -> float:
+        """Return the sum of the inputs' constants, each times the length of the other input's longest vector."""
+        lengths = [length_of(place, which, self.axis) for which in range(2)]
+        if len(set(place.before)) > 1 or any(
+            bound and length == math.inf for bound, length in zip(bounds, lengths[::-1], strict=True)
+        ):
+            raise NoBoundError(f"it is an inner product of vectors whose lengths are not bounded; {hint(place)}")
+        terms = [host.mul_up(bound, length) for bound, length in zip(bounds, lengths[::-1], strict=True) if bound]
+        return host.add_up(*terms) if terms else 0.0
+
+
 class Attention(Known):
     """Rows of softmax attention of queries (..., n, e), keys (..., m, e) and values (..., m, f)."""
 

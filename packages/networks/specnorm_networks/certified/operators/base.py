@@ -747,7 +747,7 @@ class Function(Operator):
     def _known_extent(self) -> tuple[float, float]:
         ends = self.extent()
         if ends is None:
-            raise NoBoundError(f"{self!r} has no largest slope that is known here")
+            raise NoBoundError("its slopes have no bound that is known here")
         if not is_extent(ends):
             name = type(self).__name__
             raise NoBoundError(f"the `extent` of its operator {name} is {ends!r}, not two finite numbers, least first")

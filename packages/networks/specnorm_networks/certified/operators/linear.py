@@ -46,8 +46,8 @@ SMALLEST_SUBNORMAL = float(np.finfo(np.float64).smallest_subnormal)
 class Scale(Affine):
     """``x * values + offset``, entry by entry: batch normalization at inference, products with constants.
 
-    Its constant is the largest absolute factor (the matrix is diagonal), times the root of the number of copies of an
-    entry if the input is broadcast. Directly after a layer it is folded into the kernel instead.
+    Its constant is the largest absolute factor (the matrix is diagonal); if the input is broadcast, it is the largest
+    2-norm of the factors of one entry's copies. Directly after a layer it is folded into the kernel instead.
     """
 
     rule = "scale"
@@ -96,7 +96,15 @@ class Scale(Affine):
         if values.size == 1:
             return largest
         after = broadcasting.broadcast_shapes_or_none(place.shape, values.shape)
-        return host.mul_up(largest, host.root_up(broadcasting.copies_of_entry(place.shape, after)))
+        copies = broadcasting.copies_of_entry(place.shape, after)
+        if copies <= 1 or after is None:
+            return largest
+        # Columns of the matrix are orthogonal: each has the factors of the copies of one entry.
+        sides = (1,) * (len(after) - len(place.shape)) + place.shape
+        axes_of_copies = [axis for axis, n in enumerate(after) if sides[axis] != n]
+        factors = self.factors_up().reshape((1,) * (len(after) - values.ndim) + values.shape)
+        by_entry = np.moveaxis(factors, axes_of_copies, range(-len(axes_of_copies), 0)).reshape(-1, copies)
+        return float(np.max(host.norm_up(by_entry)))
 
     @property
     def stretches_unevenly(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,10 +11,12 @@ from specnorm.proof import Interval, enclosing, host
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     Function,
+    Lengths,
     LowHigh,
     NoBoundError,
     NotRunError,
     Place,
+    lengths_of,
 )
 from specnorm_networks.certified.operators.curved import Extent
 from specnorm_networks.certified.operators.joins import Jump
@@ -54,10 +56,17 @@ class Truncated(Jump):
 
 
 class Lookup(Jump):
-    """Entries of a table at whole numbers."""
+    """Entries of a table at whole numbers, or its rows.
+
+    It has no constant, but its entries, and its rows' lengths, are known whatever the whole numbers are.
+    """
 
     table: FloatArray
-    """Shape (entries,)."""
+    """Shape (entries, ...)."""
+
+    def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
+        of_rows = lengths_of(self.table)[1:]
+        return (math.inf,) * (len(place.after or of_rows) - len(of_rows)) + of_rows
 
     def run(self, *values: FloatArray) -> FloatArray:
         (x,) = values
@@ -69,8 +78,8 @@ class Lookup(Jump):
 
     def image(self, ranges: Sequence[Interval], place: Place) -> Interval:
         (x,) = ranges
-        least = np.full(x.shape, self.table.min())
-        most = np.full(x.shape, self.table.max())
+        shape = x.shape + self.table.shape[1:]
+        least, most = (np.broadcast_to(ends, shape) for ends in (self.table.min(axis=0), self.table.max(axis=0)))
         return enclosing((least, most))
 
 

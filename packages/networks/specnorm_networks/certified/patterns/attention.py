@@ -21,6 +21,22 @@ MASKED = -1e4
 its key is below exp(-5000), unless all keys of the row are masked or scores differ by thousands."""
 
 
+def as_inner_product(node: Node, structure: Structure) -> list[Node]:
+    """Return the sum along an axis of products with rows of a table as one operator."""
+    if not isinstance(node.operator, ops.Sum) or len(node.operator.axes) != 1:
+        raise NoPattern
+    product = structure.origin(node.inputs[0])
+    if not isinstance(product.operator, ops.Product) or product.shape is None:
+        raise NoPattern
+    factors = [structure[name] for name in product.inputs]
+    has_rows = any(isinstance(structure.origin(factor.name).operator, ops.Lookup) for factor in factors)
+    if not has_rows or any(factor.shape != product.shape for factor in factors):
+        raise NoPattern
+    (axis,) = node.operator.axes
+    operator = ops.InnerProduct(axis, node.operator.keep)
+    return [replace(node, operator=operator, inputs=product.inputs)]
+
+
 def as_attention(node: Node, structure: Structure) -> list[Node]:
     """Return ``softmax(scale q k^T + bias) v`` as one node, where k^T is the transpose of keys."""
     if not isinstance(node.operator, ops.MatrixProduct) or node.shape is None:

@@ -11,7 +11,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators.base import Function
 from specnorm_networks.certified.operators.normalisation import Normalise
-from specnorm_networks.certified.patterns.attention import as_attention
+from specnorm_networks.certified.patterns.attention import as_attention, as_inner_product
 from specnorm_networks.certified.patterns.curves.finding import join_functions
 from specnorm_networks.certified.patterns.functions import (
     as_function,
@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
     as_attention,
 )  # fmt: skip
 """Rules, the first of which replaces a node. Each has a network that needs it (`tests/networks/test_ablations`)."""
-LATER_RULES: tuple[Rule, ...] = (as_extreme_of_moves, as_log_sum_exp)
+LATER_RULES: tuple[Rule, ...] = (as_extreme_of_moves, as_log_sum_exp, as_inner_product)
 """Rules for what is left: two extremes that are joined are one pattern, of which a sum is only the beginning.
 
 Likewise, a log-sum-exp is only the beginning of the logarithm of softmax.

@@ -263,7 +263,7 @@ class _Program:
                 return _Lines(_rational_of(constant.run()), self.zeros)
             case Truncated():
                 return _Lines(_whole(self._constant(node.inputs[0])), self.zeros)
-            case Lookup(table=table):
+            case Lookup(table=table) if table.ndim == 1:
                 positions = _whole(self._constant(node.inputs[0]))
                 if positions.min() < 0 or positions.max() >= len(table):
                     raise NoPattern

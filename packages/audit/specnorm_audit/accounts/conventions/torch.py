@@ -1,4 +1,7 @@
-"""What torch stores: hooks and parametrizations for spectral and weight normalization, and pruning [1]_ [2]_ [3]_.
+"""What torch and its programs store: spectral and weight normalization [1]_ [2]_, pruning [3]_, and networks' own.
+
+BigGAN's layers take a step of the power iteration from ``u0`` at each call, torch-mimicry's from ``sn_u``: the kernel's
+outputs are the rows of the matrix. With more steps the weight is smaller in norm, so upper bounds hold for any number.
 
 .. [1] ``torch/nn/utils/spectral_norm.py``, ``weight_norm.py``: ``NAME_orig``, ``NAME_u``, ``NAME_v``; ``NAME_v``,
    ``NAME_g``.
@@ -9,12 +12,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from specnorm_networks.model_arrays import Tensor
 
 from specnorm.errors import ModelFileError
-from specnorm_audit.conventions.recipe import AS_STORED, BAKE, Convention, Numbers, Shape, is_vector
+from specnorm_audit.accounts.conventions.recipe import (
+    AS_STORED,
+    BAKE,
+    Convention,
+    Numbers,
+    Shape,
+    after_step,
+    is_vector,
+)  # fmt: skip
+from specnorm_audit.accounts.names import parts_of
 
 _CLEARLY = 5.0
 """A kernel may be read as a matrix W in two ways. In training u becomes parallel to Wv, so the way is accepted for
@@ -27,10 +40,6 @@ def _axes(shape: Shape, u: Shape, v: Shape) -> tuple[int, ...]:
     if len(u) != 1 or len(v) != 1 or math.prod(shape) != u[0] * v[0]:
         return ()
     return tuple(axis for axis, n in enumerate(shape) if n == u[0])
-
-
-def _are_vectors_of(shape: Shape, u: Shape, v: Shape) -> bool:
-    return bool(_axes(shape, u, v))
 
 
 def _divided(weight: Numbers, u: Numbers, v: Numbers) -> Numbers:
@@ -68,6 +77,14 @@ def _clearest(readings: Sequence[tuple[float, float]]) -> float:
                 f"transposed layer): shapes and vectors fit both. {BAKE}"
             )
     return sigma
+
+
+def _after_step(weight: Numbers, u: Numbers) -> Numbers:
+    return np.asarray(weight / after_step(weight.reshape(weight.shape[0], -1), u.reshape(-1)))
+
+
+def _is_of_rows(weight: Shape, u: Shape) -> bool:
+    return len(weight) > 1 and tuple(u) == (1, weight[0])
 
 
 # -- weight normalization ----------------------------------------------------------------------------------------------
@@ -115,14 +132,18 @@ def _in_use_fits(original: Shape, weight: Shape) -> bool:
 
 _NAME = r"(?P<owner>(.*[./])?)(?P<name>[^./]+?)"
 _PARAMETRISED = r"(?P<owner>(.*\.)?)parametrizations\.(?P<name>[^.]+)\."
+_WEIGHT = r"(?P<owner>(.*[./])?)(?P<name>weight)"
+_ONE_STEP = "{}=W/(u·Wv) of one step"
 _SPECTRAL = "{}=W/(u·Wv) as in eval()"
+HOOK = "torch.nn.utils.spectral_norm.SpectralNorm"
+_PARAMETRIZATION = "torch.nn.utils.parametrizations._SpectralNorm"
 TORCH = (
     Convention(rf"{_NAME}_orig", ("{owner}{name}",), "{owner}{name}", _in_use, _in_use_fits, AS_STORED,
                ("{owner}{name}_[uv]",)),
-    Convention(rf"{_NAME}_orig", ("{owner}{name}_u", "{owner}{name}_v"), "{owner}{name}", _divided, _are_vectors_of,
-               _SPECTRAL),
+    Convention(rf"{_NAME}_orig", ("{owner}{name}_u", "{owner}{name}_v"), "{owner}{name}", _divided, _axes,
+               _SPECTRAL, (), HOOK),
     Convention(rf"{_PARAMETRISED}original", tuple("{owner}parametrizations.{name}.0._" + x for x in "uv"),
-               "{owner}{name}", _divided, _are_vectors_of, _SPECTRAL),
+               "{owner}{name}", _divided, _axes, _SPECTRAL, (), _PARAMETRIZATION),
     Convention(rf"{_NAME}_orig", ("{owner}{name}_mask",), "{owner}{name}", np.multiply, _is_same, "{}=W·mask"),
     Convention(rf"{_NAME}_v", ("{owner}{name}_g",), "{owner}{name}", _scaled, _is_length, "{}=g·v/|v|"),
     Convention(rf"{_PARAMETRISED}original1", ("{owner}parametrizations.{name}.original0",), "{owner}{name}", _scaled,
@@ -133,5 +154,21 @@ TORCH = (
                _pruned_shape, "{}=W·mask"),
     Convention(r"(?P<owner>(.*[./])?)(?P<name>weight|kernel|W|w)", ("{owner}{name}_mask",), "{owner}{name}", _with_mask,
                _pruned_shape, "{}=W·mask"),
+    Convention(_WEIGHT, ("{owner}u0",), "{owner}{name}", _after_step, _is_of_rows, _ONE_STEP, (r"{owner}(u|sv)\d+",)),
+    Convention(_WEIGHT, ("{owner}sn_u",), "{owner}{name}", _after_step, _is_of_rows, _ONE_STEP, (r"{owner}sn_sigma",)),
 )  # fmt: skip
-"""torch's conventions; masks of zeros and ones beside a kernel that keeps its name are of masked layers."""
+"""All rows; the first one whose pattern, names and shapes fit counts. Masks beside a kernel are of zeros and ones."""
+
+EQUALISED = (
+    f"the file is of a StyleGAN, whose layers multiply their weights by factors that are in the code alone. {BAKE}"
+)
+
+
+def is_of_stylegan(tensors: Iterable[Tensor]) -> bool:
+    """Whether an array is StyleGAN's: the filter of a layer in a plane, or the style that modulates a kernel."""
+    for tensor in tensors:
+        words = parts_of(tensor.name)
+        is_filter = words[-1:] == ["resample_filter"] and len(tensor.shape) == 2
+        if is_filter or words[-1:] == ["up_filter"] or words[-2:] == ["modulation", "weight"]:
+            return True
+    return False

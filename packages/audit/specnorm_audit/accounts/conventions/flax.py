@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from specnorm_audit.conventions.recipe import Numbers, Recipe, Stored, after_step, normalised
-from specnorm_audit.leaves import last_word
+from specnorm_audit.accounts.conventions.recipe import Numbers, Recipe, Stored, after_step, normalised
+from specnorm_audit.accounts.names import last_word
 
 _SPLIT = re.compile(r"[./]")
 _NNX = re.compile(r"(?P<owner>(?:.*\.)?)(?P<kind>scales|batch_stats)\.\((?P<path>'[^()]*),?\)")

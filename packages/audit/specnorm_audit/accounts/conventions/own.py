@@ -16,7 +16,7 @@ from specnorm import track
 from specnorm.errors import ModelFileError
 from specnorm.methods import METHODS
 from specnorm.proof import backends
-from specnorm_audit.conventions.recipe import Numbers, Recipe, Stored
+from specnorm_audit.accounts.conventions.recipe import Numbers, Recipe, Stored
 
 SETTINGS = "_extra_state"
 """Name of the array with the constraint's settings, as JSON in bytes."""

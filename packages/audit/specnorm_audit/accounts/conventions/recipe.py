@@ -1,7 +1,7 @@
 """The types of the table of conventions, and the formulas that several frameworks share.
 
 A convention is a framework's own form of storing a weight as several arrays. Its pattern names the first array, its
-templates the others, by the groups of the pattern. What no convention explains is left to `specnorm_audit.world`.
+templates the others, by the groups of the pattern. What no convention explains is left to `specnorm_audit.accounts`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from specnorm_networks.model_arrays import Tensor
 
-from specnorm_audit.leaves import last_word
+from specnorm_audit.accounts.names import last_word
 
 Numbers: TypeAlias = NDArray[np.float64]
 Compute: TypeAlias = Callable[..., Numbers]
@@ -50,6 +50,8 @@ class Recipe:
         Names of arrays that belong to the convention and do not enter the weight.
     settings : str or None
         Name of the part that states the layer's geometry.
+    class_name : str or None
+        Name of the class that computes this weight, if subclasses that compute another one store the same arrays.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Recipe:
     assumption: str
     others: tuple[str, ...] = ()
     settings: str | None = None
+    class_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,20 +78,23 @@ class Convention:
     compute : callable
         ``compute(first, *beside)``.
     fits : callable
-        ``fits(shape of the first, *shapes of the others)``: whether the shapes are the convention's.
+        ``fits(shape of the first, *shapes of the others)``: true if the shapes are the convention's.
     text : str
         What the row says: ``{}`` is the last word of the weight's name.
     others : tuple of str
         Patterns of names, after the owner's, of arrays that belong to the convention and do not enter the weight.
+    class_name : str or None
+        As in `Recipe`.
     """
 
     first: str
     beside: tuple[str, ...]
     weight: str
     compute: Compute
-    fits: Callable[..., bool]
+    fits: Callable[..., object]
     text: str
     others: tuple[str, ...] = ()
+    class_name: str | None = None
 
     def recipe(self, name: str, stored: Stored) -> Recipe | None:
         """Return the recipe of the array ``name``; None if it does not begin this convention."""
@@ -105,7 +111,8 @@ class Convention:
         escaped = {key: re.escape(text) for key, text in groups.items()}
         patterns = [template.format(**escaped) for template in self.others]
         others = [x for x in stored if x not in parts and any(re.fullmatch(pattern, x) for pattern in patterns)]
-        return Recipe(weight, (name, *parts), self.compute, self.text.format(last_word(weight)), tuple(others))
+        return Recipe(weight, (name, *parts), self.compute, self.text.format(last_word(weight)), tuple(others), None,
+                      self.class_name)  # fmt: skip
 
 
 def is_vector(shape: Shape) -> bool:
