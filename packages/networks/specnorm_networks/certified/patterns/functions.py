@@ -163,7 +163,7 @@ def as_softmax(node: Node, structure: Structure) -> list[Node]:
 
 
 def as_negative_log_softmax(node: Node, structure: Structure) -> list[Node]:
-    """Return ``log(sum(exp(u))) - u`` as the negative logarithm of softmax; without the sign if u is the first value."""
+    """Return ``u - log(sum(exp(u)))`` as the logarithm of softmax, and ``log(sum(exp(u))) - u`` as its negative."""
     if not is_difference(node.operator):
         raise NoPattern
     for sign, (first, second) in ((1, node.inputs), (-1, node.inputs[::-1])):
