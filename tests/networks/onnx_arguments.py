@@ -99,7 +99,8 @@ def matrices(d: Shapes) -> Arguments:
     shape = d.sizes()
     m = d.randint(1, 3)
     right = (shape[-1], m)
-    return {"A": Slot(shape), "B": Slot(d.choice([right, right, (*shape[:-2], *right)]))}
+    stacks = [(*shape[:-2], *right), (2, *(1 for _ in shape[:-2]), *right), (*d.part(shape[:-2]), *right)]
+    return {"A": Slot(shape), "B": Slot(d.choice([right, right, right[:1], *stacks]))}
 
 
 def attended(d: Shapes) -> Arguments:

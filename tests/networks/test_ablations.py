@@ -112,6 +112,7 @@ OF_PATTERNS: dict[str, Loss] = {
     "as_sigmoid_of_product": Loss(logistic),
     "as_log_sum_exp": Loss(written.log_sum_exp),
     "as_extreme_of_moves": Loss(largest_of_halves, 2.2),
+    "as_negative_log_softmax": Loss(lambda net: net(written.MINUS, net(ops.LogSumExp((1,), keep=True), "x"), "x"), 1.2),
     "as_inner_product": Loss(product_with_rows, 1.2),
     "as_attention": Loss(attention, 1.5, shape=(1, 5, 4)),
 }

@@ -17,6 +17,8 @@ import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from helpers.onnx_models import graph_of, model, saved  # noqa: E402
 from networks.torch_modules import Function, upper_of  # noqa: E402
+from onnx.inliner import inline_local_functions  # noqa: E402
+from onnx.reference import ReferenceEvaluator  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.tools import bound  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -246,3 +248,39 @@ def test_rows_that_an_integer_input_chooses_are_at_most_the_longest(label: bool,
         change = np.linalg.norm(graph.run(moved)["y"] - graph.run(given)["y"]) / math.sqrt(samples)
         assert change <= found.upper
         assert change == pytest.approx(abs(lengths[number] + table[number].sum() / lengths[number]))
+
+
+def test_functions_and_branches_on_constants_are_inlined() -> None:
+    """A function that calls another one twice, with an attribute, in a branch: compared with onnx's reference."""
+    sets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("my", 1)]
+    leak = N("LeakyRelu", ["a"], ["t"])
+    slope = onnx.helper.make_attribute("alpha", 0.0)
+    slope.ClearField("f")
+    slope.ref_attr_name = "slope"
+    leak.attribute.append(slope)
+    inner = onnx.helper.make_function("my", "Leak", ["a"], ["b"], [leak, N("Neg", ["t"], ["b"])], sets[:1], ["slope"])
+    calls = [N("Leak", ["a"], ["t"], domain="my", slope=-3.0), N("Leak", ["t"], ["b"], domain="my", slope=0.5)]
+    outer = onnx.helper.make_function("my", "Twice", ["a"], ["b"], calls, sets)
+    end = onnx.helper.make_tensor_value_info("t", onnx.TensorProto.DOUBLE, None)
+    scale = onnx.numpy_helper.from_array(np.array(5.0), "c")
+    body = [N("Twice", ["x"], ["u"], domain="my"), N("Mul", ["u", "c"], ["t"])]
+    then = onnx.helper.make_graph(body, "then", [], [end], [scale])
+    other = onnx.helper.make_graph([N("Identity", ["x"], ["t"])], "else", [], [end])
+    nodes = [N("If", ["yes"], ["t"], then_branch=then, else_branch=other), N("Neg", ["t"], ["y"])]
+    for yes in (True, False):
+        arrays = {"yes": np.array(yes)}
+        proto = model(nodes, [1, 3], arrays, functions=[inner, outer], domains=["my"])
+        found = network_bound(proto)
+        assert found.upper == pytest.approx(15 if yes else 1)
+        x = np.array([[-1.0, 0.5, 2.0]])
+        # The evaluator does not find functions in a branch.
+        (truth,) = ReferenceEvaluator(inline_local_functions(proto)).run(None, {"x": x})
+        np.testing.assert_allclose(graph_of(proto).run({"x": x})["y"], truth)
+
+
+def test_functions_that_call_themselves_end() -> None:
+    sets = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid("my", 1)]
+    calls = [N("F", ["a"], ["t"], domain="my"), N("F", ["t"], ["b"], domain="my")]
+    function = onnx.helper.make_function("my", "F", ["a"], ["b"], calls, sets)
+    found = network_bound(model([N("F", ["x"], ["y"], domain="my")], [1, 3], functions=[function], domains=["my"]))
+    assert found.upper is None

@@ -324,6 +324,14 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
     "onto a ball, by the length and a number": (ops.Scale, lambda net: onto_ball(net, NORM, 0.7, 3.0, eps=0.1)),
     "onto a ball of no radius to speak of": (ops.Scale, lambda net: onto_ball(net, NORM, radius=0.3, eps=0.7)),
     "onto an interval": (Composite, lambda net: onto_ball(net, ops.Abs(), radius=0.7)),
+    "the logarithm of a mean of exponentials": (ops.Scale, lambda net: log_sum_exp(net, total=ops.Mean((1,)))),
+    "the logarithm of a mean that is written out": (ops.Scale, lambda net: net(
+        ops.Log(), mean_of(net, net(ops.Exp(), "x")))),
+    "the logarithm of a sum of multiples": (ops.LogSumExp, lambda net: net(
+        ops.Log(), summed(net, net.scaled([[[[0.5, 1, 2, 3]]]], net(ops.Exp(), "x"))))),
+    "log-sum-exp, less x": (ops.Negative, lambda net: net(MINUS, net(ops.LogSumExp((1,), keep=True), "x"), "x")),
+    "log-sum-exp, less x, written out": (ops.Negative, lambda net: net(MINUS, log_sum_exp(net), "x")),
+    "x less its log-sum-exp": (ops.LogSoftmax, lambda net: net(MINUS, "x", net(ops.LogSumExp((1,), keep=True), "x"))),
     "softplus of a number": (ops.Scale, softplus_of_number),
     "softplus, shifted": (ops.Scale, lambda net: softplus_of_number(net, 0.5, 0.5)),
     "softplus of thrice, and one": (ops.Scale, lambda net: softplus_of_number(net, 1.0, 3.0)),
@@ -351,11 +359,13 @@ PATTERNS: dict[str, tuple[type[Operator], Write]] = {
 LEFT: dict[str, Write] = {
     "a sum of other exponentials": lambda net: softmax(net, other=net(ops.Exp(), net(ops.Sin(), "x"))),
     "the logarithm of such a sum": lambda net: softmax(net, True, other=net(ops.Exp(), net(ops.Sin(), "x"))),
-    "the logarithm of a mean of exponentials": lambda net: log_sum_exp(net, total=ops.Mean((1,))),
     "the logarithm of a sum of exponentials and a number": lambda net: log_sum_exp(net, more=1.0),
     "the logarithm of a sum of others": lambda net: log_sum_exp(net, power=ops.Softplus()),
-    "the logarithm of a sum of multiples": lambda net: net(
-        ops.Log(), summed(net, net.scaled(2.0, net(ops.Exp(), "x")))
+    "the logarithm of a sum of multiples by 0, too": lambda net: net(
+        ops.Log(), summed(net, net.scaled([[[[0.0, 1, 2, 3]]]], net(ops.Exp(), "x")))
+    ),
+    "log-sum-exp of another value, less x": lambda net: net(
+        MINUS, net(ops.LogSumExp((1,), keep=True), net(ops.Sin(), "x")), "x"
     ),
     "the logarithm of a part of a sum of exponentials": log_of_part,
     "the logarithm of copies of a sum of exponentials": log_of_copies,

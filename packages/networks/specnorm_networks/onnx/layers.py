@@ -243,6 +243,8 @@ def matrix(
         raise NoBoundError("a product of constants is not evaluated")
     if len(weight.shape) > 2:
         return _stack(call, x, weight, right=is_on_the_right)
+    if len(weight.shape) == 1 and call.operator == "MatMul":
+        return _vector(call, x, weight, right=is_on_the_right)
     if len(weight.shape) != 2:
         raise NoBoundError(f"its constant has shape {weight.shape}; expected a matrix")
     # A layer multiplies columns: x W is the transpose of W^T x^T, so a matrix on the right is transposed.
@@ -266,20 +268,44 @@ def matrix(
     return Output(operator, (source,), shape)
 
 
+def _vector(call: Call, x: Data, weight: Constant, *, right: bool) -> Output:
+    """Return a product with a constant vector: with a matrix of one column, or row, without that axis."""
+    acts_on_last_axis = right or len(shape_of(x)) == 1
+    shape = (*weight.shape, 1) if right else (1, *weight.shape)
+    as_matrix = weight.mapped(shape, lambda a: a.reshape(shape))
+    product = matrix(call, *((x, as_matrix) if right else (as_matrix, x)))
+    assert isinstance(product, Output)  # for the type checker: a value moves
+    after = shape_of(product)
+    without = after[:-1] if acts_on_last_axis else (*after[:-2], after[-1])
+    return Output(ops.Reshape(without), (product,), without)
+
+
 def _stack(call: Call, x: Data, weight: Constant, *, right: bool) -> Output:
-    """Return a product with a stack of matrices: one for each choice of the leading axes, which the value also has."""
-    ndim = len(shape_of(x))
-    if len(weight.shape) > ndim:
-        raise NoBoundError(f"it multiplies a value of shape {x.shape} by constants of shape {weight.shape}")
-    leading = ascii_lowercase[3 : ndim + 1]
-    # Along an axis of size 1 the constants are the same for all of the value's entries.
-    shared = leading[len(leading) + 2 - len(weight.shape) :]
-    kept = [n for n in weight.shape[:-2] if n != 1]
-    letters = "".join(letter for letter, n in zip(shared, weight.shape, strict=False) if n != 1)
+    """Return a product with a stack of matrices: one for each choice of the leading axes, by NumPy's rules.
+
+    Along an axis that the value lacks, or has with size 1, the matrices become rows of larger ones.
+    """
+    before = shape_of(x)
+    ndim = max(len(before), len(weight.shape)) - 2
+    sides = (1,) * (ndim + 2 - max(len(before), 2)) + before[:-2]
+    sides_of_weight = (1,) * (ndim + 2 - len(weight.shape)) + weight.shape[:-2]
+    leading = ascii_lowercase[3 : ndim + 3]
+    of_value, of_constant = "", ""
+    for letter, n, m in zip(leading, sides, sides_of_weight, strict=True):
+        if n != 1 or m == 1:
+            of_value += letter
+        if m != 1:
+            of_constant += letter
+    kept = tuple(n for n in sides_of_weight if n != 1)
     shape_of_kept = (*kept, *weight.shape[-2:])
     matrices = weight.mapped(shape_of_kept, lambda a: a.reshape(shape_of_kept))
-    value_indices, constant_indices = ("ab", "bc") if right else ("bc", "ab")
-    return _products(call, x, matrices, leading + value_indices, letters + constant_indices, f"{leading}ac")
+    value_indices, constant_indices, output_indices = ("ab", "bc", "ac") if right else ("bc", "ab", "ac")
+    if len(before) == 1:
+        value_indices, output_indices = "b", "c" if right else "a"
+    sizes = (*(n for n, m in zip(sides, sides_of_weight, strict=True) if n != 1 or m == 1), *before[-2:])
+    value: Value | Output = x if sizes == before else Output(ops.Reshape(sizes), (x,), sizes)
+    indices = (of_value + value_indices, of_constant + constant_indices, leading + output_indices)
+    return _products(call, value, matrices, *indices)
 
 
 def einsum(call: Call, *values: Value, equation: str) -> Output:
@@ -326,7 +352,7 @@ def _without_ellipsis(equation: str, values: Sequence[Value]) -> str:
 
 def _products(
     call: Call,
-    x: Value,
+    x: Value | Output,
     constant: Constant,
     value_indices: str,
     constant_indices: str,

@@ -162,14 +162,86 @@ def as_softmax(node: Node, structure: Structure) -> list[Node]:
     return [replace(node, operator=make(axes), inputs=(u.name,))]
 
 
-def as_log_sum_exp(node: Node, structure: Structure) -> list[Node]:
-    """Return ``log(sum(exp(u)))`` along axes as one operator.
+def as_negative_log_softmax(node: Node, structure: Structure) -> list[Node]:
+    """Return ``u - log(sum(exp(u)))`` as the logarithm of softmax, and ``log(sum(exp(u))) - u`` as its negative."""
+    if not is_difference(node.operator):
+        raise NoPattern
+    for sign, (first, second) in ((1, node.inputs), (-1, node.inputs[::-1])):
+        u, total = structure.origin(first), structure.before_broadcast(second)
+        reduced = structure.input_of(total) if isinstance(total.operator, ops.SameOrder) else total
+        if isinstance(reduced.operator, ops.LogSumExp):
+            source, axes = structure.input_of(reduced), reduced.operator.axes
+        elif isinstance(reduced.operator, ops.Log):
+            try:
+                exponential, axes = structure.reduction(reduced.inputs[0], ops.Sum)
+            except NoPattern:
+                continue
+            if not isinstance(exponential.operator, ops.Exp):
+                continue
+            source = structure.input_of(exponential)
+        else:
+            continue
+        if source.name != u.name or u.shape is None or u.shape != node.shape:
+            continue
+        if total.shape != kept_shape(u.shape, axes):
+            continue
+        if sign == 1:
+            return [replace(node, operator=ops.LogSoftmax(axes), inputs=(u.name,))]
+        logarithm = structure.added(node, "log_softmax", ops.LogSoftmax(axes), (u.name,), node.shape)
+        return [logarithm, replace(node, operator=ops.Negative(), inputs=(logarithm.name,))]
+    raise NoPattern
 
-    It is a later rule, since `as_softmax` reads ``u - log(sum(exp(u)))``. The logarithm of an empty sum is left.
+
+def as_log_sum_exp(node: Node, structure: Structure) -> list[Node]:
+    """Return ``log(c sum(w exp(u)))`` along axes as one operator of ``u + log(w)``, plus log(c); also of a mean.
+
+    The factors c and w are positive. It is a later rule, since `as_softmax` reads ``u - log(sum(exp(u)))``. The
+    logarithm of an empty sum is left.
     """
     if not isinstance(node.operator, ops.Log):
         raise NoPattern
-    exponential, axes, keep = structure.summed(node)
+    multiple = structure.input_of(node)
+    c, of_multiple = structure.multiple(multiple)
+    reader = node if of_multiple is multiple else multiple
+    try:
+        summand, axes, keep = structure.summed(reader)
+    except NoPattern:
+        summand, axes, keep = structure.summed(reader, ops.Mean)
+        if summand.shape is not None:
+            c /= max(math.prod(summand.shape[axis] for axis in axes), 1)
+    w, exponential = _factors(summand, structure)
     if not isinstance(exponential.operator, ops.Exp) or exponential.shape is None or 0 in exponential.shape:
         raise NoPattern
-    return [replace(node, operator=ops.LogSumExp(axes, keep), inputs=exponential.inputs)]
+    if reader.shape != node.shape or not SMALLEST_FACTOR < c < 1 / SMALLEST_FACTOR:
+        raise NoPattern
+    nodes, name = [], exponential.inputs[0]
+    if np.any(w != 1):
+        shifted = structure.added(node, "shifted", _plus(np.log(w)), (name,), exponential.shape)
+        nodes, name = [shifted], shifted.name
+    operator = ops.LogSumExp(axes, keep)
+    if c == 1:
+        return [*nodes, replace(node, operator=operator, inputs=(name,))]
+    total = structure.added(node, "log_sum_exp", operator, (name,), node.shape)
+    return [*nodes, total, replace(node, operator=_plus(np.array(math.log(c))), inputs=(total.name,))]
+
+
+def _factors(node: Node, structure: Structure) -> tuple[FloatArray, Node]:
+    """Return positive factors by which a value is multiplied, and the value's origin; 1 and the node if there are none.
+
+    `NoPattern` if a factor is not positive, or the value is broadcast.
+    """
+    scale = node.operator
+    if not isinstance(scale, ops.Scale):
+        return np.ones(()), node
+    factors = np.asarray(scale.values, dtype=np.float64)
+    is_known = scale.offset is None and (scale.exact or scale.divisors is not None)
+    are_usual = np.all((factors > SMALLEST_FACTOR) & (factors < 1 / SMALLEST_FACTOR))
+    if not is_known or not are_usual or structure[node.inputs[0]].shape != node.shape:
+        raise NoPattern
+    return factors, structure.input_of(node)
+
+
+def _plus(numbers: FloatArray) -> ops.Scale:
+    """Return the operator that adds logarithms to a value."""
+    error = VALUE_ERROR * (1 + abs(numbers))
+    return ops.Scale(np.array(1.0), partial(_pair, numbers, error), exact=True)

@@ -159,16 +159,16 @@ class Structure(dict[str, Node]):
             raise NoPattern
         return source, axes
 
-    def summed(self, node: Node) -> tuple[Node, tuple[int, ...], bool]:
+    def summed(self, node: Node, kind: type[ops.Sum | ops.Mean] = ops.Sum) -> tuple[Node, tuple[int, ...], bool]:
         """Return the value whose sum a node reads, along which axes, and whether these stay; `NoPattern` for others.
 
         The node has the shape of the sum: it is not broadcast.
         """
         total = self.before_broadcast(node.inputs[0])
-        if isinstance(total.operator, ops.Sum) and not total.operator.keep:
+        if isinstance(total.operator, kind) and not total.operator.keep:
             source, axes, keep = self.input_of(total), total.operator.axes, False
         else:
-            source, axes = self.reduction(total.name, ops.Sum)
+            source, axes = self.reduction(total.name, kind)
             keep = True
         if total.shape is None or total.shape != node.shape:
             raise NoPattern
