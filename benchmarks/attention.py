@@ -111,9 +111,10 @@ def stretched(heads: int, n: int = 6, size: int = 4, steps: int = 400) -> float:
         return x.square().mean(1, keepdim=True).sqrt()
 
     def block(x: Tensor, matrices: list[Tensor]) -> Tensor:
-        q, k, v = ((x @ w.T).unflatten(1, (heads, size)).transpose(0, 1) for w in matrices[:3])
+        q, k, v = ((x @ w.T).reshape(-1, heads, size).transpose(0, 1) for w in matrices[:3])
         y = torch.softmax(q @ k.transpose(1, 2) / size, 2) @ v
-        return y.transpose(0, 1).flatten(1) @ matrices[3].T / 3
+        mixed: Tensor = y.transpose(0, 1).flatten(1) @ matrices[3].T / 3
+        return mixed
 
     best = 0.0
     for _ in range(steps):
@@ -124,7 +125,7 @@ def stretched(heads: int, n: int = 6, size: int = 4, steps: int = 400) -> float:
         stretch = rms(moved).max()
         best = max(best, float(stretch.detach()))
         optimizer.zero_grad()
-        (-stretch).backward()
+        torch.autograd.backward(-stretch)
         optimizer.step()
     return best
 

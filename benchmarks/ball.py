@@ -37,6 +37,9 @@ CHANNELS = 16
 BATCH = 64
 EPOCHS = 6
 RADII = 0.1, 0.25
+ALL_RADII = 0.1, 0.25, 0.5, 1.0
+LOGIT_FACTORS = 1.0, 2.0, 4.0, 8.0, 16.0, 32.0
+"""Factors of the logits in the loss, for the table of certified radii."""
 SEEDS = 0, 1, 2, 3, 4
 NETWORKS = [(depth, residual) for depth in (3, 6, 10) for residual in (False, True)]
 """Numbers of convolutions, and whether they are in residual blocks."""
@@ -104,7 +107,7 @@ def adam(model: nn.Module, rate: float) -> Optimizer:
 
 
 def muon(model: nn.Module, rate: float) -> Optimizer:
-    return MuonConv(model.parameters(), rate, rest=lambda params: Adam(params, 1e-3))
+    return MuonConv(model, rate, rest=lambda params: Adam(params, 1e-3))
 
 
 def ball(model: nn.Module, rate: float) -> Optimizer:
@@ -126,6 +129,19 @@ WAYS_TO_TRAIN: dict[str, Way] = {
 }
 
 
+class MaxMin(nn.Module):
+    """The larger and the smaller entry of each pair of channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, 1)
+        return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], 1)
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"ReLU": nn.ReLU, "MaxMin": MaxMin}
+WAYS_AT_RADII = {"ball, warm-up": 0.1, "constraint, Muon": 0.05}
+"""Ways that are compared at radii, with their rates."""
+
+
 # -- networks and data -------------------------------------------------------------------------------------------------
 class Residual(nn.Module):
     """(x + two convolutions) / 2: norms of at most 1 give a block of at most 1."""
@@ -139,13 +155,18 @@ class Residual(nn.Module):
         return out
 
 
-def network(depth: int, residual: bool, constrain: Callable[[nn.Module], nn.Module]) -> nn.Sequential:
+def network(
+    depth: int,
+    residual: bool,
+    constrain: Callable[[nn.Module], nn.Module],
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> nn.Sequential:
     """Return a classifier of images of 8x8 with so many convolutions; with an even number, a chain ends the blocks."""
-    body: list[nn.Module] = [constrain(nn.Conv2d(1, CHANNELS, 3, padding=1)), nn.ReLU()]
+    body: list[nn.Module] = [constrain(nn.Conv2d(1, CHANNELS, 3, padding=1)), activation()]
     for _ in range((depth - 1) // 2 if residual else 0):
         body += [Residual(constrain), nn.ReLU()]
     for _ in range((depth - 1) % 2 if residual else depth - 1):
-        body += [constrain(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)), nn.ReLU()]
+        body += [constrain(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)), activation()]
     return nn.Sequential(*body, nn.AvgPool2d(2), nn.Flatten(), constrain(nn.Linear(16 * CHANNELS, 10)))
 
 
@@ -165,11 +186,23 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 # -- classifiers -------------------------------------------------------------------------------------------------------
-def classify(way: Way, depth: int, residual: bool, rate: float, seed: int, epochs: int = EPOCHS) -> Row:
-    """Train a classifier of digits, and measure it."""
+def classify(
+    way: Way,
+    depth: int,
+    residual: bool,
+    rate: float,
+    seed: int,
+    epochs: int = EPOCHS,
+    *,
+    factor: float | None = None,
+    activation: str = "ReLU",
+    radii: Sequence[float] = RADII,
+) -> Row:
+    """Train a classifier of digits, and measure it. ``factor``: of the logits in the loss; None: `temperature`."""
+    factor = temperature(residual) if factor is None else factor
     images, labels, test_images, test_labels = digits()
     torch.manual_seed(seed)
-    model = network(depth, residual, way.constrain)
+    model = network(depth, residual, way.constrain, ACTIVATIONS[activation])
     optimiser = way.optimiser(model, rate)
     steps = epochs * (len(images) // BATCH)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
@@ -177,7 +210,7 @@ def classify(way: Way, depth: int, residual: bool, rate: float, seed: int, epoch
     for _ in range(epochs):
         for chosen in torch.randperm(len(images))[: steps // epochs * BATCH].reshape(-1, BATCH):
             optimiser.zero_grad()
-            loss = F.cross_entropy(temperature(residual) * model(images[chosen]), labels[chosen])
+            loss = F.cross_entropy(factor * model(images[chosen]), labels[chosen])
             loss.backward()  # type: ignore[no-untyped-call]  # torch's
             optimiser.step()
             scheduler.step()
@@ -185,13 +218,13 @@ def classify(way: Way, depth: int, residual: bool, rate: float, seed: int, epoch
     model.eval()
     with torch.no_grad():
         logits = model(test_images)
-        loss_at_end = F.cross_entropy(temperature(residual) * model(images), labels)
+        loss_at_end = F.cross_entropy(factor * model(images), labels)
     norms = layer_norms(model)
     is_right = logits.argmax(1) == test_labels
     top = logits.topk(2).values
     # Logits of a network with constant L change their differences by sqrt(2) L at most.
     radius = (top[:, 0] - top[:, 1]) / (math.sqrt(2) * network_norm(model, norms))
-    certified = {f"certified {r}": round(float((is_right & (radius > r)).float().mean()), 4) for r in RADII}
+    certified = {f"certified {r}": round(float((is_right & (radius > r)).float().mean()), 4) for r in radii}
     return {
         "accuracy": round(float(is_right.float().mean()), 4), **certified, "loss": round(float(loss_at_end), 4),
         "largest norm": round(max(norms.values()), 5), "seconds": round(seconds, 2),
@@ -343,6 +376,18 @@ def write(quick: bool, out: Path | None) -> None:
             train_classifiers(lines, name, depth, residual)
         train_denoisers(lines, name)
     train_by_schedules(lines)
+    train_at_radii(lines)
+
+
+def train_at_radii(lines: Lines, seeds: Sequence[int] = SEEDS[:3]) -> None:
+    """Train the chain of 6 convolutions with each factor of the logits, and certify it at several radii."""
+    cases = itertools.product(WAYS_AT_RADII.items(), ACTIVATIONS, LOGIT_FACTORS, seeds)
+    for (name, rate), activation, factor, seed in cases:
+        run = functools.partial(
+            classify, WAYS_TO_TRAIN[name], 6, False, rate, seed, factor=factor, activation=activation, radii=ALL_RADII
+        )
+        key = {"task": "radii", "way": name, "activation": activation, "factor": factor, "seed": seed}
+        lines.measured(key, run)
 
 
 def operations(make: Callable[[], nn.Module]) -> Row:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks import facts
-from benchmarks.ball import SCHEDULES, WAYS_TO_TRAIN
+from benchmarks.ball import ALL_RADII, LOGIT_FACTORS, SCHEDULES, WAYS_TO_TRAIN
 from benchmarks.ball_loops import best
 from benchmarks.facts import FOLDER, Row
 from benchmarks.jax_loops import JAX_LOOPS
@@ -22,12 +22,13 @@ PAGE = FOLDER / "ball.md"
 def write(source: Path = COMMITTED, page: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
     rows = facts.read(source)
-    tasks = "digits", "schedule", "denoiser", "loop", "cost", "operations"
+    tasks = "digits", "schedule", "denoiser", "loop", "cost", "operations", "radii"
     by_task = {task: [row for row in rows if row["task"] == task] for task in tasks}
     parts = {
         "digits": digits(by_task["digits"]), "norms": norms(by_task["digits"]),
         "denoiser": denoiser(by_task["denoiser"]), "loops": loops(by_task["loop"]), "cost": cost(by_task["cost"]),
         "schedules": schedules(by_task["schedule"]), "operations": operations(by_task["operations"]),
+        "radii": radii(by_task["radii"]),
     }  # fmt: skip
     text = page.read_text(encoding="utf-8")
     for name, lines in parts.items():
@@ -134,6 +135,19 @@ def cost(rows: Sequence[Row]) -> str:
 def operations(rows: Sequence[Row]) -> str:
     ways = "plain, Adam", "ball"
     return table(["network", *ways], [[row["network"], *(str(row[way]) for way in ways)] for row in rows])
+
+
+def radii(rows: Sequence[Row]) -> str:
+    """Accuracy, and certified accuracy at each radius, for each factor of the logits: means over the seeds."""
+    names = ["accuracy", *(f"certified {radius}" for radius in ALL_RADII)]
+    lines = []
+    for way, activation in dict.fromkeys((row["way"], row["activation"]) for row in rows):
+        for factor in LOGIT_FACTORS:
+            key = (way, activation, factor)
+            found = [row for row in rows if (row["way"], row["activation"], row["factor"]) == key]
+            if found:
+                lines.append([way, activation, f"{factor:g}", *(f"{mean(found, name):.3f}" for name in names)])
+    return table(["", "activation", "factor", "accuracy", *(f"at {radius}" for radius in ALL_RADII)], lines)
 
 
 def schedules(rows: Sequence[Row]) -> str:

@@ -199,8 +199,8 @@ def in_groups(x: Any) -> Any:
 def assert_as_good(found: Any, eager: Any) -> None:
     """Directions of equal value within the bound. Their entries may differ: small singular values of a gradient are
     lost in its rounding, and a polar factor lifts them to 1."""
-    values = [np.sum(GRADIENTS * x, axis=tuple(range(1, found.ndim))) for x in (found, eager)]
-    np.testing.assert_allclose(*values, rtol=2e-6)
+    value, expected = (np.sum(GRADIENTS * x, axis=tuple(range(1, found.ndim))) for x in (found, eager))
+    np.testing.assert_allclose(value, expected, rtol=2e-6)
     assert max(norm_on_a_grid(x, 3) for x in found) <= 1
 
 

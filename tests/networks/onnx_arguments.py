@@ -108,9 +108,9 @@ def attended(d: Shapes) -> Arguments:
     shared, groups = d.choice([(1, 1), (1, 2), (2, 1)])
     heads = shared * groups
     apart = d.random() < 0.5
-    shapes = [(samples, heads, n, size), (samples, shared, m, size), (samples, shared, m, width)]
+    shapes: list[tuple[int, ...]] = [(samples, heads, n, size), (samples, shared, m, size), (samples, shared, m, width)]
     if not apart:
-        shapes = [(b, count, h * e) for b, h, count, e in shapes]
+        shapes = [(shape[0], shape[2], shape[1] * shape[3]) for shape in shapes]
     mask = d.part((samples, heads, n, m))
     masks = [None, numbers(d, mask), (numbers(d, mask) > 0) | (np.arange(m) == 0)]
     stated = d.choice(masks) if mask and mask[-1] == m else None

@@ -677,6 +677,7 @@ def test_forms_of_a_penalty() -> None:
     with torch.no_grad():
         for layer, norm in zip(model, (3.0, 5.0), strict=True):
             layer.weight.copy_(torch.diag(torch.tensor([norm, 1.0])))
-    for form, expected in {"sum": 8.0, "log": math.log(15.0), "hinge": 1.0}.items():
+    forms: Any = {"sum": 8.0, "log": math.log(15.0), "hinge": 1.0}
+    for form, expected in forms.items():
         penalty: Any = specnorm_torch.SpectralPenalty(model, form=form, target=4.0)
         assert float(penalty()) == pytest.approx(expected, rel=1e-5), form

@@ -349,7 +349,8 @@ def residuals() -> Violations:
     spec = ConvSpec.of((2, 3, 3), input_shape=(7,), padding_mode="zeros")
     layer = Convolution(kernel, spec, ops=OPS)
     matrices = np.stack([dense_matrix(k, 7, padding_mode="zeros") for k in kernel])
-    u, v = normal(2, 2, matrices.shape[1], seed=2), normal(2, 2, matrices.shape[2], seed=3)
+    u: Any = normal(2, 2, matrices.shape[1], seed=2)
+    v: Any = normal(2, 2, matrices.shape[2], seed=3)
     values: Any = np.asarray([[1.0, 2.0], [0.5, 3.0]])
     images = np.einsum("bij,bkj->bki", matrices, v) - values[..., None] * u
     backward = np.einsum("bij,bki->bkj", matrices, u) - values[..., None] * v

@@ -94,8 +94,8 @@ def products_of_logits() -> Violations:
     for value in plain:
         matrix = np.diag(np.repeat(value, 2))
         for rope in ((tuple(plain[1]), None), (tuple(plain[1]), 3), None):
-            found = specnorm.logit_bound(matrix, matrix, heads=1, rope=rope, scale=3.0)
-            yield from at_least("diagonal matrices", found, 12 * value.max() ** 2 * (1 - 1e-12))
+            logit = specnorm.logit_bound(matrix, matrix, heads=1, rope=rope, scale=3.0)
+            yield from at_least("diagonal matrices", logit, 12 * value.max() ** 2 * (1 - 1e-12))
 
 
 def factorizations_of_logits() -> Violations:
