@@ -274,7 +274,7 @@ def test_functions_and_branches_on_constants_are_inlined() -> None:
         assert found.upper == pytest.approx(15 if yes else 1)
         x = np.array([[-1.0, 0.5, 2.0]])
         # The evaluator does not find functions in a branch.
-        (truth,) = ReferenceEvaluator(inline_local_functions(proto)).run(None, {"x": x})
+        truth: Any = ReferenceEvaluator(inline_local_functions(proto)).run(None, {"x": x})[0]
         np.testing.assert_allclose(graph_of(proto).run({"x": x})["y"], truth)
 
 
