@@ -118,7 +118,11 @@ def _looks_channels_last(shape: Any) -> bool:
 
 def _warn_of_layout(name: str, kernel: Any) -> None:
     """Warn if an array is read in torch's order, though its shape is that of another framework's kernel."""
-    if not _looks_channels_last(getattr(kernel, "shape", ())):
+    try:
+        shape = getattr(kernel, "shape", ())
+    except RuntimeError:  # a lazy tensor of torch has none, which the call itself says
+        return
+    if not _looks_channels_last(shape):
         return
     layout = _LAYOUTS_OF_PARAMETERS[len(kernel.shape)]
     warnings.warn(

@@ -222,7 +222,7 @@ def dtype_of(x: Any) -> str:
 
 def converged(lower: float, upper: float, rtol: float, dtype: str) -> tuple[Outcome, str]:
     """How a search that converged to ``rtol`` ended, by its bounds as they are returned, in ``dtype``; and in words."""
-    if upper <= lower * (1 + rtol):
+    if upper <= lower * (1 + rtol) and upper < math.inf:
         return Outcome.CONVERGED, f"rtol={rtol:g}"
     if upper - lower <= (rtol + 2 * conversion_loss(dtype)) * lower < math.inf:
         of_tolerance = f"rtol={rtol:g} up to the last rounding to {dtype}"

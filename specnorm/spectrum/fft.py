@@ -69,7 +69,7 @@ class ExactFFT(Method):
     def needs(self, spec: ConvSpec) -> Needs:
         """What the method asks for. It must look at values for the supremum, which no fixed set of frequencies gives.
 
-        At a size it can visit all frequencies instead.
+        At a size it can visit all frequencies instead; a matrix has a single one, and is searched if it is large.
         """
         return Needs(
             rounds="down",
@@ -77,7 +77,7 @@ class ExactFFT(Method):
             narrow_gradient=True,
             small_products=True,
             by_layer=True,
-            searches=spec.input_shape is None,
+            searches=not spec.input_shape,
         )
 
     def check(self, spec: ConvSpec) -> None:

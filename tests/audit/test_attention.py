@@ -122,6 +122,7 @@ def test_norms_of_heads_and_the_norm_of_the_layer_before(tmp_path: Path) -> None
         ({"num_attention_heads": None}, "nothing says num_attention_heads"),
         ({"max_position_embeddings": None}, "nothing says max_position_embeddings"),
         ({"model_type": "gemma2"}, "model_type 'gemma2' is none of llama, "),
+        ({"head_dim": 2**39}, "a head has 549755813888 entries, above the limit of 65536"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "scaled by the type 'yarn'"),
         ({"model_type": "vit"}, r"no array is called \*\.attention\.attention\.query\.weight"),
     ],

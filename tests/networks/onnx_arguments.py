@@ -315,6 +315,41 @@ def summed_up(d: Shapes) -> Arguments:
     }  # fmt: skip
 
 
+def compressed(d: Shapes) -> Arguments:
+    shape = d.sizes()
+    at = d.choice([None, axis(d, shape)])
+    size = math.prod(shape) if at is None else shape[at]
+    condition = [True, *(d.random() < 0.6 for _ in range(d.randint(1, size) - 1))]
+    return {"input": Slot(shape), "condition": np.asarray(condition), "axis": at}
+
+
+def reversed_at(d: Shapes) -> Arguments:
+    shape = d.sizes(2)
+    at = d.choice([None, 0, 1])
+    batch = 1 if at is None else at
+    counts = [d.randint(0, shape[1 - batch]) for _ in range(shape[batch])]
+    return {
+        "input": Slot(shape), "sequence_lens": np.asarray(counts, np.int64), "batch_axis": at,
+        "time_axis": d.choice([0, None]) if batch else 1,
+    }  # fmt: skip
+
+
+def added_to_image(d: Shapes) -> Arguments:
+    ndim = d.randint(1, 2)
+    block = [d.randint(1, 3) for _ in range(ndim)]
+    image = [k + d.randint(0, 3) for k in block]
+    strides = d.choice([None, [d.randint(1, 2) for _ in block]])
+    pads = d.choice([None, [d.randint(0, 1) for _ in block * 2]])
+    dilations = d.choice([None, [1 if k > 1 else d.randint(1, 2) for k in block], [d.randint(1, 2) for _ in block]])
+    columns = 1
+    for j, (n, k) in enumerate(zip(image, block, strict=True)):
+        around = sum((pads or [0] * 2 * ndim)[j::ndim])
+        columns *= (n + around - (dilations or [1] * ndim)[j] * (k - 1) - 1) // (strides or [1] * 9)[j] + 1
+    shape = (1, d.randint(1, 2) * math.prod(block), max(columns, 1))
+    found: Arguments = {"input": Slot(shape), "image_shape": image, "block_shape": block}
+    return found | {"strides": strides, "pads": pads, "dilations": dilations}
+
+
 def triangle(d: Shapes) -> Arguments:
     shape = d.sizes(2)
     return {"input": Slot(shape), "k": d.choice([None, -1, 0, 1]), "upper": d.choice([None, 0, 1])}
@@ -342,6 +377,11 @@ def contracted(d: Shapes) -> Arguments:
             "abc,b->c",
             "...a,ab->...b",
             "ab,...b->...a",
+            "abc->ca",
+            "aab->ab",
+            "aba->b",
+            "ab,bc,dc->ad",
+            "a,ab,b->ba",
         ]
     )
     terms = equation.partition("->")[0].replace("...", "cd").split(",")
@@ -464,6 +504,10 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "HardSigmoid": alone("HardSigmoid", alpha=(None, *SMALL), beta=(None, *SMALL)),
     "Selu": alone("Selu", alpha=(None, *SMALL), gamma=(None, *SMALL)),
     "Gelu": alone("Gelu", approximate=(None, "none", "tanh")),
+    "Shrink": lambda d: {"input": Slot(d.sizes()), **dict.fromkeys(("bias", "lambd"), d.choice([0.7, 0.5]))},
+    "Compress": compressed,
+    "ReverseSequence": reversed_at,
+    "Col2Im": added_to_image,
     "Clip": clipped,
     "PRelu": prelu,
     **{name: joined(name) for name in ("Add", "Sub", "Mul", "Div", "Where")},

@@ -274,7 +274,8 @@ def test_functions_and_branches_on_constants_are_inlined() -> None:
         assert found.upper == pytest.approx(15 if yes else 1)
         x = np.array([[-1.0, 0.5, 2.0]])
         # The evaluator does not find functions in a branch.
-        (truth,) = ReferenceEvaluator(inline_local_functions(proto)).run(None, {"x": x})
+        evaluator: Any = ReferenceEvaluator(inline_local_functions(proto))
+        (truth,) = evaluator.run(None, {"x": x})
         np.testing.assert_allclose(graph_of(proto).run({"x": x})["y"], truth)
 
 

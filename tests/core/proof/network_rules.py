@@ -12,8 +12,10 @@ from helpers.assumptions import assumed, assumed_lower
 from helpers.checks import present
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, parts, rules
+from specnorm_networks.certified.attention import Factors, claim_of_attention
 from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Graph, Layer, Node
+from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
 from specnorm_networks.certified.kernels import (
     PlacedLayer,
     checked_norm,
@@ -23,6 +25,7 @@ from specnorm_networks.certified.kernels import (
 )
 from specnorm_networks.certified.operators import (
     Add,
+    Attention,
     Concat,
     Convolution,
     Input,
@@ -36,10 +39,12 @@ from specnorm_networks.certified.operators import (
     Slice,
 )
 from specnorm_networks.certified.operators.base import Operator, Place
-from specnorm_networks.certified.ranges import Ranges, with_slopes_on
+from specnorm_networks.certified.ranges import Ranges, unlimited_ranges, with_slopes_on
 from specnorm_networks.certified.rules import Scope
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.subjects import Region
+from specnorm_networks.certified.units import unit_run
+from specnorm_networks.descent.inequality import proposals
 from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.tools import Measure, bound
@@ -326,7 +331,31 @@ def lied_to() -> object:
     return bound(Graph(nodes, ("d",)), Lying(), method=Product(), check=False)
 
 
+def attention() -> Iterator[tuple[Upper | None, float]]:
+    """Of the same tokens, and of tokens of two kinds: each claim, times what its tokens can change the result by."""
+    tokens, of_tokens = Node("x", Input(), (), (1, 2, 2)), (1, 2, 2)
+    once = Node("a", Attention(1.0), ("x", "x", "x"), of_tokens)
+    scope = Scope(Graph((tokens, once), ("a",)))
+    together = Factors("x", "x", 0.0, 0.0, 2.0)
+    yield claim_of_attention(scope, once, together, 2 * [assumed(3.0, scope.map("x", "x"))]), 6.0
+    others = [Node(name, Scale(np.full(of_tokens, 2.0)), ("x",), of_tokens) for name in "uv"]
+    across = Node("a", Attention(1.0), ("u", "v", "v"), of_tokens)
+    scope = Scope(Graph((tokens, *others, across), ("a",)))
+    claims = [assumed(5.0, scope.map("x", "u")), assumed(7.0, scope.map("x", "v"))]
+    yield claim_of_attention(scope, across, Factors("u", "v", 2.0, 3.0, 0.0), claims), 31.0
+
+
+def inequalities() -> Iterator[tuple[Upper | None, float]]:
+    """A chain of numbers with a function between them, whose constant is their product."""
+    graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
+    inequality = Inequality(unit_run(with_slopes_on(graph, unlimited_ranges(graph))))
+    *_, best = proposals(inequality, 20, Clock())
+    proposed = best.constant * (1 + 1e-6)
+    yield constant_of_inequality(inequality, best.multipliers, proposed, is_transposed=best.is_transposed), 30.0
+
+
 NETWORK_CHECKS = {
+    "claim_of_attention": attention, "constant_of_inequality": inequalities,
     "_constant_of_linear_part": branches,
     "_Blocks.claim": blocks,
     "constant_of_factor": constants,

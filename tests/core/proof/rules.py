@@ -179,6 +179,8 @@ def circulants() -> Iterator[tuple[Upper, float]]:
     yield norm_by_circulant(assumed(2.0, RING), LAYER), 2.0
     yield padded_norm(assumed(2.0), CIRCULAR), 2.0
     yield padded_norm(assumed(2.0), REFLECT), 2.0 * math.sqrt(REFLECT.padding_gain_sq)
+    symmetric = ConvSpec.of((1, 1, 3), padding_mode="symmetric")
+    yield padded_norm(assumed(1.0), symmetric, np.array([[[[0.25, 0.5, 0.25]]]])), 1.0
 
 
 def by_waves() -> Iterator[tuple[Lower, float]]:

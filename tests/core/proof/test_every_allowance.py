@@ -36,6 +36,7 @@ from specnorm.proofs import norms, rounding
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.spectrum.proof import singular_values_down
+from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 ROOMS = ("at_size", "gram", "grid", "power", "spectrum", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
@@ -222,7 +223,17 @@ def passes(test: Callable[[], object]) -> Callable[[], bool]:
     return check
 
 
+def parts_by_parity() -> bool:
+    """Corners of a kernel, two of whose sums are equal as rounded, so that one part of four is computed as zero."""
+    kernel: Any = np.zeros((1, 1, 1, 3, 3))
+    eps = 2.0**-52
+    kernel[0, 0, 0, ::2, ::2] = [[1.0, 1.0], [1.0 + eps, 1.0]]
+    found = padding.other_parts_up(kernel, ConvSpec.of((1, 1, 3, 3), padding_mode="symmetric"))
+    return found >= 3 * eps  # three parts, each with four entries of eps / 4
+
+
 CHECKS: dict[str, Callable[[], bool]] = {
+    "other_parts_up": parts_by_parity,
     "GramProof.norm_up_near": frobenius_with_its_trace,
     "matrix_norm_up": matrix,
     "gram_norm_up": gram_norm,

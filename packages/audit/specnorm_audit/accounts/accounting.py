@@ -98,6 +98,7 @@ def _judged(file: File, assume_stored: Sequence[str]) -> tuple[dict[str, str | N
     said = {x.name for x in file.arrays if _pattern(x.name, assume_stored)}
     layers: dict[str, str | None] = {x.name: None for x in file.kernels}
     unknown: set[str] = set()
+    with_own_reason: set[str] = set()
     for array in file.arrays:
         if array.is_kernel or file.is_known(array):
             continue
@@ -105,7 +106,12 @@ def _judged(file: File, assume_stored: Sequence[str]) -> tuple[dict[str, str | N
         if any(x.name in said and (x.scope or array.scope) == array.scope[: len(x.scope)] for x in near):
             continue  # in the scope of a kernel that is used as it is stored
         for kernel in near:
-            layers[kernel.name] = layers[kernel.name] or _STANDS.format(array.name)
+            # The reason names the array of the kernel's own scope, if there is one.
+            is_nearest = kernel.name not in with_own_reason and array.scope == kernel.scope
+            if is_nearest or layers[kernel.name] is None:
+                layers[kernel.name] = _STANDS.format(array.name)
+            if is_nearest:
+                with_own_reason.add(kernel.name)
         if is_part(array):
             layers[array.name] = _ADDED if any(map(ADDED.fullmatch, array.words)) else _PART
         elif array.name in said and len(array.shape) > 1:

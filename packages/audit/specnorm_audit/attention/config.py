@@ -18,6 +18,10 @@ MOST_POSITIONS = 8192
 """Number of positions up to which every offset is searched; for more, the bound is that for every real offset."""
 
 
+MOST_ENTRIES = 2**16
+"""Largest number of entries of a head with rotary positions, each two of which have an angle."""
+
+
 class Missing(Exception):
     """A fact of the attention is not stated. The text says which, as an end of a sentence."""
 
@@ -90,6 +94,8 @@ class Attention:
         if not names.rotary:
             return cls(names, heads, kv_heads, scale=scale, divided=divided, head_size=head_size)
         size = head_size or _count(config, "hidden_size") // heads
+        if size > MOST_ENTRIES:
+            raise Missing(f"a head has {size} entries, above the limit of {MOST_ENTRIES} for rotary positions")
         angles, varies = _angles(config, size)
         positions = _count(config, "max_position_embeddings")
         window = config.get("sliding_window") if config.get("model_type") in ("mistral", "mixtral") else None

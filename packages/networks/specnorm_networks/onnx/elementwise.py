@@ -88,6 +88,13 @@ def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
     return _applied(ops.HardTanh(0.0, 1.0), scaled(x, alpha, shift=beta))
 
 
+def shrink(x: Data, /, *, bias: float, lambd: float) -> Output:
+    """Return ``x - min(max(x, -lambd), lambd)``, if bias is lambd: another one is a jump."""
+    if not (bias == lambd and 0 <= lambd < math.inf):
+        raise NoBoundError(f"it jumps where an entry is lambd={lambd:.6g}, since bias={bias:.6g} is another number")
+    return _joined(ops.Add((1.0, -1.0)), x, _applied(ops.HardTanh(-lambd, lambd), x))
+
+
 def celu(x: Data, /, *, alpha: float) -> Output:
     """Return ``alpha elu(x / alpha)``."""
     if not alpha > 0:

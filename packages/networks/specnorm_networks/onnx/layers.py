@@ -25,6 +25,7 @@ from specnorm_networks.onnx.elementwise import scaled
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
     MAX_FOLDED,
+    MAX_KNOWN,
     Call,
     Data,
     Output,
@@ -320,13 +321,54 @@ def einsum(call: Call, *values: Value, equation: str) -> Output:
         return product_by_equation(equation, values)
     terms, arrow, output_indices = equation.partition("->")
     indices = terms.split(",")
-    has_letters_once = all(x.isalpha() and len(set(x)) == len(x) for x in (*indices, output_indices) if x)
-    if not arrow or len(values) != 2 or not has_letters_once:
+    if arrow and len(values) == len(indices) == 1 and _has_letters_once(output_indices):
+        return _sum_of_entries(moving[0], indices[0], output_indices)
+    if not arrow or not 2 <= len(values) == len(indices) or not all(map(_has_letters_once, (*indices, output_indices))):
         raise NoBoundError(f"the equation {equation[:40]} is not supported")
     position = values.index(moving[0])
-    constant = values[1 - position]
-    assert isinstance(constant, Constant)  # for the type checker: one is a constant
-    return _products(call, moving[0], constant, indices[position], indices[1 - position], output_indices)
+    x: Value | Output = moving[0]
+    of_value = indices.pop(position)
+    read_later = set(output_indices).union(*indices)
+    if not set(of_value) <= read_later:  # these indices are summed in the value alone
+        kept = "".join(letter for letter in of_value if letter in read_later)
+        x, of_value = _sum_of_entries(moving[0], of_value, kept), kept
+    constants = [value for number, value in enumerate(values) if number != position]
+    for number, constant in enumerate(constants):
+        assert isinstance(constant, Constant)  # for the type checker: one value moves
+        # An index stays as long as the output or another constant has it.
+        needed = set(output_indices).union(*indices[number + 1 :])
+        kept = "".join(letter for letter in dict.fromkeys(of_value + indices[number]) if letter in needed)
+        after = output_indices if number == len(constants) - 1 else kept
+        x = _products(call, x, constant, of_value, indices[number], after)
+        of_value = after
+    assert isinstance(x, Output)  # for the type checker: there is a constant
+    return x
+
+
+def _has_letters_once(indices: str) -> bool:
+    return not indices or (indices.isalpha() and len(set(indices)) == len(indices))
+
+
+def _sum_of_entries(x: Data, indices: str, output: str) -> Output:
+    """Return a value's diagonal along indices that are named twice, summed over those that the output lacks."""
+    shape = shape_of(x)
+    sizes = dict(zip(indices, shape, strict=False))
+    letters = "".join(sizes)
+    fits = len(indices) == len(shape) and all(sizes[a] == n for a, n in zip(indices, shape, strict=False))
+    if not fits or not set(output) <= set(letters) or not indices.isalpha():
+        raise NoBoundError(f"the equation {indices[:20]}->{output[:20]} does not fit a value of shape {shape}")
+    value: Value | Output = x
+    if len(letters) < len(indices):
+        if math.prod(shape) > MAX_KNOWN:
+            raise NoBoundError("its input has too many entries")
+        places = np.einsum(f"{indices}->{letters}", np.arange(math.prod(shape)).reshape(shape))
+        value = Output(ops.Entries(places, math.prod(shape)), (x,), places.shape)
+    summed = tuple(axis for axis, letter in enumerate(letters) if letter not in output)
+    kept = [letter for letter in letters if letter in output]
+    if summed:
+        value = Output(ops.Sum(summed), (value,), tuple(sizes[letter] for letter in kept))
+    order = tuple(kept.index(letter) for letter in output)
+    return Output(ops.Permute(order), (value,), tuple(sizes[letter] for letter in output))
 
 
 def _without_ellipsis(equation: str, values: Sequence[Value]) -> str:

@@ -372,3 +372,70 @@ def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1) -> Output:
         raise NoBoundError(f"k={k} does not fit {counted(size, 'entry', 'entries')}")
     sort = ops.Sort(axis, bool(largest), None if k == size else k)
     return Output(sort, (x,), (*shape[:axis], k, *shape[axis + 1 :]))
+
+
+def compress(x: Data, condition: Array, /, *, axis: int | None) -> Output:
+    """Return the entries along an axis, or of all, at which a constant condition is true."""
+    if axis is None:
+        places = _places(x).reshape(-1)
+        return _entries(x, places[np.flatnonzero(condition[: places.size])])
+    shape = shape_of(x)
+    axis = on_axis(axis, shape)
+    index = np.flatnonzero(condition[: shape[axis]])
+    return Output(ops.Gather(axis, index), (x,), (*shape[:axis], index.size, *shape[axis + 1 :]))
+
+
+def reverse_sequence(x: Data, sequence_lens: Array, /, *, batch_axis: int, time_axis: int) -> Output:
+    """Return a value in which the first entries along one axis, as many as each sample states, are in reverse."""
+    places = _places(x)
+    if {batch_axis, time_axis} != {0, 1} or places.ndim < 2 or sequence_lens.shape != places.shape[batch_axis:][:1]:
+        raise NoBoundError(f"axes {batch_axis} and {time_axis} or its lengths do not fit a value of shape {x.shape}")
+    if np.any((sequence_lens < 0) | (sequence_lens > places.shape[time_axis])):
+        raise NoBoundError("one of its lengths is negative, or larger than its input")
+    by_sample = np.moveaxis(places, batch_axis, 0).copy()
+    for sample, length in zip(by_sample, sequence_lens.tolist(), strict=True):
+        sample[:length] = sample[:length][::-1].copy()
+    return _entries(x, np.moveaxis(by_sample, 0, batch_axis))
+
+
+def columns_to_image(
+    x: Data,
+    image_shape: Wholes,
+    block_shape: Wholes,
+    /,
+    *,
+    dilations: Wholes | None,
+    pads: Wholes | None,
+    strides: Wholes | None,
+) -> Output:
+    """Return an image to which the blocks of a value are added, one after the other."""
+    n, rows, columns = shape_of(x)
+    ndim = len(block_shape)
+    ones = (1,) * ndim
+    dilations, strides, pads = dilations or ones, strides or ones, pads or (0,) * 2 * ndim
+    if {len(image_shape), len(dilations), len(strides), len(pads) // 2} != {ndim} or min(*strides, *dilations) < 1:
+        raise NoBoundError("its image, blocks, strides, dilations and pads do not fit each other")
+    channels = rows // math.prod(block_shape)
+    positions = []
+    for size, k, d, s, before, after in zip(
+        image_shape, block_shape, dilations, strides, pads[:ndim], pads[ndim:], strict=True
+    ):
+        count = (size + before + after - d * (k - 1) - 1) // s + 1
+        positions.append(np.arange(k)[:, None] * d + np.arange(max(count, 0)) * s - before)
+    if math.prod(p.shape[1] for p in positions) != columns or channels * math.prod(block_shape) != rows:
+        raise NoBoundError(f"its blocks do not fit a value of shape {x.shape}")
+    # Flat positions in one channel, or -1 outside, along (taps of all axes, blocks along all axes).
+    flat = np.zeros((1, 1), np.int64)
+    inside = np.ones((1, 1), np.bool_)
+    for size, at in zip(image_shape, positions, strict=True):
+        flat = (flat[:, None, :, None] * size + at[None, :, None, :]).reshape(len(flat) * len(at), -1)
+        is_inside = (at >= 0) & (at < size)
+        inside = (inside[:, None, :, None] & is_inside[None, :, None, :]).reshape(flat.shape)
+    shape = (n, channels, *image_shape)
+    places = _places(x).reshape(n * channels, *flat.shape)
+    if math.prod(shape) > MAX_KNOWN:
+        raise NoBoundError("its output has too many entries")
+    targets = np.arange(n * channels)[:, None, None] * math.prod(image_shape) + flat
+    are_inside = np.broadcast_to(inside, targets.shape)
+    kept = _entries(x, places[are_inside])
+    return Output(ops.AddedUp(targets[are_inside], shape), (kept,), shape)

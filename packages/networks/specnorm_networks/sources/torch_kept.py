@@ -104,6 +104,7 @@ def structure_of(model: nn.Module, inputs: tuple[Any, ...]) -> Hashable | None:
     """
     parts: list[Hashable] = [tuple(_tensor(x) if isinstance(x, Tensor) else x for x in inputs)]
     try:
+        hash(tuple(parts))
         for name, module in model.named_modules(remove_duplicate=False):
             attributes = {key: value for key, value in vars(module).items() if key not in _OF_TORCH}
             parts.append((name, type(module), _plain(attributes)))

@@ -18,6 +18,8 @@ def foreach(name: str, tensors: Sequence[Tensor], *arguments: Any, **options: An
 
     An argument that is a list has one entry for each tensor.
     """
+    if not tensors:
+        return []
     together = getattr(torch, f"_foreach_{name}", None)
     if together is not None:
         return together(tensors, *arguments, **options)
