@@ -153,7 +153,7 @@ def test_upper_entries_stand_for_all(shape: tuple[int, ...]) -> None:
             values, _ = taps.values(None if width == p else columns)
             parts: Any = taps.upper_entries(values, columns.start, columns.stop)
             magnitudes += [np.abs(x).sum(axis=1) for x in parts]
-        sums: Any = row_sums(np.concatenate(magnitudes, axis=1), p, ops=OPS)  # type: ignore[arg-type]
+        sums: Any = row_sums(np.concatenate(magnitudes, axis=1), p, ops=OPS)
         np.testing.assert_allclose(sums[0], expected, rtol=1e-12)
 
 

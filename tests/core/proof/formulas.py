@@ -400,7 +400,7 @@ def comparisons() -> Violations:
 
 
 def relative_defects() -> Violations:
-    found = relative_up(np.asarray([1.0, 30.0]), np.asarray([4.0, 8.0]), xp=XP)  # type: ignore[arg-type]
+    found = relative_up(np.asarray([1.0, 30.0]), np.asarray([4.0, 8.0]), xp=XP)
     yield from up("a relative defect", found, [0.25, 3.75], 1e-9)
 
 

@@ -289,7 +289,7 @@ def multiples() -> Iterator[str]:
     yield from wrong("a neighbour, padded", found, "upper", 4.0 + 4.0 * gain)
     signs = np.asarray([[math.pi, math.pi]])
     for vector in (1.0, 0.5j):
-        value, *_ = attained_down(corner[None], np.asarray([[vector]], complex), signs, ops=OPS)  # type: ignore[arg-type]
+        value, *_ = attained_down(corner[None], np.asarray([[vector]], complex), signs, ops=OPS)
         yield from wrong("attained", value[0], "lower", 4.0)
 
 

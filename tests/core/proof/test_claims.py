@@ -302,7 +302,7 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a kernel's bound and one of nobody's": lambda: Upper.least(of_kernel(ONE, TWO, KERNEL, 0)[1], TWO),
     "a block left out": lambda: largest_of_blocks([assumed(1.0)], 2),
     "a group of two left out": lambda: bounds_by_blocks(lambda: [assumed(1.0)], LAYER),
-    "no number among bounds of blocks": Upper._of_stack(np.array([1.0, np.nan]), ALL_FREQUENCIES, "", ops=OPS),  # type: ignore[arg-type]
+    "no number among bounds of blocks": Upper._of_stack(np.array([1.0, np.nan]), ALL_FREQUENCIES, "", ops=OPS),
     "no proof": lambda: bound.known(None),
 }
 

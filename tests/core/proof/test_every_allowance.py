@@ -118,7 +118,7 @@ def own() -> bool:
 
 def no_waves() -> SplitWaves:
     none: Any = np.zeros((0, 1), dtype=np.complex64)
-    return SplitWaves(ZERO, np.zeros(0, dtype=np.int64), none, np.zeros((0, LONG), dtype=np.complex64))  # type: ignore[arg-type]
+    return SplitWaves(ZERO, np.zeros(0, dtype=np.int64), none, np.zeros((0, LONG), dtype=np.complex64))
 
 
 def rest() -> bool:
@@ -177,7 +177,7 @@ class Coarse:
     spec = ConvSpec.of((1, 1, 1), input_shape=4, padding_mode="zeros")
 
     def absolute(self) -> Convolution:
-        return Convolution(np.full((1, 1, 1, 1), 2.0), self.spec, ops=OPS)  # type: ignore[arg-type]
+        return Convolution(np.full((1, 1, 1, 1), 2.0), self.spec, ops=OPS)
 
     def apply(self, x: Any) -> Any:
         return 2.0 * x * (1 - self.roundings[0] * 2.0**-53)

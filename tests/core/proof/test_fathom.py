@@ -275,7 +275,7 @@ def test_gram_iteration_of_complex_matrices(dtype: str, shape: tuple[int, int]) 
     real, imag = (x.astype(dtype) for x in (stack.real, stack.imag))
     exact = np.linalg.norm(real.astype(np.float64) + 1j * imag.astype(np.float64), ord=2, axis=(-2, -1))
     for n_iter in (1, 2, 5):
-        found: Any = gram_iteration_of_parts_up(real, imag, n_iter, 0.0, xp=OPS.xp)  # type: ignore[arg-type]
+        found: Any = gram_iteration_of_parts_up(real, imag, n_iter, 0.0, xp=OPS.xp)
         assert ((found >= exact) & (found <= exact * 5**2.0 ** -(n_iter + 1) * (1 + 2e-5))).all()
 
 
