@@ -160,7 +160,9 @@ def _joined(factors: Array, factor_norms: Array, window: Window, limit: Limit, *
     of_magnitudes = xp.max(xp.reshape(absolute_up(factors, xp=xp), (-1, count)), axis=1)
     lost = rounding.SLACK * rounding.gamma(count, rounding.unit(factors, xp=xp)) * count
     norm = rounding.up(xp.max(xp.reshape(factor_norms, (-1, count)), axis=1) + lost * of_magnitudes, 4, xp=xp)
-    return _scaled(kernels, norm, count * of_magnitudes, limit, xp=xp)
+    # N products and N - 1 sums of an entry may be flushed to 0, before `_scaled` enlarges it.
+    flushed = 2 * count * float(xp.finfo(factors.dtype).smallest_normal) * limit.value / _LEAST_DIVISOR
+    return _scaled(kernels, norm, count * of_magnitudes, limit, flushed=flushed, xp=xp)
 
 
 def scaled_within(
@@ -207,23 +209,28 @@ def scaled_within(
     return scaled
 
 
-def _scaled(kernels: Array, norm: Array, absolute: Array, limit: Limit, *, xp: Namespace) -> Array:
-    """Kernels (b, m, p, *kernel_shape) scaled to a limit, from bounds of the norms of their layers and of ``|X|``'s."""
+def _scaled(
+    kernels: Array, norm: Array, absolute: Array, limit: Limit, *, flushed: float = 0.0, xp: Namespace
+) -> Array:
+    """Kernels (b, m, p, *kernel_shape) scaled to a limit, from bounds of the norms of their layers and of ``|X|``'s.
+
+    ``flushed``: what a scaled entry may be off by because of subnormal numbers before the scaling.
+    """
     # Each entry is rounded by its product with the factor, and by its conversion.
     unit = rounding.unit(kernels, xp=xp)
     relative = rounding.SLACK * (unit + limit.unit)
     divisor = rounding.up(norm + absolute * relative, 4, xp=xp)
     divisor = xp.where(divisor < _LEAST_DIVISOR, xp.full_like(divisor, _LEAST_DIVISOR), divisor)
-    value = max(limit.value - _norm_of_underflow(kernels, limit, xp=xp), 0.0)
+    value = max(limit.value - _norm_of_underflow(kernels, limit, flushed, xp=xp), 0.0)
     # The roundings: the conversion of the limit and the quotient.
     factor = rounding.down(value / divisor, 2, xp=xp)
     return kernels * xp.reshape(factor, (-1,) + (1,) * (kernels.ndim - 1))
 
 
-def _norm_of_underflow(kernels: Array, limit: Limit, *, xp: Namespace) -> float:
-    """Bound of the norm of a layer whose entries are all as large as the two underflows of an entry."""
+def _norm_of_underflow(kernels: Array, limit: Limit, flushed: float = 0.0, *, xp: Namespace) -> float:
+    """Bound of the norm of a layer whose entries are all as large as the underflows of an entry."""
     _, m, p, *kernel_shape = kernels.shape
-    underflow = limit.underflow + float(xp.finfo(kernels.dtype).smallest_normal)
+    underflow = limit.underflow + float(xp.finfo(kernels.dtype).smallest_normal) + flushed
     return 1.01 * underflow * math.prod(kernel_shape) * math.sqrt(m * p)
 
 
