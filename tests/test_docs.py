@@ -30,7 +30,7 @@ from specnorm.geometry.spec import Geometry, Layer
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "keras", "cupy")
-NEEDED = {"check-it-yourself": "onnx", "audit": "matplotlib"}
+NEEDED = {"check-it-yourself": "onnx"}
 """What else examples of a page import."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
