@@ -303,6 +303,7 @@ def test_a_reader_of_layers_returns_a_kernel_and_its_geometry(install: Installer
     install("reader", {"my_layers": "my_layers:READER"}, registry.READERS, my_layers=READER)
     made = importlib.import_module("my_layers").Blur
     kernel = np.ones((1, 1, 3, 3))
+    layer: Any
     for layer in ((kernel, {"stride": 3}), LayerKernel(kernel, {"stride": 3})):
         found = specnorm.enclose(made(layer=layer))
         assert found.lower <= 3 <= found.upper  # each output is the sum of nine pixels of its own
