@@ -184,7 +184,10 @@ def _everywhere(graph: Graph, prepared: Graph, measure: Measure, method: Method)
         written = written_out(prepared)[-1]
         with suppress(NoBoundError):
             search = Search(_with_slopes(written), measure, method) if has_branches(written) else None
-    by_channels = bounded(prepared, measure, method)
+    # The proof of what the search begins with has its time, however short the budget is.
+    clock = measure.clock if search is None else search.clock
+    by_channels = bounded(prepared, replace(measure, clock=clock), method)
+    measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
             by_channels = _with_whole(by_channels, search.bound(upper_of(by_channels)))
