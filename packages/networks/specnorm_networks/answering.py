@@ -79,9 +79,9 @@ def bound(
     budget : float, optional
         Seconds for searches and proofs; the comparison is not counted. On a busy machine they are those of its
         processors, so that the answer is that of an idle one. When they end, the best bound proven so far is returned,
-        ``status`` says so, and another run may return another number. A step that has begun is finished. Layers that were
-        not measured by then take a tenth of the seconds, or half a second. The method's own ``seconds`` are no more
-        than these. None means no limit.
+        ``status`` says so, and another run may return another number. A step that has begun is finished. Layers that
+        were not measured by then take a tenth of the seconds, or half a second. The method's own ``seconds`` are no
+        more than these. None means no limit.
     progress : callable, optional
         See `live.network_bound`.
 

@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
 from specnorm.proof import Clock, arithmetic, backends, check_values, proven
-from specnorm_networks.certified.kernels import PlacedLayer, SizesOfLayer, norm_by_entries, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import (
+    PlacedLayer,
+    SizesOfLayer,
+    norm_by_entries,
+    norm_of_layer,
+    norm_of_matrices,
+)
 from specnorm_networks.certified.subjects import digest_of_bits
 
 if TYPE_CHECKING:

@@ -11,9 +11,6 @@ import numpy as np
 
 from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Shape
 
-SMALL = 2**14
-"""Products of entries below which a sum takes less time than the search for an order of the products."""
-
 
 @dataclass(frozen=True, eq=False)
 class Contraction:
@@ -53,8 +50,7 @@ class Contraction:
             if len(letters) == len(sides):
                 sizes |= dict(zip(letters, sides, strict=True))
         entries = x.reshape(len(x), *(sizes[axis] for axis in axes))
-        is_large = entries.size * self.constant.size > SMALL
-        product = np.einsum(f"Z{axes},{self.c}->Z{axes_after}", entries, self.constant, optimize=is_large)
+        product = np.einsum(f"Z{axes},{self.c}->Z{axes_after}", entries, self.constant, optimize=True)
         product = product if self.factor == 1 else self.factor * product
         return np.asarray(product).reshape(len(x), *shape)
 
