@@ -17,6 +17,7 @@ from specnorm.grid import proof as grid
 from specnorm.grid import search
 from specnorm.grid.proof import LargestBound
 from specnorm.grid.search import largest_bound, leave_out
+from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.frequencies import Frequencies
 
 FUNCTIONS: dict[str, tuple[Callable[..., object], float]] = {
@@ -76,6 +77,32 @@ def test_each_group_has_the_bound_of_its_own(seed: int, memory: int) -> None:
     np.testing.assert_allclose(values, truth.max(axis=1), rtol=1e-12)
     matrices = np.einsum("bmpt,bt->bmp", blocks.reshape(9, 12, 9, -1), phases)
     np.testing.assert_allclose(np.linalg.norm(matrices, ord=2, axis=(1, 2)), truth.max(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pairs_are_compared_with_their_own_group(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A weak group's frequency stays open until that group has met a norm as large, however large others are."""
+    blocks = grouped(seed, 6)
+    sizes = (16, 12)
+    count = len(Frequencies.half_grid(sizes))
+    truth = norms(blocks, sizes)
+    largest = LargestBound(grid.symbol_norms_up, blocks, sizes, ops=OPS)
+    # Each group has another number of pairs, the last one none.
+    pairs = np.concatenate([b * count + np.arange(b, 20 * b + 21) for b in range(5)])
+    monkeypatch.setattr(search, "_FEW_FREQUENCIES", 2)
+    left = leave_out(largest, pairs, 4)
+    assert np.isin(left, pairs).all()
+    assert len(left) < len(pairs)
+    out = np.setdiff1d(pairs, left)
+    met = np.repeat(largest.values, count)
+    assert (truth.reshape(-1)[out] <= met[out]).all()
+    assert largest.values[5] == -np.inf
+    with pytest.raises(HypothesisError, match="neither visited nor left out"):
+        largest.result()
+    largest.visit(np.setdiff1d(np.arange(6 * count), out))
+    values, _, _ = largest.result()
+    assert (np.asarray(values) >= truth.max(axis=1)).all()
+    np.testing.assert_allclose(np.asarray(values), truth.max(axis=1), rtol=1e-12)
 
 
 def test_a_number_that_is_none_spoils_its_own_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,19 @@ def test_channels_at_the_ends_of_the_numbers_are_rescaled_as_others(xp: Lib, exp
     assert np.abs(got).max() > 0.02
 
 
+def test_gradient_of_channels_at_the_ends_of_the_numbers() -> None:
+    """Rescaling is homogeneous of degree 0, so its derivative is one of degree -1."""
+    torch = pytest.importorskip("torch")
+
+    def gradient(exponent: int) -> Any:
+        kernel = torch.tensor(np.ldexp(KERNEL.astype(np.float32), exponent), requires_grad=True)
+        scaled = specnorm.gram_rescaling(kernel)
+        return torch.autograd.grad((scaled * torch.tensor(WEIGHTS, dtype=torch.float32)).sum(), kernel)[0].numpy()
+
+    np.testing.assert_array_equal(gradient(100), np.ldexp(gradient(0), -100))
+    np.testing.assert_array_equal(gradient(-100), np.ldexp(gradient(0), 100))
+
+
 # -- multiples -------------------------------------------------------------------------------------------------------
 def claim_of(kernel: Any, **geometry: Any) -> Any:
     ((_, upper),) = proven(kernel, methods.Enclose(), **geometry)[1]

@@ -16,6 +16,7 @@ from helpers.oracle import Truth, all_singular_values, dense_matrix, dense_norm,
 from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 
 import specnorm
+from specnorm.ends import smallest_singular_value as smallest_search
 from specnorm.errors import CertificateError, GeometryError, MethodError
 from specnorm.spectrum.determinant import LogDeterminant
 
@@ -406,3 +407,16 @@ def test_a_weak_channel_does_not_vanish(weaker: float) -> None:
     # Groups so far apart that no one scale serves both.
     found = specnorm.enclose_smallest(np.asarray([[[1e200, 0.0]], [[0.0, 1e-200]]]), groups=2)
     assert 0.999e-200 <= float(found.lower) <= 1e-200 <= float(found.upper) <= 1.001e-200
+
+
+def test_more_cells_than_a_search_may_visit_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no matter of time, and a looser search still finds a lower bound (as for ResNet-20)."""
+    kernel = np.random.default_rng(0).standard_normal((24, 16, 3, 3))
+    near = specnorm.enclose_smallest(kernel, rtol=1e-4)
+    monkeypatch.setattr(smallest_search, "MOST_CELLS", 4000)
+    found = specnorm.enclose_smallest(kernel, rtol=1e-6)
+    assert found.status.startswith("cells: wider than rtol=1e-06")
+    assert "more time does not help" in found.status
+    assert "input_shape" in found.outcome.advice
+    assert 0 < float(found.lower) <= float(near.upper)
+    assert float(near.lower) <= float(found.upper) <= 1.5 * float(found.lower)
