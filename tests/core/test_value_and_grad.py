@@ -69,43 +69,45 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
 
 # -- of every geometry -----------------------------------------------------------------------------------------------
 POWER, AT = Power(least_gain=1e-13), {"input_shape": 6}
-ISOMETRIES = [(Isometry(scale=scale, form=form), {}) for scale in (None, "best", 1.3) for form in ("bound", "lags")]
+ISOMETRIES: list[tuple[Method, dict[str, Any]]] = [
+    (Isometry(scale=scale, form=form), {}) for scale in (None, "best", 1.3) for form in ("bound", "lags")
+]
+ROWS: dict[tuple[int, ...], list[tuple[Method, dict[str, Any]]]] = {
+    (4, 4, 3, 2): [
+        (POWER, AT | {"padding_mode": "zeros", "stride": 2}),
+        (POWER, AT | {"padding_mode": "reflect", "dilation": 2, "padding": 1}),
+        (POWER, AT | {"padding_mode": "replicate", "padding": [(2, 0), (0, 3)]}),
+        (POWER, AT | {"padding_mode": "zeros", "transposed": True, "stride": (2, 3), "padding": 1}),
+        (POWER, AT | {"padding_mode": "circular", "groups": 2, "stride": 2}),
+        (POWER, AT | {"padding_mode": "zeros", "layout": "HWIO"}),
+        (Gram(n_iter=3), {"input_shape": (4, 6)}),
+        (Completion(), {}),
+    ],
+    (30, 28, 3, 2): [(Gram(n_iter=3), {}), (Gram(n_iter=3), {"input_shape": (4, 6)})],
+    (6, 4, 3, 2): [*ISOMETRIES, (Isometry(), {"stride": 2}), (Isometry(), {"groups": 2})],
+    (4, 6, 2): [*ISOMETRIES, (Isometry(), {"transposed": True}), (Isometry(), {"input_shape": 2})],
+    (3, 5, 3): [(Completion(), {"stride": 2}), (Smallest(), {"input_shape": 7})],
+    (5, 7): [(Completion(), {})],
+    (5, 2, 4): [(Smallest(), {"stride": 2, "input_shape": 6}), (Completion(), {"groups": 5})],
+    (4, 2, 3): [(Smallest(), {"padding_mode": "zeros", "input_shape": 5})],
+    (2, 2, 2, 2, 3): [(Completion(), {"dilation": 2})],
+    (6, 2, 3, 3): [(Completion(), {"groups": 2, "transposed": True, "stride": 2})],
+}  # fmt: skip
 OF_LAYERS: dict[str, tuple[Method, tuple[int, ...], dict[str, Any]]] = {
     f"{type(method).__name__}-{shape}-{layer}": (method, shape, layer)
-    for shape, rows in {
-        (4, 4, 3, 2): [
-            (POWER, AT | {"padding_mode": "zeros", "stride": 2}),
-            (POWER, AT | {"padding_mode": "reflect", "dilation": 2, "padding": 1}),
-            (POWER, AT | {"padding_mode": "replicate", "padding": [(2, 0), (0, 3)]}),
-            (POWER, AT | {"padding_mode": "zeros", "transposed": True, "stride": (2, 3), "padding": 1}),
-            (POWER, AT | {"padding_mode": "circular", "groups": 2, "stride": 2}),
-            (POWER, AT | {"padding_mode": "zeros", "layout": "HWIO"}),
-            (Gram(n_iter=3), {"input_shape": (4, 6)}),
-            (Completion(), {}),
-        ],
-        (30, 28, 3, 2): [(Gram(n_iter=3), {}), (Gram(n_iter=3), {"input_shape": (4, 6)})],
-        (6, 4, 3, 2): [*ISOMETRIES, (Isometry(), {"stride": 2}), (Isometry(), {"groups": 2})],
-        (4, 6, 2): [*ISOMETRIES, (Isometry(), {"transposed": True}), (Isometry(), {"input_shape": 2})],
-        (3, 5, 3): [(Completion(), {"stride": 2}), (Smallest(), {"input_shape": 7})],
-        (5, 7): [(Completion(), {})],
-        (5, 2, 4): [(Smallest(), {"stride": 2, "input_shape": 6}), (Completion(), {"groups": 5})],
-        (4, 2, 3): [(Smallest(), {"padding_mode": "zeros", "input_shape": 5})],
-        (2, 2, 2, 2, 3): [(Completion(), {"dilation": 2})],
-        (6, 2, 3, 3): [(Completion(), {"groups": 2, "transposed": True, "stride": 2})],
-    }.items()
+    for shape, rows in ROWS.items()
     for method, layer in rows
-}  # fmt: skip
+}
 """A method, a shape, and the rest of a layer."""
 
 
 def number_of(method: Method, layer: dict[str, Any], kernel: np.ndarray) -> float:
     """The number whose gradient a method has: of a method with a tolerance that is the oracle's."""
-    size = layer.get("input_shape")
     plain = {name: x for name, x in layer.items() if name not in ("input_shape", "layout")}
     if isinstance(method, Completion):
         return sigma_star(kernel, rtol=1e-8, **plain).lo
     if isinstance(method, Smallest):
-        return dense_smallest(kernel, size, **plain).lo
+        return dense_smallest(kernel, layer["input_shape"], **plain).lo
     return float(specnorm.measure(kernel, method, **layer).value)
 
 
