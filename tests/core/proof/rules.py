@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from core.methods import test_deflation
 from core.proof.defect_rules import DEFECT_CHECKS
 from core.proof.network_rules import NETWORK_CHECKS
 from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, waves
@@ -69,11 +68,6 @@ def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
     zero, _, _ = layer(0.0)
     yield LayerGram(zero, plan, ops=OPS).with_zero_layers([None])[0], 0.0
     yield quotients(found, vector[None], False, ops=OPS)[0][0], norm
-
-
-def deflated() -> Iterator[tuple[Upper | None, float]]:
-    for case in test_deflation.cases(12, first=100):
-        yield case.deflated_circulant().upper(case.norm * (1 - 1e-9), 0.01), case.norm
 
 
 def covered() -> Iterator[tuple[Upper, float]]:
@@ -228,7 +222,6 @@ CHECKS: dict[str, Check] = {
     "norm_of_groups": components,
     "norms_of_patch": components,
     "norm_of_restriction": components,
-    "norm_by_deflation": deflated,
     "quotients": own_matrix,
     "LayerGram.norms_near": own_matrix,
     "LayerGram.with_zero_layers": own_matrix,
@@ -242,7 +235,7 @@ CHECKS: dict[str, Check] = {
     "UnfoldingProof.bounds": fixed,
     "Upper._of_stack": by_products,
     "bounds_by_completions": by_products,
-    "Cover.bound_outside_open": covered,
+    "Cover.proven": covered,
     "supremum_on_grid": covered,
     "norm_by_grid": fixed,
     "Polynomial.largest_on_grid": scalars,

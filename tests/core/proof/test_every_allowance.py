@@ -26,14 +26,12 @@ from test_mutations import MUTATIONS
 
 from specnorm.at_size.proofs import own_matrix
 from specnorm.at_size.proofs.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
-from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.proofs.powers import GramSymbol, Powers, lag_norms
 from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
-from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs import padding
@@ -114,25 +112,6 @@ def own() -> bool:
     layer = Convolution(np.swapaxes(ONES, 1, 2)[..., None], spec, ops=off(-1))
     (found,) = own_matrix.LayerGram(layer, plan, ops=off(-1)).norms_near(np.asarray([A_LITTLE_LESS * math.sqrt(LONG)]))
     return found is None
-
-
-def no_waves() -> SplitWaves:
-    none: Any = np.zeros((0, 1), dtype=np.complex64)
-    return SplitWaves(ZERO, np.zeros(0, dtype=np.int64), none, np.zeros((0, LONG), dtype=np.complex64))
-
-
-def rest() -> bool:
-    kernel: Any = np.swapaxes(ONES, 1, 2)[..., None]
-    return not rest_below(kernel, no_waves(), A_LITTLE_LESS * math.sqrt(LONG), ops=off(-1))
-
-
-def waves() -> bool:
-    """One wave of many channels on one pixel."""
-    spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
-    x: Any = np.ones((1, 1), dtype=np.complex64)
-    y: Any = np.ones((1, LONG), dtype=np.complex64)
-    gram = WaveGram(spec, Circulant((1,), (False,)), SplitWaves(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1))
-    return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=OPS)
 
 
 def powers() -> bool:
@@ -248,8 +227,6 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
-    "rest_below": rest,
-    "WaveGram._summand": waves,
     "column_error": scalar,
     "scalar_error": sum_of_squares,
     "smallest_quotients": smallest_quotient,
