@@ -24,10 +24,10 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs.found import BoundSource, Found, Witness
+from specnorm.running.proofs import padding
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum import tuning
 from specnorm.symbols import lanczos
-from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.at_size.supremum import Supremum

@@ -19,11 +19,11 @@ from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
+from specnorm.running.proofs import padding
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, visited_grid
 from specnorm.supremum.one_tap import enclose_one_tap
-from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array

@@ -301,7 +301,7 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         lower_bounds, upper_bounds = ends_of(results, blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
         figures = (lower_bounds, *figure_arrays(search_figures, blocks, ops=ops), adjoint)
-        return Evaluation(upper_bounds, figures, (), lambda: claims)
+        return Evaluation(upper_bounds, figures, (), claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
         """The target of `Isometry._target` as a pair: a fraction and a power of two. None for the best s."""

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError, MethodError
 from specnorm.gram.proofs.powers import Powers, divisors, lag_norms, tap_grid
-from specnorm.grid.proof import everywhere_up, grid_factor, largest_of_all, norm_by_grid, symbol_norms_up
+from specnorm.grid.proof import grid_factor, largest_of_all, norms_by_grid, symbol_norms_up
 from specnorm.grid.search import grid_points, largest_bound
+from specnorm.proofs.bound import known
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan, Stepped
-from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -78,19 +78,18 @@ class Gram(Stepped):
         sizes = self._sizes(spec)
         bound = partial(symbol_norms_up, gram_products=self.n_iter)
         if visits_all:
-            value, phase, uppers = largest_of_all(bound, blocks, sizes, ops=ops)
+            value, phase, on_grid = largest_of_all(bound, blocks, sizes, ops=ops)
         else:
-            value, phase, uppers = largest_bound(bound, blocks, sizes, self.n_iter, ops=ops)
+            value, phase, on_grid = largest_bound(bound, blocks, sizes, self.n_iter, ops=ops)
         residuals: tuple[Array, ...] = ()
         if ops.differentiated:
             gamma = arrays.gram_gradient(Polynomial(blocks, xp=xp).matrix_at(phase), value, self.n_iter, xp=xp)
             dtype = arrays.complex_dtype(kernel_dtype, xp=xp)
             residuals = (xp.astype(gamma, dtype, copy=False), xp.astype(phase, dtype, copy=False))
-        claims = partial(padding.bounds_by_blocks, uppers, spec)
+        uppers = known(on_grid)
         if not _is_at_a_size(spec):
-            value = everywhere_up(value, sizes, spec.block_kernel_shape, xp=xp)
-            claims = partial(padding.bounds_by_blocks, lambda: list(map(norm_by_grid, uppers())), spec)
-        return Evaluation(value, (), residuals, claims)
+            uppers = norms_by_grid(uppers, xp=xp)
+        return Evaluation(uppers.values, (), residuals, uppers)
 
     def pullback(
         self,

@@ -33,7 +33,7 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.norms import norm_of_stack
-from specnorm.symbols.proofs.padding import is_split_by_parity, other_parts_up, padded_norm
+from specnorm.running.proofs.padding import is_split_by_parity, other_parts_up, padded_norm
 
 CLOSE = 1e-9
 Draw = np.random.RandomState

@@ -343,7 +343,7 @@ def neighbours() -> Violations:
     blocks: Any = np.ones((2, 1, 1, 5, 1)) * np.asarray([1.0, 2.0]).reshape(2, 1, 1, 1, 1)
     value: Any = np.asarray([9.0], dtype=np.float32)
     factor, claims = proven_factor(value, np.ones((2, 5), dtype=complex), blocks, ops=OPS)
-    yield from up("claims of unfoldings", [x.value for x in claims()], [5.0, 10.0], 1e-9)
+    yield from up("claims of unfoldings", [x.value for x in claims.claims(ops=OPS)], [5.0, 10.0], 1e-9)
     yield from up("a factor", factor, 10 / 9, 1e-5)
     for beyond in (1e-4, -1e-4):
         factor, _ = proven_factor(np.asarray([10 * (1 - beyond)]), np.ones((2, 5), dtype=complex), blocks, ops=OPS)

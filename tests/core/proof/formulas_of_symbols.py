@@ -23,7 +23,7 @@ from specnorm.grid import proof as grid
 from specnorm.grid.proof import largest_of_all, quotient_at_down, symbol_norms_up
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, Uppers
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies, phase_error
 from specnorm.proofs.rounding import from_converted_up, to_dtype
@@ -405,9 +405,12 @@ def claims_in_floats() -> Violations:
     yield from up("the least", Upper.least(first, second, None).value, 1.0)
     lowers = assumed_lower(1.0), assumed_lower(2.0)
     yield from down("the greatest", Lower.greatest(*lowers).value, 2.0)
-    several: Any = np.asarray([[1.0, 3.0], [5.0, 4.0]])
-    found = [x.value for x in Upper._of_stack(several, ALL_FREQUENCIES, "words", ops=OPS)()]
-    yield from up("claims of blocks", found, [3.0, 5.0])
+    several: Any = np.asarray([3.0, 5.0])
+    uppers = Uppers._by_rule(several, ALL_FREQUENCIES, "words")
+    yield from up("claims of blocks", [x.value for x in uppers.claims(ops=OPS)], [3.0, 5.0])
+    yield from up("the largest", uppers.largest(ops=OPS).value, 5.0)
+    joined = Uppers.joined([uppers, uppers], xp=OPS.xp)
+    yield from up("claims of some blocks and others", [x.value for x in joined.claims(ops=OPS)], [3.0, 5.0, 3.0, 5.0])
     narrow = replace(OPS, wide_dtype="float32")
     like: Any = np.ones(1)
     value = 1 + 2.0**-40

@@ -26,13 +26,13 @@ from specnorm.at_size.proofs.waves import Waves
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.grid.proof import LargestBound, norm_by_grid, symbol_norms_up
+from specnorm.grid.proof import LargestBound, norms_by_grid, symbol_norms_up
 from specnorm.proofs import norms
-from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
+from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, Uppers, digest_of
 from specnorm.proofs.cells import Boxes, Circulant, Grid
+from specnorm.running.proofs.padding import largest_of_blocks, padded_norm
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cells, Cover, eigenvalue_limits, supremum_on_grid
-from specnorm.symbols.proofs.padding import largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 OWN = Circulant((9,), (False,))
@@ -96,6 +96,10 @@ def left_open(blocks: Any, boxes: Boxes, others: Any) -> Cover:
 
 def waves(**layer: Any) -> Waves:
     return Waves(LINE, ConvSpec.of((1, 1, 3), **{**ZEROS, **layer}), [np.ones((1, 9), dtype=np.complex128)], ops=OPS)
+
+
+def by_grid(what: object) -> Uppers:
+    return norms_by_grid(Uppers._by_rule(np.ones(1), what, "assumed"), xp=OPS.xp)  # type: ignore[arg-type]
 
 
 def grouped() -> LayerGram:
@@ -194,8 +198,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), Boxes.dft((9,), (4,), by_point=True)),
     "a limit below the truncation": below_truncation,
-    "a circulant as a grid": lambda: norm_by_grid(assumed(1.0, OWN)),
-    "a grid of too few points": lambda: norm_by_grid(assumed(1.0, Grid.of_sizes((3,), (4,)))),
+    "a circulant as a grid": lambda: by_grid(OWN),
+    "a grid of too few points": lambda: by_grid(Grid.of_sizes((3,), (4,))),
     "grids of two kernel shapes": lambda: largest_of_blocks(
         [assumed(1.0, Grid.of_sizes((20,), taps)) for taps in ((3,), (4,))], 2
     ),

@@ -33,8 +33,8 @@ from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
 from specnorm.proofs.frequencies import Frequencies
+from specnorm.running.proofs import padding
 from specnorm.spectrum.proof import singular_values_down
-from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 ROOMS = ("at_size", "gram", "grid", "power", "spectrum", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
