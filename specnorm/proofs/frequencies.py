@@ -193,6 +193,7 @@ def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
 
 @_remembered_if_small
 def _distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
+    """`Frequencies.distinct_grid`, kept for each tuple of sizes; both arrays are read-only."""
     points = tap_points(sizes)
     place_values = np.cumprod([1, *reversed(sizes)])[-2::-1]
     mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ place_values

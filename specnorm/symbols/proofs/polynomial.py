@@ -615,7 +615,10 @@ class GramPolynomial:
         return self.norm_up(np.asarray(self.ops.to_numpy(bounds), dtype=np.float64) + 3 * self.error)
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
-        """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
+        """First `rank` columns of H at pairs of a frequency and a block, complex, shape (f, size, rank): A above B.
+
+        ``H = [[A, B*], [B, C]]`` is the Gram matrix of the rotated symbol. ``block`` (f,): the block of each frequency.
+        """
         xp, ops = self.xp, self.ops
         count, entries = len(frequencies), self.size * self.rank
         if self.even.shape[0] > 1 or entries <= _CACHED_ENTRIES or not (ops.on_host and ops.concrete):
