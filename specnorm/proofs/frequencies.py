@@ -165,10 +165,6 @@ class Frequencies:
         cos, sin = _cos_sin(np.arange(common), common)
         return cos[steps], sin[steps]
 
-    def same_as(self, other: Frequencies) -> bool:
-        """Whether numerators and denominators are equal: the same points in the same order."""
-        return self.denominators == other.denominators and np.array_equal(self.numerators, other.numerators)
-
     @property
     def angles(self) -> np.ndarray:
         """Angles in radians, shape (f, d); rounded, for reporting."""

@@ -28,7 +28,7 @@ from specnorm.at_size.proofs import own_matrix
 from specnorm.at_size.proofs.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.gram.proofs.powers import GramSymbol, Powers, lag_norms
+from specnorm.gram.proof import lag_norms
 from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
@@ -114,11 +114,6 @@ def own() -> bool:
     return found is None
 
 
-def powers() -> bool:
-    ops: Any = Instead(off(-1), wide_dtype="float32")
-    return above(Powers(ONES[..., None], 1, ops=ops).channel_norms()[0])
-
-
 def scalar() -> bool:
     """A kernel of ones at the frequency 0, whose products come out too small."""
     found = Polynomial(ONES.reshape(1, 1, 1, LONG), xp=OPS.xp).gram(by_axis=True, ops=off(-1))
@@ -136,15 +131,6 @@ def sum_of_squares() -> bool:
     found = Polynomial(ONES.reshape(1, LONG, 1, 1), xp=short_sums.xp).gram(by_axis=True, ops=short_sums)
     values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
     return float(values[0, 0, 0]) + found.error >= LONG
-
-
-def symbol_of_taps() -> bool:
-    """The sum of many taps that are 1."""
-    count = LONG + 1
-    ones: Any = np.ones((1, count, 1), dtype=np.float32)
-    sums: Any = np.full(1, count, dtype=np.float32)
-    symbol = GramSymbol(ones, (count,), sums, 0 * sums, ops=off(-1))
-    return float(symbol.at(ZERO)[0, 0, 0, 0]) + float(symbol.error[0]) >= count
 
 
 class Coarse:
@@ -222,8 +208,6 @@ CHECKS: dict[str, Callable[[], bool]] = {
     "_rest_norm_up": blocks,
     "lag_norms": lag_norms_of_ones,
     "Polynomial.lags": lags_of_ones,
-    "_error_factors": powers,
-    "GramSymbol.error": symbol_of_taps,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 import specnorm
 from specnorm.at_size import layer_tuning
 from specnorm.enclosure.certify import Certify
-from specnorm.gram.proofs import powers as gram_powers
 from specnorm.methods import Enclose, TensorNorm
 from specnorm.supremum import tuning
 from specnorm.symbols import ascent, lanczos
@@ -175,7 +174,6 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "unfoldings compared in float32": (constant, {"FLOAT32_FROM": 0}, f4),
     "a basis of nothing": (lanczos, {"BASIS_SIZE": 0}, power),
     "a basis beyond the dimension": (lanczos, {"BASIS_SIZE": 10**4}, power),
-    "a chunk a frequency": (gram_powers, {"CHUNK": 1}, gram),
     "a search before every matrix": (layer_tuning, {"IMMEDIATE_WORK": 0}, enclosed),
     "no matrix": (layer_tuning, NO_MATRIX, enclosed),
     "a wave alone": (
