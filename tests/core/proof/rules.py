@@ -30,7 +30,7 @@ from specnorm.gram.method import Gram
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
-from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
+from specnorm.proofs.bound import ALL_FREQUENCIES, Lower, Upper, Uppers, digest_of, of_kernel
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Method
@@ -68,6 +68,16 @@ def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
     zero, _, _ = layer(0.0)
     yield LayerGram(zero, plan, ops=OPS).with_zero_layers([None])[0], 0.0
     yield quotients(found, vector[None], False, ops=OPS)[0][0], norm
+
+
+def arrays_of_bounds() -> Iterator[tuple[Upper, float]]:
+    """The claims that are read from arrays: of each block, of all, of two arrays; and with premises."""
+    uppers = Uppers._by_rule(np.asarray([1.0, 3.0]), ALL_FREQUENCIES, "assumed")  # type: ignore[arg-type]
+    yield uppers.largest(ops=OPS), 3.0
+    joined = Uppers.joined([uppers, uppers], xp=OPS.xp).claims(ops=OPS)
+    yield from zip(joined, (1.0, 3.0, 1.0, 3.0), strict=True)
+    derived = Uppers._by_rule(uppers.values, ALL_FREQUENCIES, "times 1", uppers)
+    yield from zip(derived.claims(ops=OPS), (1.0, 3.0), strict=True)
 
 
 def covered() -> Iterator[tuple[Upper, float]]:
@@ -236,6 +246,9 @@ CHECKS: dict[str, Check] = {
     "bounds_by_completions": by_products,
     "Cover.proven": covered,
     "supremum_on_grid": covered,
+    "Uppers.claims": arrays_of_bounds,
+    "Uppers.largest": arrays_of_bounds,
+    "Uppers.joined": arrays_of_bounds,
     "norms_by_grid": fixed,
     "Polynomial.largest_on_grid": scalars,
     "_on_grid": by_products,
