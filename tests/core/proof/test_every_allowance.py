@@ -37,7 +37,19 @@ from specnorm.running.proofs import padding
 from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs.polynomial import Polynomial
 
-ROOMS = ("at_size", "gram", "grid", "power", "spectrum", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
+ROOMS = (
+    "at_size",
+    "gram",
+    "grid",
+    "power",
+    "running",
+    "spectrum",
+    "supremum",
+    "symbols",
+    "tensor_norm",
+    "training",
+    "unfoldings",
+)
 _gamma = rounding.gamma
 LONG = 20_000
 A_LITTLE_LESS = 1 - LONG * 2.0**-24 / 3
