@@ -381,7 +381,8 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     (_, bound), (_, method), *_ = blocks(page, "python")
     for name in ("specnorm", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "packages").mkdir()  # where tests look for claims, too
     room = tmp_path / "specnorm" / "frobenius"
     room.mkdir()

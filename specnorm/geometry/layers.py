@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 KernelOrLayer: TypeAlias = ArrayT | Callable[..., ArrayT]
 """The first argument of functions with `takes_layers`. To type checkers a layer is what returns arrays of its library
 when it is called."""
-_KERNEL_ATTRIBUTES = ("kernel", "weight")
+_KERNEL_ATTRIBUTES = ("kernel", "weight", "embedding")
 """Attributes in which layers store a kernel."""
 _LEAST_AXES = 3
 """Smallest number of axes of a convolution's kernel."""
@@ -277,8 +277,8 @@ def _refusal(x: Any, name: str) -> NoBackend:
         )
     if callable(x) and not isinstance(x, type):
         return NoBackend(
-            f"{kind} is neither an array nor a supported convolution or linear layer. Give its kernel, with the "
-            "geometry by keyword. specnorm.audit measures each layer of a "
+            f"{kind} is neither an array nor a convolution, a linear layer or an embedding that specnorm reads. Give "
+            "its kernel, with the geometry by keyword. specnorm.audit measures each layer of a "
             "model, of its arrays or of its file."
         )
     try:
