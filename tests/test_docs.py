@@ -372,6 +372,8 @@ def test_the_guides_for_authors_import_stable_names_alone() -> None:
             assert module in stable
             listed = importlib.import_module(module).__all__
             assert {name.strip() for name in names.split(",")} <= {*listed}, module
+    explained = re.findall(r"`(\w+)", "".join(re.findall(r"^(\| `.*?\|)", backends, re.MULTILINE)))
+    assert {*importlib.import_module("specnorm.plugin").__all__} - {*explained} == set()
 
 
 @pytest.mark.nightly

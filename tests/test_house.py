@@ -143,7 +143,14 @@ def test_a_plugin_loads_no_training(module: str, most: int) -> None:
     assert 1 < sum(name.startswith(plugin) for name in loaded.split()) <= most
 
 
-DOORS = ["specnorm.methods", "specnorm.plugin", "specnorm.above", "specnorm_audit", "specnorm_networks"]
+DOORS = [
+    "specnorm.methods",
+    "specnorm.plugin",
+    "specnorm._internal",
+    "specnorm.above",
+    "specnorm_audit",
+    "specnorm_networks",
+]
 PLUGIN_DOORS = ["specnorm_torch", "specnorm_jax", "specnorm_jax.training", "specnorm_keras"]
 
 

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from specnorm._internal import counted
 from specnorm.errors import GeometryError
-from specnorm.plugin import LayerKernel, counted, per_axis, same_lower, same_upper
+from specnorm.plugin import LayerKernel, per_axis, same_lower, same_upper
 
 LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 """Layout of Flax's kernels, by their number of axes."""

@@ -26,8 +26,8 @@ from specnorm_torch.layers import (
 from torch import Tensor, nn
 
 import specnorm
+from specnorm._internal import at_every_size, check_bound
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.plugin import at_every_size, check_bound
 from specnorm_train.torch.constraint import GramRescaling, SpectralNorm
 
 

@@ -31,9 +31,10 @@ from torch.nn.utils import parametrize
 from torch.utils.module_tracker import ModuleTracker
 
 import specnorm
+from specnorm._internal import check_bound, check_count, stepped_program
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
+from specnorm.plugin import SteppedProgram
 from specnorm_train.torch.private import foreach, is_transforming, outside_of_transformations
 from specnorm_train.torch.steps import (
     Factors,
