@@ -2,8 +2,7 @@
 
 A kind of mistake changes one place of a function's syntax tree. The function's code object is exchanged, so that
 whoever has imported it runs the mistake, too. `mistakes` lists those of some kinds in some functions, and `noticed_by`
-plants one and names the first of some checks that finds something wrong. `exchanged` and `rewritten` are for mistakes
-that are written by hand.
+plants one and names the first of some checks that finds something wrong. A `Written` mistake is written by hand.
 
 Kinds: of arithmetic (the largest for the product, an axis forgotten, the wrong end of several numbers, a number on the
 wrong side by what rounding could make of it, here visibly, by a thousandth, an epsilon left out); of hypotheses, which
@@ -478,7 +477,7 @@ def noticed_by(mistake: Mistake | Written, checks: Mapping[str, Check]) -> str:
 
 
 def check_named(name: str) -> Check:
-    """A check, ``module:function``, or whether a test fails: in any case, or where values have a text, ``test[text]``."""
+    """A check, ``module:function``, or whether a test fails, in any case or where values have a text, ``test[text]``."""
     module, _, function = name.partition(":")
     function, _, text = function.rstrip("]").partition("[")
     test: Any = getattr(importlib.import_module(module), function)

@@ -202,11 +202,14 @@ REFUSED: dict[str, Callable[[], object]] = {
     "blocks of two circulants": lambda: largest_of_blocks([assumed(1.0, OWN), assumed(1.0, SHORT)], 2),
     "a block at all frequencies, another at some": lambda: largest_of_blocks([assumed(1.0), assumed(1.0, OWN)], 2),
     "parts of a layer that is padded with zeros": lambda: other_parts_up(
-        np.ones((1, 1, 1, 3)), ConvSpec.of((1, 1, 3), padding_mode="zeros")),
+        np.ones((1, 1, 1, 3)), ConvSpec.of((1, 1, 3), padding_mode="zeros")
+    ),
     "parts of another kernel shape": lambda: other_parts_up(
-        np.ones((1, 1, 1, 5)), ConvSpec.of((1, 1, 3), padding_mode="symmetric")),
+        np.ones((1, 1, 1, 5)), ConvSpec.of((1, 1, 3), padding_mode="symmetric")
+    ),
     "parts of some of the groups": lambda: other_parts_up(
-        np.ones((1, 1, 1, 3)), ConvSpec.of((2, 1, 3), groups=2, padding_mode="symmetric")),
+        np.ones((1, 1, 1, 3)), ConvSpec.of((2, 1, 3), groups=2, padding_mode="symmetric")
+    ),
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
     "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
     "a circulant for zero padding": lambda: padded_norm(
