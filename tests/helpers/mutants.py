@@ -477,12 +477,15 @@ def noticed_by(mistake: Mistake | Written, checks: Mapping[str, Check]) -> str:
 
 
 def check_named(name: str) -> Check:
-    """A check, ``module:function``, or whether a test fails, in any case or where values have a text, ``test[text]``."""
+    """A check, or whether a test fails in any of its cases: ``module:function``.
+
+    ``module:function[text]``: the check of an argument, or the test's cases with a text in them.
+    """
     module, _, function = name.partition(":")
     function, _, text = function.rstrip("]").partition("[")
     test: Any = getattr(importlib.import_module(module), function)
     if inspect.isgeneratorfunction(test):
-        return test
+        return functools.partial(test, *[text] * bool(text))
 
     def check() -> Iterator[str]:
         for case in _cases(test):

@@ -320,6 +320,15 @@ def rules() -> Iterator[str]:
             yield from violations(check)
 
 
+def rules_of_networks() -> Iterator[str]:
+    """Rules of networks of numbers (`core.proof.network_rules`)."""
+    from core.proof.network_rules import NETWORK_CHECKS
+    from core.proof.rules import violations
+
+    for check in dict.fromkeys(NETWORK_CHECKS.values()):
+        yield from violations(check)
+
+
 def refused() -> Iterator[str]:
     """Rules applied where what they suppose does not hold: cases that are not refused (`core.proof.refusals`)."""
     from core.proof.refusals import REFUSED
@@ -352,6 +361,6 @@ CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
         grids, claims, multiples, fixed_cost, circular, at_size, smallest, isometries, balls, matrices,
-        far_from_one, refused, rules, of_arithmetic, searches,
+        far_from_one, refused, rules, rules_of_networks, of_arithmetic, searches,
     )
 }  # fmt: skip

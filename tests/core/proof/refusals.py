@@ -276,7 +276,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "ends of two shapes": lambda: interval(np.zeros(2), np.ones(1)),
     "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
     "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
-    "weights that are not positive": lambda: margins.constants_of_differences(np.eye(2), np.zeros(2), assumed(1.0)),
+    "a weight that is not positive": lambda: margins.constants_of_differences(
+        np.eye(2), np.array([1.0, 0.0]), assumed(1.0)
+    ),
     "no part of a ball": lambda: margins.radius_of_ball([]),
     "one side of a cut": lambda: margins.radius_of_ball([(BALLS[0].cut("x", 0, True), BELOW)]),
     "sides of two cuts": lambda: margins.radius_of_ball(
@@ -290,7 +292,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
-    "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
+    "a negative multiplier": lambda: BALLS[0].lower(
+        "y", np.ones((2, 1, 2)), lambda *told: (told[1], np.array([1.0, -1.0]))
+    ),
     "some frequencies": lambda: some_frequencies(3),
     "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),
 }

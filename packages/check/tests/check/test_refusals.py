@@ -116,7 +116,8 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
     "a normalization that broadcasts": (lambda: attention.of_value(HEADS, "z", "length", ONE, ONE), "broadcasts"),
     "a norm over another axis": (
         lambda: normalised(np.ones(4), np.zeros(4), axis=1, epsilon=0.1), "a norm over other axes"),
-    "a gain of another shape": (lambda: normalised(np.ones((1, 4)), np.zeros(4), epsilon=0.1), "a norm over other axes"),
+    "a gain of another shape": (
+        lambda: normalised(np.ones((1, 4)), np.zeros(4), epsilon=0.1), "a norm over other axes"),
     "a bias of another shape": (lambda: normalised(np.ones(4), np.zeros((1, 4)), epsilon=0.1), "a bias of another"),
     "a norm without epsilon": (lambda: normalised(np.ones(4), np.zeros(4), epsilon=0.0), "without epsilon"),
     "an epsilon that is too small": (lambda: attention.root_down(Fraction(1, 2 * 4**100)), "too small"),
@@ -149,8 +150,8 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
     "scores less a mask": (
         lambda: written_out(node("Sub", "s", "c", out="t"), arrays={"c": CAUSAL}), "scores with a Sub"),
     "scores of a constant": (
-        lambda: written_out(
-            node("Mul", "s", "2", out="t"), arrays={"c": np.ones((1, 4, 5)), "2": np.array(2.0)}, k="c"), "of constants"),
+        lambda: written_out(node("Mul", "s", "2", out="t"), arrays={
+            "c": np.ones((1, 4, 5)), "2": np.array(2.0)}, k="c"), "scores of constants"),
     "a mask of one axis": (lambda: attention.kept_by(np.zeros(5)), "a mask without rows"),
     "two masks": (lambda: attention.kept_by(np.stack([CAUSAL, np.zeros((5, 5))])), "heads with other masks"),
     "a bias in a mask": (lambda: attention.kept_by(changed(np.zeros((5, 5)), 1, 0, 0)), "biases other than 0"),
@@ -178,4 +179,5 @@ def test_what_a_lemma_does_not_cover_is_refused(name: str) -> None:
 @pytest.mark.parametrize("other", ["start", "factor", "length"])
 def test_tokens_of_two_normalizations_are_not_the_same(other: str) -> None:
     assert attention.is_same(Q, K)
-    assert not attention.is_same(Q, replace(K, **{other: Fraction(7)}))
+    changes: dict[str, Any] = {other: Fraction(7)}
+    assert not attention.is_same(Q, replace(K, **changes))
