@@ -73,25 +73,6 @@ def test_sizes_of_more_axes_than_the_kernel_has(name: str, word: str) -> None:
         call(np.ones((5, 3, 3)), several[1] + several[1][:1])
 
 
-def test_matrices_and_linear_layers_are_measured_as_before() -> None:
-    matrix = KERNEL.reshape(9, 6)
-    true = float(np.linalg.norm(matrix, 2))
-    none = {"input_shape": (), "stride": (), "dilation": (), "padding": ()}
-    for empty in ({}, {"input_shape": None}, none, {**none, "padding_mode": "circular"}):
-        assert abs(float(specnorm.conv_norm(matrix, **empty)) - true) < 1e-6 * true
-    spec = specnorm.ConvSpec.of(matrix.shape)
-    assert specnorm.ConvSpec.of(matrix.shape, **spec.geometry) == spec
-
-
-def test_a_linear_layer_is_the_same_at_every_size() -> None:
-    torch: Any = pytest.importorskip("torch")
-    layer = torch.nn.Linear(6, 4, bias=False).double()
-    true = float(np.linalg.norm(layer.weight.detach().numpy(), 2))
-    bounds = specnorm.enclose(layer, 32, padding_mode="zeros")
-    assert float(bounds.lower) <= true * (1 + 1e-12)
-    assert float(bounds.upper) >= true * (1 - 1e-12)
-
-
 # -- keywords of other libraries ---------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("call", "words"),

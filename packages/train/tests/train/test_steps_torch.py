@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import gc
 import threading
 import warnings
@@ -212,24 +211,6 @@ def test_a_bound_that_is_changed_counts_at_once() -> None:
     model.layers[1].parametrizations.weight.register_forward_hook(lambda *args: used.append(args[2].detach()))
     model(IMAGES)
     assert float(specnorm.enclose(used[0]).upper) == pytest.approx(0.25, rel=1e-2)
-
-
-def test_iterations_that_are_changed_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = chain()
-    for _ in range(70):
-        model(IMAGES)
-    seen: list[int] = []
-    plain = steps.take_plain_steps
-
-    def counted(inputs: Any) -> Any:
-        seen.extend(x.sweeps for x in inputs)
-        return plain(inputs)
-
-    monkeypatch.setattr(steps, "take_plain_steps", counted)
-    constraint_of(model.layers[2]).n_power_iterations = 5
-    model(IMAGES)
-    # The others have the same weights and settings as in the pass before.
-    assert seen == [5]
 
 
 # -- together as alone -------------------------------------------------------------------------------------------------
@@ -628,22 +609,6 @@ def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize(
-    "register",
-    [
-        lambda x: x.register_hook(lambda gradient: 2 * gradient),
-        lambda x: x.register_post_accumulate_grad_hook(lambda x: setattr(x, "grad", 2 * x.grad)),
-    ],
-)
-def test_hooks_of_weights_that_a_loss_does_not_use(register: Callable[[Any], Any]) -> None:
-    model = specnorm_torch.spectral_norm(TwoHeads())
-    for layer in (model.one, model.two):
-        register(original_of(layer))
-    model(torch.ones(2, 6))[0].sum().backward()
-    assert original_of(model.one).grad.any()
-    assert original_of(model.two).grad is None
-
-
 def test_gradients_in_batches_and_with_a_graph() -> None:
     model = specnorm_torch.spectral_norm(TwoHeads())
     output = model(torch.ones(1, 6))[1].square()
@@ -653,58 +618,6 @@ def test_gradients_in_batches_and_with_a_graph() -> None:
     torch.testing.assert_close(batch, torch.stack(alone))
     (with_graph,) = torch.autograd.grad(output, weight, rows[0], create_graph=True)
     torch.testing.assert_close(with_graph.detach(), alone[0])
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_selective_checkpoints(whole: bool) -> None:
-    """They count the calls of the forward pass and of the one that is computed again."""
-    saved = [torch.ops.aten.convolution.default, torch.ops.aten.mul.Tensor]
-    contexts = functools.partial(torch.utils.checkpoint.create_selective_checkpoint_contexts, saved)
-
-    def checkpoint(function: Any, x: Any) -> Any:
-        return torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False, context_fn=contexts)
-
-    model = chain()
-    other = copy.deepcopy(model)
-    model.layers.insert(2, nn.Hardtanh())
-    other.layers.insert(2, nn.Hardtanh())
-    if whole:
-        checkpoint(model, IMAGES).square().sum().backward()
-    else:
-        for layer in model.layers:
-            layer.forward = functools.partial(checkpoint, layer.forward)
-        model(IMAGES).square().sum().backward()
-    other(IMAGES).square().sum().backward()
-    for x, y in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(x.grad, y.grad)
-
-
-def test_a_weight_in_use_that_is_changed_counts_once() -> None:
-    """Its next use in the pass has the weight of the step."""
-    model = chain()
-
-    def halve() -> None:
-        for _ in range(2):
-            weight = model.layers[2].weight
-            check(weight)
-            weight.mul_(0.5)
-
-    model.between = halve
-    model(IMAGES).sum().backward()
-
-
-def test_a_pass_in_inference_mode_with_a_graph_inside() -> None:
-    model = chain().requires_grad_(False)
-    x = IMAGES.clone().requires_grad_()
-
-    def differentiate() -> None:
-        with torch.inference_mode(False), torch.enable_grad():
-            model.layers[2](x).sum().backward()
-
-    model.between = differentiate
-    with torch.inference_mode():
-        model(IMAGES)
-    assert x.grad.any()
 
 
 def test_replicas_step_alone(stacks: list[int]) -> None:
