@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,27 @@ pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 from check.test_attention_certificates import CAUSAL, SHAPE, clipped, network
 from helpers.onnx_models import model, node
-from specnorm_check import Network, Refused, attention
+from onnx import helper
+from specnorm_check import (
+    Network,
+    Refused,
+    arithmetic,
+    attention,
+    branches,
+    graphs,
+    inequality,
+    layers,
+    matrices,
+    networks,
+    parts,
+    resizing,
+    rules,
+    statements,
+)
 from specnorm_check.attention import Read, Tokens
+from specnorm_check.graphs import Node
+from specnorm_check.moves import moved
+from specnorm_check.parts import Part
 
 ONE = Fraction(1)
 
@@ -166,7 +186,361 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
     "a head with a constant": (lambda: head(tokens=Q.tokens - 1), "whole tokens"),
 }  # fmt: skip
 """Calls, and words of the condition that does not hold."""
-REFUSED = LEMMA_8
+
+
+# -- one operator ------------------------------------------------------------------------------------------------------
+FOUR = (1, 2, 2)
+
+
+def fake(one: Node, arrays: dict[str, Any] | None = None, **shapes: tuple[int, ...]) -> Any:
+    """A graph in which one operator computes y, and another one z, of values of some shapes."""
+    found = Network.__new__(Network)
+    found.nodes = {"x": Node("the input", [], {}), "z": Node("Relu", ["x"], {}), "y": one}
+    found.shapes = {"x": FOUR, "y": FOUR, "z": FOUR} | shapes
+    found.arrays = arrays or {}
+    found.fixed = {"", *found.arrays}
+    return found
+
+
+def step(operator: str, *inputs: Any, arrays: dict[str, Any] | None = None, **more: Any) -> Any:
+    shapes = {name: more.pop(name) for name in "xy" if name in more}
+    return matrices.step_of(fake(Node(operator, list(inputs or "x"), more), arrays, **shapes), "y")
+
+
+def move(operator: str, *inputs: Any, arrays: dict[str, Any] | None = None, **more: Any) -> Any:
+    shapes = {name: more.pop(name) for name in "xy" if name in more}
+    return moved(fake(Node(operator, list(inputs or "x"), more), arrays, **shapes), "y", {"x": np.ones(FOUR)})
+
+
+def pool(pads: list[int]) -> Any:
+    one = Node("AveragePool", ["x"], {"kernel_shape": [2], "pads": pads})
+    return matrices.kernel_of(fake(one), one, FOUR)
+
+
+def branch(one: Node, **shapes: Any) -> Any:
+    return branches.Branches(fake(one, **shapes), "x", ["y"], {})
+
+
+def with_limit(module: Any, name: str, limit: int, call: Callable[[], Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, limit)
+        return call()
+
+
+def rounded(weights: Any, roundings: int = 1) -> Any:
+    one = matrices.Step(["x"], np.asarray(weights), roundings, matrices.scaled)
+    return matrices.error_of_roundings({"y": one}, "x", "y")
+
+
+def product(entry: int, length: int) -> Any:
+    row = np.broadcast_to(np.array(float(entry)), (1, 1, length))
+    return arithmetic.exact_products(row, row)
+
+
+def chain(count: int) -> list[str]:
+    """So many functions, one after the other, as what lies between two values."""
+    found = fake(Node("Relu", ["z"], {}))
+    for at in range(count - 2):
+        found.nodes[f"y{at}"] = Node("Relu", [f"y{at - 1}" if at else "y"], {})
+    return matrices.values_between(found, "x", f"y{count - 3}")
+
+
+def by_fixed() -> Any:
+    found = fake(Node("Mul", ["x", "z"], {}))
+    found.fixed.add("z")
+    return matrices.step_of(found, "y")
+
+
+RELU, TWICE = Node("Relu", ["x"], {}), Node("Add", ["x", "x"], {})
+BLOCKS = matrices.Blocks(np.ones((2, 2), bool))
+OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
+    "an entry of 2^26.5": (lambda: product(2**26 + 2**25, 1), "2\\^26.5 or more"),
+    "an entry that is just too large": (lambda: with_limit(arithmetic, "EXACT", 9, lambda: product(3, 1)), "2\\^26.5"),
+    "sums of 2^62": (lambda: product(2**20, 2**22), "may reach 2\\^62"),
+    "2^48 roundings": (lambda: arithmetic.inflation(2**48), "too large"),
+    "a function of two values in a branch": (lambda: branch(Node("Mul", ["x", "z"], {})), "Mul stands in a branch"),
+    "a sum in a branch that broadcasts": (lambda: branch(TWICE, y=(2, 2, 2)), "broadcasts a value"),
+    "as many entries of branches as the limit": (lambda: with_limit(
+        branches, "MOST_NUMBERS", 9, lambda: branch(TWICE)), "too many entries"),
+    "weights of a part as many as the limit": (lambda: with_limit(matrices, "LARGEST_MATRIX", 4, lambda: (
+        matrices.joint_of_matrices(fake(RELU), Part(["x", "y"], [], "matrix", 0)))), "too large layers"),
+    "a part that begins at no value": (lambda: matrices.values_between(fake(RELU), "w", "y"), "begins at no computed"),
+    "a part from a value to itself": (lambda: matrices.values_between(fake(RELU), "y", "y"), "has no operator"),
+    "a sum of constants in a matrix": (
+        lambda: step("Add", "c", "c", arrays={"c": np.ones(FOUR)}), "Add stands in a matrix"),
+    "a product with what is computed of constants": (lambda: by_fixed(), "Mul stands in a matrix"),
+    "a part that ends at no value": (lambda: matrices.values_between(fake(RELU), "x", "w"), "ends at no computed"),
+    "a part of too many values": (lambda: with_limit(matrices, "MOST_VALUES", 3, lambda: chain(4)), "too many values"),
+    "a function of a constant, in a matrix": (
+        lambda: step("Div", "c", "x", arrays={"c": np.ones(FOUR)}), "Div stands in a matrix"),
+    "a matrix that is computed": (lambda: step("MatMul", "x", "z"), "MatMul stands in a matrix"),
+    "a sum in a matrix that broadcasts": (lambda: step("Add", "x", "x", y=(2, 2, 2)), "Add broadcasts in a matrix"),
+    "a product in a matrix that broadcasts": (
+        lambda: step("Mul", "x", "c", arrays={"c": np.ones((2, 2, 2))}, y=(2, 2, 2)), "Mul broadcasts in a matrix"),
+    "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
+    "a stack of matrices in a matrix": (
+        lambda: step("MatMul", "x", "c", arrays={"c": np.ones((1, 2, 2))}), "a MatMul by no matrix"),
+    "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
+    "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
+    "averages padded behind": (lambda: pool([0, 1]), "averages of fewer pixels"),
+    "averages padded along one axis": (lambda: matrices.kernel_of(fake(RELU), Node("AveragePool", ["x"], {
+        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2)), "averages of fewer pixels"),
+    "blocks as large as the limit": (
+        lambda: with_limit(matrices, "LARGEST_MATRIX", 4, BLOCKS.zeros), "too large blocks"),
+    "a weight that is not finite": (lambda: rounded([1.0, math.inf]), "NaN or infinity"),
+    "a weight that is too small": (lambda: rounded([rules.LEAST_PRODUCT]), "so small that products"),
+    "2^32 roundings of a matrix": (lambda: rounded([1.0], 2**32 - 1), "too many roundings"),
+    "a value that is not moved": (lambda: move("Transpose", "z"), "Transpose stands in a branch"),
+    "a slice by a computed number": (lambda: move("Slice", "x", "z", "z"), "Slice stands in a branch"),
+    "entries that are fewer": (
+        lambda: move("Reshape", "x", "c", arrays={"c": np.array([2])}, y=(2,)), "of another size"),
+    "entries of an unknown shape": (lambda: without("y"), "of another size"),
+    "entries of an unknown value": (lambda: without("x"), "of another size"),
+    "a transposed shape": (
+        lambda: move("Pad", "x", "c", arrays={"c": np.array([0, 0, 1, 0, 0, 0])}, y=(1, 3, 2)), "another shape of y"),
+    "a slice without an end": (lambda: move("Slice", "x", "c", arrays={"c": np.array([0])}), "such a Slice"),
+    "a slice whose axes are left out": (
+        lambda: move("Slice", "x", "c", "c", "", "c", arrays={"c": np.array([1])}), "such a Slice"),
+}  # fmt: skip
+
+
+def without(name: str) -> Any:
+    found = fake(Node("Reshape", ["x", "c"], {}), {"c": np.array([2, 2])})
+    del found.shapes[name]
+    return moved(found, "y", {"x": np.ones(FOUR)})
+
+
+# -- graphs, parts, geometries -----------------------------------------------------------------------------------------
+PART = {"values": ["x", "y"], "weights": [], "sizes": "every", "exponent": 0, "completion": "h"}
+LARGEST = statements.NUMBER_LIMIT
+
+
+def proto(**fields: Any) -> Any:
+    return SimpleNamespace(**fields)
+
+
+def numbers(*perm: int) -> Any:
+    return graphs.require_small_numbers(proto(node=[node("Transpose", "x", perm=list(perm))]), {})
+
+
+def read_part(**other: Any) -> Part:
+    return Part.read(PART | other)
+
+
+def joint(one: Node, *values: str, arrays: Any = None, **other: Any) -> Any:
+    part = Part(["x", *values, "y"], [], "every", 0)
+    found = fake(one, arrays)
+    for name, more in other.items():
+        found.nodes[name] = more
+        found.shapes[name] = FOUR
+    return parts.joint_of_part(found, part)
+
+
+def term_of(one: Node, *weights: int, values: tuple[str, ...] = ("x", "y"), **shapes: Any) -> Any:
+    """The term of a matrix of an input of some shape, with so many multipliers for each value."""
+    found = fake(one, {"w": np.eye(4), "3": np.ones(3)}, **shapes)
+    part = Part([*values], [np.ones(n) for n in weights], "every", 0)
+    return [*parts.TermReader(found, part).terms(len(values) - 1, "y")]
+
+
+def sliced(starts: list[int], axes: list[int], steps: list[int], *left_out: int, **shapes: Any) -> Any:
+    arrays = {"s": np.array(starts), "e": np.array([9] * len(starts)), "a": np.array(axes), "t": np.array(steps)}
+    inputs = [name for at, name in enumerate(["x", *arrays]) if at not in left_out]
+    return parts.steps_of_slice(fake(Node("Slice", inputs, {}), arrays, **shapes), "y")
+
+
+def padded_channels(*pads: int, axes: bool = False) -> Any:
+    inputs = ["x", "p", "", "p"] if axes else ["x", "p"]
+    return parts.channels_padded(fake(Node("Pad", inputs, {}), {"p": np.array(pads)}), "y")
+
+
+def edges(*shapes: tuple[int, int, int, int]) -> Any:
+    return parts.channels_of([parts.Edge(a, b, np.ones((m, n)), ()) for a, b, m, n in shapes])
+
+
+def units(q_0: Any = (1.0,), q_n: Any = (1.0,), q: Any = (1.0, 1.0), values: Any = ("x", "y", "y")) -> Any:
+    part = Part([*values], [np.array(q_0), np.array(q), np.array(q_n)], "units", 0)
+    return inequality.Form(fake(RELU), part)
+
+
+def resized(before: Any = (1, 1, 2), after: Any = (1, 1, 4), scales: Any = None, **attributes: Any) -> Any:
+    one = Node("Resize", ["x", "", "s"] if scales else ["x", "", "", "n"], attributes)
+    arrays = {"s": np.array(scales)} if scales else {"n": np.array(after)}
+    return resizing.matrix_of_resize(fake(one, arrays), one, before, after)
+
+
+def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
+    layer = layers.Layer((layers.Axis(2, 1, 1, before, 0),), 1, mode, (size,))
+    return layers.matrix_at_size(np.ones((1, 1, 2)), layer, (size,))
+
+
+GEOMETRY = {"stride": [1], "dilation": [1], "padding": [[0, 0]], "padding_mode": "zeros", "groups": 1, "layout": "OI",
+            "sizes": "every", "transposed": False}  # fmt: skip
+
+
+def layer_of(shape: tuple[int, ...] = (2, 1, 3), **other: Any) -> Any:
+    return statements.read_layer(np.ones(shape), GEOMETRY | other)
+
+
+GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
+    "a split of another size": (lambda: [*Network._nodes_of(
+        fake(RELU, a=(1, 1, 2), b=(1, 2, 2)), helper.make_node("Split", ["x"], ["a", "b"], axis=1), ["x"])],
+        "Split of another"),
+    "a value of an unknown shape": (lambda: fake(RELU).shape_of("w"), "no shape of w"),
+    "a model with functions": (lambda: graphs.require_known_definitions(proto(
+        opset_import=[proto(domain="", version=18)], functions=[1])), "functions of its own"),
+    "an axis of 2^24": (lambda: numbers(LARGEST), "or more"),
+    "an axis of -2^24": (lambda: numbers(-LARGEST), "or more"),
+    "two inputs": (
+        lambda: graphs.set_input_shape(proto(input=[proto(name="a"), proto(name="b")]), {}, []), "not one input"),
+    "another number of samples": (lambda: Network(network().SerializeToString(), [2, 5, 4]), "another shape"),
+    "2^32 entries": (lambda: graphs.require_moderate((2**16, 2**16)), "entries or more"),
+    "a part of one value": (lambda: read_part(values=["x"]), "no list of two"),
+    "a part of a number": (lambda: read_part(values=["x", 1]), "no names"),
+    "a part of other sizes": (lambda: read_part(sizes="some"), "sizes of a part are none"),
+    "a part with another entry": (lambda: read_part(more=1), "other entries than those of a part"),
+    "a multiplier of 2^-99": (lambda: read_part(weights=[["0x1.0p-99"], ["0x1.0p+0"]]), "close to it or beyond"),
+    "a multiplier of 2^99": (lambda: read_part(weights=[["0x1.0p+0"], ["0x1.0p+99"]]), "close to it or beyond"),
+    "multipliers of one value": (lambda: read_part(weights=[["0x1.0p+0"]]), "not multipliers for each"),
+    "multipliers of a matrix": (
+        lambda: read_part(weights=[["0x1.0p+0"], ["0x1.0p+0"]], sizes="matrix"), "not multipliers for each"),
+    "three values without multipliers": (lambda: read_part(values=["x", "z", "y"]), "not multipliers for each"),
+    "a part of a constant": (lambda: joint(Node("Relu", ["c"], {}), arrays={"c": np.ones(FOUR)}), "has no layer"),
+    "a part whose only layer is inside": (
+        lambda: joint(Node("Relu", ["c"], {}), "z", arrays={"c": np.ones(FOUR)}), parts.DO_NOT_FIT[:20]),
+    "a part that no operator ends": (lambda: parts.function_at(fake(RELU), "w"), "no computed value"),
+    "a sum of a part that broadcasts": (
+        lambda: term_of(Node("Add", ["x", "x"], {}), y=(2, 2, 2)), "broadcasts a value"),
+    "a function inside a layer's sum": (lambda: term_of(Node("Tanh", ["x"], {})), "Tanh stands in a part"),
+    "a function before what is skipped": (
+        lambda: term_of(Node("Slice", ["z", "3", "3", "3", "3"], {})), "Relu stands in a part"),
+    "a function before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {})), "Relu stands before a layer"),
+    "multipliers of other channels before": (
+        lambda: term_of(Node("Gemm", ["x", "w"], {}), 3, 4, x=(1, 4)), "one a channel"),
+    "multipliers of other channels behind": (
+        lambda: term_of(Node("Gemm", ["x", "w"], {}), 4, 3, x=(1, 4)), "one a channel"),
+    "a matrix of other rows": (lambda: term_of(Node("Gemm", ["x", "w"], {}), x=(1, 3)), "it reads 3 channels"),
+    "a kernel of other axes": (lambda: term_of(Node("Gemm", ["x", "w"], {})), "no rule is for such a Gemm"),
+    "padding of named axes": (lambda: padded_channels(0, 0, 0, 0, 0, 0, axes=True), "such a Pad"),
+    "padding of pixels": (lambda: padded_channels(0, 0, 1, 0, 0, 0), "padding of pixels"),
+    "channels that are cut": (lambda: padded_channels(0, -1, 0, 0, 0, 0), "padding of pixels"),
+    "a slice without steps": (lambda: sliced([0], [1], [1], 4), "such a Slice"),
+    "a slice from the second pixel": (lambda: sliced([1], [2], [1]), "such a Slice"),
+    "a slice that goes back": (lambda: sliced([0], [2], [-1]), "such a Slice"),
+    "a slice with a step of 0": (lambda: sliced([0], [2], [0]), "such a Slice"),
+    "a slice of a negative axis": (lambda: sliced([0], [-1], [1]), "such a Slice"),
+    "a slice of one axis twice": (lambda: sliced([0, 0], [2, 2], [1, 1]), "such a Slice"),
+    "a slice of channels": (lambda: sliced([0], [1], [1], y=(1, 1, 2)), "such a Slice"),
+    "edges of other inputs": (lambda: edges((0, 1, 2, 2), (0, 2, 2, 3)), parts.DO_NOT_FIT[:20]),
+    "edges of other outputs": (lambda: edges((0, 2, 2, 2), (1, 2, 3, 2)), parts.DO_NOT_FIT[:20]),
+    "units with weights as many as the limit": (
+        lambda: with_limit(inequality, "LARGEST_MATRIX", 4, units), "too large layers"),
+    "units that are not listed": (lambda: units(values=("x", "z", "y")), "other functions"),
+    "more units than the limit": (lambda: with_limit(inequality, "MOST_UNITS", 7, units), "too many units"),
+    "a start of units with two multipliers": (lambda: units(q_0=(1.0, 1.0)), "a part of units begins"),
+    "an end of units with another multiplier": (lambda: units(q_n=(2.0,)), "a part of units ends"),
+    "three multipliers of two channels": (lambda: units(q=(1.0, 1.0, 1.0)), "neither a multiplier"),
+    "a kernel that is not finite": (lambda: layers.proven_norm(
+        np.array([[math.nan, 1.0]]), layers.Layer((), 1, "zeros", ()), np.zeros((1, 0, 2), np.int16), 0),
+        "NaN or infinity"),
+    "an H of 64 bits": (lambda: layers.whole_numbers_of(np.zeros((1, 1, 1), np.int64)), "not int16 or int32"),
+    "an entry above 2^19": (lambda: layers.require_small_entries(np.array([0.0, 2.0**19 + 1])), "above 2\\^19"),
+    "an H of other axes": (
+        lambda: layers.require_same_columns(np.zeros((1, 1, 2)), np.zeros((1, 1, 2, 1))), "with any number"),
+    "an H of other columns": (
+        lambda: layers.require_same_columns(np.zeros((1, 1, 2)), np.zeros((1, 1, 3))), "with any number"),
+    "a size without outputs": (lambda: at_size(1, before=0), "no input or no output"),
+    "a size as large as the limit": (
+        lambda: with_limit(layers, "LARGEST_MATRIX", 16, lambda: at_size(4)), "too large a matrix"),
+    "a reflection of all pixels": (lambda: at_size(2, "reflect", 2), "reflects too many"),
+    "a mirror image of more than all": (lambda: at_size(1, "symmetric", 2), "reflects too many"),
+    "an image of another rank": (lambda: resized(after=(1, 1, 4, 1)), resizing.NO_RULE[:20]),
+    "a resized vector": (lambda: resized((1, 1), (1, 1)), resizing.NO_RULE[:20]),
+    "resized channels": (lambda: resized(after=(1, 2, 4)), resizing.NO_RULE[:20]),
+    "a scale of 0": (lambda: resized(scales=[1.0, 1.0, 0.0]), resizing.NO_RULE[:20]),
+    "no scale and no size": (lambda: resizing.matrix_of_resize(
+        fake(RELU), Node("Resize", ["x"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
+    "corners of a scale that is rounded": (lambda: resized(
+        scales=[1.0, 1.0, 2.3], coordinate_transformation_mode=b"align_corners"), resizing.NO_RULE[:20]),
+    "cubic images": (lambda: resized(mode=b"cubic"), resizing.NO_RULE[:20]),
+    "other coordinates": (lambda: resized(coordinate_transformation_mode=b"half"), resizing.NO_RULE[:20]),
+    "another nearest pixel": (lambda: resized(mode=b"nearest", nearest_mode=b"first"), resizing.NO_RULE[:20]),
+    "a network's claim without a file": (lambda: networks.prove_network(
+        dict.fromkeys(networks.KEYS_OF_A_NETWORK, 0), [], b""), "needs the .onnx file"),
+    "a network's claim with another entry": (lambda: networks.prove_network(
+        dict.fromkeys(["more", *networks.KEYS_OF_A_NETWORK], 0), [], b"1"),
+        "other entries than a claim about a network"),
+    "a network's claim about another file": (lambda: networks.prove_network(
+        dict.fromkeys(networks.KEYS_OF_A_NETWORK, 0), [], b"1"), "model's file is"),
+    "a network's part that no operator ends": (
+        lambda: HEADS.require_ends([Part(["x", "w"], [], "every", 0)]), "a part ends at w"),
+    "a layer's claim with another entry": (lambda: statements.prove_layer(
+        dict.fromkeys(["more", *statements.KEYS_OF_A_LAYER], 0), FACTOR, {}),
+        "other entries than a claim about a layer"),
+    "a name of 400 characters": (lambda: statements.model_array({"tensor": 400 * "x"}, {}), "too long to be printed"),
+    "a kernel without entries": (lambda: layer_of((2, 0, 3)), "none empty"),
+    "a kernel of one axis": (lambda: layer_of((2,)), "none empty"),
+    "a kernel of six axes": (lambda: layer_of((1,) * 6), "none empty"),
+    "another layout": (lambda: layer_of(layout="IH"), "neither OI nor IO"),
+    "groups that do not divide": (lambda: layer_of(groups=3), "do not divide"),
+    "another padding mode": (lambda: layer_of(padding_mode="valid"), "mode is not known"),
+    "transposed by a number": (lambda: layer_of(transposed=1), "neither true nor false"),
+    "padding of two axes": (lambda: layer_of(padding=[[0, 0], [0, 0]]), "no padding for each"),
+    "padding by a number": (lambda: layer_of(padding=1), "no padding for each"),
+    "transposed with reflections": (
+        lambda: layer_of(transposed=True, padding_mode="reflect"), "zero-padded, or circular"),
+    "transposed, circular, not the same": (
+        lambda: layer_of(transposed=True, padding_mode="circular"), "zero-padded, or circular"),
+    "transposed, circular, along one axis not the same": (lambda: layer_of(
+        (1, 1, 3, 3), stride=[1, 1], dilation=[1, 1], padding=[[1, 1], [0, 0]], transposed=True,
+        padding_mode="circular"),
+        "zero-padded, or circular"),
+    "two strides of one axis": (lambda: layer_of(stride=[1, 1]), "expected 1 whole numbers"),
+    "a stride of 0": (lambda: layer_of(stride=[0]), "whole numbers from 1"),
+    "a stride of 2^24": (lambda: layer_of(stride=[LARGEST]), "whole numbers from 1"),
+    "an exponent of 1100": (lambda: statements.read_exponent(1100), "not a whole number below"),
+    "an exponent of -1100": (lambda: statements.read_exponent(-1100), "not a whole number below"),
+    "a number between two floats": (lambda: statements.read_hexadecimal("0x1.0p-1075"), "between two floats"),
+}  # fmt: skip
+REFUSED = LEMMA_8 | OPERATORS | GEOMETRIES
+FALSE: dict[str, Callable[[], bool]] = {
+    "two unknown shapes are the same": lambda: fake(RELU).have_shape(["v"], "w"),
+    "two shapes of which one is another": lambda: fake(RELU, z=(2, 2, 2)).have_shape(["x", "z"], "y"),
+    "an unknown value keeps its entries": lambda: fake(Node("Reshape", ["w"], {})).keeps_entry_count("y"),
+    "a value keeps unknown entries": lambda: without_shape("y"),
+    "fewer entries are kept": lambda: fake(RELU, y=(1, 2)).keeps_entry_count("y"),
+    "no numbers are small": lambda: graphs.small_numbers(np.zeros(0, np.int64)),
+    "negative numbers are small": lambda: graphs.small_numbers(np.array([0, -1])),
+    "2^24 is small": lambda: graphs.small_numbers(np.array([0, LARGEST])),
+    "a mean of all axes keeps channels": lambda: parts.keeps_channels(fake(RELU), Node(
+        "ReduceMean", ["x"], {"axes": []})),
+    "a mean of channels keeps them": lambda: parts.keeps_channels(fake(RELU), Node(
+        "ReduceMean", ["x"], {"axes": [2, 1]})),
+    "a later value is read flattened": lambda: flat(1, (1, 4)),
+    "the start is read in another shape": lambda: flat(0, (2, 2)),
+}  # fmt: skip
+
+
+def without_shape(name: str) -> bool:
+    found = fake(RELU)
+    del found.shapes[name]
+    return bool(found.keeps_entry_count("y"))
+
+
+def flat(j: int, shape: tuple[int, ...]) -> bool:
+    reader = parts.TermReader(fake(RELU, z=shape), Part(["x", "y"], [], "every", 0))
+    return reader.keeps_entries_of(j, "x", "z")
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_what_a_lemma_needs_is_not_said_of_others(name: str) -> None:
+    assert not FALSE[name]()
+
+
+def test_what_a_lemma_needs_is_said() -> None:
+    assert flat(0, (1, 4))
+    assert parts.keeps_channels(fake(RELU), Node("MaxPool", ["x"], {}))
+    assert graphs.small_numbers(np.array([0, LARGEST - 1]))
 
 
 @pytest.mark.parametrize("name", REFUSED)
