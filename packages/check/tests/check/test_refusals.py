@@ -355,7 +355,7 @@ def padded_channels(*pads: int, axes: bool = False) -> Any:
 
 
 def edges(*shapes: tuple[int, int, int, int]) -> Any:
-    return parts.channels_of([parts.Edge(a, b, np.ones((m, n)), ()) for a, b, m, n in shapes])
+    return parts.channels_of([parts.Edge(a, b, np.ones((m, n)), []) for a, b, m, n in shapes])
 
 
 def units(q_0: Any = (1.0,), q_n: Any = (1.0,), q: Any = (1.0, 1.0), values: Any = ("x", "y", "y")) -> Any:
