@@ -81,6 +81,16 @@ def test_groups_take_the_maximum_not_the_product(transposed: bool) -> None:
         assert 10 * (1 - 1e-6) <= float(bound(kernel, groups=2, transposed=transposed)) <= 10 * 1.02
 
 
+def test_frequency_grid_that_counts_a_point_twice() -> None:
+    """S samples from 0 to 2 pi inclusive are S - 1: with S = k the bound is then about nothing."""
+    for seed in range(5):
+        kernel = Recipe((2, 2, 4), seed=seed).kernel
+        for n in (4, 5, 6):
+            assert_valid(specnorm.grid_bound(kernel, n=n), "upper", sigma_star(kernel))
+        with pytest.raises(MethodError):
+            specnorm.grid_bound(kernel, n=3)
+
+
 @pytest.mark.parametrize(
     ("layer", "plain", "strided"), [("layer2.0.conv1", 8.614992, 4.521920), ("layer3.0.conv1", 8.250988, 4.38937)]
 )

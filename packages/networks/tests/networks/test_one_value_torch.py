@@ -277,6 +277,7 @@ class TwoClamps(Spline):
         Steps, Unclamped, HalfSteps, OtherStep, BothClampedAndNot, SawToothBeyond, SawToothOnOneSide, TwoClamps,
     ],
 )  # fmt: skip
+@pytest.mark.sampled(3)
 def test_what_is_no_continuous_spline_within_its_table_has_no_bound(kind: type[Spline]) -> None:
     values = torch.tensor([0.0, 1.0, 3.0, 4.0, 5.0])
     assert network_bound(kind(values, 1.0), (4,)).upper is None
