@@ -15,7 +15,7 @@ from helpers.real_weights import real_kernel
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.errors import GeometryError
+from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import ExactFFT, TensorNorm
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
