@@ -311,6 +311,7 @@ def test_a_step_of_muon_has_its_length() -> None:
     assert moved.upper <= 0.1001
 
 
+@pytest.mark.nightly
 def test_a_trained_network_has_the_product_of_its_bounds() -> None:
     """Without `rescale_`."""
     from specnorm_networks import Product, network_bound

@@ -251,6 +251,7 @@ def test_the_first_forward_pass_of_a_new_weight_is_right(change: str) -> None:
 
 
 @pytest.mark.parametrize("change", IN_TRAINING)
+@pytest.mark.sampled(2)
 def test_the_next_step_of_a_weight_that_jumped_is_right(change: str) -> None:
     """In train(), after the first passes, when one sweep a pass would need tens of passes to follow."""
     model = constrained()
