@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 torch = pytest.importorskip("torch", exc_type=ImportError)
 from helpers.checks import present  # noqa: E402
-from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402  # noqa: E402
+from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import torch_translations  # noqa: E402
 from torch import nn  # noqa: E402
