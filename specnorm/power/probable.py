@@ -283,7 +283,7 @@ def _linear_operator(
     given_shape: Any = linear.shape
     sizes = tuple(given_shape) if isinstance(given_shape, Iterable) else (given_shape,)
     if len(sizes) != 2 or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
-        raise MethodError(f"shape={linear.shape!r} must be two positive whole numbers, (m, n).")
+        raise MethodError(f"shape={linear.shape!r} must be two positive whole numbers (m, n), the outputs and inputs.")
     linear = LinearOperator(linear.matvec, linear.rmatvec, (int(sizes[0]), int(sizes[1])))
     is_complex = getattr(getattr(operator, "dtype", None), "kind", "") == "c"
     return _as_real(linear) if is_complex else linear

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -151,6 +152,93 @@ def test_control_flow_that_depends_on_values_is_refused(case: str) -> None:
     """No probe of moderate size sees the other way."""
     with pytest.raises(MethodError, match=r"cannot export Function: its control flow .* depends on values"):
         network_bound(applied(ON_VALUES[case]), (4,))
+
+
+class ActNorm(nn.Module):
+    """Takes its scale from the first input (Glow); a flag that is a buffer says whether it has seen one."""
+
+    seen: Any
+
+    def __init__(self, is_seen: Callable[[Any], bool], flag: Any) -> None:
+        super().__init__()
+        self.is_seen = is_seen
+        self.scale = nn.Parameter(torch.ones(3))
+        self.register_buffer("seen", flag)
+
+    def forward(self, x: Any) -> Any:
+        if not self.is_seen(self.seen):
+            with torch.no_grad():
+                self.scale.copy_(1 / x.abs().amax(0))
+                self.seen.fill_(1)
+        return x * self.scale
+
+
+FLAGS = {
+    "Boolean": (bool, torch.tensor(False)),
+    "item": (lambda seen: seen.item() == 1, torch.tensor(0, dtype=torch.uint8)),
+    "one entry": (lambda seen: seen > 0, torch.tensor([0])),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+@pytest.mark.sampled("item")
+def test_a_layer_that_takes_its_scale_from_data_has_a_bound_after_it_has_seen_some(case: str) -> None:
+    is_seen, flag = FLAGS[case]
+    norm = ActNorm(is_seen, flag.clone())
+    with pytest.raises(MethodError, match=r"changes its buffer seen from .* call the model once on data"):
+        network_bound(norm, (3,))
+    assert norm.seen == 0
+    norm(torch.tensor([[0.5, 2.0, 4.0]]))
+    upper = network_bound(norm, (3,)).upper
+    assert upper is not None
+    assert 2 <= upper < 2.0001
+    assert norm.seen.dtype == flag.dtype
+    assert norm.seen == 1
+
+
+def test_a_flag_that_each_call_writes_is_a_state() -> None:
+    class Counts(nn.Module):
+        calls: Any
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.tensor(0))
+
+        def forward(self, x: Any) -> Any:
+            self.calls += 1
+            return x * 2 if self.calls > 3 else x
+
+    with pytest.raises(MethodError, match="a call changes its buffer calls from 0 to 1"):
+        network_bound(Counts(), (3,))
+
+
+def test_a_gradient_step_by_autograd_is_refused_and_the_advice_has_a_bound() -> None:
+    """x - W^T dpsi(W x), where the slope of dpsi is at most 1/4."""
+
+    class Step(nn.Module):
+        def __init__(self, by_autograd: bool) -> None:
+            super().__init__()
+            self.by_autograd = by_autograd
+            self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+        def forward(self, x: Any) -> Any:
+            if not self.by_autograd:
+                dpsi = torch.sigmoid(self.conv(x))
+                return x - nn.functional.conv_transpose2d(dpsi, self.conv.weight, padding=1)
+            with torch.enable_grad():
+                x = x.requires_grad_()
+                return x - torch.autograd.grad(nn.functional.softplus(self.conv(x)).sum(), x)[0]
+
+    autograd, written = Step(True), Step(False)
+    written.load_state_dict(autograd.state_dict())
+    x = torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(autograd(x.clone()), written(x), atol=1e-6)
+    with pytest.raises(MethodError, match=r"differentiates a convolution .*conv_transpose2d"):
+        network_bound(autograd, (1, 5, 5))
+    found = network_bound(written, (1, 5, 5), budget=1.0)
+    slope = torch.autograd.functional.jacobian(written, x[:1]).reshape(25, 25)
+    assert found.upper is not None
+    assert float(torch.linalg.matrix_norm(slope, 2)) <= found.upper < 1.001
 
 
 def test_the_exporters_reason_is_the_last_one() -> None:

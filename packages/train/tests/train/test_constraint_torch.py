@@ -352,6 +352,9 @@ def test_a_list_of_layers_is_no_module() -> None:
     linear: Any = [nn.Linear(2, 2)]
     with pytest.raises(KernelError, match="list is not a torch module"):
         specnorm_torch.spectral_norm(linear)
+    for call in (specnorm_torch.SpectralPenalty, specnorm_torch.OrthogonalityPenalty, specnorm_torch.NormMonitor):
+        with pytest.raises(MethodError, match=r"list is not a torch\.nn\.Module: give the model itself"):
+            call(linear)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Linear(3, 4)])
