@@ -159,6 +159,18 @@ def test_every_python_block_is_an_example() -> None:
             ast.parse(source, f"{name_of(path)}:{line + 1}")
 
 
+ASIDE = "docs/CONTRIBUTING.md", "docs/design.md"
+"""Pages that are for contributors alone."""
+
+
+def test_the_pages_stay_short() -> None:
+    """At most 28 pages in docs and, with README, 30,000 words for users, as ``wc -w`` counts, which counts bars too."""
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in pages()}
+    assert len(texts) - 1 <= 28
+    words = {name: len(text.split()) for name, text in texts.items() if name not in ASIDE}
+    assert sum(words.values()) <= 30_000, words
+
+
 # -- links -------------------------------------------------------------------------------------------------------
 def targets(text: str) -> list[str]:
     """Relative links outside of code."""
