@@ -6,16 +6,10 @@ The library's circulants are as long as they must be, and without one of the con
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="the layers' ball arithmetic: pip install python-flint")
 
@@ -24,7 +18,7 @@ from core.soundness.layers import Layer, layer
 
 from specnorm.at_size.proofs import circulant as embedding
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs.cells import Boxes, _covering
+from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 
 
@@ -109,65 +103,5 @@ def by_rings_alone() -> list[str]:
 _fewest_points, _dft, _cos_sin_of = embedding._fewest_points, Boxes.dft, Frequencies._cos_sin_of
 
 
-def one_point_fewer(*axis: Any) -> int:
-    return max(1, _fewest_points(*axis) - 1)
-
-
-def closed_on_the_product(*axis: Any) -> int:
-    """Longer steps than the circulant has: of stride times dilation, where they share a factor."""
-    with patch.object(math, "lcm", lambda s, r: s * r):
-        return _fewest_points(*axis)
-
-
-def half_less_a_point(sizes: tuple[int, ...], shape: tuple[int, ...], skew: tuple[bool, ...] = ()) -> Boxes:
-    """The mirror image of a skew-circulant's frequency taken for that of the DFT's."""
-    boxes = _dft(sizes, shape, skew)
-    if not any(skew) or not sizes:
-        return boxes
-    axis = int(np.argmax(sizes))
-    last = np.arange(len(sizes)) == axis
-    high = np.minimum(boxes.high, np.where(last, max((sizes[axis] - 2) // 2 - 1, 0), boxes.high))
-    kept = (boxes.low <= high).all(axis=1)
-    return _covering(boxes.between(boxes.low[kept], high[kept]), boxes.covers)
-
-
-def phase_forgotten(given: Frequencies, points: NDArray[Any]) -> Any:
-    """At a skew-circulant's frequencies, the farthest tap turns as if the circulant were not skew."""
-    cos, sin = _cos_sin_of(given, points)
-    odd = np.asarray([n % 2 == 0 and n < 2**20 for n in given.denominators]) & (given.numerators % 2 == 1).all(axis=0)
-    if odd.any() and len(points):
-        far = int(np.argmax(np.abs(points).sum(axis=1)))
-        plain = Frequencies(given.numerators - odd, given.denominators)
-        c, s = _cos_sin_of(plain, points[far : far + 1])
-        cos[:, [far]], sin[:, [far]] = c, s
-    return cos, sin
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One condition taken away: ``owner.name`` becomes something else; ``check`` must notice."""
-
-    patches: tuple[tuple[Any, str, Any], ...]
-    check: Callable[[], list[str]] = by_rings_alone
-
-
-MUTATIONS = {
-    "length": Mutation(((embedding, "_fewest_points", one_point_fewer),)),
-    "stride and dilation with a common factor": Mutation(
-        ((embedding, "_fewest_points", closed_on_the_product),), too_short
-    ),
-    "mirror images": Mutation(((Boxes, "dft", half_less_a_point),)),
-    "phase of one tap": Mutation(((Frequencies, "_cos_sin_of", phase_forgotten),)),
-}
-
-
 def test_circulants_alone_are_bounds() -> None:
     assert by_rings_alone() == []
-
-
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_every_condition_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutation = MUTATIONS[name]
-    for owner, attribute, without in mutation.patches:
-        monkeypatch.setattr(owner, attribute, without)
-    assert mutation.check(), "nothing was noticed"

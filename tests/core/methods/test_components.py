@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from helpers.oracle import dense_matrix
 from specnorm.at_size.proofs import components
 from specnorm.at_size.proofs.components import PolyphaseComponent
 from specnorm.geometry.spec import ConvSpec
-from specnorm.geometry.taps import Axis
 
 LAYERS = 150
 
@@ -62,34 +60,6 @@ def test_the_norm_is_the_largest_of_the_parts() -> None:
 
 
 # -- without one of the conditions -----------------------------------------------------------------------------------
-def first_alone(axis: Axis) -> list[Axis]:
-    """The first residue taken for all of them."""
-    return _largest_parts(axis)[:1]
-
-
-def padded_as_before(axis: Axis) -> list[Axis]:
-    """Residues forgotten in the padding."""
-    return _largest_parts(axis._replace(before=axis.before - axis.before % axis.dilation))
-
-
-def held_by_length(whole: Axis, part: Axis) -> bool:
-    """A part held by every one with as many pixels and outputs, wherever its padding begins."""
-    return whole.stride == part.stride and whole.pixels >= part.pixels and whole.outputs >= part.outputs
-
-
-_largest_parts = components._largest_parts
-MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any]]] = {
-    "every residue": (components, "_largest_parts", first_alone),
-    "padding of a residue": (components, "_largest_parts", padded_as_before),
-    "distance of pixels and outputs": (components, "contains", held_by_length),
-}
-
-
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_every_condition_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    owner, attribute, without = MUTATIONS[name]
-    monkeypatch.setattr(owner, attribute, without)
-    assert wrong(400), "nothing was noticed"
 
 
 @pytest.mark.parametrize("mode", ["reflect", "symmetric", "replicate", "circular"])

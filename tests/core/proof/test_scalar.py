@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.cases import Recipe
-from helpers.checks import calls
 from helpers.libraries import OPS
 from helpers.oracle import sigma_star
 from hypothesis import given
@@ -18,7 +15,7 @@ from hypothesis import strategies as st
 
 import specnorm
 from specnorm.proofs.cells import Boxes
-from specnorm.supremum.proof import Cells, Cover
+from specnorm.supremum.proof import Cover
 from specnorm.supremum.reduction import Polynomials
 from specnorm.symbols.proofs.polynomial import CentreValues, Polynomial, ScalarGram
 
@@ -135,58 +132,3 @@ def test_the_same_norm_as_by_the_gram_polynomial(
         assert max(one.lower, other.lower) <= min(one.upper, other.upper)
         assert one.upper <= one.lower * (1 + 1e-3) * (1 + 1e-12)
     assert not taken
-
-
-@pytest.mark.parametrize(("groups", "k"), [(512, 31), (1024, 7)])
-def test_many_groups_are_one_search(groups: int, k: int) -> None:
-    """16 groups of 31 x 31 took 11.6 s; 512 take one, and most cells are never made."""
-    kernel = Recipe((groups, 1, k, k), "normal", dtype="float32").kernel
-    start = time.process_time()
-    found = specnorm.enclose(kernel, groups=groups)
-    assert time.process_time() - start < 5
-    assert found.cells < 3000
-    n = 4 * k
-    grid = np.abs(np.fft.fft2(kernel.astype(np.float64), (n, n), axes=(2, 3))).max()
-    assert float(found.upper) >= grid * (1 - 1e-9)
-    assert float(found.upper) <= float(found.lower) * 1.0011
-
-
-def test_limits_ask_for_no_coefficients() -> None:
-    """A polynomial of scalars has none: the variation of a Gram polynomial would be of zeros."""
-    blocks = drawn((4, 5), "normal", 1, 1, 1)
-    polynomial = Polynomial(blocks, xp=OPS.xp)
-    scalar, plain = polynomial.gram(by_axis=True, ops=OPS), polynomial.gram(ops=OPS)
-    cover = Cover(blocks, Boxes.torus((4, 5)), ops=OPS)
-    cells: Cells = cover.open
-    assert len(cells) == len(cover.eigenvalue_limits(scalar, 1.0)) == len(cover.eigenvalue_limits(plain, 1.0))
-    assert not hasattr(scalar, "norms")
-
-
-@pytest.mark.parametrize(("taps", "n"), [(7, 16), (9, 24), (11, 9)])
-@pytest.mark.parametrize("function", ["conv_norm", "enclose"])
-def test_depthwise_layers_at_a_size_are_one_table(function: str, taps: int, n: int) -> None:
-    """The norm is that of an FFT, and four times as many groups take no more calls but those of further chunks."""
-    kernel: Any = Recipe((256, 1, taps, taps), "normal", seed=3).kernel
-    at_once = specnorm.enclose(kernel, n, groups=256, rtol=1e-9)
-    wrapped = np.zeros((256, n, n))
-    for row, column in np.ndindex(taps, taps):
-        wrapped[:, row % n, column % n] += kernel[:, 0, row, column]
-    norm = float(np.abs(np.fft.fft2(wrapped)).max())
-    assert float(at_once.lower) * (1 - 1e-12) <= norm <= float(at_once.upper) * (1 + 1e-12)
-    assert float(at_once.upper) <= float(at_once.lower) * (1 + 1e-9) * (1 + 1e-12)
-    assert at_once.cells <= (n * n + 4) // 2  # half of the grid, at once
-
-    def call(groups: int) -> Callable[[], object]:
-        return lambda: getattr(specnorm, function)(kernel[:groups], n, groups=groups)
-
-    call(64)()
-    assert calls(call(256)) <= 1.3 * calls(call(64)) + 100
-
-
-def test_a_grid_beyond_the_budget_is_bounded_all_the_same() -> None:
-    """Without time for the table, the bounds are those of a search that was cut."""
-    kernel = np.zeros((3, 1, 5, 5))
-    kernel[:, :, 2, 2] = 1.0
-    kernel[:, :, 0, 0] = 1e-9
-    found = specnorm.enclose(kernel, 32, groups=3, rtol=1e-12, budget=1e-6)
-    assert 1 <= float(found.lower) <= 1 + 1e-9 + 1e-15 <= float(found.upper) * (1 + 1e-15) < 6
