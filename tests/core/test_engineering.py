@@ -167,21 +167,23 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_version_and_the_recipes_dependencies() -> None:
     """pyproject.toml, citation, conda recipe, README and changelog agree; what is not released has no date."""
     root = Path(__file__).parents[2]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    version = pyproject["tool"]["hatch"]["version"]["fallback-version"]
     recipe = (root / "conda" / "recipe.yaml").read_text(encoding="utf-8")
-    assert f'  version: "{project["version"]}"\n' in recipe
+    assert f'  version: "{version}"\n' in recipe
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
-    assert f"version: {project['version']}\n" in citation
+    assert f"version: {version}\n" in citation
     changes = (root / "docs" / "changelog.md").read_text(encoding="utf-8")
     latest = re.search(r"^## (.+)$", changes, re.MULTILINE)
     assert latest is not None
-    is_released = "dev" not in project["version"]
+    is_released = "dev" not in version
     assert ("date-released" in citation) == is_released
     assert ("is not released yet" in (root / "README.md").read_text(encoding="utf-8")) != is_released
     if is_released:
         dated = re.fullmatch(r"(\S+) \((\d{4}-\d{2}-\d{2})\)", latest[1])
         assert dated is not None
-        assert dated[1] == project["version"]
+        assert dated[1] == version
         assert f"date-released: {dated[2]}\n" in citation
     else:
         assert latest[1] == "Unreleased"
