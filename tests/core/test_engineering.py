@@ -269,3 +269,26 @@ def test_a_torch_graph_outlives_the_table(monkeypatch: pytest.MonkeyPatch) -> No
     for j in range(12):
         planned(ExactFFT(), input_shape=20 + j)
     assert float(traced(kernel)) == float(before)
+
+
+def test_the_versions_that_the_page_states_are_those_that_are_installed() -> None:
+    """Oldest versions are those of pyproject.toml, tested ones those of constraints.txt and of the sessions of nox."""
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (root / "docs" / "backends.md").read_text(encoding="utf-8")
+    sessions = (root / "noxfile.py").read_text(encoding="utf-8")
+    rows = {cells[1]: cells[2:-1] for line in page.splitlines() if len(cells := line.split("|")) > 5}
+    rows = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
+    needed = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    libraries = ("numpy", "torch", "jax", "cupy-cuda13x")
+    oldest = [each.partition(">=")[2] for name in libraries for each in needed if each.startswith(f"{name}>=")]
+    assert rows["oldest version"] == oldest
+    pinned = re.findall(r'"(?:numpy|jax)==([^"]+)"', sessions)
+    torch = re.findall(r"^torch==(.+)$", (root / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows["tested versions"][:3] == [f"{pinned[0]}, the latest", *torch, f"{pinned[1]}, the latest"]
+    others = re.findall(r'"([\d.t]+)"', re.findall(r"^OTHER_PYTHONS = (.*)$", sessions, re.MULTILINE)[0])
+    own = re.findall(r'^PYTHON = "(.*)"$', sessions, re.MULTILINE)[0]
+    assert f"on Python {own}, and with NumPy on {', '.join(others[:-1])} and {others[-1]}." in page
