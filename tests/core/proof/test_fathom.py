@@ -279,6 +279,17 @@ def test_gram_iteration_of_complex_matrices(dtype: str, shape: tuple[int, int]) 
         assert ((found >= exact) & (found <= exact * 5**2.0 ** -(n_iter + 1) * (1 + 2e-5))).all()
 
 
+def test_products_that_lose_every_small_term_are_allowed_for() -> None:
+    """1 + e**2 + e**2 + ... with e**2 half a unit: a sum that meets the 1 stays as it is, beyond other roundings."""
+    small = np.float32(2.0**-12.5)
+    column = np.full((1, 2**16, 1), small)
+    column[0, 0, 0] = 1
+    truth = math.sqrt(1 + (2**16 - 1) * float(small) ** 2)
+    iterates = GramIterates(column, xp=OPS.xp)  # type: ignore[arg-type]
+    iterates.square()
+    assert truth <= float(iterates.norms_up()[0]) <= 1.02 * truth
+
+
 @pytest.mark.parametrize("shape", [(12, 16, 3, 3), (16, 12, 3), (3, 8, 8, 2, 2)])
 def test_values_and_gradients_are_those_of_a_visit_to_all(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
