@@ -36,6 +36,12 @@ class Smallest(Method, TwoSidedSearch):
     ----------
     rtol, max_cells, budget
         As in `Enclose`.
+
+    Notes
+    -----
+    Entries of ``stats``: ``upper``, a proven upper bound; ``zero``, whether the value could not be proven to be
+    positive; ``out_of_cells``, whether the search reached its maximum number of cells; ``converged``, ``cells``,
+    ``levels`` and the witness as in `Enclose`.
     """
 
     name: ClassVar = "smallest"
@@ -90,7 +96,7 @@ class Smallest(Method, TwoSidedSearch):
         search_figures = [figures_of(layer_bounds, self.rtol, no_frequency) for layer_bounds in bounds]
         figures = (upper, *figure_arrays(search_figures, like, ops=ops), *vectors)
         claims = [layer_bounds.ends for layer_bounds in bounds]
-        return Evaluation(lower, figures, residuals, lambda: claims)
+        return Evaluation(lower, figures, residuals, claims)
 
 
 def _attained(

@@ -27,6 +27,7 @@ from specnorm.at_size.proofs.block_tridiagonal import (
     plans,
     to_layer,
 )
+from specnorm.at_size.proofs.waves import Waves
 from specnorm.backends import load
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
@@ -204,6 +205,20 @@ def test_what_is_known_of_an_axis_part_by_part_is_what_its_table_says(monkeypatc
             assert block_tridiagonal.least_memory(spec) <= plan.memory
 
 
+def test_sums_of_waves_are_the_same_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel = np.random.default_rng(0).standard_normal((1, 2, 2, 3, 2))
+    spec = ConvSpec.of(kernel.shape[1:], input_shape=(7, 5), padding_mode="zeros", padding=((3, -1), (0, 2)))
+    factors = [np.exp(1j * np.outer(np.arange(1.0, 3.0), np.arange(n))) for n in spec.sides[0]]
+    a = np.ones((1, 4, 2), dtype=np.complex128)
+    ops = ArrayOps.of(load("numpy"), kernel)
+    values = []
+    for part in (2**14, 3, 1):
+        monkeypatch.setattr(Axis, "PART", part)
+        values.append([np.asarray(Waves(kernel, spec, factors, ops=ops).image_inner(a)).item()])
+        values[-1].append(np.asarray(Waves(kernel, spec, factors, ops=ops).magnitude().inner(abs(a))).item())
+    assert np.allclose(values, values[0], rtol=1e-13)
+
+
 @pytest.mark.parametrize("mode", ["zeros", "symmetric"])
 def test_a_long_axis_takes_few_bytes_a_pixel(mode: str) -> None:
     """It took 391 with zeros and 263 with the others: tables of what each tap reads, and waves at every tap."""
@@ -212,7 +227,7 @@ def test_a_long_axis_takes_few_bytes_a_pixel(mode: str) -> None:
 
 
 def test_attempts_begin_at_the_tolerance_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts for 1e-2 began at 1e-3, and took ten times as long; what is not reached asks for larger ones too."""
+    """Attempts for 1e-2 began at 1e-3, and took ten times as long."""
     made: list[float] = []
 
     class Watched(ComponentBounds):
@@ -225,13 +240,13 @@ def test_attempts_begin_at_the_tolerance_asked_for(monkeypatch: pytest.MonkeyPat
     begun = {}
     for rtol in (0.5, 1e-2, 5e-3, 2e-3, 1e-4):
         made.clear()
-        specnorm.enclose(kernel, 24, rtol=rtol, padding_mode="zeros", padding=1)
+        specnorm.enclose(kernel, 40, rtol=rtol, padding_mode="zeros", padding=1)
         begun[rtol] = made[0], min(made)
-    assert begun == {0.5: (1e-2, 1e-2), 1e-2: (1e-2, 1e-2), 5e-3: (3e-3, 3e-3), 2e-3: (1e-3, 1e-3), 1e-4: (1e-3, 1e-4)}
+    assert begun == {0.5: (0.5, 0.5), 1e-2: (1e-2, 1e-2), 5e-3: (5e-3, 5e-3), 2e-3: (2e-3, 2e-3), 1e-4: (1e-3, 1e-4)}
     monkeypatch.setattr(layer_module, "ATTEMPTS", (layer_module.near_supremum,))
     made.clear()
     specnorm.enclose(kernel, 16, rtol=1e-3, padding_mode="zeros", padding=1)
-    assert made == [1e-3, 3e-3, 1e-2]
+    assert made == [1e-3]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -241,7 +256,7 @@ def test_a_tighter_tolerance_is_never_wider(seed: int) -> None:
     geometries: tuple[dict[str, Any], ...] = ({"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 0})
     width = math.inf
     for rtol in (0.5, 0.1, 5e-2, 1e-2, 5e-3, 2e-3, 1e-3, 3e-4, 1e-4, 1e-5):
-        found = specnorm.enclose(kernel, 24, rtol=rtol, padding_mode="zeros", **geometries[seed])
+        found = specnorm.enclose(kernel, 48, rtol=rtol, padding_mode="zeros", **geometries[seed])
         assert float(found.upper) - float(found.lower) <= width
         width = float(found.upper) - float(found.lower)
     assert width <= 1.1e-3 * float(found.upper)

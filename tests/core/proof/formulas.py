@@ -1,7 +1,7 @@
 """Functions of proofs, each alone: what they return is no smaller, and hardly larger, than its formula says.
 
 The formulas are those of the docstrings, in plain float64 or rational arithmetic. Allowances show where units are those
-of single precision, and where the number that they are added to is 0. `core.proof.planted` runs these checks.
+of single precision, and where the number that they are added to is 0. `core.proof.checks` has these checks.
 """
 
 from __future__ import annotations
@@ -254,9 +254,6 @@ def mirrored(points: set[tuple[int, ...]], sizes: tuple[int, ...]) -> set[tuple[
 
 
 def grids_of_frequencies() -> Violations:
-    one = np.asarray([[1]])
-    if frequencies.Frequencies(one, (9,)).same_as(frequencies.Frequencies(one, (8,))):
-        yield "the same numerators of another grid"
     for sizes in GRIDS:
         everything = set(np.ndindex(*sizes))
         half = {tuple(map(int, x)) for x in frequencies.Frequencies.half_grid(sizes).numerators}
