@@ -16,7 +16,7 @@ from specnorm.at_size import layer_tuning
 from specnorm.at_size.circulants import bound_by_circulant
 from specnorm.at_size.groups import find_open_groups
 from specnorm.at_size.own_matrix import enclose_by_matrix
-from specnorm.at_size.proofs.block_tridiagonal import BlockPlan, least_memory, least_work, plans
+from specnorm.at_size.proofs.block_tridiagonal import BlockPlan, plans
 from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
 from specnorm.at_size.wave_sum import WaveSum
@@ -87,7 +87,7 @@ class ComponentBounds:
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
         # The plan of many rows is not asked for: it takes a pass over the layer's pixels.
-        may_be = least_work(self.group_spec) <= layer_tuning.IMMEDIATE_WORK
+        may_be = fewest_rows(self.group_spec) / 3 <= layer_tuning.IMMEDIATE_WORK
         return may_be and self.gram_plan.work * self.groups <= layer_tuning.IMMEDIATE_WORK
 
     @property
@@ -135,7 +135,7 @@ class ComponentBounds:
         The first call searches for the open groups.
         """
         count = len(self.open_groups(bounds))
-        if least_memory(self.group_spec) > self.ops.memory:
+        if 8 * 6 * fewest_rows(self.group_spec) > self.ops.memory:  # the least memory and work of a plan
             return math.inf
         return self.gram_plan.work * count if self.gram_plan.memory <= self.ops.memory else math.inf
 
@@ -373,3 +373,10 @@ def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if math.prod(inputs) + math.prod(outputs) > layer_tuning.WITNESS_ENTRIES:
         return (0,), (0,)
     return inputs, outputs
+
+
+def fewest_rows(spec: ConvSpec) -> int:
+    """The smaller number of rows of the two Gram matrices of a layer of one group."""
+    large, small = spec.sides
+    first, second = spec.group_channels
+    return min(second * math.prod(large), first * math.prod(small))

@@ -113,23 +113,6 @@ class BlockPlan:
         return 8 * (band + products + counts + couplings)
 
 
-def _fewest_rows(spec: ConvSpec) -> int:
-    """The smaller number of rows of the two Gram matrices of a layer of one group."""
-    large, small = spec.sides
-    first, second = spec.group_channels
-    return min(second * math.prod(large), first * math.prod(small))
-
-
-def least_work(spec: ConvSpec) -> float:
-    """A number that no plan's work is below, without making the plans."""
-    return _fewest_rows(spec) / 3
-
-
-def least_memory(spec: ConvSpec) -> float:
-    """A number that no plan's memory is below, without making the plans."""
-    return 8.0 * 3 * 2 * _fewest_rows(spec)
-
-
 @functools.lru_cache(maxsize=64)
 def plans(spec: ConvSpec) -> tuple[BlockPlan, ...]:
     """All ways to cut the Gram matrix of a layer of one group, sorted by their work."""
