@@ -50,7 +50,6 @@ from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.tools import Measure, bound
 
-from specnorm import ConvSpec
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proof import Clock
 from specnorm.proofs.bound import Upper, digest_of
