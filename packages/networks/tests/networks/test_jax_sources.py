@@ -82,6 +82,7 @@ def test_flax_in_halves() -> None:
     assert upper == network_bound(linear, (4,)).upper
 
 
+@pytest.mark.nightly  # audits of such models are in CI: `audit/test_sources`
 def test_equinox_with_a_state_beside_it() -> None:
     """The state counts as it is given: the running variance of batch normalisation, after some batches."""
     equinox = pytest.importorskip("equinox")
