@@ -434,25 +434,6 @@ def test_the_penalty_is_a_sum_over_norms(method: Any) -> None:
         training.SpectralPenalty(form="squares")
 
 
-@pytest.mark.nightly
-def test_the_state_is_carried_by_scan() -> None:
-    """In a compiled loop the vectors follow kernels that drift: never above the norm, and not far below."""
-    penalty = training.SpectralPenalty()
-    tree, drift = parameters(), parameters(seed=30)
-
-    def body(carry: Any, _: Any) -> Any:
-        moved, state = carry
-        norms, state = penalty.norms(moved, state)
-        return (jax.tree_util.tree_map(lambda x, d: x + 0.02 * d, moved, drift), state), norms
-
-    (last, _), norms = jax.jit(lambda c: jax.lax.scan(body, c, length=20))((tree, penalty.init(tree)))
-    before = jax.tree_util.tree_map(lambda x, d: x - 0.02 * d, last, drift)
-    for name, (kernel, geometry) in training.kernels(before).items():
-        truth = specnorm.enclose(kernel, **geometry)
-        assert 0.98 * truth.lower < float(norms[name][-1]) < 1.0001 * truth.upper, name
-        assert norms[name].shape == (20,)
-
-
 # -- certified ---------------------------------------------------------------------------------------------------
 def test_rescaled_trees_are_certified() -> None:
     tree = parameters()
