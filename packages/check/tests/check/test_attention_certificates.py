@@ -1,5 +1,5 @@
 """Certificates of attention state `network_bound`'s constant, which inputs do not exceed; what the lemma does not cover
-is refused, and planted mistakes show."""
+is refused."""
 
 from __future__ import annotations
 

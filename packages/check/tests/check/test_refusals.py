@@ -399,9 +399,9 @@ def at_stride_one(limit: int) -> Any:
     return with_limit(parts, "LARGEST_KERNEL", limit, lambda: parts.at_stride_one(term))
 
 
-def normalised_by(variance: list[float], gamma: float = 1.0) -> Any:
-    one = Node("BatchNormalization", ["x", "g", "g", "g", "v"], {"epsilon": 0.0})
-    return rules.normalising_factors(fake(one, {"g": np.full(2, gamma), "v": np.array(variance)}), one)
+def normalised_by(variance: list[float], epsilon: float = 0.0) -> Any:
+    one = Node("BatchNormalization", ["x", "g", "g", "g", "v"], {"epsilon": epsilon})
+    return rules.normalising_factors(fake(one, {"g": np.ones(2), "v": np.array(variance)}), one)
 
 
 def times_numbers(operator: str, *values: float) -> Any:
@@ -455,9 +455,11 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         parts.DO_NOT_FIT[:20]),
     "no bound of a start": (lambda: networks.bound_with_multipliers(
         networks.ValueBounds(None, []), np.ones(1), "no bound is known"), "no bound is known"),
+    "scales that are computed": (lambda: resizing.matrix_of_resize(
+        fake(RELU), Node("Resize", ["x", "", "z"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
     "sizes that are computed": (lambda: resizing.matrix_of_resize(
         fake(RELU), Node("Resize", ["x", "", "", "z"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
-    "a variance below 0": (lambda: normalised_by([1.0, -0.5]), "divides by 0"),
+    "a variance below 0": (lambda: normalised_by([1.0, -0.5], 1.0), "divides by 0"),
     "a variance of 0": (lambda: normalised_by([1.0, 0.0]), "divides by 0"),
     "numbers that are not finite": (lambda: times_numbers("Mul", 1.0, math.inf), "NaN or infinity"),
     "a quotient by 0": (lambda: times_numbers("Div", 1.0, 0.0), "a Div by 0"),
@@ -471,6 +473,8 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a split of another size": (lambda: [*Network._nodes_of(
         fake(RELU, a=(1, 1, 2), b=(1, 2, 2)), helper.make_node("Split", ["x"], ["a", "b"], axis=1), ["x"])],
         "Split of another"),
+    "a further input that is computed": (
+        lambda: fake(RELU).require_fixed_inputs(Node("Pad", ["x", "z"], {})), "input that is computed"),
     "a value of an unknown shape": (lambda: fake(RELU).shape_of("w"), "no shape of w"),
     "a model with functions": (lambda: graphs.require_known_definitions(proto(
         opset_import=[proto(domain="", version=18)], functions=[1])), "functions of its own"),
@@ -647,6 +651,7 @@ FALSE: dict[str, Callable[[], bool]] = {
         "ReduceMean", ["x"], {"axes": []})),
     "a mean of channels keeps them": lambda: parts.keeps_channels(fake(RELU), Node(
         "ReduceMean", ["x"], {"axes": [2, 1]})),
+    "a factor that is a tenth off": lambda: factored(0.9),
     "a later value is read flattened": lambda: flat(1, (1, 4)),
     "the start is read in another shape": lambda: flat(0, (2, 2)),
 }  # fmt: skip
@@ -656,6 +661,12 @@ def without_shape(name: str) -> bool:
     found = fake(RELU)
     del found.shapes[name]
     return bool(found.keeps_entry_count("y"))
+
+
+def factored(size: float) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.linalg, "cholesky", lambda matrix: size * np.eye(len(matrix)))
+        return units()._has_factor(np.eye(2), Fraction(1, 2**40))
 
 
 def flat(j: int, shape: tuple[int, ...]) -> bool:
