@@ -429,7 +429,7 @@ def layer_of(shape: tuple[int, ...] = (2, 1, 3), **other: Any) -> Any:
 GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a thread without subnormal numbers": (thread_without_subnormal_numbers, "subnormal numbers are taken"),
     "two inputs of which one is a constant": (lambda: graphs.set_input_shape(
-        proto(input=[proto(name="a"), proto(name="b")]), {"a": 1}, []), "a constant of the model"),
+        proto(input=[proto(name="a"), proto(name="b")]), {"a": H}, []), "a constant of the model"),
     "a matrix of units as large as the limit": (
         lambda: with_limit(inequality, "MOST_NUMBERS", 64, units), "too large a matrix"),
     "a start of units with a huge multiplier": (lambda: units(q_0=(2.0**300,)).is_nonnegative(), "very different"),
@@ -666,12 +666,12 @@ def without_shape(name: str) -> bool:
 def factored(size: float) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(np.linalg, "cholesky", lambda matrix: size * np.eye(len(matrix)))
-        return units()._has_factor(np.eye(2), Fraction(1, 2**40))
+        return bool(units()._has_factor(np.eye(2), Fraction(1, 2**40)))
 
 
 def flat(j: int, shape: tuple[int, ...]) -> bool:
     reader = parts.TermReader(fake(RELU, z=shape), Part(["x", "y"], [], "every", 0))
-    return reader.keeps_entries_of(j, "x", "z")
+    return bool(reader.keeps_entries_of(j, "x", "z"))
 
 
 @pytest.mark.parametrize("name", FALSE)
