@@ -30,7 +30,7 @@ from specnorm.geometry.spec import Geometry, Layer
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "keras", "cupy")
-NEEDED = {"check-it-yourself": "onnx", "audit": "matplotlib"}
+NEEDED = {"check-it-yourself": "onnx"}
 """What else examples of a page import."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -157,6 +157,18 @@ def test_every_python_block_is_an_example() -> None:
                 assert ">>> " not in source, f"{name_of(path)}:{line + 1} begins without a prompt"
         for line, source in blocks(path.read_text(encoding="utf-8"), "py"):
             ast.parse(source, f"{name_of(path)}:{line + 1}")
+
+
+ASIDE = "docs/CONTRIBUTING.md", "docs/design.md"
+"""Pages that are for contributors alone."""
+
+
+def test_the_pages_stay_short() -> None:
+    """At most 28 pages in docs and, with README, 30,000 words for users, as ``wc -w`` counts, which counts bars too."""
+    texts = {name_of(path): path.read_text(encoding="utf-8") for path in pages()}
+    assert len(texts) - 1 <= 28
+    words = {name: len(text.split()) for name, text in texts.items() if name not in ASIDE}
+    assert sum(words.values()) <= 30_000, words
 
 
 # -- links -------------------------------------------------------------------------------------------------------
@@ -372,6 +384,8 @@ def test_the_guides_for_authors_import_stable_names_alone() -> None:
             assert module in stable
             listed = importlib.import_module(module).__all__
             assert {name.strip() for name in names.split(",")} <= {*listed}, module
+    explained = re.findall(r"`(\w+)", "".join(re.findall(r"^(\| `.*?\|)", backends, re.MULTILINE)))
+    assert {*importlib.import_module("specnorm.plugin").__all__} - {*explained} == set()
 
 
 @pytest.mark.nightly
@@ -381,7 +395,8 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     (_, bound), (_, method), *_ = blocks(page, "python")
     for name in ("specnorm", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "packages").mkdir()  # where tests look for claims, too
     room = tmp_path / "specnorm" / "frobenius"
     room.mkdir()

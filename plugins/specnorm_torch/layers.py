@@ -18,9 +18,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
-    "Select", "at_inference", "check_module", "check_used", "check_values", "computes_as_torch", "geometry_of",
-    "has_hooks", "is_layer", "is_lazy", "is_matrix", "is_quantised", "kernel_if_used", "layers_of", "makers_of_tensors",
-    "name_of", "normalised_layers", "parametrisations", "version_of", "weight_of",
+    "Select", "at_inference", "check_is_module", "check_matrix", "check_module", "check_used", "check_values",
+    "computes_as_torch", "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_matrix", "is_quantised",
+    "kernel_if_used", "layers_of", "makers_of_tensors", "name_of", "normalised_layers", "parametrisations",
+    "version_of", "weight_of",
 ]  # fmt: skip
 
 _ComputingHooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
@@ -45,9 +46,10 @@ def is_layer(module: nn.Module) -> bool:
 
 def is_matrix(module: nn.Module) -> bool:
     """Return whether a module's weight is a matrix: embeddings, or a bilinear layer's with a row for each output."""
-    return isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Bilinear))
+    return isinstance(module, _MATRICES)
 
 
+_MATRICES: tuple[Any, ...] = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
 _LAYERS: tuple[Any, ...] = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear
 )  # fmt: skip
@@ -57,7 +59,7 @@ _COMPUTING_METHODS = ("forward", "_conv_forward", "_output_padding", "__call__")
 
 def computes_as_torch(module: nn.Module) -> bool:
     """Return whether a layer has torch's forward: its attributes then determine what it computes (hooks aside)."""
-    for cls in _LAYERS:
+    for cls in (*_LAYERS, *_MATRICES):
         if isinstance(module, cls):
             methods = [name for name in _COMPUTING_METHODS if hasattr(cls, name)]
             return all(_has_method_of(module, cls, name) for name in methods)
@@ -68,6 +70,25 @@ def _has_method_of(module: nn.Module, cls: type, name: str) -> bool:
     """Return whether a module has the method of a class: no subclass and no attribute of the module replaces it."""
     is_inherited = getattr(type(module), name) is getattr(cls, name)
     return is_inherited and name not in vars(module)
+
+
+def check_matrix(module: nn.Module) -> None:
+    """Refuse a module of `is_matrix` whose output is not the product of an input with its weight."""
+    reason = ""
+    if not computes_as_torch(module):
+        reason = "has a forward of its own"
+    elif has_hooks(module):
+        reason = "has hooks that may change its input or output"
+    elif getattr(module, "mode", None) == "max":
+        reason = "with mode='max' is no linear map"
+    elif getattr(module, "max_norm", None) is not None:
+        reason = "with max_norm changes its weight when it is called"
+    if reason:
+        matrix = "module.weight.flatten(1)" if isinstance(module, nn.Bilinear) else "module.weight"
+        raise GeometryError(
+            f"{name_of(module)} {reason}: its norm does not follow from its weight. specnorm.enclose({matrix}) bounds "
+            "the norm of the stored matrix."
+        )
 
 
 @torch.no_grad()
@@ -128,9 +149,12 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     if isinstance(module, nn.Linear):
         return {} if input_shape is None else {"input_shape": ()}
     if not isinstance(module, _ConvNd):
+        advice = "For others give the kernel and its geometry to specnorm's functions."
+        if is_matrix(module):
+            advice = "specnorm.enclose(module) bounds the norm of its weight as a matrix, which has no geometry."
         raise GeometryError(
-            f"{name_of(module)} is not a supported layer; expected Conv1d to Conv3d, ConvTranspose1d to "
-            "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
+            f"{name_of(module)} is no convolution or linear layer; expected Conv1d to Conv3d, ConvTranspose1d to "
+            f"ConvTranspose3d or Linear. {advice}"
         )
     geometry: dict[str, Any] = {
         "stride": tuple(module.stride),
@@ -176,6 +200,7 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
 
     A shared layer is yielded once. Layers inside of a parametrization compute a weight and are left out.
     """
+    check_is_module(model)
     for name, module in model.named_modules():
         is_inside_of_parametrisation = "parametrizations" in name.split(".")
         if not is_layer(module) or is_inside_of_parametrisation:
@@ -270,20 +295,26 @@ def is_lazy(x: object) -> bool:
     return isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer)
 
 
-def check_module(model: object) -> None:
-    """Refuse objects that are not modules, and modules made by torch.jit or torch.export, which hide their layers."""
-    kind = type(model).__name__
+def check_is_module(model: object) -> None:
+    """Refuse objects that are not modules."""
     if not isinstance(model, nn.Module):
         raise MethodError(
-            f"{kind} is not a torch.nn.Module. specnorm.audit reads files, and mappings of names to arrays such as a "
-            "state dict."
+            f"{type(model).__name__} is not a torch.nn.Module: give the model itself. specnorm.audit reads files, and "
+            "mappings of names to arrays such as a state dict."
         )
+
+
+def check_module(model: Any) -> None:
+    """Refuse objects that are not modules, and modules made by torch.jit or torch.export, which hide their layers."""
+    check_is_module(model)
     inner = next((name for name, x in model.named_modules() if isinstance(x, torch.jit.ScriptModule)), None)
     if inner is not None or "eval" in vars(model):
         maker = "torch.export"
         if inner is not None:
             maker = f"torch.jit ({inner})" if inner else "torch.jit"
-        raise MethodError(f"{kind} was made by {maker}, which hides its layers. Give the model that it was made of.")
+        raise MethodError(
+            f"{type(model).__name__} was made by {maker}, which hides its layers. Give the model that it was made of."
+        )
 
 
 def check_values(model: nn.Module, prefix: str = "") -> None:

@@ -187,7 +187,10 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     if isinstance(method, Multipliers) and method.widest is None:
         with suppress(NoBoundError):
             search = Search(written, measure, method) if has_branches(written) else None
-    by_channels = bounded(graph, measure, method)
+    # The proof of what the search begins with has its time, however short the budget is.
+    clock = measure.clock if search is None else search.clock
+    by_channels = bounded(graph, replace(measure, clock=clock), method)
+    measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
             by_channels = _with_whole(by_channels, search.bound(upper_of(by_channels)))

@@ -221,6 +221,9 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
     "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
+    "attention by constants of other values": lambda: attended(SCOPE.map("x", "v")),
+    "multipliers of other units": lambda: constant_of_inequality(one_unit(), np.ones(2), 31.0),
+    "a multiplier of a unit that is negative": lambda: constant_of_inequality(one_unit(), -np.ones(1), 31.0),
     "the norm of another kernel": lambda: parts.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
@@ -331,6 +334,17 @@ def lied_to() -> object:
     return bound(Graph(nodes, ("d",)), Lying(), method=Product(), check=False)
 
 
+def attended(what: object) -> Upper:
+    """A sum as if it were attention on one value."""
+    return claim_of_attention(SCOPE, NODES["s"], Factors("u", "u", 0.0, 0.0, 2.0), [U, assumed(5.0, what)])
+
+
+def one_unit() -> Inequality:
+    """Six times a number, ReLU, and five times that."""
+    graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
+    return Inequality(unit_run(with_slopes_on(graph, unlimited_ranges(graph))))
+
+
 def attention() -> Iterator[tuple[Upper | None, float]]:
     """Of the same tokens, and of tokens of two kinds: each claim, times what its tokens can change the result by."""
     tokens, of_tokens = Node("x", Input(), (), (1, 2, 2)), (1, 2, 2)
@@ -347,8 +361,7 @@ def attention() -> Iterator[tuple[Upper | None, float]]:
 
 def inequalities() -> Iterator[tuple[Upper | None, float]]:
     """A chain of numbers with a function between them, whose constant is their product."""
-    graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
-    inequality = Inequality(unit_run(with_slopes_on(graph, unlimited_ranges(graph))))
+    inequality = one_unit()
     *_, best = proposals(inequality, 20, Clock())
     proposed = best.constant * (1 + 1e-6)
     yield constant_of_inequality(inequality, best.multipliers, proposed, is_transposed=best.is_transposed), 30.0

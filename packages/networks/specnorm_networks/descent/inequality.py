@@ -56,7 +56,7 @@ def work_of(inequality: Inequality) -> float:
     """Return the multiplications of an evaluation, about."""
     n = float(inequality.units)
     m = float(min(inequality.inputs, inequality.outputs))
-    return n**3 / 2 + 2 * n * n * m + 9 * m**3
+    return n**3 / 3 + n * n * m + 9 * m**3
 
 
 def proposals(inequality: Inequality, steps: int, clock: Clock) -> Iterator[Proposal]:
@@ -64,10 +64,9 @@ def proposals(inequality: Inequality, steps: int, clock: Clock) -> Iterator[Prop
     is_transposed = inequality.outputs < inequality.inputs
     blocks = transposed(inequality.blocks) if is_transposed else inequality.blocks
     problem = _Problem(blocks, inequality.channels, clock)
-    logs = problem.start(inequality.values, is_transposed)
-    if logs is None:
+    constant, logs = problem.start(inequality.values, is_transposed, work_of(inequality))
+    if not constant < math.inf:
         return
-    constant = problem.constant(logs)
     yield Proposal(constant, problem.multipliers(logs), is_transposed)
     for channels, widths in ((inequality.channels, OF_CHANNELS), (np.arange(inequality.units), OF_UNITS)):
         if channels is not inequality.channels:
@@ -144,20 +143,18 @@ class _Problem:
         return form
 
     # -- start -------------------------------------------------------------------------------------------------------
-    def start(self, values: Sequence[slice], is_transposed: bool) -> FloatArray | None:
-        """Return logarithms of multipliers, one number for each value; None if none are found.
+    def start(self, values: Sequence[slice], is_transposed: bool, work: float) -> tuple[float, FloatArray]:
+        """Return g and logarithms of multipliers, one number for each value; an infinite g if none are found.
 
-        ``values``: the units of each value, in the order of computation. A value's multiplier is what its readers need,
-        from the last value back, times one of the factors `GROWTH`. In transposed matrices, earlier values read later
-        ones.
+        ``values``: the units of each value, in the order of computation. ``work``: that of an evaluation. A value's
+        multiplier is what its readers need, from the last value back, times one of the factors `GROWTH`. In transposed
+        matrices, earlier values read later ones.
         """
         order = values if is_transposed else values[::-1]  # readers first
         to_output = [_norm(self.c[:, value]) ** 2 for value in order]
         to_readers = [[_norm(self.a[reader, value]) ** 2 for reader in order[:at]] for at, value in enumerate(order)]
-        best: tuple[float, FloatArray | None] = (math.inf, None)
+        best = (math.inf, np.zeros(0))
         for growth in GROWTH:
-            if self.clock.expired:
-                break
             of_values: list[float] = []
             for squares, square in zip(to_readers, to_output, strict=True):
                 needs = square + sum(number * of_reader for number, of_reader in zip(squares, of_values, strict=True))
@@ -165,35 +162,45 @@ class _Problem:
             units = np.zeros(len(self.channels))
             for value, number in zip(order, of_values, strict=True):
                 units[value] = max(number, LEAST_SHARE * max(of_values))
-            logs = self._scaled_logs(units)
-            if logs is None:
-                continue
-            level, _ = self.evaluate(logs, 0.0)
-            if level < best[0]:
-                best = (level, logs)
-            elif best[1] is not None:
+            scaled = self._scaled(units)
+            if best[0] < math.inf and not scaled[0] < best[0]:
                 break
-        return best[1]
+            best = min(best, scaled, key=lambda pair: pair[0])
+            if not self.clock.affords(work):
+                break
+        return best
 
-    def _scaled_logs(self, units: FloatArray) -> FloatArray | None:
-        """Return logarithms of multipliers times the best factor, if D is 0 and there is one eigenvalue; None if none.
+    def _scaled(self, units: FloatArray) -> tuple[float, FloatArray]:
+        """Return g for multipliers times the best factor, if D is 0 and there is one eigenvalue, and their logarithms.
 
         Let P = 2 L - L A - A^T L. The factor s has to be above the largest eigenvalue of C P^-1 C^T, and s^2 / (s P -
-        C^T C) is least at twice that.
+        C^T C) is least at twice that. ``(s P - C^T C)^-1 = P^-1 / s + P^-1 C^T (s - C P^-1 C^T)^-1 C P^-1 / s``.
         """
         form = self._form(units)
+        nothing = (math.inf, np.zeros(0))
         if not np.all(np.isfinite(form)):
-            return None
+            return nothing
         try:
             np.linalg.cholesky(form)
-            largest = float(np.linalg.norm(self.c @ np.linalg.solve(form, self.c.T), 2))
+            solution = np.linalg.solve(form, np.hstack([self.c.T, units[:, None] * self.b]))
+            of_c, of_b = np.split(solution, [len(self.c)], axis=1)
+            small = self.c @ of_c
+            largest = float(np.linalg.norm(small, 2))
+            if not 0 < largest < math.inf:
+                return nothing
+            s = 2 * largest
+            # R = C^T D + s L B, and P^-1 R.
+            right = self.cd + s * units[:, None] * self.b
+            solution = of_c @ self.d + s * of_b
+            through = self.c @ solution
+            inner = np.linalg.solve(s * np.eye(len(small)) - small, through)
+            gram = self.dd + (right.T @ solution + through.T @ inner) / s
+            square = float(np.linalg.eigvalsh((gram + gram.T) / 2)[-1])
         except np.linalg.LinAlgError:
-            return None
-        if not 0 < largest < math.inf:
-            return None
+            return nothing
         logs = np.zeros(self.count)
-        logs[self.channels] = np.log(units * (2 * largest))
-        return logs
+        logs[self.channels] = np.log(units * s)
+        return (math.sqrt(square) if 0 < square < math.inf else math.inf), logs
 
 
 def _norm(block: FloatArray) -> float:

@@ -1,0 +1,257 @@
+"""What a file does not explain is not proven: unknown layouts pass no gate, and plain files lose nothing.
+
+The layouts are drawn, with what the layers use, by `unknown_layouts`, which shares no code with the library.
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import DATA
+from numpy.typing import NDArray
+from specnorm_audit import audit
+from specnorm_audit.layers import select
+from specnorm_audit.report import gate_layers
+from specnorm_networks.model_arrays import Tensor
+
+from audit import files
+from audit.layouts_by_hand import NETWORKS, beside
+from audit.unknown_layouts import File, draw
+from specnorm.errors import ModelFileError
+
+USUAL = (
+    "bias", "gamma", "ls1", "layer_scale_1", "pos_embed", "position_embeddings", "cls_token", "tokens", "time_mix_key",
+    "relative_position_bias_table", "rel_pos_h", "scale_shift_table", "running_mean", "num_batches_tracked", "A_log",
+    "embed", "level_embed", "anchors", "bias_u", "exp_avg_x", "logit_scale", "step", "mask_token", "latents",
+)  # fmt: skip
+SAMPLE = 24
+"""Number of drawn files in CI; at night all of `MANY`."""
+MANY = 5000
+
+
+def _assert_holds(seed: int) -> None:
+    """No row is proven for a weight that is not used, no gate passes on one, and a plain file has all its rows."""
+    drawn = draw(seed)
+    found = select([Tensor(name, x.shape, x.dtype.name, partial(_of, x)) for name, x in drawn.arrays.items()])
+    is_decided = not found.unmeasured and not any(x.refusal or x.tensor.unsettled for x in found.layers)
+    is_explained = drawn.is_plain or drawn.what.startswith("a stack")
+    if is_decided:
+        assert is_explained or any("=W·mask" in text for x in found.layers for text in x.assumed), (seed, drawn.what)
+        _assert_true(seed, drawn)
+        return
+    assert not drawn.is_plain, (seed, found)  # and no gate passes
+    for layer in found.layers:
+        name = layer.tensor.name
+        if layer.refusal is None and layer.tensor.unsettled is None:
+            assert np.array_equal(drawn.arrays[name], drawn.used[name]), (seed, drawn.what, name)
+
+
+def _assert_true(seed: int, drawn: File) -> None:
+    """All rows of a file are true, and its gates pass above its largest norm, not below."""
+    report = audit(drawn.arrays, rtol=0.05)
+    largest = max(drawn.norms.values())
+    assert gate_layers(report, 0.95 * largest).outcome != "passed", (seed, drawn.what)
+    assert not drawn.is_plain or gate_layers(report, 1.1 * largest).outcome == "passed", seed
+    for row in report.layers:
+        if row.reason is not None and "values other than 0 and 1" in row.reason:
+            continue  # a mask that is none, as its numbers show
+        assert row.lower is not None
+        assert row.upper is not None
+        assert row.lower * 0.997 <= drawn.norms[row.name] <= row.upper * 1.001, (seed, drawn.what, row.name)
+
+
+def _of(x: NDArray[Any]) -> NDArray[Any]:
+    return x
+
+
+@pytest.mark.parametrize("seed", range(SAMPLE))
+def test_unknown_layouts_are_not_proven(seed: int) -> None:
+    _assert_holds(seed)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("first", range(SAMPLE, MANY, 100))
+def test_many_unknown_layouts_are_not_proven(first: int) -> None:
+    for seed in range(first, min(first + 100, MANY)):
+        _assert_holds(seed)
+
+
+# -- public architectures ----------------------------------------------------------------------------------------------
+ARCHITECTURES = DATA / "architectures"
+Arrays = dict[str, tuple[tuple[int, ...], str]]
+
+
+@cache
+def _read() -> dict[str, Arrays]:
+    models: dict[str, Arrays] = {}
+    for line in lzma.decompress((ARCHITECTURES / "names.txt.xz").read_bytes()).decode().splitlines():
+        if line.startswith("# "):
+            of_model = models[line[2:]] = {}
+            continue
+        name, shape, dtype = f"{line} float32".split(" ")[:3]
+        of_model[name] = (tuple(map(int, shape.split("x"))) if shape != "-" else (), dtype)
+    return models
+
+
+def _unaccounted(model: str) -> str | None:
+    """The first array of an architecture that is not accounted for, or a kernel that is refused."""
+    tensors = [_tensor(name, *rest) for name, rest in _read()[model].items()]
+    found = select(tensors, written_in=None if model.startswith(("flax", "keras")) else "OIHW")
+    kernels = {t.name for t in tensors if t.name.endswith(("weight", "kernel")) and len(t.shape) > 1}
+    assert model.startswith(WITH_VECTORS) or kernels <= {
+        layer.tensor.name for layer in (*found.layers, *found.unmeasured)
+    }
+    names = [layer.tensor.name for layer in (*found.unmeasured, *found.layers) if layer.refusal]
+    return names[0] if names else None
+
+
+WITH_VECTORS = ("transformers/convnextv2",)
+"""Architectures with normalizations whose weights have axes of length 1."""
+
+
+def _tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+    def load() -> None:
+        raise AssertionError("selecting must not load")
+
+    return Tensor(name, shape, dtype, load)
+
+
+def _undecided() -> dict[str, str]:
+    lines = (ARCHITECTURES / "undecided.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split(" ") for line in lines)
+
+
+def _assert_decided(models: Sequence[str]) -> None:
+    known = _undecided()
+    assert {model: _unaccounted(model) for model in models} == {model: known.get(model) for model in models}
+
+
+def test_public_architectures_are_decided() -> None:
+    """Position embeddings, tokens, layer scales and tables of attention leave no gate undecided."""
+    models = list(_read())
+    assert len(models) - len(_undecided()) > 850
+    _assert_decided([x for x in models if not x.startswith(("timm", "transformers", "diffusers"))])
+    _assert_decided(models[::30])
+
+
+@pytest.mark.nightly
+def test_all_public_architectures_are_decided() -> None:
+    _assert_decided(list(_read()))
+
+
+@pytest.mark.parametrize(
+    "model", ["timm/resnetv2_50x1_bit", "transformers/bert", "transformers/llama", "keras/DenseNet121"]
+)
+def test_masks_in_a_tree_beside_leave_no_proven_kernel(model: str) -> None:
+    shapes = {name: shape for name, (shape, _) in _read()[model].items()}
+    kernels = {name: shape for name, shape in shapes.items() if name.endswith(("weight", "kernel")) and len(shape) > 1}
+    masks = {f"popup.{name}": shape for name, shape in kernels.items()}
+    found = select([_tensor(name, shape) for name, shape in (shapes | masks).items()])
+    proven = {layer.tensor.name for layer in found.layers if layer.refusal is None}
+    assert not proven & masks.keys()
+    assert not proven & {name.removeprefix("popup.") for name in masks}
+
+
+@pytest.mark.parametrize("place", ["", "conv.", "block.", "conv.sn."])
+@pytest.mark.parametrize("leaf", USUAL)
+def test_a_usual_name_is_accounted_for_in_its_usual_shape_alone(leaf: str, place: str) -> None:
+    """A matrix, or an array of a kernel's shape, is none under the name of a token, a scale or a statistic."""
+    arrays = {"block.conv.weight": (8, 4, 3, 3), "block.fc.weight": (8, 4), "block.conv.bias": (8,)}
+    for shape in ((8, 4, 3, 3), (8, 4)):
+        name = f"{place.replace('conv', 'block.conv')}{leaf}"
+        found = select([_tensor(*row) for row in (arrays | {name: shape}).items()])
+        assert name in {layer.tensor.name for layer in found.unmeasured} or any(x.refusal for x in found.layers)
+
+
+@pytest.mark.parametrize("program", NETWORKS)
+def test_nothing_beside_a_kernel_is_overlooked(program: str) -> None:
+    network = NETWORKS[program]
+    alone = select([_tensor(name, shape) for name, shape in network.arrays.items()])
+    assert network.kernel in {layer.tensor.name for layer in alone.layers}
+    assert not [layer.refusal for layer in (*alone.layers, *alone.unmeasured) if layer.refusal]
+    for place, extra in beside(network):
+        found = select([_tensor(name, shape) for name, shape in {**network.arrays, **extra}.items()])
+        refusals = {layer.tensor.name: layer.refusal for layer in found.layers}
+        assert refusals.get(network.kernel), (place, extra)
+        assert [name for name in extra if not refusals.get(name, "no layer")] == [], place
+
+
+# -- the user's word ---------------------------------------------------------------------------------------------------
+W = np.cos(np.arange(8.0 * 4 * 3 * 3) ** 2).reshape(8, 4, 3, 3).astype(np.float32)
+
+
+def _norm(kernel: NDArray[Any]) -> float:
+    symbols = np.fft.fft2(kernel.astype(float), (64, 64)).transpose(2, 3, 0, 1)
+    return float(np.linalg.svd(symbols, compute_uv=False).max())
+
+
+def test_the_user_may_say_that_a_kernel_is_used_as_it_is_stored(tmp_path: Path) -> None:
+    """The report repeats it; what stands beside the kernel does not become a layer."""
+    path = files.save_npz(tmp_path / "m.npz", {"conv.weight": W, "conv.popup_scores": W, "head.weight": W[:, :, 0, 0]})
+    assert [row.status for row in audit(path).layers] == ["error", "ok"]
+    report = audit(path, assume_stored="conv*")
+    rows = {row.name: row for row in report.layers}
+    assert rows.keys() == {"conv.weight", "head.weight"}
+    row = rows["conv.weight"]
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower * 0.999 <= _norm(W) <= row.upper
+    assert "weight=as stored, by --assume-stored conv*" in row.assumed
+    assert gate_layers(report, 1.1 * _norm(W)).outcome == "passed"
+    assert "--assume-stored conv*" in str(report)
+    assert report.summary["assume_stored"] == ["conv*"]
+    with pytest.raises(ModelFileError, match="no array whose name matches 'convv"):
+        audit(path, assume_stored=["convv*"])
+
+
+def test_an_array_that_is_not_understood_is_a_layer_if_the_user_says_so() -> None:
+    arrays = {"theta": np.eye(5), "conv.weight": W}
+    report = audit(arrays)
+    assert [row.name for row in report.layers] == ["conv.weight"]
+    assert [row.name for row in report.unmeasured] == ["theta"]
+    assert gate_layers(report, 1e6).outcome == "undecided"
+    assert {row.name for row in audit(arrays, assume_stored=["theta"]).layers} == {"theta", "conv.weight"}
+
+
+# -- stacks ------------------------------------------------------------------------------------------------------------
+STACK = np.cos(np.arange(3.0 * 5 * 7) ** 2).reshape(3, 5, 7).astype(np.float32)
+LARGEST = max(float(np.linalg.norm(x.astype(float), 2)) for x in STACK)
+
+
+@pytest.mark.parametrize("bias", [(3, 7), (3, 1, 7), (3, 5, 1)])
+@pytest.mark.parametrize("size", [None, 3, (4, 4)])
+def test_a_bias_of_each_member_tells_a_stack(bias: tuple[int, ...], size: Any) -> None:
+    arrays = {"nn1.weight": STACK, "nn1.bias": np.zeros(bias, np.float32), "c.weight": W, "c.bias": W[:, 0, 0, 0]}
+    row = audit(arrays, input_shape=size).layers[0]
+    assert (row.kind, row.status) == ("linear", "ok")
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower * 0.999 <= LARGEST <= row.upper <= 1.01 * LARGEST
+    assert "kind=stack of matrices" in row.assumed
+
+
+def test_layers_beside_it_tell_a_stack() -> None:
+    (row, _) = audit({"nn.0.weight": STACK, "nn.1.weight": STACK, "nn.1.bias": np.zeros((3, 7))}).layers
+    assert row.kind == "linear"
+
+
+def test_where_nothing_tells_both_readings_count() -> None:
+    """A stack's norm is at most that of the convolution, whose upper end counts; the lower end holds for both."""
+    (row,) = audit({"experts.w": STACK}).layers
+    assert row.lower is not None
+    assert row.upper is not None
+    assert row.lower * 0.999 <= LARGEST <= row.upper
+    assert [text for text in row.assumed if "stack of matrices or convolution" in text], row.assumed
+    (stated,) = audit({"experts.w": STACK}, geometry={"*": {"stack": True}}).layers
+    assert stated.upper is not None
+    assert stated.upper <= 1.01 * LARGEST
+    (conv,) = audit({"experts.w": STACK}, geometry={"*": {"stack": False}}).layers
+    assert conv.lower is not None
+    assert conv.upper == row.upper
+    assert conv.lower > 1.01 * LARGEST

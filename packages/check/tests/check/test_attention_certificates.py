@@ -1,0 +1,116 @@
+"""Certificates of attention state `network_bound`'s constant, which inputs do not exceed; what the lemma does not cover
+is refused, and planted mistakes show."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import specnorm_check
+from helpers.checks import present
+from specnorm_check import Network, Refused, check
+
+pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+
+from helpers.onnx_models import model, node, steepest
+from specnorm_networks import Product, network_bound
+
+FOLDER = Path(specnorm_check.__file__).parent
+SHAPE = (1, 5, 4)
+CAUSAL = np.where(np.tril(np.ones((5, 5))) > 0, 0.0, -math.inf)
+FORMS = ("heads", "causal", "masked", "written out", "layer norm", "shared")
+
+
+def clipped(axis: int = -1, eps: float = 1e-6) -> tuple[list[Any], dict[str, Any]]:
+    nodes = [
+        node("ReduceL2", "x", "axis", out="length", keepdims=1), node("Add", "length", "eps", out="more"),
+        node("Reciprocal", "more", out="inverse"), node("Min", "inverse", "one", out="least"),
+        node("Mul", "x", "least", out="z"),
+    ]  # fmt: skip
+    return nodes, {"axis": np.array([axis]), "eps": np.array(eps), "one": np.array(1.0)}
+
+
+def network(form: str = "heads", *, norm: Any = None, mask: Any = CAUSAL, rho: float = 1.0) -> Any:
+    """A network of two heads, or of one head that is written out."""
+    random = np.random.default_rng(0)
+    nodes, arrays = norm or clipped()
+    if form == "layer norm":
+        nodes = [node("LayerNormalization", "x", "gain", "shift", out="z", axis=-1, epsilon=0.1)]
+        arrays = {"gain": random.standard_normal(4), "shift": random.standard_normal(4)}
+    factors = {"q": rho, "k": 1.0, "v": 1.0}
+    for part, factor in factors.items():
+        source = "q" if (form, part) == ("shared", "k") else part
+        arrays |= {f"w{part}": factor * random.standard_normal((4, 4)) / 2, f"b{part}": random.standard_normal(4)}
+        nodes.append(node("MatMul", "z", f"w{source}", out=f"{part}0"))
+        nodes.append(node("Add", f"{part}0", f"b{part}", out=f"{part}1"))
+    arrays |= {"mask": mask, "split": np.array([1, 5, 2, 2]), "joined": np.array([1, 5, 4]), "half": np.array(0.5)}
+    if form == "written out":
+        nodes += [
+            node("Transpose", "k1", out="kt", perm=[0, 2, 1]), node("MatMul", "q1", "kt", out="s0"),
+            node("Mul", "s0", "half", out="s1"), node("Add", "s1", "mask", out="s"),
+            node("Softmax", "s", out="p", axis=-1), node("MatMul", "p", "v1"),
+        ]  # fmt: skip
+        return model(nodes, SHAPE, arrays, opset=23)
+    for part in "qkv":
+        nodes += [
+            node("Reshape", f"{part}1", "split", out=f"{part}2"),
+            node("Transpose", f"{part}2", out=part, perm=[0, 2, 1, 3]),
+        ]
+    inputs = ["q", "k", "v", *(["mask"] if form == "masked" else [])]
+    nodes += [
+        node("Attention", *inputs, out="a", is_causal=int(form == "causal")),
+        node("Transpose", "a", out="t", perm=[0, 2, 1, 3]), node("Reshape", "t", "joined"),
+    ]  # fmt: skip
+    return model(nodes, SHAPE, arrays, opset=23)
+
+
+def proven(made: Any, shape: Sequence[int] = SHAPE) -> float:
+    return float(Network(made.SerializeToString(), list(shape)).constant([], []))
+
+
+@pytest.mark.parametrize("rho", [0.01, 3.0])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.sampled(2)
+def test_a_certificate_states_the_networks_constant(form: str, rho: float, tmp_path: Path) -> None:
+    made = network(form, rho=rho)
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    found = network_bound(tmp_path / "m.onnx", method=Product())
+    certificate = found.certificate()
+    (verdict,) = check(certificate.claims, {}, made.SerializeToString())
+    assert not verdict.reason, verdict
+    upper = float.fromhex(certificate.claims[0].statement["upper"])
+    assert upper <= 1.01 * float(present(found.upper))
+    assert upper >= (1 - 1e-6) * float(present(found.upper))
+    points = [size * np.random.RandomState(seed).standard_normal(SHAPE) for seed, size in ((0, 0.4), (1, 1.0))]
+    assert steepest(made, points) <= upper
+
+
+REFUSED: dict[str, dict[str, Any]] = {
+    "clips along another axis": {"norm": clipped(axis=1)},
+    "clips without eps": {"norm": clipped(eps=0.0)},
+    "no clip": {"norm": ([node("Identity", "x", out="z")], {})},
+    "biases": {"form": "masked", "mask": np.ones((5, 5))},
+    "other masks for heads": {"form": "masked", "mask": np.stack([CAUSAL, np.zeros((5, 5))])[None]},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_the_lemma_does_not_cover_is_refused(name: str) -> None:
+    with pytest.raises(Refused, match="nothing is proven"):
+        proven(network(**REFUSED[name]))
+
+
+@functools.cache
+def upper_of(form: str) -> float:
+    return float(present(network_bound(network(form), method=Product()).upper))
+
+
+@pytest.mark.parametrize("form", ["heads", "causal", "layer norm"])
+def test_no_constant_is_below_the_bound(form: str) -> None:
+    """Which shares no code with the checker."""
+    assert proven(network(form)) >= (1 - 1e-6) * upper_of(form)

@@ -1,0 +1,399 @@
+"""Torch modules enter as ONNX: bounds that hold and are close, and nothing that the exporter changes unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+torch = pytest.importorskip("torch", exc_type=ImportError)
+from helpers.checks import present  # noqa: E402
+from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
+from specnorm_networks.sources import torch_translations  # noqa: E402
+from torch import nn  # noqa: E402
+
+import specnorm  # noqa: E402
+from specnorm.errors import MethodError, TranslationError  # noqa: E402
+
+
+def applied(function: Any) -> nn.Module:
+    """A function of a layer and an input."""
+    return Function(lambda x, inner: function(inner, x), nn.Linear(4, 4))
+
+
+NETWORKS: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "convolutions": (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 5)
+        ),
+        (3, 8, 8),
+    ),
+    "three axes, no bias": (lambda: nn.Conv3d(1, 2, 2, bias=False), (1, 3, 4, 4)),
+    "three axes": (lambda: nn.Conv3d(2, 4, 2, stride=(1, 2, 1), padding=1, groups=2), (2, 3, 4, 4)),
+    "a divisor": (lambda: nn.AvgPool2d(3, 2, 1, divisor_override=2), (2, 7, 7)),
+    "means of three": (lambda: nn.AdaptiveAvgPool1d(2), (2, 5)),
+    "stable sorting": (lambda: applied(lambda _, x: x.sort(dim=1, stable=True)[0]), (4,)),
+    "exact pixels": (lambda: nn.Upsample(scale_factor=1.5, mode="nearest-exact"), (2, 5, 5)),
+    "an orthogonal weight": (lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), (8,)),
+    "functions": (lambda: nn.Sequential(nn.Softplus(2.0, 30.0), nn.Threshold(0.0, 0.0), nn.LogSigmoid()), (4,)),
+    "in place": (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(True), nn.Linear(4, 4)), (4,)),
+    "one sample alone": (lambda: applied(lambda inner, x: inner(x.view(1, 4))), (4,)),
+    "a constant named as a method": (
+        lambda: applied(lambda inner, x: inner(x) @ (2 * torch.ones(4, 4)).double().float()),
+        (4,),
+    ),
+    "constants of float64": (
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4, eps=0.1), nn.SELU(), nn.ELU(0.3), nn.SELU()).double(),
+        (4,),
+    ),
+    "sizes": (lambda: applied(lambda inner, x: inner(x.view(x.shape[0], 2, 2).flatten(1))), (4,)),
+}
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.sampled("convolutions", "float64", "three axes, no bias")
+def test_bounds_hold_and_are_close(name: str) -> None:
+    make, shape = NETWORKS[name]
+    torch.manual_seed(0)
+    model = make().eval()
+    found: Any = network_bound(model, shape)
+    assert found.checked.complete
+    points = torch.randn(20, *shape, dtype=next((p.dtype for p in model.parameters()), None))
+    reached = max(jacobian_norm(model, x) for x in points)
+    assert reached * (1 - 1e-5) <= found.upper <= 5 * reached
+
+
+class WrittenMish(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * torch.tanh(nn.functional.softplus(x))
+
+
+ACTIVATIONS: dict[str, Any] = {name: getattr(nn, name) for name in nn.modules.activation.__all__} | {
+    "Threshold": lambda: nn.Threshold(0.125, 0.125),
+    "written Mish": WrittenMish,
+} | {name: partial(getattr(nn, name), 1) for name in ("Softmax", "Softmin", "LogSoftmax")}  # fmt: skip
+REFUSED = {"GLU": "product of two values", "Hardshrink": "step where an entry crosses a threshold"}
+
+
+@pytest.mark.sampled("Softplus-float64")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS.keys() - {"MultiheadAttention"}))
+def test_every_activation_has_a_bound_or_a_reason(name: str, dtype: Any) -> None:
+    """One has a bound, or is refused for what it does."""
+    torch.manual_seed(0)
+    function = ACTIVATIONS[name]()
+    model = nn.Sequential(nn.Linear(4, 6), function, nn.Linear(3 if name == "GLU" else 6, 4)).to(dtype).eval()
+    shape = (2, 3, 4) if name == "Softmax2d" else (4,)
+    found: Any = network_bound(model, shape, budget=5)
+    if name in REFUSED:
+        assert found.upper is None
+        assert REFUSED[name] in found.unknown[0].reason
+        return
+    reached = max(jacobian_norm(model, x) for x in 3 * torch.randn(20, *shape, dtype=dtype))
+    assert found.checked.complete
+    assert reached * (1 - 1e-5) <= (found.upper or 0) <= 5 * reached
+
+
+def test_an_argument_that_the_exporter_drops_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It writes an average over its window, whatever the divisor."""
+    without = {key: write for key, write in torch_translations.table().items() if "avg_pool2d" not in str(key)}
+    monkeypatch.setattr(torch_translations, "table", lambda: without)
+    with pytest.raises(TranslationError, match="avg_pool2d"):
+        network_bound(nn.AvgPool2d(2, divisor_override=3), (1, 4, 4))
+
+
+def test_a_number_that_the_exporter_rounds_is_within_the_tolerance() -> None:
+    """It writes 0.1 in single precision, of models in double precision too."""
+    found = network_bound(applied(lambda inner, x: 0.1 * inner(x)).double(), (4,))
+    assert found.upper is not None
+    assert found.checked.complete
+
+
+@pytest.mark.parametrize("name", ["clamp", "clip"])
+@pytest.mark.sampled("clip")
+def test_limits_may_be_an_int_and_a_float(name: str) -> None:
+    found = network_bound(applied(lambda inner, x: inner(getattr(x, name)(0.1, 2))), (4,))
+    assert found.upper is not None
+    assert found.checked.complete
+
+
+def test_samples_that_are_mixed_are_refused() -> None:
+    with pytest.raises(TranslationError, match="samples together"):
+        network_bound(applied(lambda inner, x: inner(x - x.mean(0))), (4,))
+
+
+def test_memory_written_behind_the_trace_is_refused() -> None:
+    def write(inner: Any, x: Any) -> Any:
+        out = inner(x)
+        out.data[..., 0] = 0
+        return out
+
+    with pytest.raises(MethodError, match="cannot export"):
+        network_bound(applied(write), (4,))
+
+
+ON_VALUES = {
+    "the input": lambda inner, x: 2 * x if x.abs().max() > 100 else inner(x),
+    "a number of it": lambda inner, x: 2 * x if torch.tensor(float(x.abs().max())) > 100 else inner(x),
+    "a list of it": lambda inner, x: 2 * x if torch.tensor(x.tolist()).max() > 100 else inner(x),
+    "its own bias": lambda inner, x: 2 * x if inner.bias.max() > 100 else inner(x),
+    "a number of steps": lambda inner, x: sum(inner(x) for _ in range(int(x.abs().max()))),
+}
+
+
+@pytest.mark.parametrize("case", ON_VALUES)
+@pytest.mark.sampled("the input", "bias", "steps")
+def test_control_flow_that_depends_on_values_is_refused(case: str) -> None:
+    """No probe of moderate size sees the other way."""
+    with pytest.raises(MethodError, match=r"cannot export Function: its control flow .* depends on values"):
+        network_bound(applied(ON_VALUES[case]), (4,))
+
+
+class ActNorm(nn.Module):
+    """Takes its scale from the first input (Glow); a flag that is a buffer says whether it has seen one."""
+
+    seen: Any
+
+    def __init__(self, is_seen: Callable[[Any], bool], flag: Any) -> None:
+        super().__init__()
+        self.is_seen = is_seen
+        self.scale = nn.Parameter(torch.ones(3))
+        self.register_buffer("seen", flag)
+
+    def forward(self, x: Any) -> Any:
+        if not self.is_seen(self.seen):
+            with torch.no_grad():
+                self.scale.copy_(1 / x.abs().amax(0))
+                self.seen.fill_(1)
+        return x * self.scale
+
+
+FLAGS = {
+    "Boolean": (bool, torch.tensor(False)),
+    "item": (lambda seen: seen.item() == 1, torch.tensor(0, dtype=torch.uint8)),
+    "one entry": (lambda seen: seen > 0, torch.tensor([0])),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+@pytest.mark.sampled("item")
+def test_a_layer_that_takes_its_scale_from_data_has_a_bound_after_it_has_seen_some(case: str) -> None:
+    is_seen, flag = FLAGS[case]
+    norm = ActNorm(is_seen, flag.clone())
+    with pytest.raises(MethodError, match=r"changes its buffer seen from .* call the model once on data"):
+        network_bound(norm, (3,))
+    assert norm.seen == 0
+    norm(torch.tensor([[0.5, 2.0, 4.0]]))
+    upper = network_bound(norm, (3,)).upper
+    assert upper is not None
+    assert 2 <= upper < 2.0001
+    assert norm.seen.dtype == flag.dtype
+    assert norm.seen == 1
+
+
+def test_a_flag_that_each_call_writes_is_a_state() -> None:
+    class Counts(nn.Module):
+        calls: Any
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("calls", torch.tensor(0))
+
+        def forward(self, x: Any) -> Any:
+            self.calls += 1
+            return x * 2 if self.calls > 3 else x
+
+    with pytest.raises(MethodError, match="a call changes its buffer calls from 0 to 1"):
+        network_bound(Counts(), (3,))
+
+
+def test_a_gradient_step_by_autograd_is_refused_and_the_advice_has_a_bound() -> None:
+    """x - W^T dpsi(W x), where the slope of dpsi is at most 1/4."""
+
+    class Step(nn.Module):
+        def __init__(self, by_autograd: bool) -> None:
+            super().__init__()
+            self.by_autograd = by_autograd
+            self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+        def forward(self, x: Any) -> Any:
+            if not self.by_autograd:
+                dpsi = torch.sigmoid(self.conv(x))
+                return x - nn.functional.conv_transpose2d(dpsi, self.conv.weight, padding=1)
+            with torch.enable_grad():
+                x = x.requires_grad_()
+                return x - torch.autograd.grad(nn.functional.softplus(self.conv(x)).sum(), x)[0]
+
+    autograd, written = Step(True), Step(False)
+    written.load_state_dict(autograd.state_dict())
+    x = torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(autograd(x.clone()), written(x), atol=1e-6)
+    with pytest.raises(MethodError, match=r"differentiates a convolution .*conv_transpose2d"):
+        network_bound(autograd, (1, 5, 5))
+    found = network_bound(written, (1, 5, 5), budget=1.0)
+    slope = torch.autograd.functional.jacobian(written, x[:1]).reshape(25, 25)
+    assert found.upper is not None
+    assert float(torch.linalg.matrix_norm(slope, 2)) <= found.upper < 1.001
+
+
+def test_the_exporters_reason_is_the_last_one() -> None:
+    """ "Failed to convert the exported program to an ONNX model ... Next steps:" was all that was said."""
+    distances = applied(lambda _, x: torch.cdist(x[None], x.new_ones(1, 3, 4))[0])
+    with pytest.raises(MethodError, match=r"cannot export Function: .*No ONNX function .*aten\._cdist_forward"):
+        network_bound(distances, (4,))
+
+
+def test_softplus_that_jumps_at_its_threshold_is_not_read() -> None:
+    """Read as one that does not, it was called a mistranslation, to be reported."""
+    assert network_bound(nn.Softplus(5.0, 1.0), (4,)).unknown[0].operator == "softplus"
+
+
+def test_a_negative_keeps_half_lines_and_joins_layers() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6)
+    last = nn.Linear(6, 5)
+    norm = float(specnorm.matrix_norm(layer.weight.detach()))
+    half_line = Function(lambda x, inner: torch.exp(-inner(x).abs()), layer)
+    assert upper_of(half_line, (6,)) == pytest.approx(norm, rel=1e-5)
+    found = network_bound(nn.Sequential(layer, nn.LogSigmoid(), last), (6,))
+    assert present(found.upper) < 0.99 * present(found.product)
+
+
+def test_a_table_read_by_an_integer_input_adds_a_constant() -> None:
+    class Conditioned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(5, 4)
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x: Any, at: Any) -> Any:
+            return self.layer(x + self.table(at))
+
+    model = Conditioned()
+    found = network_bound(model, (torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64)))
+    norm = float(specnorm.matrix_norm(model.layer.weight.detach()))
+    assert found.upper == pytest.approx(norm, rel=1e-5)
+    assert found.checked.inputs
+
+
+# -- one wrong word in what the exporter writes --------------------------------------------------------------------
+def rewritten(operator: str, change: Any) -> Any:
+    """The exporter with a mistranslation of one operator."""
+    from specnorm_networks.sources import torch_module
+
+    real = torch_module._written
+
+    def written(*args: Any, **named: Any) -> Any:
+        exported, module = real(*args, **named)
+        nodes = [node for node in exported.model.graph.node if node.op_type == operator]
+        assert nodes
+        for node in nodes:
+            change(node)
+        return exported, module
+
+    return written
+
+
+def attribute(name: str, value: Any) -> Any:
+    from onnx import helper
+
+    def change(node: Any) -> None:
+        kept = [each for each in node.attribute if each.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    return change
+
+
+def kind(name: str) -> Any:
+    def change(node: Any) -> None:
+        node.op_type = name
+
+    return change
+
+
+PLANTED: dict[str, tuple[Any, tuple[int, ...], str, Any]] = {
+    "strides": (lambda: nn.Conv2d(1, 2, 3, padding=1), (1, 5, 5), "Conv", attribute("dilations", [1, 2])),
+    "the other extreme": (lambda: applied(lambda _, x: torch.maximum(x, x.flip(1))), (4,), "Max", kind("Min")),
+    "padding counted": (lambda: nn.AvgPool2d(3, 1, 1), (1, 5, 5), "AveragePool", attribute("count_include_pad", 0)),
+    "another axis": (lambda: nn.Softmax(1), (3, 3), "Softmax", attribute("axis", 2)),
+    "a form of GELU": (lambda: nn.GELU("tanh"), (8,), "Gelu", attribute("approximate", "none")),
+    "alpha of ELU": (lambda: nn.ELU(1.5), (8,), "Elu", attribute("alpha", 1.0)),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.sampled("strides", "GELU")
+def test_mistranslations_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, shape, operator, change = PLANTED[name]
+    monkeypatch.setattr("specnorm_networks.sources.torch_module._written", rewritten(operator, change))
+    with pytest.raises((TranslationError, MethodError)):
+        network_bound(make(), shape)
+
+
+# -- close because of what is read as one layer; modules that change or look -----------------------------------------
+pytestmark = pytest.mark.usefixtures("seeded_torch")
+
+
+def test_batch_norm_is_folded() -> None:
+    """The folded bound is that of the folded kernel, below the product of the two norms."""
+    conv = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+    norm = nn.BatchNorm2d(4)
+    model = prepared(nn.Sequential(conv, norm))
+    upper = upper_of(model, (2, 6, 6), 1e-6)
+    exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    apart = float(specnorm.conv_norm(conv.weight.detach())) * float(scale.abs().max())
+    assert exact <= upper <= exact * (1 + 1e-5) < apart
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.sampled("reflect")
+def test_padding_and_its_convolution_are_one_layer(mode: Any) -> None:
+    model = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode).double()
+    exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
+    assert exact <= upper_of(model, (2, 6, 6)) <= exact * 1.01
+
+
+# -- modules -------------------------------------------------------------------------------------------------------
+
+
+class MadeAtFirst(nn.Module):
+    """Twice its input, by a parameter and a tensor that it makes at its first call, as published Cayley layers do."""
+
+    scale: Any
+    ones: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_parameter("scale", None)
+
+    def forward(self, x: Any) -> Any:
+        if self.scale is None:
+            self.scale = nn.Parameter(torch.tensor(2.0))
+            self.ones = torch.ones(x.shape[1:])
+        return self.scale * self.ones * x
+
+
+def test_what_a_first_call_makes_is_not_made_by_the_trace() -> None:
+    """It is made by a call before it, has its numbers, and is gone afterwards."""
+    model = nn.Sequential(MadeAtFirst())
+    found = network_bound(model, (3, 4, 4))
+    assert found.upper == pytest.approx(2.0)
+    assert found.checked.complete
+    assert dict(model[0].named_parameters()) == {}
+    assert "ones" not in vars(model[0])
+
+
+@pytest.mark.parametrize(("variance", "eps", "constant"), [(0.0, 0.25, 2.0), (3.0, 1.0, 0.5)])
+def test_epsilon_is_added_to_a_variance(variance: float, eps: float, constant: float) -> None:
+    """Without it a bound is larger, and true: only its number shows that."""
+    norm = nn.BatchNorm1d(3, eps=eps)
+    norm.get_buffer("running_var").fill_(variance)
+    assert upper_of(norm.eval(), (3,)) == pytest.approx(constant, rel=1e-6)

@@ -1,0 +1,46 @@
+"""No bound of a stored set of small networks grows, and none is lost: whoever takes a rule out sees what it bought.
+
+A certificate is at most 1 % above the product of its layers' constants, or is refused.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+from networks.stored.measure import stored
+from networks.stored.networks import CASES, OF_JAX, bound
+
+from specnorm.errors import CertificateError
+
+GROWTH = 1e-3
+CERTIFIED = 1.01
+STORED = stored()
+
+
+def test_every_network_of_the_set_is_stored() -> None:
+    assert {name: set(case.methods) for name, case in CASES.items()} == {name: set(row) for name, row in STORED.items()}
+    assert sum(None not in row.values() for row in STORED.values()) >= 150
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", STORED)
+@pytest.mark.sampled("four blocks", "revnet, damped", "three parts")
+def test_no_bound_grows(name: str) -> None:
+    if name in OF_JAX:
+        pytest.importorskip("jax2onnx")
+        pytest.importorskip(name.split(",")[0])
+    for method, before in STORED[name].items():
+        found = bound(name, method)
+        if before is None:
+            assert found.upper is not None or found.unknown
+            continue
+        assert found.upper is not None, found.unknown
+        assert found.checked.reached <= found.upper <= before * (1 + GROWTH)
+        with suppress(CertificateError):  # the checker has no rule for one of its operators, or for several together
+            (claim,) = found.certificate().claims
+            certified = float.fromhex(claim.statement["upper"])
+            assert certified <= found.product * CERTIFIED

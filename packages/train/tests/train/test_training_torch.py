@@ -1,0 +1,583 @@
+"""Training with torch: constraints, penalties, certificates, logs; through checkpoints, compilers and processes."""
+
+from __future__ import annotations
+
+import copy
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers.torch_compilers import COMPILERS
+
+import specnorm
+from specnorm.errors import GeometryError, MethodError, SecondDerivativeError, SpecnormError
+
+torch: Any = pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
+import specnorm_torch  # noqa: E402 - after the skip where torch is missing
+from specnorm_torch.arrays import TorchArrays  # noqa: E402
+from specnorm_torch.backend import TorchBackend  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("fresh_torch")
+
+
+def network(dtype: Any = None) -> Any:
+    """Every kind of layer there is, small."""
+    nn = torch.nn
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.Conv2d(6, 6, 3, stride=2, padding=1, groups=2, bias=False),
+        nn.ReLU(),
+        nn.ConvTranspose2d(6, 4, 2, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Flatten(),
+        nn.Linear(4 * 8 * 8, 5),
+    )
+    return model.to(dtype) if dtype is not None else model
+
+
+LAYERS = (0, 3, 5, 7, 8, 10)
+
+
+def constrained(**options: Any) -> Any:
+    model = network()
+    for j in LAYERS:
+        specnorm_torch.spectral_norm(model[j], **options)
+    return model
+
+
+def train(model: Any, steps: int, penalty: Any = None, seed: int = 1, optimizer: Any = None, each: Any = None) -> Any:
+    """Follow a random teacher."""
+    torch.manual_seed(99)
+    teacher = network()
+    generator = torch.Generator().manual_seed(seed)
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    for step in range(steps):
+        x = torch.randn(16, 3, 8, 8, generator=generator)
+        with torch.no_grad():
+            wanted = 3 * teacher(x)
+        optimizer.zero_grad()
+        loss = (model(x) - wanted).square().mean()
+        if penalty is not None:
+            loss = loss + 0.02 * penalty()
+        loss.backward()
+        optimizer.step()
+        if each is not None:
+            each(step)
+    return optimizer
+
+
+# -- the constraint ----------------------------------------------------------------------------------------------
+def test_certified_where_torchs_own_is_refuted() -> None:
+    """The same run under both: torch's leaves convolutions far above 1, this one's are proven below."""
+    ours, theirs = constrained(), network()
+    for j in LAYERS:
+        torch.nn.utils.parametrizations.spectral_norm(theirs[j])
+    for model in (ours, theirs):
+        train(model, 60)
+    assert specnorm_torch.rescale_(ours) == [str(j) for j in LAYERS]
+    for j in LAYERS:
+        layer = ours[j]
+        assert not torch.nn.utils.parametrize.is_parametrized(layer)
+        assert specnorm.certify(layer.weight, 1.0, **specnorm_torch.geometry_of(layer))
+        assert specnorm.enclose(layer.weight, **specnorm_torch.geometry_of(layer)).lower > 0.5
+    refuted = []
+    for j in LAYERS:
+        layer = theirs[j].eval()
+        torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+        refuted += [j] * (not specnorm.certify(layer.weight, 1.01, **specnorm_torch.geometry_of(layer)))
+    assert set(refuted) >= {0, 7, 8}
+
+
+# -- layers of every rank ----------------------------------------------------------------------------------------
+RANKS: dict[str, Any] = {
+    "1-D": lambda nn: (nn.Conv1d(3, 4, 5, padding=2), (12,)),
+    "1-D, stride, dilation": lambda nn: (nn.Conv1d(4, 6, 3, stride=2, padding=2, dilation=2), (12,)),
+    "1-D, groups, circular": lambda nn: (nn.Conv1d(4, 6, 3, groups=2, padding=1, padding_mode="circular"), (12,)),
+    "1-D, transposed": lambda nn: (nn.ConvTranspose1d(3, 4, 4), (10,)),
+    "1-D, transposed, stride, groups": lambda nn: (nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, padding=1), (9,)),
+    "3-D": lambda nn: (nn.Conv3d(2, 3, 3, padding=1), (6, 6, 6)),
+    "3-D, stride, groups": lambda nn: (nn.Conv3d(4, 2, (3, 2, 1), stride=(2, 1, 1), groups=2), (5, 4, 2)),
+    "3-D, transposed": lambda nn: (nn.ConvTranspose3d(2, 3, 2), (4, 4, 3)),
+    "3-D, transposed, stride, groups": lambda nn: (nn.ConvTranspose3d(2, 4, (3, 2, 2), stride=2, groups=2), (3, 3, 2)),
+}
+
+
+@pytest.mark.parametrize("case", RANKS)
+def test_constraint_at_every_rank(case: str) -> None:
+    """The norm over all sizes is at the bound, the matrix of the layer at a size below it and not far; then removal."""
+    layer, size = RANKS[case](torch.nn)
+    layer = layer.double()
+    kernel, bound = layer.weight.detach().clone(), 1.5
+    specnorm_torch.spectral_norm(layer, n_power_iterations=3, bound=bound)
+    geometry = specnorm_torch.geometry_of(layer)
+    with torch.no_grad():
+        layer.parametrizations.weight.original.add_(torch.randn_like(kernel), alpha=0.1)
+        for _ in range(40):
+            weight = layer.weight
+    norm = specnorm.enclose(weight, **geometry)
+    assert 0.99 * bound <= float(norm.lower)
+    assert float(norm.upper) <= 1.01 * bound
+    # As torch's: one number scales the kernel.
+    ratio = weight / layer.parametrizations.weight.original.detach()
+    torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+    layer.eval()
+    x = torch.zeros(1, layer.in_channels, *size, dtype=torch.float64)
+    bias, layer.bias = layer.bias, None
+    jacobian = torch.autograd.functional.jacobian(layer, x)
+    layer.bias = bias
+    norm_at_size = float(torch.linalg.matrix_norm(jacobian.reshape(-1, x.numel()), 2))
+    assert 0.6 * bound <= norm_at_size <= float(norm.upper)
+    constrained = layer.weight.detach().clone()
+    torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    assert not torch.nn.utils.parametrize.is_parametrized(layer)
+    assert torch.equal(layer.weight.detach(), constrained)
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+# -- following ---------------------------------------------------------------------------------------------------
+
+
+# -- buffers -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.nightly
+def test_two_processes_keep_one_state(tmp_path: Path) -> None:
+    """Data parallel on two processes: buffers of the constraint and of the penalty are broadcast like any other."""
+    worker = Path(__file__).with_name("ddp_worker.py")
+    command = [sys.executable, str(worker)]
+    runs = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    digests = [run.communicate(timeout=240)[0].strip() for run in runs]
+    assert [run for run in runs if run.returncode != 0] == []
+    assert len(digests[0]) == 64
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    "constrain",
+    [torch.nn.utils.parametrizations.spectral_norm, torch.nn.utils.spectral_norm],
+    ids=["parametrisation", "hook"],
+)
+def test_torchs_own_state_loads(constrain: Any) -> None:
+    """Weights are taken, vectors begin anew, and one warning says so."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)]
+    theirs = torch.nn.Sequential(*map(constrain, copy.deepcopy(layers)))
+    ours = specnorm_torch.spectral_norm(torch.nn.Sequential(*layers))
+    for x in layers:
+        torch.nn.init.ones_(x.parametrizations.weight.original)
+    with pytest.warns(UserWarning, match="start anew") as caught:
+        ours.load_state_dict(theirs.state_dict())
+    assert len(caught) == 1
+    originals = [x for name, x in theirs.named_parameters() if "orig" in name]
+    for layer, original in zip(ours, originals, strict=True):
+        assert torch.equal(layer.parametrizations.weight.original, original)
+    weight = ours[0].weight.detach()
+    assert float(specnorm.enclose(weight).upper) == pytest.approx(1.0, rel=1e-2)
+    again = specnorm_torch.spectral_norm(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)))
+    again.load_state_dict(ours.state_dict())
+    assert torch.equal(again[0].parametrizations.weight[0].vectors, ours[0].parametrizations.weight[0].vectors)
+
+
+# -- penalties ---------------------------------------------------------------------------------------------------
+def test_layers_of_about_one_size_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Filled up with channels of zeros: norms and gradients are those of each layer by itself."""
+    nn = torch.nn
+
+    def convolution(cin: int, cout: int, **geometry: Any) -> Any:
+        return nn.Sequential(nn.Conv2d(cin, cout, 3, **geometry), nn.BatchNorm2d(cout), nn.ReLU())
+
+    model = nn.Sequential(
+        *(convolution(*c) for c in ((3, 8), (8, 8), (8, 12), (12, 64))),
+        *(convolution(64, 64, groups=g) for g in (1, 2)),
+        nn.ConvTranspose2d(64, 8, 2, bias=False),
+        nn.ConvTranspose2d(8, 12, 2, bias=False),
+    ).double()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.weight.data.uniform_(0.5, 2)
+            norm.running_var.uniform_(0.5, 2)
+    penalty = specnorm_torch.SpectralPenalty(model)
+    stacks: list[int] = []
+    step = TorchBackend.step
+
+    def counted_step(backend: Any, program: Any, kernels: Any, *rest: Any) -> Any:
+        stacks.append(len(kernels))
+        return step(backend, program, kernels, *rest)
+
+    monkeypatch.setattr(TorchBackend, "step", counted_step)
+    penalty().backward()
+    monkeypatch.undo()
+    # The four small ones are together; those with groups, and with another longer side, are not.
+    assert sorted(stacks) == [1, 1, 1, 1, 4]
+    together = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
+    model.zero_grad()
+    norms = penalty.norms()
+
+    def only(wanted: str, name: str, _: Any) -> bool:
+        return name == wanted
+
+    for name in penalty.names:
+        alone = specnorm_torch.SpectralPenalty(model, select=partial(only, name))
+        alone().backward()
+        assert norms[name] == pytest.approx(alone.norms()[name], rel=1e-6)
+    for name, x in model.named_parameters():
+        if x.grad is not None:
+            torch.testing.assert_close(together[name], x.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_a_step_on_a_gpu_waits_for_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it runs there: in torch, and with the effort that every step makes where none can be told to need it."""
+    monkeypatch.setattr(TorchArrays, "numpy_view", lambda *_: False)
+    monkeypatch.setattr(TorchArrays, "asynchronous", lambda *_: True)
+    model = network()
+    penalty = specnorm_torch.SpectralPenalty(model)
+    read: list[str] = []
+    for name in ("__bool__", "__float__", "__int__", "__index__", "item", "tolist", "numpy", "cpu"):
+        monkeypatch.setattr(torch.Tensor, name, lambda *_, name=name: read.append(name))
+    penalty().backward()
+    monkeypatch.undo()
+    assert not read
+    assert penalty.norms().keys() == set(penalty.names)
+
+
+def test_second_derivatives_raise() -> None:
+    penalty = specnorm_torch.SpectralPenalty(network())
+    weight: Any = penalty._layers[0].weight
+    (gradient,) = torch.autograd.grad(penalty() ** 2, weight, create_graph=True)
+    with pytest.raises(SecondDerivativeError):
+        torch.autograd.grad(gradient.square().sum() + weight.pow(3).sum(), weight)
+
+
+def two_layers() -> Any:
+    """A convolution and a dense layer, constrained."""
+    nn = torch.nn
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 5))
+    for j in (0, 3):
+        specnorm_torch.spectral_norm(model[j])
+    return model
+
+
+def projectors(vectors: Any) -> Any:
+    """Projectors v v* onto each vector of a state (..., p, r, f, 2): its phase is free, and libraries choose it."""
+    # Those of matrices are real.
+    v = torch.view_as_complex(vectors) if vectors.shape[-1] > 1 else vectors[..., 0]
+    return v[..., :, None, :, :] * v[..., None, :, :, :].conj()
+
+
+def test_a_weight_that_grew_is_refused() -> None:
+    """It was cut off to the shape that it had: the penalty left out the new taps."""
+    layer = torch.nn.Conv2d(3, 4, 3)
+    penalty = specnorm_torch.SpectralPenalty(torch.nn.Sequential(layer))
+    layer.weight = torch.nn.Parameter(torch.randn(4, 3, 5, 5))
+    with pytest.raises(MethodError, match=r"\(4, 3, 5, 5\) now, and had"):
+        penalty()
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.nightly
+def test_compiled_training_step(compiler: str) -> None:
+    """Without a graph break, the same gradients and the same state as without compilation.
+
+    Every kind of layer where the graph is traced; two where code is generated, which takes most of the time.
+    """
+
+    def run(compile_it: bool) -> Any:
+        torch.manual_seed(0)
+        model = (constrained() if compiler == "aot_eager" else two_layers()).double()
+        # Of plain weights: the norm of a constrained weight has no derivative but rounding.
+        penalised = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).double()
+        penalty = specnorm_torch.SpectralPenalty(penalised)
+        parameters = [*model.parameters(), *penalised.parameters()]
+
+        def loss(x: Any) -> Any:
+            return model(x).square().mean() + 0.1 * penalty()
+
+        step = torch.compile(loss, fullgraph=True, backend=compiler) if compile_it else loss
+        optimizer = torch.optim.SGD(parameters, lr=0.1)
+        for _ in range(2):
+            optimizer.zero_grad()
+            step(torch.ones(2, 3, 8, 8, dtype=torch.float64)).backward()
+            optimizer.step()
+        assert penalised[0].weight.grad is not None
+        modules = torch.nn.ModuleDict({"model": model, "penalised": penalised, "penalty": penalty})
+        return modules.state_dict()
+
+    eager, compiled = run(False), run(True)
+    assert eager.keys() == compiled.keys()
+    for k in eager:
+        if k.endswith("_extra_state"):
+            continue
+        one, other = (projectors(x[k]) if "vectors" in k else x[k] for x in (compiled, eager))
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+# -- norms in a training log -----------------------------------------------------------------------------------------
+def small() -> Any:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(2, 3, 3, stride=2, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(27, 4)
+    )
+
+
+def enclosed(layer: Any) -> Any:
+    geometry = specnorm_torch.geometry_of(layer)
+    return specnorm.enclose(layer.weight.detach(), **geometry)
+
+
+def right(found: dict[str, float], model: Any) -> None:
+    """Against proven numbers of the weights as they are."""
+    for name in ("0", "3"):
+        truth = enclosed(model.get_submodule(name))
+        assert 0.98 * truth.lower <= found[f"norm/{name}"] <= truth.upper * (1 + 1e-6)
+        if f"upper/{name}" in found:
+            assert truth.lower <= found[f"upper/{name}"] <= 1.06 * truth.upper
+            assert found[f"norm/{name}"] <= found[f"upper/{name}"]
+    for kind in {key.partition("/")[0] for key in found}:
+        assert found[f"{kind}/product"] == pytest.approx(found[f"{kind}/0"] * found[f"{kind}/3"])
+
+
+def test_norms_bounds_and_product_follow_the_model() -> None:
+    """A proof is of the weights of its report: with weights that moved since, no report has an upper bound."""
+    model = small()
+    monitor = specnorm_torch.NormMonitor(model, every=5, upper=2)
+    assert monitor(3) == {}
+    norms = {"norm/0", "norm/3", "norm/product"}
+    uppers = {"upper/0", "upper/3", "upper/product"}
+    for step in (0, 5, 10, 15):
+        found = monitor(step)
+        assert set(found) == (norms if step % 10 else norms | uppers)
+        right(found, model)
+        with torch.no_grad():
+            for x in model.parameters():
+                x.mul_(1.3).add_(0.1 * torch.randn_like(x))
+    assert set(specnorm_torch.NormMonitor(model, select=lambda name, _: name == "0", upper=False)(0)) == {
+        "norm/0", "norm/product"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("steps_of_batches", "reported"),
+    [
+        ([1, 2, 3, 4, 5, 6], [3, 6]),
+        ([0, 0, 1, 1, 2, 2, 3, 3, 3, 4], [3]),  # gradients of several batches are accumulated
+        ([2, 4, 6, 8, 10, 12], [4, 6, 10, 12]),  # two optimisers: every third step is in these batches
+        ([601, 602, 603, 604], [603]),  # a run that is resumed
+        ([600, 601], [600]),
+    ],
+)
+def test_lightning_counts_steps_of_optimisers(
+    steps_of_batches: list[int],
+    reported: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    package = ModuleType("pytorch_lightning")
+    package.Callback = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", package)
+    callback = specnorm_torch.NormMonitor(small(), every=3, upper=False).lightning()
+    logged: list[int] = []
+    for batch, step in enumerate(steps_of_batches):
+        module = SimpleNamespace(log_dict=lambda values, step=step: logged.append(step) if "norm/0" in values else None)
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), module, None, None, batch)
+    assert logged == reported
+
+
+def test_the_norm_is_no_overestimate() -> None:
+    """A layer on which the tensor norm is 1.2 times a proven upper bound, as a monitor once logged it."""
+    layer = torch.nn.Conv2d(64, 1, 4)
+    found = specnorm_torch.NormMonitor(layer, upper=True)(0)
+    name = next(key for key in found if key.startswith("norm/") and key != "norm/product").partition("/")[2]
+    assert found[f"norm/{name}"] <= found[f"upper/{name}"]
+    assert specnorm.tn_bound(layer.weight.detach()) > 1.05 * found[f"upper/{name}"]
+
+
+def test_layers_left_out_are_named_and_there_is_no_product() -> None:
+    class Lora(torch.nn.Linear):  # type: ignore[misc] # torch is Any here
+        def forward(self, x: Any) -> Any:
+            return 2 * super().forward(x)
+
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), Lora(4, 4), torch.nn.LSTM(4, 4), torch.nn.LayerNorm((3, 4)))
+    with pytest.warns(UserWarning, match="no product. 1: Lora has a forward of its own.*2: a LSTM is not measured"):
+        monitor = specnorm_torch.NormMonitor(model, upper=True)
+    assert set(monitor(0)) == {"norm/0", "upper/0"}
+    assert list(monitor.left_out) == ["1", "2"]
+
+
+def test_weights_that_diverged_before_the_first_report_are_named() -> None:
+    model = small()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = float("nan")
+    monitor = specnorm_torch.NormMonitor(model, upper=True)
+    with pytest.warns(UserWarning, match=r"0: .* holds 1 non-finite value"):
+        assert set(monitor(0)) == {"norm/3", "upper/3"}
+    with torch.no_grad():
+        model[0].weight.nan_to_num_()
+    assert "norm/product" in monitor(100)
+
+
+def test_diverged_weights_are_logged_and_not_proven() -> None:
+    model = small()
+    monitor = specnorm_torch.NormMonitor(model, upper=True)
+    monitor(0)
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = float("nan")
+    found = monitor(100)
+    assert math.isnan(found["norm/0"])
+    assert "upper/3" in found
+    assert "upper/0" not in found
+    assert "upper/product" not in found
+
+
+def test_the_model_is_as_before() -> None:
+    model = small().train()
+    specnorm_torch.spectral_norm(model[0])
+    torch.nn.utils.parametrizations.spectral_norm(model[3])
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    found = specnorm_torch.NormMonitor(model)(0)
+    assert found["norm/0"] == pytest.approx(1, rel=1e-3)
+    assert [(name, x) for name, x in model.state_dict().items() if not torch.equal(x, before[name])] == []
+    assert [module for module in model.modules() if not module.training] == []
+
+
+def test_refusals() -> None:
+    with pytest.raises(MethodError, match="no convolution or linear layer"):
+        specnorm_torch.NormMonitor(torch.nn.ReLU())
+    with pytest.raises(MethodError, match="positive number of steps"):
+        specnorm_torch.NormMonitor(small(), 0)
+
+
+def test_what_cannot_be_constrained_is_told_in_the_users_words() -> None:
+    """They were torch's own IndexError and ValueError, or an axis that is none was ignored."""
+    for layer in (torch.nn.Embedding(5, 4), torch.nn.Linear(5, 4), torch.nn.Conv1d(2, 3, 3)):
+        dims: list[Any] = [7, -9, "rows"]
+        for dim in dims:
+            with pytest.raises(GeometryError, match="is not an axis of"):
+                specnorm_torch.spectral_norm(layer, dim=dim)
+
+    def pruned(layer: Any) -> Any:
+        return torch.nn.utils.prune.random_unstructured(layer, "weight", 0.5)
+
+    for hook in (torch.nn.utils.weight_norm, pruned):
+        with pytest.raises(MethodError, match=r"is computed by .* hook before each call"):
+            specnorm_torch.spectral_norm(hook(torch.nn.Linear(3, 2)))
+
+
+def test_what_is_proven_to_be_at_most_one_is_reported_so() -> None:
+    """The first report of rescaled layers had 1.05; a single enclosure says that 1 is not refuted."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(8, 8, 3))
+    specnorm_torch.rescale_(model, 1.0)
+    report: Any = specnorm_torch.NormMonitor(model, every=1)(0)
+    assert report["upper/0"] <= 1
+    assert report["upper/2"] <= 1
+    assert report["upper/product"] <= 1
+    assert "1 is not refuted, see certify" in str(specnorm.enclose(model[0]))
+
+
+def test_shards_of_fsdp2_are_refused_by_name() -> None:
+    """In one process: they ended with `Trying to resize storage that is not resizable`, or an error of aten."""
+    distributed = torch.distributed
+    if not distributed.is_available():
+        pytest.skip("torch has no distributed package here")
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    def model() -> Any:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(16, 2))
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        constrained = fully_shard(specnorm_torch.spectral_norm(model()), mesh=mesh)
+        with pytest.raises(MethodError, match="sharded by FSDP2"):
+            constrained(torch.randn(1, 3, 4, 4))
+        before = model()
+        ball = specnorm_torch.SpectralBall(before, 0.1)
+        fully_shard(before, mesh=mesh)(torch.randn(1, 3, 4, 4)).sum().backward()
+        with pytest.raises(MethodError, match=r"0.weight was replaced .* DTensor, as .* FSDP2"):
+            ball.step()
+        sharded = fully_shard(model(), mesh=mesh)
+        for call in (
+            specnorm_torch.spectral_norm,
+            lambda x: specnorm_torch.SpectralBall(x, 0.1),
+            lambda x: specnorm_torch.MuonConv(x, 0.1),
+            lambda x: specnorm_torch.NormMonitor(x, 1)(0),
+            lambda x: specnorm_torch.rescale_(x, 1.0),
+            lambda x: specnorm.enclose(x[0]),
+        ):
+            with pytest.raises(SpecnormError, match=r"DTensor, as .* FSDP2"):
+                call(sharded)
+    finally:
+        distributed.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("constrain", [specnorm_torch.spectral_norm, specnorm_torch.gram_rescaling])
+def test_forward_mode_and_scripts_are_refused_in_the_users_words(constrain: Any) -> None:
+    layer = constrain(torch.nn.Linear(3, 2))
+    x = torch.ones(1, 3)
+    for mode in (layer.train(), layer.eval()):
+        with pytest.raises(MethodError, match=r"forward mode .* use torch\.func\.jacrev"):
+            torch.func.jacfwd(lambda weights: torch.func.functional_call(layer, weights, (x,)))(
+                dict(mode.named_parameters())
+            )
+    # By the inputs, the weight is a constant.
+    assert torch.func.jacfwd(layer)(x).shape == (1, 2, 1, 3)
+    with pytest.raises(MethodError, match=r"torch\.jit\.script\(specnorm_torch\.baked\(model\)\)"):
+        torch.jit.script(layer)
+    torch.jit.script(specnorm_torch.baked(layer))
+
+
+def test_bounds_of_kernels_that_moved_little_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold, and are as close as others; a kernel that moved far, or that reaches 1, is searched."""
+    from specnorm_train import monitoring
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2), torch.nn.Conv2d(8, 8, 3))
+    with torch.no_grad():
+        for layer in model:
+            layer.weight *= 3
+    searched: list[Any] = []
+
+    def enclose(kernel: Any, **options: Any) -> Any:
+        searched.append(kernel)
+        return specnorm.enclose(kernel, **options)
+
+    monkeypatch.setattr(monitoring, "enclose", enclose)
+    monitor: Any = specnorm_torch.NormMonitor(model, 1, upper=1)
+    for step, moved in enumerate((0.0, 1e-3, 0.0, 0.3)):
+        with torch.no_grad():
+            for layer in model:
+                layer.weight += moved * layer.weight.std() * torch.randn_like(layer.weight)
+        searched.clear()
+        report = monitor(step)
+        assert len(searched) == (2 if step in (0, 3) else 0)
+        for name, layer in model.named_children():
+            norm = specnorm.enclose(layer.weight.detach(), **specnorm_torch.geometry_of(layer))
+            assert norm.lower <= report[f"upper/{name}"] <= 1.051 * float(norm.upper)
+            assert report[f"norm/{name}"] <= report[f"upper/{name}"]
+
+
+def test_forms_of_a_penalty() -> None:
+    """A norm below the target adds nothing to a hinge."""
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    with torch.no_grad():
+        for layer, norm in zip(model, (3.0, 5.0), strict=True):
+            layer.weight.copy_(torch.diag(torch.tensor([norm, 1.0])))
+    forms: Any = {"sum": 8.0, "log": math.log(15.0), "hinge": 1.0}
+    for form, expected in forms.items():
+        penalty: Any = specnorm_torch.SpectralPenalty(model, form=form, target=4.0)
+        assert float(penalty()) == pytest.approx(expected, rel=1e-5), form
