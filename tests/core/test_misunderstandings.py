@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.cases import PUBLIC
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from specnorm.errors import GeometryError, LayoutWarning, MethodError, NoBackend
@@ -39,6 +39,7 @@ def blur(k: int, ndim: int = 2) -> np.ndarray:
 
 # -- a filter without its channels -------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", PUBLIC)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_matrix_has_no_spatial_arguments(name: str, data: st.DataObject) -> None:
     """A point-spread function of two axes was measured as the matrix of a linear layer, 0.14 for a norm of 1."""

@@ -15,7 +15,7 @@ from helpers.real_weights import real_kernel
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.errors import GeometryError
+from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import ExactFFT, TensorNorm
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
@@ -79,6 +79,16 @@ def test_groups_take_the_maximum_not_the_product(transposed: bool) -> None:
         # Read without its groups a grouped kernel is the stack of its blocks: a bound, at most sqrt(groups) too large.
         assert 10 * (1 - 1e-6) <= float(bound(kernel)) <= 10 * math.sqrt(2) * 1.02
         assert 10 * (1 - 1e-6) <= float(bound(kernel, groups=2, transposed=transposed)) <= 10 * 1.02
+
+
+def test_frequency_grid_that_counts_a_point_twice() -> None:
+    """S samples from 0 to 2 pi inclusive are S - 1: with S = k the bound is then about nothing."""
+    for seed in range(5):
+        kernel = Recipe((2, 2, 4), seed=seed).kernel
+        for n in (4, 5, 6):
+            assert_valid(specnorm.grid_bound(kernel, n=n), "upper", sigma_star(kernel))
+        with pytest.raises(MethodError):
+            specnorm.grid_bound(kernel, n=3)
 
 
 @pytest.mark.parametrize(

@@ -94,9 +94,7 @@ ROWS: dict[tuple[int, ...], list[tuple[Method, dict[str, Any]]]] = {
     (6, 2, 3, 3): [(Completion(), {"groups": 2, "transposed": True, "stride": 2})],
 }  # fmt: skip
 OF_LAYERS: dict[str, tuple[Method, tuple[int, ...], dict[str, Any]]] = {
-    f"{type(method).__name__}-{shape}-{layer}": (method, shape, layer)
-    for shape, rows in ROWS.items()
-    for method, layer in rows
+    f"{method}-{shape}-{layer}": (method, shape, layer) for shape, rows in ROWS.items() for method, layer in rows
 }
 """A method, a shape, and the rest of a layer."""
 

@@ -344,21 +344,17 @@ ALLOWANCES = {"gamma", "product_error", "phase_error"}
 
 def rounding_uncounted(tree: ast.AST) -> Sites:
     """All calls of allowances in a function are 0: either may cover usual errors of another."""
+    calls = (called(node).rpartition(".")[2] for node in ast.walk(tree) if isinstance(node, ast.Call))
+    if ALLOWANCES.isdisjoint(calls):
+        return
     other = copy.deepcopy(tree)
 
     class Uncounted(ast.NodeTransformer):
-        found = False
-
         def visit_Call(self, node: ast.Call) -> ast.AST:
-            if called(node).rpartition(".")[2] not in ALLOWANCES:
-                return self.generic_visit(node)
-            self.found = True
-            return ast.Constant(0.0)
+            return ast.Constant(0.0) if called(node).rpartition(".")[2] in ALLOWANCES else self.generic_visit(node)
 
-    changed = Uncounted()
-    changed.visit(other)
-    if changed.found:
-        yield tree, other
+    Uncounted().visit(other)
+    yield tree, other
 
 
 ARITHMETIC: dict[str, Callable[[ast.AST], Sites]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -14,19 +14,15 @@ from helpers.libraries import Lib
 from helpers.nightly import NIGHTLY
 from helpers.oracle import dense_matrix
 from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, shift
-from specnorm_numpy import BACKEND
 
 import specnorm
 from specnorm import Undecided
-from specnorm.ends import isometry
-from specnorm.ends import proof as defect
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import Isometry
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 DRAWS = 20_000 if NIGHTLY else 48
-NUMPY = Lib("numpy", np, BACKEND)
 
 
 def dense_defect(kernel: Kernel, size: Any, scale_sq: float = 1.0, **geometry: Any) -> tuple[float, float]:
@@ -197,11 +193,6 @@ def test_wrong_settings_are_refused() -> None:
 
 
 # -- hypotheses ------------------------------------------------------------------------------------------------------
-def without_the_last(*args: Any, **keywords: Any) -> Lags:
-    found = LAGS(*args, **keywords)
-    values: Any = found.values + 0
-    values[:, -1] = 0
-    return found._replace(values=values)
 
 
 LAGS = Polynomial.lags
@@ -217,31 +208,9 @@ def exact(count: int = 400) -> Iterator[str]:
             yield f"{n}"
 
 
-def unmet(lags: Lags, where: np.ndarray, **_: Any) -> Lags:
-    """The first lag alone, as if no other met it."""
-    b, p = lags.values.shape[0], lags.values.shape[2]
-    values: Any = np.zeros((b, len(where[0]), p, p))
-    values[:, 0] = lags.values[:, 0]
-    return lags._replace(values=values)
-
-
 def all_exact(*args: Any, **keywords: Any) -> Lags:
     found = LAGS(*args, **keywords)
     return found._replace(error=0 * found.error)
-
-
-MUTANTS: dict[str, tuple[Callable[[], Iterator[str]], Any, str, Any]] = {
-    "a lag forgotten": (lambda: violations(NUMPY, 40), Polynomial, "lags", without_the_last),
-    "unread pixels": (lambda: violations(NUMPY, 150), isometry, "unread_pixels_make_smallest_zero", lambda _: False),
-    "lags that meet at a size": (lambda: violations(NUMPY, 40), defect, "wrapped", unmet),
-}
-
-
-@pytest.mark.parametrize("name", MUTANTS)
-def test_every_hypothesis_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check, owner, attribute, mutant = MUTANTS[name]
-    monkeypatch.setattr(owner, attribute, mutant)
-    assert next(check(), None), "nothing was noticed"
 
 
 def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,9 +19,7 @@ from helpers.oracle import dense_norm, sigma_star
 from test_house import CORE, ROOT, core_files, makes_claims, other_files, parsed
 
 import specnorm
-from specnorm.at_size import component, layer_tuning
 from specnorm.at_size.own_matrix import enclose_by_matrix
-from specnorm.at_size.proofs import circulant as embedding
 from specnorm.at_size.proofs import components
 from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant, shortest
@@ -491,23 +489,6 @@ def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pyte
     monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
     (false,) = gram.norms_near(np.asarray([norm * 0.999]))
     assert false is not None, "the factorisation was not asked"
-
-
-def test_a_circulant_one_point_short_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule counts for itself: a search that takes shorter circulants proves nothing with them."""
-    for work in ("IMMEDIATE_WORK", "LATE_WORK"):
-        monkeypatch.setattr(layer_tuning, work, -1.0)
-    monkeypatch.setattr(component, "shortest", lambda spec: tuple(n - 1 for n in shortest(spec)))
-    kernel = np.random.RandomState(0).standard_normal((2, 2, 3))
-
-    def enclosed() -> None:
-        for n in range(4, 20):
-            specnorm.enclose(kernel, n, padding_mode="zeros", padding=1)
-
-    with pytest.raises(HypothesisError, match="compression"):
-        enclosed()
-    monkeypatch.setattr(embedding, "is_long_enough", lambda *_: True)
-    enclosed()
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ def proven(made: Any, shape: Sequence[int] = SHAPE) -> float:
 
 @pytest.mark.parametrize("rho", [0.01, 3.0])
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.sampled(2)
 def test_a_certificate_states_the_networks_constant(form: str, rho: float, tmp_path: Path) -> None:
     made = network(form, rho=rho)
     (tmp_path / "m.onnx").write_bytes(made.SerializeToString())

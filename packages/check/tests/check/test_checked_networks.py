@@ -1150,7 +1150,7 @@ def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
     return file_of(nodes, (1, 4), constants), (1, 4), parts
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(150))
 def test_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
     content, shape, parts = drawn_branches(seed)

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 torch = pytest.importorskip("torch", exc_type=ImportError)
 from helpers.checks import present  # noqa: E402
-from networks.torch_modules import Function, jacobian_norm, upper_of  # noqa: E402  # noqa: E402
+from networks.torch_modules import Function, jacobian_norm, prepared, upper_of  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.sources import torch_translations  # noqa: E402
 from torch import nn  # noqa: E402
@@ -338,6 +338,27 @@ def test_mistranslations_are_refused(name: str, monkeypatch: pytest.MonkeyPatch)
 
 # -- close because of what is read as one layer; modules that change or look -----------------------------------------
 pytestmark = pytest.mark.usefixtures("seeded_torch")
+
+
+def test_batch_norm_is_folded() -> None:
+    """The folded bound is that of the folded kernel, below the product of the two norms."""
+    conv = nn.Conv2d(2, 4, 3, padding=1, bias=False)
+    norm = nn.BatchNorm2d(4)
+    model = prepared(nn.Sequential(conv, norm))
+    upper = upper_of(model, (2, 6, 6), 1e-6)
+    exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    apart = float(specnorm.conv_norm(conv.weight.detach())) * float(scale.abs().max())
+    assert exact <= upper <= exact * (1 + 1e-5) < apart
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.sampled("reflect")
+def test_padding_and_its_convolution_are_one_layer(mode: Any) -> None:
+    model = nn.Conv2d(2, 3, 3, padding=1, padding_mode=mode).double()
+    exact = jacobian_norm(model, torch.randn(2, 6, 6, dtype=torch.float64))
+    assert exact <= upper_of(model, (2, 6, 6)) <= exact * 1.01
 
 
 # -- modules -------------------------------------------------------------------------------------------------------

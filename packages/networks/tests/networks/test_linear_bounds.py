@@ -78,6 +78,7 @@ READ: dict[int, Any] = {}
 
 
 @pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.sampled(2)
 def test_no_value_is_below_its_bound(name: str) -> None:
     for radius in (1e-3, 0.2, 1.5):
         for below, reached in gaps(CHAINS[name], radius, seed=3, steps=4):

@@ -184,6 +184,7 @@ def one_larger(weights: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("change", [smaller, one_larger])
 @pytest.mark.parametrize("kind", ["zeros", "residual"])
+@pytest.mark.sampled(2)
 def test_a_multiplier_that_was_changed_is_refused(kind: str, change: Change) -> None:
     answers: list[bool | None] = []
     for case in cases(kind, 8):

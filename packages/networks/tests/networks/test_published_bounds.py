@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 from helpers.checks import present  # noqa: E402
-from networks.torch_modules import Function  # noqa: E402
-from specnorm_networks import Multipliers, Product, answering, bounding, network_bound  # noqa: E402
-from torch import nn  # noqa: E402
+from specnorm_networks import network_bound  # noqa: E402
 
 from benchmarks.networks import three_convolutions  # noqa: E402
 
@@ -19,60 +15,3 @@ from benchmarks.networks import three_convolutions  # noqa: E402
 def test_the_search_of_a_small_network_comes_to_the_last_grid() -> None:
     """Of docs/networks.md. Its bound was 62.23 when rounds on coarser grids took all 100 steps."""
     assert present(network_bound(three_convolutions()[:3], (1, 16, 16)).upper) <= 62.14
-
-
-@pytest.mark.parametrize(("size", "kind"), [(1, "Avg"), ((4, 1), "Avg"), (1, "Max")])
-@pytest.mark.sampled("size1")
-def test_adaptive_pooling_of_equal_windows_is_pooling(size: Any, kind: str) -> None:
-    """As products with matrices, a head behind means was not bounded together with the layers before (2.9 times)."""
-    torch.manual_seed(1)
-    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
-    high, wide = size if isinstance(size, tuple) else (size, size)
-    adaptive = getattr(nn, f"Adaptive{kind}Pool2d")
-    plain = getattr(nn, f"{kind}Pool2d")
-    head = nn.Sequential(nn.Flatten(), nn.Linear(8 * high * wide, 10))
-    networks = [nn.Sequential(*layers, pool, head).eval() for pool in (adaptive(size), plain((4 // high, 4 // wide)))]
-    bounds = [network_bound(network, (3, 8, 8), method=Multipliers(steps=1)).upper for network in networks]
-    assert bounds[0] is not None
-    assert bounds[0] == pytest.approx(bounds[1], rel=1e-6)
-
-
-def test_a_layer_in_no_run_does_not_end_the_search() -> None:
-    """Channels that are made of units: by channels its layers are in no run, by units in one (0.57 for 1.17)."""
-    torch.manual_seed(0)
-    layers = nn.Linear(8, 64), nn.ReLU(), nn.Unflatten(1, (4, 4, 4)), nn.Conv2d(4, 4, 3, padding=1), nn.Sigmoid()
-    found = network_bound(nn.Sequential(*layers).eval(), (8,), method=Multipliers(steps=5))
-    assert found.upper is not None
-    assert found.product is not None
-    assert found.upper < 0.7 * found.product
-
-
-def test_units_are_tried_where_channels_have_a_bound_too() -> None:
-    """Channels speak of every size, and end at pooling: 1.65 for 0.76. The answer shows the nodes as they were read."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 3, 3, padding=1), nn.AvgPool2d(3)]
-    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(3, 2)).eval()
-    product = network_bound(network, (2, 6, 6), method=Product())
-    found = network_bound(network, (2, 6, 6))
-    assert present(found.upper) < 0.6 * present(product.upper)
-    assert found.product == product.upper
-    assert [step.name for step in found.nodes] == [step.name for step in product.nodes]
-    assert found.nodes[-1].upper == found.upper
-
-
-def test_units_that_begin_far_above_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of absolute values: the closed form by units is twice what channels prove, and a search ends where they are."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)]
-    absolute = Function(torch.abs)
-    network = nn.Sequential(layers[0], absolute, layers[1], absolute, layers[2]).eval()
-    bounds: list[Any] = []
-    bounded = bounding.bounded
-
-    def kept(*given: Any) -> Any:
-        bounds.append(bounded(*given))
-        return bounds[-1]
-
-    monkeypatch.setattr(answering, "bounded", kept)
-    assert network_bound(network, (2, 6, 6), method=Multipliers(steps=5)).upper == bounds[0].upper
-    assert len(bounds) == 1

@@ -147,23 +147,6 @@ def test_checkpoints_have_the_same_gradients(use_reentrant: bool) -> None:
     ] == []
 
 
-def test_one_layer_used_many_times_a_step() -> None:
-    """A recurrent use: each pass moves the state, and the gradient is that of all passes."""
-    layer = specnorm_torch.spectral_norm(nn.Conv2d(4, 4, 3, padding=1))
-    used = recorded(nn.Sequential(layer))
-    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
-    for _ in range(5):
-        x = torch.ones(2, 4, 6, 6)
-        for _ in range(4):
-            x = layer(x).tanh()
-        optimizer.zero_grad()
-        x.square().sum().backward()
-        optimizer.step()
-    assert len(used) == 20
-    for _, weight in used:
-        check_at_bound(layer, weight)
-
-
 # -- weights that no step has made ---------------------------------------------------------------------------------
 def averaged(model: Any) -> Any:
     """Average of weights and buffers over a run, which the state beside them does not fit."""
@@ -268,6 +251,7 @@ def test_the_first_forward_pass_of_a_new_weight_is_right(change: str) -> None:
 
 
 @pytest.mark.parametrize("change", IN_TRAINING)
+@pytest.mark.sampled(2)
 def test_the_next_step_of_a_weight_that_jumped_is_right(change: str) -> None:
     """In train(), after the first passes, when one sweep a pass would need tens of passes to follow."""
     model = constrained()

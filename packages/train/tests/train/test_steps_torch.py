@@ -563,20 +563,6 @@ class TwoHeads(nn.Module):  # type: ignore[misc]
         return self.one(x), self.two(x)
 
 
-def test_parts_of_a_model_have_backward_passes_of_their_own() -> None:
-    model = specnorm_torch.spectral_norm(TwoHeads())
-    x = torch.linspace(-1, 1, 12).reshape(2, 6)
-    together = copy.deepcopy(model)
-    for output in model(x):
-        output.square().sum().backward()
-    sum(output.square().sum() for output in together(x)).backward()
-    for layer, other in ((model.one, together.one), (model.two, together.two)):
-        torch.testing.assert_close(original_of(layer).grad, original_of(other).grad, rtol=0, atol=0)
-    model.zero_grad()
-    model(x)[0].sum().backward()
-    assert original_of(model.two).grad is None
-
-
 def test_the_gradient_of_a_long_weight_is_that_of_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model = specnorm_torch.spectral_norm(TwoHeads())
     twin = copy.deepcopy(model)
@@ -727,20 +713,6 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     assert sweeps + passes == 20 + 18 + 2 * 30
     # A layer that grows by a third goes nowhere. The first steps, and those of the layer that jumped, owe 16 sweeps.
     assert 32 <= sweeps <= 40
-
-
-def launched(count: int, make: Callable[[], Any]) -> int:
-    """Operations of the constraint of some equal layers in one pass, forward and backward."""
-    return sum(launches.constrained(lambda: nn.Sequential(*(make() for _ in range(count))), None).values())
-
-
-def test_equal_layers_launch_one_step() -> None:
-    """`python -m benchmarks launches` counts those of whole networks."""
-    two, six = (launched(count, lambda: nn.Conv2d(5, 5, 3)) for count in (2, 6))
-    assert two <= 92
-    # The product with the factor, the five operations of its derivative, and the copy of the state.
-    assert six - two <= 4 * 7
-    assert launched(2, lambda: nn.Linear(8, 8)) <= 55
 
 
 @pytest.mark.parametrize(

@@ -434,6 +434,7 @@ def test_the_penalty_is_a_sum_over_norms(method: Any) -> None:
         training.SpectralPenalty(form="squares")
 
 
+@pytest.mark.nightly
 def test_the_state_is_carried_by_scan() -> None:
     """In a compiled loop the vectors follow kernels that drift: never above the norm, and not far below."""
     penalty = training.SpectralPenalty()
@@ -555,6 +556,7 @@ def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) 
 
 
 # -- Flax and Equinox --------------------------------------------------------------------------------------------
+@pytest.mark.nightly
 def test_flax_nnx() -> None:
     optax, nnx = optional("optax"), optional("flax.nnx")
 

@@ -91,7 +91,7 @@ SHOWN = [f"{at}-{type(op).__name__}" for at, (op, *_) in enumerate([*ALL_FREQUEN
 ALL = [*((op, f, -math.inf) for op, f in ALL_FREQUENCIES), *ON_RANGES]
 
 
-def intervals(seed: int, least: float, count: int = 4000) -> tuple[Array, Array]:
+def intervals(seed: int, least: float, count: int = 1200) -> tuple[Array, Array]:
     """Of all sizes, some degenerate, some with an end at 0 or at a kink; four columns."""
     dice = np.random.default_rng(seed)
     middle = dice.normal(0, 1, count) * dice.choice([1e-8, 0.1, 3.0, 30.0], count)
