@@ -325,7 +325,7 @@ def any_for_all(tree: ast.AST) -> Sites:
 
 # -- kinds: claims and roundings ---------------------------------------------------------------------------------------
 MAKERS = {
-    "Upper._by_rule": "({}) / 2", "make_upper": "({}) / 2", "Upper._of_stack": "({}) / 2",
+    "Upper._by_rule": "({}) / 2", "make_upper": "({}) / 2", "Uppers._by_rule": "({}) / 2",
     "Lower._by_rule": "({}) * 2 + 1e-3", "make_lower": "({}) * 2 + 1e-3",
     "Upper._largest": "sorted({}, key=float)[:-1]",
 }  # fmt: skip

@@ -157,10 +157,8 @@ def test_a_clock_cuts_and_says_so() -> None:
         bound(graph, budget=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "part", "words"), [("convolutions", 0.02, "the norms of 4 layers"), ("convolutions", 0.6, "the search for")]
-)
-def test_what_the_clock_cut_is_named(name: str, part: float, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("part", "words"), [(0.02, "the norms of 4 layers"), (0.6, "the search for")])
+def test_what_the_clock_cut_is_named(part: float, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, _, ticks = clocked(monkeypatch, 1e6)
     _, status, _ = clocked(monkeypatch, part * ticks)
     assert words in status
