@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -485,13 +486,15 @@ def check_named(name: str) -> Check:
 
     def check() -> Iterator[str]:
         for case in _cases(test):
-            if text in str(case):
-                with pytest.MonkeyPatch.context() as patch, suppress(pytest.skip.Exception):
-                    more = {"monkeypatch": patch} if "monkeypatch" in inspect.signature(test).parameters else {}
-                    try:
-                        test(**case, **more)
-                    except (Exception, pytest.fail.Exception) as error:
-                        yield f"{case}: {error}"
+            if text not in str(case):
+                continue
+            with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder, suppress(pytest.skip.Exception):
+                fixtures = {"monkeypatch": patch, "tmp_path": Path(folder)}
+                given = {name: x for name, x in fixtures.items() if name in inspect.signature(test).parameters}
+                try:
+                    test(**case, **given)
+                except (Exception, pytest.fail.Exception) as error:
+                    yield f"{case}: {error}"
 
     return check
 

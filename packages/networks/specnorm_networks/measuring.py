@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
 from specnorm.proof import Clock, arithmetic, backends, check_values, counted, proven
-from specnorm_networks.certified.kernels import PlacedLayer, SizesOfLayer, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import (
+    PlacedLayer,
+    SizesOfLayer,
+    norm_by_entries,
+    norm_of_layer,
+    norm_of_matrices,
+)
 from specnorm_networks.certified.subjects import digest_of_bits
 
 if TYPE_CHECKING:
@@ -36,6 +42,10 @@ LEAST = 0.05
 """Time limit in seconds of a layer's proof that begins when the clock has expired, or shortly before."""
 NAMED = 3
 """Number of layers that are named of those whose norms were cut short."""
+LATE = 0.1
+"""Share of the time by which such proofs may be late together, if it is more than `LATEST`."""
+LATEST = 0.5
+"""Seconds by which they may be late together. Later layers are bounded by their entries."""
 LARGEST = 2**20
 """Largest number of entries on either side of a layer that is enclosed at its own size, however small the other is."""
 
@@ -122,6 +132,8 @@ class Measure:
         is_plain = scale is None and shrink is None
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
+        if earlier_claim is None and self.clock.left < -max(LATEST, LATE * self.clock.seconds):
+            prove = norm_by_entries
         norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
         if self.clock.expired:
             self._cut_norms[key] = norm
