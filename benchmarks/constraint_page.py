@@ -161,6 +161,17 @@ def gpu_step_table(lines: list[Row]) -> str:
     return table(["batch", "constraint", "time, relative", "time"], body)
 
 
+def gpu_step_in_words(lines: list[Row]) -> str:
+    """A sentence about the time of a step on a GPU, with torch's constraint and with ours."""
+    ratios = {way: [f"{1 / row['faster']:.1f}" for row in lines if row["contestant"] == way] for way in NAMES}
+    ours, torchs = (" and ".join(dict.fromkeys(ratios[way])) for way in ("default", "torch"))
+    batches = " and ".join(dict.fromkeys(str(row["batch"]) for row in lines))
+    return (
+        f"On an H200, a training step of ResNet-20 with batches of {batches} takes {ours} times as long with "
+        f"`spectral_norm`, and {torchs} times with torch's (an earlier version, {lines[-1]['commit']})."
+    )
+
+
 def step_table(lines: list[Row]) -> str:
     """A row for each case: time over plain, with torch's constraint and with ours, in both windows, and plain time."""
     cases: dict[str, dict[tuple[str, str], Row]] = {}
@@ -204,6 +215,6 @@ PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
         "JAX": jax_table,
         "JAX models": jax_models_table,
     },
-    GPU_LINES: {"GPU step": gpu_step_table},
+    GPU_LINES: {"GPU step": gpu_step_table, "GPU step in words": gpu_step_in_words},
 }
 """The parts of the page between its marks, by the file from whose rows they are made."""
