@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ class Axis(NamedTuple):
     mode: str = "zeros"
     pixel_positions: tuple[int, int] = (0, 1)
     output_positions: tuple[int, int] = (0, 1)
+    PART = 2**14  # without a type: no field
+    """Outputs of a part of `table`."""
 
     @property
     def table(self) -> np.ndarray:
@@ -35,7 +38,6 @@ class Axis(NamedTuple):
 
         Raises `GeometryError` if the table takes more memory than one chunk.
         """
-        n = self.pixels
         memory = 8 * self.taps * self.outputs
         if memory > ArrayOps.memory:
             raise GeometryError(
@@ -43,8 +45,25 @@ class Axis(NamedTuple):
                 f"{memory / 2**30:.3g} GiB, more than {ArrayOps.memory / 2**30:g} GiB. Without input_shape, every size "
                 "at once is bounded, and no table is needed."
             )
+        return self._reads(np.arange(self.outputs))
+
+    @property
+    def reads_pixel(self) -> np.ndarray:
+        """Whether each tap reads a pixel for some output, shape (taps,), with zeros as padding."""
         firsts = self.dilation * np.arange(self.taps) - self.before
-        position = firsts[:, None] + self.stride * np.arange(self.outputs)[None, :]
+        output = np.maximum(0, -(firsts // self.stride))  # the first one for which the tap reads no padding in front
+        return (output < self.outputs) & (firsts + self.stride * output < self.pixels)
+
+    def parts_of_table(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number of an output, and the columns of the table from there on, part by part in little memory."""
+        for first in range(0, self.outputs, self.PART):
+            yield first, self._reads(np.arange(first, min(first + self.PART, self.outputs)))
+
+    def _reads(self, outputs: np.ndarray) -> np.ndarray:
+        """The columns of the table for some outputs."""
+        n = self.pixels
+        firsts = self.dilation * np.arange(self.taps) - self.before
+        position = firsts[:, None] + self.stride * outputs[None, :]
         is_inside = (position >= 0) & (position < n)
         if self.mode == "circular":
             return np.asarray(position % n)

@@ -79,9 +79,9 @@ def bound(
     budget : float, optional
         Seconds for searches and proofs; the comparison is not counted. On a busy machine they are those of its
         processors, so that the answer is that of an idle one. When they end, the best bound proven so far is returned,
-        ``status`` says so, and another run may return another number. A step that has begun is finished, and each layer
-        that was not measured takes a twentieth of a second. The method's own ``seconds`` are no more than these.
-        None means no limit.
+        ``status`` says so, and another run may return another number. A step that has begun is finished. Layers that
+        were not measured by then take a tenth of the seconds, or half a second. The method's own ``seconds`` are no
+        more than these. None means no limit.
     progress : callable, optional
         See `live.network_bound`.
 
@@ -111,7 +111,7 @@ def bound(
         method = method.limited(budget, progress)
     with stage(progress, "search and proof"):
         ranges_on_ball = None if balls is None else balls.ranges_near(graph, ball, measure)
-        answers = _everywhere(graph, measure, method)
+        answers = _everywhere(graph, read, measure, method)
         if balls is not None:
             answers += balls.near(graph, ball, measure, method, ranges_on_ball)
     answer = min(answers, key=upper_of)
@@ -120,7 +120,7 @@ def bound(
     status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
     if check:
         with keep_linear_maps(), stage(progress, "attack on the bound"):
-            pairs, reached = attack(read, answer, region, ranges_on_ball)
+            pairs, reached = attack(read, answer, region, ranges_on_ball, measure.clock)
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
@@ -134,9 +134,8 @@ def bound_as_a_whole(graph: Graph, seconds: float, aim: float = 0.0) -> RunBound
     NoBoundError
         If it is too large for the time.
     """
-    written = written_out(prepare(graph))[-1]
-    measure = Measure(clock=Clock.of(seconds))
-    return Search(with_slopes_on(written, unlimited_ranges(written)), measure, Multipliers()).bound(math.inf, aim)
+    written = _with_slopes(written_out(prepare(graph))[-1])
+    return Search(written, Measure(clock=Clock.of(seconds)), Multipliers()).bound(math.inf, aim)
 
 
 def bound_by_units(
@@ -172,28 +171,28 @@ def bound_by_units(
     return bounded(graph, measure, method, run, intervals)
 
 
-def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
+def _everywhere(graph: Graph, prepared: Graph, measure: Measure, method: Method) -> list[NetworkBound]:
     """Bound a network by its channels, and a small network by its units as well if that may be less.
 
     Units may give less if there are convolutions: weights of channels ignore borders and pooling. If channels cannot
     describe the network at all, units are searched whatever the bound by channels is.
     """
-    prepared = prepare(graph)
     if isinstance(method, Product):
-        return [bounded(graph, measure, method)]
-    written = written_out(prepared)[-1]
-    written = with_slopes_on(written, unlimited_ranges(written))
+        return [bounded(prepared, measure, method)]
     search: Search | None = None
     if isinstance(method, Multipliers) and method.widest is None:
+        written = written_out(prepared)[-1]
         with suppress(NoBoundError):
-            search = Search(written, measure, method) if has_branches(written) else None
+            search = Search(_with_slopes(written), measure, method) if has_branches(written) else None
     # The proof of what the search begins with has its time, however short the budget is.
     clock = measure.clock if search is None else search.clock
-    by_channels = bounded(graph, replace(measure, clock=clock), method)
+    by_channels = bounded(prepared, replace(measure, clock=clock), method)
     measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
             by_channels = _with_whole(by_channels, search.bound(upper_of(by_channels)))
+    if measure.clock.expired:
+        return [by_channels]
     layers = [node for node in prepared.nodes if node.is_layer]
     channels_are_not_enough = has_function_with_positive_slopes(graph) or _lacks_channels(prepared, len(layers))
     # Channels of these are not units: those of sorting keep only that it moves no two vectors further apart.
@@ -203,9 +202,14 @@ def _everywhere(graph: Graph, measure: Measure, method: Method) -> list[NetworkB
     limit = math.inf if channels_are_not_enough and search is None else upper_of(by_channels)
     answers = [by_channels]
     with suppress(NoBoundError):
-        by_units = bound_by_units(written, measure, method, limit=limit)
+        by_units = bound_by_units(_with_slopes(written_out(prepared)[-1]), measure, method, limit=limit)
         answers.append(_with_steps_of(by_channels, by_units))
     return answers
+
+
+def _with_slopes(graph: Graph) -> Graph:
+    """Return the same network with the slopes that its functions have anywhere."""
+    return with_slopes_on(graph, unlimited_ranges(graph))
 
 
 def _with_whole(by_channels: NetworkBound, whole: RunBound) -> NetworkBound:

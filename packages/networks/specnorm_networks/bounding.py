@@ -103,7 +103,7 @@ def _bounded(
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
-    if has_constant and isinstance(method, Searching):
+    if has_constant and isinstance(method, Searching) and not measure.clock.expired:
         candidates = runs(graph) if run is None else [run]
         improved_runs = _improved_runs(candidates, measure, method, by_rules)
     has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired

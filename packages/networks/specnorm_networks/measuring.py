@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
 from specnorm.proof import Clock, arithmetic, backends, check_values, proven
-from specnorm_networks.certified.kernels import PlacedLayer, SizesOfLayer, norm_of_layer, norm_of_matrices
+from specnorm_networks.certified.kernels import (
+    PlacedLayer,
+    SizesOfLayer,
+    norm_by_entries,
+    norm_of_layer,
+    norm_of_matrices,
+)
 from specnorm_networks.certified.subjects import digest_of_bits
 
 if TYPE_CHECKING:
@@ -34,6 +40,10 @@ CELLS = 2**34
 """Largest product of that number of cells and the cube of the kernel's smaller side."""
 LEAST = 0.05
 """Time limit in seconds of a layer's proof that begins when the clock has expired, or shortly before."""
+LATE = 0.1
+"""Share of the time by which such proofs may be late together, if it is more than `LATEST`."""
+LATEST = 0.5
+"""Seconds by which they may be late together. Later layers are bounded by their entries."""
 LARGEST = 2**20
 """Largest number of entries on either side of a layer that is enclosed at its own size, however small the other is."""
 
@@ -101,6 +111,8 @@ class Measure:
         is_plain = scale is None and shrink is None
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
+        if earlier_claim is None and self.clock.left < -max(LATEST, LATE * self.clock.seconds):
+            prove = norm_by_entries
         norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
         (self._cut_norms if self.clock.expired else self._norms)[key] = norm
         return norm
