@@ -155,13 +155,13 @@ class Sweeps:
 
     def counting(self) -> Any:
         """Context manager in which they are counted."""
-        swept = SymbolNorm.swept
+        sweep = SymbolNorm.sweep
 
-        def counted(norm: Any, followed: Any, *arguments: Any, **options: Any) -> Any:
-            self.layers += int(followed.value.shape[0])
-            return swept(norm, followed, *arguments, **options)
+        def counted(norm: Any, blocks: Any, *arguments: Any, **options: Any) -> Any:
+            self.layers += int(blocks.shape[0])
+            return sweep(norm, blocks, *arguments, **options)
 
-        return mock.patch.object(SymbolNorm, "swept", counted)
+        return mock.patch.object(SymbolNorm, "sweep", counted)
 
 
 def measured(name: str, factor: int, steps: int) -> Row:

@@ -33,10 +33,11 @@ _EXACT = 32
 _LEAST_WAY = 0.001
 """Kernels that have gone no further, as a part of their length, are not swept. The norm at a frequency that is not in
 the bundle may rise by two to five times as much."""
-_WAY_OF_A_SWEEP = 0.01
-"""A kernel that has gone so far needs a second sweep, and twice as many for twice the way."""
-_DOUBLINGS = 4
-"""So often is the number of sweeps doubled at most."""
+_FAR = 0.007
+"""Kernels that have gone further are swept four times, twice as often for twice the way, and take more passes. With 0.01,
+residual and strided networks under Adam 2e-3 reached 1.027 and 1.023, with 0.007 1.010 and 1.009."""
+_SWEEPS = 4, 8, 16
+"""Number of sweeps after `_FAR`, twice and four times as far."""
 _KEPT = 4, 9
 """Waves that a sweep keeps: the highest that lead to maxima of their own."""
 _PASSES = 3
@@ -198,12 +199,13 @@ class SymbolNorm(Stepped):
         return _LEAST_WAY - way
 
     def sweeps_due(self, way: Array, *, xp: Namespace) -> Array:
-        """0, 1, 2, 4, 8 or 16: few numbers, since layers that need as many are swept together."""
+        """0, 1, 4, 8 or 16: few numbers, since layers that need as many are swept together."""
+        zeros = xp.zeros_like(way)
         # What is not a number counts as far.
-        count = xp.where(way <= _LEAST_WAY, xp.zeros_like(way), xp.ones_like(way))
-        for doubling in range(_DOUBLINGS):
-            count = xp.where(way <= 2**doubling * _WAY_OF_A_SWEEP, count, count + count)
-        return count
+        due = xp.where(way <= _LEAST_WAY, zeros, xp.ones_like(way))
+        for doubling, more in enumerate(_SWEEPS):
+            due = xp.where(way <= 2**doubling * _FAR, due, zeros + more)
+        return due
 
     def passes(self, sweeps: Any, spec: ConvSpec) -> Any:
         """More after a long way: a wave from a point of the grid needs some steps of its frequency."""
@@ -239,8 +241,9 @@ class SymbolNorm(Stepped):
         kept = bundle.with_highest_kept(new, old, heights, _kept(spec), ops=ops)
         if way is not None:
             # Each sweep is for a part of the way. The sketch stays where so much of it is left.
-            least = xp.clip(way, 0.0, 2**_DOUBLINGS * _WAY_OF_A_SWEEP)
-            rest = xp.maximum(least - sweeps * _WAY_OF_A_SWEEP, xp.zeros_like(way)) / (way + arrays.TINY)
+            of_one = _FAR / _SWEEPS[0]
+            left_of_way = xp.clip(way, 0.0, _SWEEPS[-1] * of_one) - sweeps * of_one
+            rest = xp.maximum(left_of_way, xp.zeros_like(way)) / (way + arrays.TINY)
             sketch = sketch + rest[:, None, None] * (last_sketch - sketch)
         # Sums that are not finite are far from every kernel, as zeros are.
         sketch = xp.where(xp.isfinite(sketch), sketch, 0.0)
