@@ -12,10 +12,11 @@ from specnorm_networks.answer import RunBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
 from specnorm_networks.certified.operators.base import NoBoundError
-from specnorm_networks.certified.units import unit_run, units_of
+from specnorm_networks.certified.units import inequality_of, units_of
+from specnorm_networks.descent.costs import RATE
 from specnorm_networks.descent.inequality import Proposal, proposals, work_of
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Multipliers
+from specnorm_networks.methods import Searching
 
 SHARE = 0.5
 """Share of the time in which a start, and a proof, have to be affordable."""
@@ -25,6 +26,8 @@ FEWEST = 3
 """Evaluations of the inequality that have to be affordable."""
 PROOF = 2
 """Evaluations of the inequality that take about as long as its proof."""
+NEWTON_SHARE = 1 / 4
+"""Newton steps are made if the expected ones take no larger share of the seconds."""
 READING = 500
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
 MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
@@ -37,7 +40,7 @@ class Search:
     Parameters
     ----------
     graph : Graph
-        As for `units.unit_run`.
+        As for `units.inequality_of`.
 
     Raises
     ------
@@ -45,20 +48,27 @@ class Search:
         If the graph is too large for the time, or no multipliers are found.
     """
 
-    def __init__(self, graph: Graph, measure: Measure, method: Multipliers) -> None:
+    def __init__(self, graph: Graph, measure: Measure, method: Searching) -> None:
         self.graph = graph
         self.measure = measure
         clock = measure.clock
         inputs, units = units_of(graph)
         entries = sum(math.prod(node.shape or ()) for node in graph.nodes)
         self._require(READING * (inputs + units) * entries)
-        self.inequality = Inequality(unit_run(graph))
+        self.inequality = inequality_of(graph)
         if not self.inequality.units:
             raise NoBoundError("a linear network: the norm of its matrix is known otherwise")
         work = work_of(self.inequality)
         self._require((FEWEST + PROOF) * work)
         self.clock = clock.before(PROOF * clock.seconds_of(work))
-        self.proposals = proposals(self.inequality, method.steps, self.clock)
+        newton_work = NEWTON_SHARE * method.seconds * RATE
+        ends = self.inequality.map
+
+        def tell(steps_made: int) -> None:
+            if method.progress is not None:
+                method.progress(steps_made, method.steps, f"{ends.start} to {ends.end}")
+
+        self.proposals = proposals(self.inequality, method.steps, self.clock, newton_work, tell)
         start = self._next()
         if start is None:
             raise NoBoundError("no multipliers were found")
@@ -88,14 +98,14 @@ class Search:
         if not self.best.constant < limit:
             raise NoBoundError("a search ended above a proven constant")
         claim = _proven(self.inequality, self.best)
-        run = self.inequality.run
         layers = tuple(dict.fromkeys(node.layer.name for node in self.graph.nodes if node.layer is not None))
         multipliers = self.best.multipliers
         if self.best.is_transposed:
             multipliers = claim.value**2 / multipliers
-        ends = [link.end for link in run.links[:-1]]
-        by_function = {end: multipliers[units] for end, units in zip(ends, self.inequality.values, strict=True)}
-        return RunBound(run.start, run.end, (layers,), math.inf, claim, multipliers=by_function)
+        pairs = zip(self.inequality.functions, self.inequality.values, strict=True)
+        by_function = {function.name: multipliers[units] for function, units in pairs}
+        ends = self.inequality.map
+        return RunBound(ends.start, ends.end, (layers,), math.inf, claim, multipliers=by_function)
 
 
 def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
@@ -107,18 +117,3 @@ def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
                 inequality, proposal.multipliers, constant, is_transposed=proposal.is_transposed
             )
     raise NoBoundError("no margin proves the inequality")
-
-
-def has_branches(graph: Graph) -> bool:
-    """Whether a node reads two values that change with the input, or one of them twice.
-
-    Layers in a row are bounded together by other rules.
-    """
-    changes = set(graph.inputs)
-    for node in graph.nodes:
-        reads = [name for name in node.inputs if name in changes]
-        if len(reads) > 1:
-            return True
-        if reads:
-            changes.add(node.name)
-    return False

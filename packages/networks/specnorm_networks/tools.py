@@ -6,7 +6,7 @@ The functions for users are in `specnorm_networks` itself, and the types for rea
 from __future__ import annotations
 
 from specnorm_networks.answer import AnswerWithFile, NetworkBound, RunBound, Weighted
-from specnorm_networks.answering import Centre, bound, bound_as_a_whole, bound_by_units
+from specnorm_networks.answering import Centre, bound, bound_as_a_whole, by_channels_and_units
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
@@ -55,7 +55,8 @@ __all__ = [
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of",
     "with_slopes_on",
     # Proofs and searches.
-    "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "bound_as_a_whole", "bound_by_units", "constants", "runs",
+    "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "bound_as_a_whole", "by_channels_and_units", "constants",
+    "runs",
     # Execution.
     "gradient", "inside", "length", "moved", "run_with_errors",
 ]

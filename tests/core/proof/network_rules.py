@@ -43,7 +43,7 @@ from specnorm_networks.certified.ranges import Ranges, unlimited_ranges, with_sl
 from specnorm_networks.certified.rules import Scope
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.subjects import Region
-from specnorm_networks.certified.units import unit_run
+from specnorm_networks.certified.units import inequality_of
 from specnorm_networks.descent.inequality import proposals
 from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.ranges import Ball, ranges
@@ -142,12 +142,11 @@ def spec(size: tuple[int, ...] | None = None, **geometry: Any) -> ConvSpec:
     return ConvSpec.of(CONV.shape, **(geometry or LAYER.geometry), input_shape=size)
 
 
-def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: Any) -> Upper:
+def headed(weight: Any = 1.0, widths: int = 1, **changed: Any) -> Upper:
     """Two channels of four pixels, flattened behind ReLU, and a matrix; the body's link changed afterwards."""
-    off = (lambda: np.full((2, 1, 3), error)) if error else None
     kernel: Any = np.full((2, 1, 3), 0.25)
     matrix: Any = np.ones((1, 8))
-    layer = Layer("k", lambda: kernel, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1, error=off)
+    layer = Layer("k", lambda: kernel, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1)
     nodes = (
         Node("x", Input(), (), (1, 1, 4)), Node("c", Convolution(layer), ("x",), (1, 2, 4)),
         Node("z", ReLU(), ("c",), (1, 2, 4)), Node("f", Reshape((1, 8)), ("z",), (1, 8)),
@@ -220,7 +219,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head's form that is not positive definite": lambda: headed(1e3),
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
-    "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
+    "an inequality of nobody's": lambda: constant_of_inequality(replace(chained()), np.ones(1), 60.0),
     "the norm of another kernel": lambda: parts.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
@@ -345,10 +344,15 @@ def attention() -> Iterator[tuple[Upper | None, float]]:
     yield claim_of_attention(scope, across, Factors("u", "v", 2.0, 3.0, 0.0), claims), 31.0
 
 
-def inequalities() -> Iterator[tuple[Upper | None, float]]:
-    """A chain of numbers with a function between them, whose constant is their product."""
+def chained() -> Inequality:
+    """A chain of numbers with a function between them."""
     graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
-    inequality = Inequality(unit_run(with_slopes_on(graph, unlimited_ranges(graph))))
+    return inequality_of(with_slopes_on(graph, unlimited_ranges(graph)))
+
+
+def inequalities() -> Iterator[tuple[Upper | None, float]]:
+    """The constant of the chain is the product of its numbers."""
+    inequality = chained()
     *_, best = proposals(inequality, 20, Clock())
     proposed = best.constant * (1 + 1e-6)
     yield constant_of_inequality(inequality, best.multipliers, proposed, is_transposed=best.is_transposed), 30.0
