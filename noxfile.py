@@ -57,6 +57,7 @@ VERSIONS_MATTER = (
     "tests/core/methods/test_every_method.py::test_gradient_of_the_frameworks",
 )  # fmt: skip
 """What an old array library could break: a function that it lacks, a value, a dtype, a gradient."""
+NETWORKS = "packages/networks/tests/networks"
 STRANGER = str(ROOT / "tests" / "thirdparty")
 """Installed after specnorm, on its own: older pips do not see that the one provides what the other requires."""
 BROWSER = "PySide6>=6.8"
@@ -223,7 +224,7 @@ def tests(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Static types of everything, and of the pages' blocks as a user's programs."""
     session.run(str(SHARED / "bin" / "python"), WRITE_PAGES, str(PAGES), external=True)
-    folders = ("specnorm", "plugins", "packages", "benchmarks", "tests", "noxfile.py", str(PAGES))
+    folders = ("specnorm", "plugins", "packages", "benchmarks", "tests", "noxfile.py", "conftest.py", str(PAGES))
     session.run(str(SHARED / "bin" / "mypy"), *folders, external=True)
 
 
@@ -286,13 +287,13 @@ def soundness(session: nox.Session) -> None:
 def operators(session: nox.Session) -> None:
     """Nightly: operators of ONNX, 120,000 calls at random; a million compositions; 26,000 damaged files."""
     larger = {"SPECNORM_ONNX_DRAWS": "60000", "SPECNORM_FUZZ": "26000"}
-    files = ["tests/networks/test_every_onnx_operator.py", "tests/networks/test_onnxruntime.py"]
-    pytest(session, *files, "tests/audit/test_fuzz.py", "-rP", backends="numpy,torch", **NIGHT, **larger)
+    files = [f"{NETWORKS}/test_every_onnx_operator.py", f"{NETWORKS}/test_onnxruntime.py"]
+    pytest(session, *files, "packages/audit/tests/audit/test_fuzz.py", "-rP", backends="numpy,torch", **NIGHT, **larger)
     part = 1_000_000 // CORES  # CI draws 16
 
     def compositions(at: int) -> None:
         seeds = {"SPECNORM_COMPOSITIONS": str(part), "SPECNORM_COMPOSITIONS_SEED": str(at * part)}
-        pytest(session, "-n0", "-rP", "tests/networks/test_compositions.py", backends="numpy,torch", **NIGHT, **seeds)
+        pytest(session, "-n0", "-rP", f"{NETWORKS}/test_compositions.py", backends="numpy,torch", **NIGHT, **seeds)
 
     with ThreadPoolExecutor(CORES) as pool:
         list(pool.map(compositions, range(CORES)))
@@ -301,7 +302,7 @@ def operators(session: nox.Session) -> None:
 @nightly
 def zoo(session: nox.Session) -> None:
     """Nightly: all models of transformers and timm, layers of orthogonium and torchlip, and the table of a tutorial."""
-    pytest(session, "-s", "tests/networks/zoo", backends="torch", SPECNORM_NIGHTLY="1")
+    pytest(session, "-s", f"{NETWORKS}/zoo", backends="torch", SPECNORM_NIGHTLY="1")
 
 
 @nox.session(python=PYTHON, requires=["environment"])
@@ -390,7 +391,7 @@ def check_contents(session: nox.Session) -> None:
         session.error(f"{built.name} holds {', '.join(sorted(strangers))}")
     with tarfile.open(source) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
-    if unwanted := sorted(name for name in inside if name.startswith(("tests", "build", ".nox", ".venv"))):
+    if unwanted := sorted(name for name in inside if {"tests", "build", ".nox", ".venv"} & set(Path(name).parts)):
         session.error(f"{source.name} holds {', '.join(unwanted[:5])}")
     if missing := {"README.md", "LICENSE", "docs/index.md", "docs/examples/resnet20/resnet20.safetensors"} - inside:
         session.error(f"{source.name} lacks {', '.join(sorted(missing))}")
@@ -525,7 +526,7 @@ def other_python(version: str) -> None:
         if path is None:
             skip(session, f"Python {version} is not installed")
         prepare(session, "-e", ".[cli]", *TEST_TOOLS)
-        pytest(session, "tests", backends="numpy")
+        pytest(session, backends="numpy")
 
 
 for _version in OTHER_PYTHONS:

@@ -3,5 +3,6 @@
 import sys
 from pathlib import Path
 
-# Weights of published networks lie with the tests.
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+# Published networks and their weights lie with the tests.
+ROOT = Path(__file__).parents[1]
+sys.path += map(str, (ROOT / "tests", ROOT / "packages" / "networks" / "tests"))

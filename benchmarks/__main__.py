@@ -12,12 +12,16 @@ launches                         # operations of the constraint in one pass, whi
 constraint-gpu --out FILE        # what a training step costs on a CUDA device; a minute
 constraint-page                  # the tables of docs/benchmarks/index.md about training from the committed lines
 ball --out FILE                  # does training inside the ball work? 25 minutes on one thread; --quick takes one
-ball-page                        # the tables of docs/benchmarks/ball.md from its committed lines
+ball-page                        # the tables of docs/benchmarks/index.md about the ball from the committed lines
 jax-first-calls --out FILE       # what first calls compile in JAX; two minutes
-jax-first-calls-page             # their table of docs/benchmarks/index.md from its committed lines
-starts --before COMMIT --out FILE  # processor time of imports, first calls, the command, and their table; a minute
+jax-first-calls-page             # prints their table, from the committed lines
+starts --before COMMIT --out FILE  # processor time of imports, first calls, the command; prints a table; a minute
+widths --out FILE                # processor time of calls by the number of channels; six minutes on one thread
+widths-page                      # their table of docs/benchmarks/index.md from its committed lines
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
 networks-page                    # the tables of docs/benchmarks/index.md from its committed lines
+
+The commands that make tables of a page print those that the page does not show.
 """
 
 from __future__ import annotations
@@ -74,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     in_ball.add_argument("--quick", action="store_true", help="a sample")
     in_ball.add_argument("--out", type=Path)
     parsers.add_parser("ball-page")
+    parsers.add_parser("widths").add_argument("--out", type=Path)
+    parsers.add_parser("widths-page")
     parsers.add_parser("launches")
     first_calls = parsers.add_parser("jax-first-calls")
     first_calls.add_argument("--functions", nargs="+", default=(), help="these alone")
@@ -112,13 +118,20 @@ def main(words: list[str] | None = None) -> int:
         ball_page.write()
     elif options.command.startswith("networks"):
         _networks(options)
+    elif options.command.startswith("widths"):
+        from benchmarks import widths
+
+        if options.command == "widths":
+            widths.write(options.out)
+        else:
+            widths.write_page()
     elif options.command.startswith("jax-first-calls"):
         from benchmarks import jax_first_calls
 
         if options.command == "jax-first-calls":
             jax_first_calls.write(options.functions, options.out)
         else:
-            jax_first_calls.write_page()
+            jax_first_calls.show()
     elif options.command == "starts":
         from benchmarks import starts
 

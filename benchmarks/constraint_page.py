@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks import facts
 from benchmarks.facts import FOLDER, Row
-from benchmarks.marks import put
+from benchmarks.marks import put_all
 from benchmarks.page import span, table
 from benchmarks.recorder import LIMITS
 from benchmarks.step_cost import WINDOWS
@@ -40,8 +40,7 @@ def write(to: Path = PAGE) -> None:
     text = PAGE.read_text(encoding="utf-8")
     for source, parts in PARTS.items():
         lines = facts.read(source)
-        for name, make in parts.items():
-            text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", make(lines))
+        text = put_all(text, {name: make(lines) for name, make in parts.items()})
     to.write_text(text, encoding="utf-8")
 
 
@@ -79,6 +78,15 @@ def long_table(lines: list[Row]) -> str:
     limits = (f"steps above {limit}" for limit in LIMITS)
     header = ["training", "rate", "largest norm", *limits, "swept in the first 250 steps", "swept in all"]
     return table(header, body)
+
+
+def long_words(lines: list[Row]) -> str:
+    """A sentence about all runs of 2,000 steps."""
+    norm, share = rounded_up(max(row["worst_upper"] for row in lines)), max(row["above_1.01_upper"] for row in lines)
+    return (
+        f"In these {len(lines)} runs, the largest norm was at most {norm}, and in each run at most {100 * share:.2g} % "
+        "of the steps had a norm above 1.01."
+    )
 
 
 def largest_table(lines: list[Row]) -> str:
@@ -135,7 +143,7 @@ def jax_table(lines: list[Row]) -> str:
 
 
 def jax_models_table(lines: list[Row]) -> str:
-    rows = [row for row in lines if row["section"] == "JAX, models"]
+    rows = [row for row in lines if row["section"] == "JAX, models" and "compiled fast" not in row["contestant"]]
     body = [
         [row["case"], code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"]),
          span(row["compile_seconds"]) if "compile_seconds" in row else ""]
@@ -187,7 +195,7 @@ def code(method: str) -> str:
 
 PARTS: dict[Path, dict[str, Callable[[list[Row]], str]]] = {
     LINES: {"summary": summary_table, "largest": largest_table},
-    LONG_LINES: {"long": long_table},
+    LONG_LINES: {"long": long_words, "long runs": long_table},
     COST_LINES: {
         "cost measured": about,
         "step": step_table,

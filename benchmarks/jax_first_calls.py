@@ -1,7 +1,7 @@
 """What the first call of each public function compiles in JAX: seconds and modules, beside an SVD of the same symbol.
 
 ``python -m benchmarks jax-first-calls --out FILE`` keeps the seconds of the file's earlier lines as "before", and
-``jax-first-calls-page`` makes the table of docs/benchmarks/index.md.
+``jax-first-calls-page`` prints a table.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ import numpy as np
 import specnorm
 from benchmarks import facts
 from benchmarks.facts import FOLDER, Row
-from benchmarks.marks import put
 from benchmarks.page import span, table
 
 COMMITTED = FOLDER / "jax.jsonl"
-PAGE = FOLDER / "index.md"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 """JAX's event that tells the seconds of each compiled module."""
 SIZE = 32
@@ -103,8 +101,8 @@ def write(names: Sequence[str], out: Path | None) -> None:
         facts.write(out, list(known.values()))
 
 
-def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
-    """Put the table of the lines into the page."""
+def show(source: Path = COMMITTED) -> None:
+    """Print the table of the lines."""
     known = {(row["case"], row["contestant"]): row for row in facts.read(source)}
     lines = []
     for name in FUNCTIONS:
@@ -113,9 +111,7 @@ def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
             row = known.get((name, way))
             cells.append(_cell(row) if row else "-")
         lines.append([name if " " in name else f"`{name}`", *cells])
-    found = table(["function", "called", "in `jax.jit`", "gradient in `jax.jit`"], lines)
-    text = put(page.read_text(encoding="utf-8"), "<!-- JAX first -->\n", "\n<!-- end of JAX first -->", found)
-    page.write_text(text, encoding="utf-8")
+    print(table(["function", "called", "in `jax.jit`", "gradient in `jax.jit`"], lines))
 
 
 def _cell(row: Row) -> str:

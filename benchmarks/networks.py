@@ -30,7 +30,7 @@ from torch import nn
 
 from benchmarks import beside, digits, facts
 from benchmarks.facts import FOLDER, Row
-from benchmarks.marks import put
+from benchmarks.marks import put_all
 from benchmarks.page import span, table
 
 COMMITTED = FOLDER / "networks.jsonl"
@@ -200,11 +200,8 @@ def peak() -> int:
 def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
     """Put the tables of the lines into the page."""
     rows = {(row["network"], row["method"]): row for row in facts.read(source)}
-    text = page.read_text(encoding="utf-8")
     parts = {"bounds": bounds(rows), "others": others(rows), "soon": soon(rows)}
-    for name, lines in parts.items():
-        text = put(text, f"<!-- {name} -->\n", f"\n<!-- end of {name} -->", lines)
-    page.write_text(text, encoding="utf-8")
+    page.write_text(put_all(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
 
 
 Rows = dict[tuple[str, str], Row]

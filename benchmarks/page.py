@@ -32,11 +32,8 @@ SHOWN = (
     ("circular", "conv_norm"), ("singular values", "singular_values"),
     ("small layers", "enclose 1e-3"), ("small layers", "conv_norm"), ("small layers", "enclose_smallest 1e-3"),
     ("singular values", "singular_values, k=10"), ("zero padding", "enclose 1e-3"),
-    ("zero padding, tolerances", "enclose 0.01"),
     ("gram", "gram_bound, 3 steps"), ("power", "power_norm"), ("unfoldings", "f4_bound"),
     ("rescaling", "gram_rescaling"),
-    *(("JAX without jit", f"{f}, JAX array{call}") for f in ("conv_norm", "grid_bound", "power_norm")
-      for call in ("", ", first call")),
 )  # fmt: skip
 """Problems, and the contestant of each that the page shows beside the published method."""
 FAMILIES = ("real", "trained-like", "trained-like, level", "decaying", "flat")

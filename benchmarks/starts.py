@@ -1,7 +1,6 @@
 """What a fresh process spends on an import, a first call and the command, beside NumPy's import.
 
-``python -m benchmarks starts --before COMMIT --out FILE`` measures a commit in the same turns, and puts the table into
-docs/benchmarks/index.md.
+``python -m benchmarks starts --before COMMIT --out FILE`` measures a commit in the same turns, and prints a table.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ import numpy as np
 
 from benchmarks import facts
 from benchmarks.facts import ROOT, Row
-from benchmarks.marks import put
 from benchmarks.page import span, table
 
 TURNS = 15
@@ -38,7 +36,7 @@ COUNT = "import atexit, sys; atexit.register(lambda: print(sum(n.startswith('spe
 
 
 def write(before: str, out: Path) -> None:
-    """Measure this tree and a commit in turns; write the lines, and the table of the page."""
+    """Measure this tree and a commit in turns; write the lines, and print their table."""
     with tempfile.TemporaryDirectory() as folder:
         archive = subprocess.run(["git", "archive", before], cwd=ROOT, stdout=subprocess.PIPE, check=True)
         earlier = Path(folder, "before")
@@ -56,9 +54,7 @@ def write(before: str, out: Path) -> None:
         new = {"seconds": statistics.median(seconds[name, ROOT]), "modules": found[name, ROOT]}
         rows.append(facts.about("numpy") | {"case": name} | new | {"before": old})
     facts.write(out, rows)
-    page = facts.FOLDER / "index.md"
-    text = put(page.read_text(encoding="utf-8"), "<!-- starts -->\n", "\n<!-- end of starts -->", _table(rows))
-    page.write_text(text, encoding="utf-8")
+    print(_table(rows))
 
 
 def _started(name: str, tree: Path, folder: str) -> tuple[int, float]:

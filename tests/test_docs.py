@@ -30,7 +30,7 @@ from specnorm.geometry.spec import Geometry, Layer
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FRAMEWORKS = ("torch", "jax", "keras", "cupy")
-NEEDED = {"check-it-yourself": "onnx", "audit": "matplotlib"}
+NEEDED = {"check-it-yourself": "onnx"}
 """What else examples of a page import."""
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
@@ -372,6 +372,8 @@ def test_the_guides_for_authors_import_stable_names_alone() -> None:
             assert module in stable
             listed = importlib.import_module(module).__all__
             assert {name.strip() for name in names.split(",")} <= {*listed}, module
+    explained = re.findall(r"`(\w+)", "".join(re.findall(r"^(\| `.*?\|)", backends, re.MULTILINE)))
+    assert {*importlib.import_module("specnorm.plugin").__all__} - {*explained} == set()
 
 
 @pytest.mark.nightly
@@ -381,7 +383,8 @@ def test_the_second_method_of_the_page_keeps_its_promises(tmp_path: Path) -> Non
     (_, bound), (_, method), *_ = blocks(page, "python")
     for name in ("specnorm", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "data", "outside"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in ("pyproject.toml", "conftest.py"):
+        shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "packages").mkdir()  # where tests look for claims, too
     room = tmp_path / "specnorm" / "frobenius"
     room.mkdir()

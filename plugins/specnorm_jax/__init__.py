@@ -4,7 +4,7 @@ It is registered for ``jax`` and for ``jaxlib``, since the class of concrete arr
 tracers in jax. The stub beside this file says where each name is defined.
 """
 
-from specnorm.plugin import door
+from specnorm._internal import door
 from specnorm_jax.backend import BACKEND as BACKEND
 
 __getattr__, __dir__, __all__ = door(__name__)

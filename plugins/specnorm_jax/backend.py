@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from specnorm import Enclosure, Result
+from specnorm._internal import Comparison, check_values
 from specnorm.errors import MethodError, SecondDerivativeError
 from specnorm.plugin import AnyArray as Array
-from specnorm.plugin import Backend, Comparison, Evaluation, LayerKernel, check_values
+from specnorm.plugin import Backend, Evaluation, LayerKernel
 from specnorm_jax import layers
 
 if TYPE_CHECKING:

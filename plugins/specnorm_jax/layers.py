@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from specnorm._internal import counted
 from specnorm.errors import GeometryError
-from specnorm.plugin import LayerKernel, counted, per_axis, same_lower, same_upper
+from specnorm.plugin import LayerKernel, per_axis, same_lower, same_upper
 
 LAYOUTS = {2: "IO", 3: "WIO", 4: "HWIO", 5: "DHWIO"}
 """Layout of Flax's kernels, by their number of axes."""
-_LAYERS = ("Conv", "ConvTranspose", "Linear")
-"""Names of the classes that are read, in both frameworks."""
+_LAYERS = ("Conv", "ConvTranspose", "Linear", "Embed", "Embedding")
+"""Names of the classes that are read, of Flax NNX and of Equinox."""
 _WRAPPERS = ("flax WeightNorm", "flax SpectralNorm", "equinox WeightNorm", "equinox SpectralNorm")
 """Framework and class of wrappers that normalise the weight of a layer."""
 
@@ -118,6 +119,8 @@ def _with_value(x: Any, state: Any) -> Any:
 
 def _some_input(layer: Any) -> Any:
     """Return an input of zeros for a layer of Flax."""
+    if hasattr(layer, "embedding"):
+        return jnp.zeros(1, dtype=int)
     ndim = len(getattr(layer, "kernel_size", ()))
     return jnp.zeros((1, *(64,) * ndim, layer.in_features), layer.kernel[...].dtype)
 
@@ -136,6 +139,8 @@ def flax_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None
         standard = getattr(lax, name)
         if getattr(x, name, standard) is not standard:
             raise GeometryError(f"{kind} has a {name} of its own: its attributes do not say what it computes.")
+    if kind == "Embed":
+        return LayerKernel(x.embedding[...], {})
     kernel = x.kernel[...]
     if kind == "Linear":
         return LayerKernel(kernel, {"layout": "IO"})
@@ -238,14 +243,14 @@ def _pairs(
 def equinox_layer(kind: str, x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel:
     """Return kernel and geometry of a layer of Equinox, whose class, or base class, is named ``kind``."""
     kernel = x.weight
-    axes = 2 if kind == "Linear" else x.num_spatial_dims + 2
+    axes = 2 if kind in ("Linear", "Embedding") else x.num_spatial_dims + 2
     if kernel.ndim != axes:
         raise GeometryError(
             f"{type(x).__name__} holds a weight with {counted(kernel.ndim, 'axis', 'axes')}, not {axes}: several "
             "layers in one, by vmap? "
             "Give them one by one."
         )
-    if kind == "Linear":
+    if kind in ("Linear", "Embedding"):
         return LayerKernel(kernel, {})
     geometry: dict[str, Any] = {
         "stride": tuple(x.stride),

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from specnorm._internal import LinearOperator, Vector
 from specnorm.errors import MethodError
-from specnorm.plugin import LinearOperator, Vector
 
 
 def linear_operator(function: Callable[[Any], Any], x: Any) -> LinearOperator:

@@ -22,7 +22,7 @@ _LAYOUTS = ("IO", "WIO", "HWIO", "DHWIO")
 
 def layer_of(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKernel | None:
     """Kernel and geometry of a Keras layer, as `LayerReader.layer`; None for other objects."""
-    names = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, "Dense")
+    names = (*_CONVOLUTIONS, *_TRANSPOSED, *_DEPTHWISE, *_SEPARABLE, "Dense", "Embedding")
     bases = [cls for cls in type(x).__mro__ if cls.__module__.partition(".")[0] == "keras" and cls.__name__ in names]
     if not bases:
         return None
@@ -35,6 +35,8 @@ def layer_of(x: Any, input_shape: int | Sequence[int] | None = None) -> LayerKer
         )
     if not x.built:
         raise GeometryError(f"{name} has no kernel yet: call it once on an input, or its build() with a shape.")
+    if kind == "Embedding":
+        return LayerKernel(getattr(x.embeddings, "value", x.embeddings), {})
     kernel = _separable_kernel(x) if kind in _SEPARABLE else getattr(x.kernel, "value", x.kernel)
     if kind == "Dense":
         return LayerKernel(kernel, {"layout": "IO"})
@@ -131,7 +133,7 @@ def _on_host(variable: Any) -> np.ndarray:
 class Reader(LayerReader):
     """Reads layers, models and variables of Keras."""
 
-    without_map = ("Embedding", "Normalization")
+    without_map = ("Normalization",)
 
     def layer(self, x: Any, input_shape: Any = None) -> LayerKernel | None:
         """Kernel and geometry of a layer; None for other objects."""

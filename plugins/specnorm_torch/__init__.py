@@ -4,7 +4,7 @@ A program runs inside of one custom operator, so that ``torch.compile(fullgraph=
 single node. An ``autograd.Function``, or an ordinary product with the gradient, adds the derivative.
 """
 
-from specnorm.plugin import door
+from specnorm._internal import door
 from specnorm_torch.backend import BACKEND as BACKEND
 
 __getattr__, __dir__, __all__ = door(__name__)

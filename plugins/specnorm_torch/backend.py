@@ -25,6 +25,7 @@ class TorchBackend(TorchArrays):
         if not isinstance(x, nn.Module):
             return None
         if layers.is_matrix(x):
+            layers.check_matrix(x)
             weight = layers.weight_of(x)
             is_stored_so = weight.ndim == 2
             return LayerKernel(weight.flatten(1), {}, stored_shape=None if is_stored_so else tuple(weight.shape))

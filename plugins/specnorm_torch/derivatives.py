@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+from specnorm._internal import program
 from specnorm.errors import MethodError, SecondDerivativeError
-from specnorm.plugin import program
 from specnorm_torch.arrays import ARRAYS
 
 _REFUSAL = (

@@ -18,9 +18,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
-    "Select", "at_inference", "check_module", "check_used", "check_values", "computes_as_torch", "geometry_of",
-    "has_hooks", "is_layer", "is_lazy", "is_matrix", "is_quantised", "kernel_if_used", "layers_of", "makers_of_tensors",
-    "name_of", "normalised_layers", "parametrisations", "version_of", "weight_of",
+    "Select", "at_inference", "check_matrix", "check_module", "check_used", "check_values", "computes_as_torch",
+    "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_matrix", "is_quantised", "kernel_if_used", "layers_of",
+    "makers_of_tensors", "name_of", "normalised_layers", "parametrisations", "version_of", "weight_of",
 ]  # fmt: skip
 
 _ComputingHooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
@@ -45,9 +45,10 @@ def is_layer(module: nn.Module) -> bool:
 
 def is_matrix(module: nn.Module) -> bool:
     """Return whether a module's weight is a matrix: embeddings, or a bilinear layer's with a row for each output."""
-    return isinstance(module, (nn.Embedding, nn.EmbeddingBag, nn.Bilinear))
+    return isinstance(module, _MATRICES)
 
 
+_MATRICES: tuple[Any, ...] = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
 _LAYERS: tuple[Any, ...] = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear
 )  # fmt: skip
@@ -57,7 +58,7 @@ _COMPUTING_METHODS = ("forward", "_conv_forward", "_output_padding", "__call__")
 
 def computes_as_torch(module: nn.Module) -> bool:
     """Return whether a layer has torch's forward: its attributes then determine what it computes (hooks aside)."""
-    for cls in _LAYERS:
+    for cls in (*_LAYERS, *_MATRICES):
         if isinstance(module, cls):
             methods = [name for name in _COMPUTING_METHODS if hasattr(cls, name)]
             return all(_has_method_of(module, cls, name) for name in methods)
@@ -68,6 +69,25 @@ def _has_method_of(module: nn.Module, cls: type, name: str) -> bool:
     """Return whether a module has the method of a class: no subclass and no attribute of the module replaces it."""
     is_inherited = getattr(type(module), name) is getattr(cls, name)
     return is_inherited and name not in vars(module)
+
+
+def check_matrix(module: nn.Module) -> None:
+    """Refuse a module of `is_matrix` whose output is not the product of an input with its weight."""
+    reason = ""
+    if not computes_as_torch(module):
+        reason = "has a forward of its own"
+    elif has_hooks(module):
+        reason = "has hooks that may change its input or output"
+    elif getattr(module, "mode", None) == "max":
+        reason = "with mode='max' is no linear map"
+    elif getattr(module, "max_norm", None) is not None:
+        reason = "with max_norm changes its weight when it is called"
+    if reason:
+        matrix = "module.weight.flatten(1)" if isinstance(module, nn.Bilinear) else "module.weight"
+        raise GeometryError(
+            f"{name_of(module)} {reason}: its norm does not follow from its weight. specnorm.enclose({matrix}) bounds "
+            "the norm of the stored matrix."
+        )
 
 
 @torch.no_grad()
@@ -128,9 +148,12 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     if isinstance(module, nn.Linear):
         return {} if input_shape is None else {"input_shape": ()}
     if not isinstance(module, _ConvNd):
+        advice = "For others give the kernel and its geometry to specnorm's functions."
+        if is_matrix(module):
+            advice = "specnorm.enclose(module) bounds the norm of its weight as a matrix, which has no geometry."
         raise GeometryError(
-            f"{name_of(module)} is not a supported layer; expected Conv1d to Conv3d, ConvTranspose1d to "
-            "ConvTranspose3d or Linear. For others give the kernel and its geometry to specnorm's functions."
+            f"{name_of(module)} is no convolution or linear layer; expected Conv1d to Conv3d, ConvTranspose1d to "
+            f"ConvTranspose3d or Linear. {advice}"
         )
     geometry: dict[str, Any] = {
         "stride": tuple(module.stride),

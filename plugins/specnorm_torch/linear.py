@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from specnorm._internal import LinearOperator, Vector
 from specnorm.errors import MethodError
-from specnorm.plugin import LinearOperator, Vector
 
 
 def linear_operator(function: Callable[[Any], Any], x: Any) -> LinearOperator:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from specnorm._internal import keep, program
 from specnorm.errors import MethodError
-from specnorm.plugin import Evaluation, keep, program
+from specnorm.plugin import Evaluation
 from specnorm_torch.arrays import ARRAYS, SHAPES, TorchArrays
 
 if TYPE_CHECKING:

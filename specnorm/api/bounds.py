@@ -178,6 +178,20 @@ def tn_bound(
     Undecided
         If ``proven`` is True and the proof fails.
 
+    Notes
+    -----
+    TN is the maximum of ``sqrt(prod k_j) |sum K[o, i, k, l] u_o v_i a_k b_l|`` over complex unit vectors. It is at
+    least the supremum sigma* of the norm over all sizes, and at most each of the `unfolding_bounds`. For 1x1 kernels
+    and kernels of ones, it equals sigma*. The search is alternating maximization from 12 starts at once: Fourier
+    vectors at the best frequencies of a coarse grid, and random vectors with a fixed seed. It takes tens of sweeps (a
+    few products of the kernel with a vector), for any input size; the proof, by branch and bound as in `enclose`,
+    follows. If it fails at some frequency, the search restarts from there.
+
+    The vectors must be complex even though the kernel is real: for an identity tap and a quarter turn, real vectors
+    reach 1.41 of 2. From random starts alone, the search can end below the norm: for some published layers, one of
+    eight seeds did, with at worst 0.73 times the norm. For a proof under a tracer, use `completion_bound` or
+    `grid_bound`.
+
     Examples
     --------
     >>> import numpy, specnorm
@@ -219,6 +233,15 @@ def f4_bound(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> Arr
     -------
     0-d array of the kernel's library, differentiable if the library is.
 
+    Notes
+    -----
+    The value is at most ``sqrt(prod k_j)`` times the supremum of the norm over all sizes. It takes tens of products of
+    each unfolding with a vector, and one Cholesky factorization, for the unfolding of smallest norm; under a tracer or
+    with JAX, one eigenvalue problem and one factorization per unfolding. The cost does not depend on the input size.
+    `grid_bound` and `enclose` are tighter. The gradient jumps where another unfolding becomes the smallest.
+
+    Power iteration that has not converged returns less than the norm of an unfolding, which proves nothing.
+
     Examples
     --------
     >>> import numpy, specnorm
@@ -248,6 +271,12 @@ def unfolding_bounds(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]
     array, shape (2**(d+1) - 1,)
         For d spatial axes. First the ``2**d`` unfoldings with output channels in the rows and input channels in the
         columns, then the others.
+
+    Notes
+    -----
+    Divide the kernel's axes (cout, cin and d spatial ones) into rows and columns of a matrix. For each of the
+    ``2**(d+1) - 1`` splits, ``sqrt(prod k_j)`` times the norm of the matrix is an upper bound. Without this factor, the
+    norm of one unfolding is Miyato's heuristic, a lower bound (`reshaped_norm`).
 
     Examples
     --------
@@ -295,6 +324,26 @@ def gram_bound(
     MethodError
         If ``n_iter`` is not a positive integer.
 
+    Notes
+    -----
+    At every frequency, the matrix A = G(theta) is replaced ``n_iter`` times by A*A. Let P be the result, of size ``p =
+    min(cout, cin)``, with trace t and Frobenius norm f. Its largest eigenvalue is at most ``t/p + sqrt((p-1)/p (f**2 -
+    t**2/p))`` [1]_, and the ``2**n_iter``-th root of this number bounds ``||G(theta)||``. It is exact after one product
+    if all singular values are equal, as for orthogonal layers; with the Frobenius norm alone, the bound for an
+    orthogonal 64x64 matrix is 3.3 % too large after 6 products.
+
+    **Cost.** Half of the frequencies are visited, each with ``n_iter + 1`` small products. Up to 24 channels, these use
+    the kernel's precision. With more, one or two products in float32 exclude most frequencies. A 3x3 kernel with 64
+    channels takes 9 ms with 3 products and 10 ms with 6. For twelve Gaussian kernels with 64 channels, and twelve with
+    128, the relative error of the iteration is at most 4e-4 with 6 products, and at most 4e-3 with 5.
+
+    For every size, Delattre et al., arXiv:2402.00240, sum all taps of the last product instead. After 3 products, their
+    bound is 1 to 14 % larger for trained layers, and exact for an orthogonal matrix.
+
+    References
+    ----------
+    .. [1] Wolkowicz, Styan, "Bounds for eigenvalues using traces", Linear Algebra Appl. 29, 1980.
+
     Examples
     --------
     >>> import numpy, specnorm
@@ -330,6 +379,21 @@ def grid_bound(kernel: KernelOrLayer[ArrayT], *, n: int | None = None, **geometr
     ------
     MethodError
         If ``n`` points do not determine the symbol (``n < k_j``).
+
+    Notes
+    -----
+    Between the points of a grid with N_j frequencies on axis j, a trigonometric polynomial with k_j coefficients is at
+    most ``prod f_j`` times its largest value on the grid, where ``f_j = min(1/cos(pi (k_j-1)/(2 N_j)), (1 -
+    (k_j-1)/N_j)**-0.5)``. By default, a 3x3 kernel has 20x20 points and the factor 1.025; with twice as many points per
+    axis, the factor is 1.0062. ``measure(kernel, Grid()).stats["lower"]`` is a proven lower bound from the same grid.
+
+    Half of the grid is visited. Gram iteration in float32 excludes most of its points; each other point takes one
+    Cholesky factorization of ``min(cout, cin)`` rows. Large layers (from 128 channels for a 3x3 kernel) are instead
+    searched as in `enclose`, to the relative width ``prod f_j - 1``, if values are concrete, no gradient is needed and
+    ``n`` is not given.
+
+    On a grid of at most ``k_j - 1`` points, the values do not bound the polynomial. Published factors divide by zero or
+    become negative there; here, such a grid raises an error.
 
     Examples
     --------

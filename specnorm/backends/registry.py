@@ -25,6 +25,10 @@ READERS = "specnorm.layers"
 API_VERSION = 2
 """Version of the plugin interface. A plugin states the version for which it was written."""
 
+_REQUIRED = (
+    "name", "framework", "api_version", "is_array", "namespace", "version", "asarray", "to_numpy", "cholesky_ok",
+)  # fmt: skip
+"""The members of `Backend` without a default."""
 DEFAULT = "array-api"
 """Name of the plugin for arrays that follow the array API standard and have no plugin of their own."""
 _EXTRAS = ("torch", "jax", "cupy")
@@ -184,10 +188,19 @@ def _check(backend: Any, origin: str) -> None:
             f"Upgrade {older_distribution}."
         )
     # By name, since `specnorm.backends.types` imports this module.
-    if ("specnorm.backends.types", "Backend") not in {
-        (base.__module__, base.__qualname__) for base in type(backend).__mro__
-    }:
+    bases = {(base.__module__, base.__qualname__) for base in type(backend).__mro__}
+    if ("specnorm.backends.types", "Backend") not in bases:
         raise BrokenBackend(f"{origin} is a {type(backend).__name__}; expected an object derived from Backend.")
+    missing = missing_members(backend)
+    if missing:
+        raise BrokenBackend(f"{origin} does not define {', '.join(missing)}, which every plugin has to define.")
+
+
+def missing_members(backend: Any) -> list[str]:
+    """The names of the members that every plugin has to define and that an object derived from `Backend` lacks."""
+    base = next(base for base in type(backend).__mro__ if base.__qualname__ == "Backend")
+    members = {name: getattr(backend, name, None) for name in _REQUIRED}
+    return [name for name, x in members.items() if getattr(x, "__func__", x) is getattr(base, name, None)]
 
 
 @functools.cache

@@ -12,8 +12,12 @@ candidates for each group of a layer, and the one with the largest inner product
    that of the better of the others, for gradients whose channels decay 1.4 times.
 
 Training moves a kernel to a mean value of candidates. With the first kind alone, reshaped norms would be at most
-``1 / f``, so that no kernel came near the identity. Training with both kinds is better by far
-(docs/benchmarks/ball.md).
+``1 / f``, so that no kernel came near the identity: accuracy on digits falls from 0.98 to 0.97 with 3 convolutions, and
+from 0.98 to 0.88 with 10 (seed 0, rate 0.2; measured before the third kind).
+
+The norm of a candidate can be below the bound. For gradients that are equal at all taps, it is 0.994 to 0.997 of the
+bound; for random gradients 0.39 (3x3x3 taps), 0.75 (16x8x3x3), 0.64 (64x64x3x3) and 0.77 (transposed, stride 2), also
+before the third kind.
 
 References
 ----------

@@ -108,6 +108,28 @@ def complete(
     KernelError, GeometryError, BackendError
     MethodError
         If ``rtol`` or ``n_iter`` is not a valid number, or ``start`` does not have the shape of H.
+
+    Notes
+    -----
+    H has the taps of K and 4c outputs for c inputs. It is found by Gauss-Newton steps with conjugate gradients on the
+    lags, by matrix products only. Let M_t be the lags of ``K*K + H*H``. For *any* H and any number v, ``||K||**2 <= v +
+    ||M_0 - v I||_F + sum over t != 0 of ||M_t||_F``, at every input size, with circular or zero padding: see the
+    docstring of ``specnorm/completion/proof.py``.
+
+    For ResNet-20's convolutions, 1 % accuracy takes 39 to 56 products, and 0.1 % takes 83 to 151. Some kernels do not
+    reach ``rtol`` in 700 products. In float32, rounding adds up to 0.1 %. JAX compiles the search in 4 to 10 s per
+    shape. To keep a bound in training, use `specnorm_torch.SpectralBall`.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> kernel = numpy.cos(numpy.arange(108.0) ** 2).reshape(4, 3, 3, 3)
+    >>> completed = specnorm.complete(kernel, rtol=1e-3)
+    >>> completed.kernel.shape  # (groups, rows of H, channels, taps)
+    (1, 12, 3, 3, 3)
+    >>> hostile = numpy.full((1, 12, 3, 3, 3), 7.0)  # no H makes the bound false
+    >>> bool(specnorm.completion_bound(kernel, start=hostile, n_iter=0) >= completed.bound)
+    True
     """
     return _completed(kernel, rtol, n_iter, start, geometry)
 

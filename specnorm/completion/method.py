@@ -47,6 +47,10 @@ class Completion(Method):
     seed : int
         Seed of the first H, which is the same on every backend.
 
+    Notes
+    -----
+    Entry of ``stats``: ``iterations``, the products of the search.
+
     References
     ----------
     .. [1] Dritschel, "On factorization of trigonometric polynomials", Integral Equations Operator Theory 49, 2004.

@@ -45,6 +45,10 @@ class Grid(Method):
         Points along each axis. None: ``10 (k_j - 1)`` along the axis with k_j taps; then the factor is at most 1.03 in
         2-D. Axes with one tap always have one point.
 
+    Notes
+    -----
+    Entry of ``stats``: ``lower``, a proven lower bound on sigma*.
+
     References
     ----------
     .. [1] Ehlich, Zeller, "Schwankung von Polynomen zwischen Gitterpunkten", Math. Z. 86, 1964 (a cosine factor).

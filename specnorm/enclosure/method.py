@@ -38,6 +38,12 @@ class Enclose(Method, TwoSidedSearch):
     budget : float, optional
         Seconds for one layer; after them no further step of the search begins. The bound of `FantasticFour`, whose cost
         is fixed, may still follow.
+
+    Notes
+    -----
+    Entries of ``stats``: ``lower``, a proven lower bound; ``converged``, whether ``rtol`` was reached;
+    ``bound_source``, the member of ``BoundSource`` that says what the proof rests on; ``cells``, the number of visited
+    cells; ``levels``, the number of passes over cells; and the witness ``frequency``, ``u``, ``v``.
     """
 
     budget: float | None = None

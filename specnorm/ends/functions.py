@@ -70,6 +70,21 @@ def enclose_smallest(
     MethodError
         Under a tracer.
 
+    Notes
+    -----
+    The upper bound is ``||G(theta) v||`` for a unit vector v. The lower bound follows from an upper bound on the norm
+    of another kernel, with ``2k - 1`` taps per axis: the docstring of ``specnorm/ends/proof.py`` has the lemma.
+    Matrices and circular layers with at most 2,048 frequencies do not use it: a factorization of ``G(theta)*G(theta) -
+    x I`` at each frequency proves the bound.
+
+    With circular padding, all layers are supported. With zero padding and no ``input_shape``, the borders must not cut
+    off a tap. The layer must be padded by ``dilation * (k - 1)`` on both sides, with at least as many outputs as
+    inputs; or not padded, with fewer outputs than inputs; or transposed and not cropped, with at least as many outputs
+    as inputs. Otherwise, ``input_shape`` is required, and the layer's Gram matrix may have up to 2,048 rows.
+
+    The symbol of a kernel with two spatial axes and equally many inputs and outputs is usually singular at some
+    frequency. Then ``lower`` is 0.
+
     Examples
     --------
     >>> import numpy, specnorm
@@ -123,6 +138,11 @@ def enclose_isometry(
         As for `isometry_bound`.
     MethodError
         Under a tracer.
+
+    Notes
+    -----
+    With circular padding and an ``input_shape``, the bounds hold for that size. Use this for Cayley layers, which are
+    orthogonal at one size only.
 
     Examples
     --------

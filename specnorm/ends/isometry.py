@@ -99,6 +99,10 @@ class Isometry(_WithScale, Method):
         The proven eps; or the sum of the squares of the lags of ``K*K - s**2 I``, which trains orthogonal layers
         (L_orth of Wang et al.) and bounds nothing.
 
+    Notes
+    -----
+    Entry of ``stats``: ``adjoint``, True if the defect is that of the adjoint. The value is the defect eps, not a norm.
+
     References
     ----------
     .. [1] Wang, Chen, Chakraborty, Yu, "Orthogonal Convolutional Neural Networks", CVPR 2020 (the sum of squares).

@@ -36,6 +36,12 @@ class Smallest(Method, TwoSidedSearch):
     ----------
     rtol, max_cells, budget
         As in `Enclose`.
+
+    Notes
+    -----
+    Entries of ``stats``: ``upper``, a proven upper bound; ``zero``, whether the value could not be proven to be
+    positive; ``out_of_cells``, whether the search reached its maximum number of cells; ``converged``, ``cells``,
+    ``levels`` and the witness as in `Enclose`.
     """
 
     name: ClassVar = "smallest"

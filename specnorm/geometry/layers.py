@@ -14,7 +14,7 @@ from specnorm import backends
 from specnorm.backends import registry
 from specnorm.backends.registry import READERS
 from specnorm.backends.types import ArrayT, LayerKernel, LayerReader
-from specnorm.errors import GeometryError, LayoutWarning, NoBackend, TracerError
+from specnorm.errors import BrokenBackend, GeometryError, LayoutWarning, NoBackend, TracerError
 from specnorm.geometry.complex_kernels import is_complex, with_real_form
 from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
 from specnorm.geometry.words import check_words
@@ -23,7 +23,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 KernelOrLayer: TypeAlias = ArrayT | Callable[..., ArrayT]
 """The first argument of functions with `takes_layers`. To type checkers a layer is what returns arrays of its library
 when it is called."""
-_KERNEL_ATTRIBUTES = ("kernel", "weight")
+_KERNEL_ATTRIBUTES = ("kernel", "weight", "embedding")
 """Attributes in which layers store a kernel."""
 _LEAST_AXES = 3
 """Smallest number of axes of a convolution's kernel."""
@@ -231,7 +231,7 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     reader = reader_of(x)
     layer = None if reader is None else reader.layer(x, input_shape)
     if layer is not None:
-        return LayerKernel(*layer)  # a reader may return a plain tuple
+        return _stated_by_reader(reader, layer, x)
     if registry.owner_of(type(x)) is not None:
         # Attributes of an object that a plugin owns are not read: reading a parametrized weight may change it.
         candidates = [type(x)]
@@ -244,6 +244,19 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
         if layer is not None:
             return layer
     raise _refusal(x, name)
+
+
+def _stated_by_reader(reader: Any, layer: Any, x: Any) -> LayerKernel:
+    """What the method `layer` of a `LayerReader` returned for a layer x, which may also be a plain tuple."""
+    kernel, geometry = (*layer[:2], None, None)[:2] if isinstance(layer, tuple) else (None, None)
+    if isinstance(geometry, Mapping) and backends.is_array(kernel):
+        return LayerKernel(*layer)
+    parts = ", ".join(type(part).__name__ for part in layer) if isinstance(layer, tuple) else ""
+    kinds = f"({parts})" if parts else f"a {type(layer).__name__}"
+    raise BrokenBackend(
+        f"{type(reader).__name__}.layer returned {kinds} for a {type(x).__name__}. Expected a LayerKernel or a pair: "
+        "an array, and a mapping of geometry keywords such as {'stride': 2}; None for an object that is not a layer."
+    )
 
 
 def _by_plugin(root: str, x: Any, input_shape: Any) -> LayerKernel | None:
@@ -277,8 +290,8 @@ def _refusal(x: Any, name: str) -> NoBackend:
         )
     if callable(x) and not isinstance(x, type):
         return NoBackend(
-            f"{kind} is neither an array nor a supported convolution or linear layer. Give its kernel, with the "
-            "geometry by keyword. specnorm.audit measures each layer of a "
+            f"{kind} is neither an array nor a convolution, a linear layer or an embedding that specnorm reads. Give "
+            "its kernel, with the geometry by keyword. specnorm.audit measures each layer of a "
             "model, of its arrays or of its file."
         )
     try:

@@ -72,25 +72,31 @@ class Layer(TypedDict, total=False):
 class Geometry(Layer, total=False):
     """Keyword arguments that describe the layer. They are the same in every function.
 
-    stride, dilation : int, or one per spatial axis; default 1.
-
-    groups : int, default 1. The number of independent blocks of channels; it divides the kernel's first axis.
-
-    transposed : bool, default False. True: the kernel is stored as ``(cin, cout // groups, *kernel_shape)``.
-
-    layout : order of the kernel's axes, such as "HWIO"; default None: torch's order, "OIHW" in 2-D.
-
-    padding_mode : "circular" (default), "zeros", "reflect" (the edge pixel is not repeated, as in torch; SciPy calls it
-    "mirror"), "symmetric" (it is repeated, as in numpy; SciPy calls it "reflect") or "replicate".
-
-    padding : "same" (default: dilation * (k - 1) pixels in all, whatever the stride; the larger half comes after),
-    "same_upper" (TensorFlow's and JAX's SAME), "same_lower" (ONNX's SAME_LOWER, whose larger half comes before, as of
-    SciPy's `ndimage.correlate`), "valid" (none), an int, or a (before, after) pair per axis. For a
-    transposed layer, these are the amounts cropped from its output.
-
-    input_shape : the layer's spatial input sizes, or an int for every axis; default None: every size at once. For
-    circular padding with a stride, these are the sizes that the stride divides. At other sizes the norm may be
-    larger; a bound computed with ``stride=1`` holds there too.
+    Attributes
+    ----------
+    stride, dilation : int or sequence of int, default 1
+        An int, or one per spatial axis.
+    groups : int, default 1
+        Number of independent blocks of channels. It divides the length of the kernel's first axis.
+    transposed : bool, default False
+        True: the kernel is stored as ``(cin, cout // groups, *kernel_shape)``.
+    layout : str or None
+        Order of the array's axes, such as "HWIO", "DHWIO" or "IO". None: torch's order, "OIHW" in 2-D. O is the first
+        and I the second axis of torch's kernel, for transposed layers too.
+    padding_mode : str, default "circular"
+        "circular" (SciPy's "wrap"), "zeros" (SciPy's "constant"), "reflect", where the edge pixel is not repeated
+        (torch, JAX, NumPy; SciPy's "mirror"), "symmetric", where it is (NumPy, MATLAB; SciPy's "reflect"), or
+        "replicate" (SciPy's "nearest").
+    padding : str, int or sequence of pairs, default "same"
+        "same" pads by ``dilation * (k - 1)`` pixels in total, for every stride; if this is odd, the extra pixel is
+        added after the input. "same_upper" is the SAME of TensorFlow and JAX: with a stride, the fewest pixels that
+        give ``ceil(n / stride)`` outputs. "same_lower" is ONNX's SAME_LOWER, with the extra pixel before the input, as
+        in SciPy's ``ndimage.correlate``. "valid" does not pad. Or an int, or a (before, after) pair per axis. For a
+        transposed layer, ``padding`` is the amount cropped from the output.
+    input_shape : int, sequence of int or None
+        Spatial input sizes; an int is used for every axis. None: the result holds for all sizes at once; with circular
+        padding and a stride, for all sizes that the stride divides. At other sizes the norm may be larger; a bound
+        computed with ``stride=1`` holds there too.
     """
 
     input_shape: int | Sequence[int] | None

@@ -150,6 +150,10 @@ class Power(Stepped, LanczosRun):
     max_bytes : int
         Layers whose vectors take more memory are refused.
 
+    Notes
+    -----
+    Entry of ``stats``: ``products`` of the layer or its adjoint.
+
     References
     ----------
     .. [1] Ryu, Liu, Wang, Chen, Wang, Yin, "Plug-and-Play Methods Provably Converge with Properly Trained Denoisers",
@@ -217,6 +221,11 @@ class PowerTopK(Method, LanczosRun):
         As in `Power`.
     k : int
         Number of singular values; at most as many as the layer has.
+
+    Notes
+    -----
+    Entries of ``stats``: ``products`` of the layer or its adjoint; ``residuals``, where each value is at most that far
+    from a singular value.
 
     References
     ----------

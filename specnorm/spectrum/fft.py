@@ -47,6 +47,10 @@ class ExactFFT(Method):
     budget : float, optional
         Seconds for the searches of all layers together; after them no further step begins.
 
+    Notes
+    -----
+    Entry of ``stats``: ``frequencies``, how many frequencies or cells were visited.
+
     References
     ----------
     .. [1] Sedghi, Gupta, Long, "The Singular Values of Convolutional Layers", ICLR 2019, theorem 6.

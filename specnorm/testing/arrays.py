@@ -20,7 +20,9 @@ from specnorm.testing.trial import DTYPES, FUNCTIONS, Trial, named, require, sho
 def check_description(trial: Trial) -> None:
     """Name, framework, version, devices and the version of the interface are valid."""
     backend = trial.backend
-    require(isinstance(backend, Backend), f"{backend!r} is not an object derived from specnorm.backends.Backend")
+    require(isinstance(backend, Backend), f"{backend!r} is not an object derived from specnorm.plugin.Backend")
+    missing = backends.registry.missing_members(backend)
+    require(not missing, f"it does not define {', '.join(missing)}, which every plugin has to define")
     for attribute in ("name", "framework"):
         text = getattr(backend, attribute, None)
         require(named(text), f"{attribute} is {text!r}; expected a non-empty string")

@@ -26,6 +26,17 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     -------
     array, shape (...,)
         Exact up to a few rounding errors; differentiable if the library is.
+
+    Notes
+    -----
+    For bounds on both sides that agree to ``rtol``, pass the matrix to `enclose`.
+
+    Examples
+    --------
+    >>> import numpy, specnorm
+    >>> stack = numpy.array([[[3.0, 0.0], [4.0, 5.0]], [[1.0, 2.0], [2.0, 4.0]]])
+    >>> specnorm.matrix_norm(stack).round(4)  # sqrt(45) and 5
+    array([6.7082, 5.    ])
     """
     return _stack(a, MatrixNorm())
 

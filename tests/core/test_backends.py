@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 import sys
@@ -18,6 +19,7 @@ import specnorm
 from specnorm import backends
 from specnorm.backends import registry
 from specnorm.errors import BackendConflict, BackendVersion, BrokenBackend, MixedBackends, NoBackend
+from specnorm.plugin import LayerKernel
 
 # -- fake distributions ------------------------------------------------------------------------------------------
 PLUGIN = """
@@ -28,7 +30,19 @@ class Fake(Backend):
     api_version = 2
     def is_array(self, x): return type(x).__name__ == "Array"
     def version(self): return "3.2"
+    def namespace(self, x): return np
+    def cholesky_ok(self, a): return np.zeros(a.shape[:-2], dtype=bool)
+    asarray = to_numpy = np.asarray
 BACKEND = Fake()
+"""
+READER = """
+from specnorm.plugin import LayerReader
+class Blur:
+    def __init__(self, **said): self.said = said
+class Reader(LayerReader):
+    def layer(self, x, input_shape=None):
+        return x.said["layer"] if isinstance(x, Blur) else None
+READER = Reader()
 """
 
 Installer = Callable[..., None]
@@ -45,13 +59,13 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         real = [e for e in importlib.metadata.entry_points(group=group) if e.name == "numpy"]
         return [e for d in found for e in d.entry_points if e.group == group] + real
 
-    def put(distribution: str, entries: dict[str, str], **sources: str) -> None:
+    def put(distribution: str, entries: dict[str, str], group: str = backends.GROUP, **sources: str) -> None:
         lines = "\n".join(f"{name} = {value}" for name, value in entries.items())
         folder = tmp_path / distribution
         metadata = folder / f"{distribution.replace('-', '_')}-1.5.dist-info"
         metadata.mkdir(parents=True)
         (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.5\n")
-        (metadata / "entry_points.txt").write_text(f"[{backends.GROUP}]\n{lines}\n")
+        (metadata / "entry_points.txt").write_text(f"[{group}]\n{lines}\n")
         for name, source in sources.items():
             (folder / f"{name}.py").write_text(source)
         monkeypatch.syspath_prepend(str(folder))
@@ -166,6 +180,10 @@ def test_framework_is_missing(install: Installer, root: str, library: str, advic
         ("BACKENDS = 1", "names an object that does not exist: .*BACKEND"),
         ("BACKEND = 1", "is a int without an api_version; expected a Backend object"),
         ("class Foreign: api_version = 2\nBACKEND = Foreign()", "is a Foreign; expected an object derived"),
+        (
+            "from specnorm.plugin import Backend\nclass Fake(Backend):\n    api_version = 2\nBACKEND = Fake()",
+            "does not define name, framework, is_array, .*asarray, to_numpy, cholesky_ok, which every plugin",
+        ),
     ],
 )  # fmt: skip
 def test_broken_plugin(install: Installer, source: str, message: str) -> None:
@@ -173,7 +191,7 @@ def test_broken_plugin(install: Installer, source: str, message: str) -> None:
     with pytest.raises(BrokenBackend, match=message) as caught:
         specnorm.f4_bound(array_of("fakelib"))
     assert "backend 'fakelib' of some-plugin 1.5 (fakelib_plugin:BACKEND)" in str(caught.value)
-    if "expected" not in message:
+    if "expected" not in message and "define" not in message:
         assert caught.value.__cause__ is not None
 
 
@@ -279,3 +297,18 @@ def test_jax_objects() -> None:
         specnorm.f4_bound(jax.ShapeDtypeStruct((2, 2), np.float32))
     with pytest.raises(NoBackend, match="is not an array"):
         specnorm.f4_bound(jax.numpy.float32)
+
+
+def test_a_reader_of_layers_returns_a_kernel_and_its_geometry(install: Installer) -> None:
+    install("reader", {"my_layers": "my_layers:READER"}, registry.READERS, my_layers=READER)
+    made = importlib.import_module("my_layers").Blur
+    kernel = np.ones((1, 1, 3, 3))
+    layer: Any
+    for layer in ((kernel, {"stride": 3}), LayerKernel(kernel, {"stride": 3})):
+        found = specnorm.enclose(made(layer=layer))
+        assert found.lower <= 3 <= found.upper  # each output is the sum of nine pixels of its own
+    for layer in (kernel, (kernel,), (kernel, None), (kernel.tolist(), {}), "kernel"):
+        with pytest.raises(BrokenBackend, match=r"Reader\.layer returned .* for a Blur.*an array, and a mapping"):
+            specnorm.enclose(made(layer=layer))
+    with pytest.raises(NoBackend, match="Blur"):
+        specnorm.enclose(made(layer=None))

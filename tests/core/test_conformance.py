@@ -147,6 +147,7 @@ class Poor:
         ({"is_array": always(False)}, "is_array is false for"),
         ({"refusal": always("no")}, "turns an ordinary array away: no"),
         ({"namespace": always(Poor())}, "lacks .*take_along_axis"),
+        ({"to_numpy": Backend.to_numpy}, "does not define to_numpy, which every plugin"),
         ({"to_numpy": lambda x: np.asarray(x, dtype=np.float64)}, "has dtype float64"),
         ({"to_numpy": lambda x: x.tolist()}, r"is a (list|bool), no np\.ndarray"),
         ({"from_numpy": lambda x, _: np.zeros_like(x)}, "other values"),

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers import DATA
+
 MODELS = ("resnet20", "dncnn25", "espnet", "meshnet3d", "silero_vad", "rfb320", "mini_xception")
-_DATA = Path(__file__).parents[1] / "data"
 
 
 @functools.cache
@@ -49,8 +50,8 @@ def real_file(model: str) -> Path:
 
 
 def _published(model: str) -> tuple[Path, bytes, list[dict[str, Any]]]:
-    known = json.loads((_DATA / model / "layers.json").read_text())
-    path = _DATA / model / known["file"]
+    known = json.loads((DATA / model / "layers.json").read_text())
+    path = DATA / model / known["file"]
     return path, path.read_bytes(), known["layers"]
 
 

@@ -61,24 +61,91 @@ def test_torch_layers(name: str) -> None:
     check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
 
 
+def table_of(kind: str, module: Any) -> np.ndarray:
+    """The outputs for each entry of an embedding, or for each pair of basis vectors of a bilinear layer."""
+    torch: Any = pytest.importorskip("torch")
+    if kind == "Bilinear":
+        first, second = (torch.eye(n) for n in (module.in1_features, module.in2_features))
+        pairs = [module(x, y) - module.bias for x in first for y in second]
+    else:
+        pairs = [module(torch.tensor([[n]])).flatten() for n in range(module.num_embeddings)]
+    return np.asarray(torch.stack(pairs).detach(), dtype=np.float64)
+
+
 @pytest.mark.usefixtures("seeded_torch")
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag", "Bilinear"])
 def test_torch_modules_with_a_matrix(kind: str) -> None:
-    """What `spectral_norm` constrains is measured: the matrix of the weight, with a row for each of its entries."""
+    """What is constrained is measured: the matrix of the outputs, whose rows the weight holds."""
     torch: Any = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript", reason="audit_module")
     import specnorm_torch
 
     module = getattr(torch.nn, kind)(*(5, 4, 3)[: 3 if kind == "Bilinear" else 2])
-    true = float(np.linalg.norm(module.weight.detach().flatten(1).double(), 2))
-    assert (
-        float(specnorm.enclose(module).lower) <= true * (1 + 1e-6) <= float(specnorm.enclose(module).upper) * (1 + 1e-5)
-    )
+    model = torch.nn.Sequential(module)
+    inputs = (torch.ones(1, 5), torch.ones(1, 4)) if kind == "Bilinear" else torch.tensor([[1]])
+    for prepare in (lambda: None, lambda: specnorm_torch.spectral_norm(model), lambda: specnorm_torch.rescale_(model)):
+        prepare()
+        check(module, float(np.linalg.norm(table_of(kind, module), 2)))
     assert specnorm.rescale(module, 0.5).shape == module.weight.shape
-    model = specnorm_torch.spectral_norm(torch.nn.Sequential(module))
-    specnorm_torch.rescale_(model, 1.0)
-    assert specnorm.certify(model[0], 1.0)
-    assert "1 of 1" in repr(specnorm.audit(model))
-    assert any("upper" in word for word in specnorm_torch.NormMonitor(model, every=1)(0))
+    assert specnorm.certify(module, 1.0)
+    with torch.no_grad():
+        module.weight *= 7
+    assert specnorm_torch.rescale_(model, 2.0) == ["0.weight"]
+    assert specnorm.certify(module, 2.0)
+    assert not specnorm.certify(module, 1.99)
+    true = float(np.linalg.norm(table_of(kind, module), 2))
+    for report in (specnorm.audit(model), specnorm_torch.audit_module(module, inputs)):
+        assert "1 of 1 layer proven" in repr(report)
+        (row,) = report.layers
+        assert row.lower <= true * (1 + 1e-6)
+        assert true <= row.upper * (1 + 1e-6)
+    monitored = specnorm_torch.NormMonitor(model, every=1)(0)
+    assert true <= monitored["upper/0"] * (1 + 1e-6) <= 1.06 * true
+
+
+def doubling(base: Any) -> Any:
+    class Doubled(base):  # type: ignore[misc]
+        def forward(self, *inputs: Any) -> Any:
+            return 2 * super().forward(*inputs)
+
+    return Doubled
+
+
+def hooked(module: Any) -> Any:
+    module.register_forward_hook(lambda _module, _inputs, output: 2 * output)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("make", "has"),
+    [
+        (lambda nn: doubling(nn.Embedding)(5, 4), "Doubled has a forward of its own"),
+        (lambda nn: doubling(nn.Bilinear)(3, 4, 2), r"Doubled has a forward of its own.*weight\.flatten\(1\)"),
+        (lambda nn: nn.Embedding(5, 4, max_norm=0.1), "max_norm changes its weight"),
+        (lambda nn: nn.EmbeddingBag(5, 4, mode="max"), "mode='max' is no linear map"),
+        (lambda nn: hooked(nn.Embedding(5, 4)), "hooks that may change"),
+    ],
+    ids=["scaled embedding", "scaled bilinear", "max_norm", "mode max", "hook"],
+)
+def test_matrices_that_are_not_used_as_they_are_stored_are_refused(make: Any, has: str) -> None:
+    torch: Any = pytest.importorskip("torch")
+    import specnorm_torch
+
+    module = make(torch.nn)
+    model = torch.nn.ModuleList([module, torch.nn.Linear(3, 3)])
+    for call in (
+        lambda: specnorm.enclose(module),
+        lambda: specnorm.certify(module, 100.0),
+        lambda: specnorm_torch.rescale_(model, 1.0),
+    ):
+        with pytest.raises(GeometryError, match=has):
+            call()
+    report = specnorm.audit(model)
+    assert "1 of 2 layers proven" in repr(report)
+    with pytest.warns(UserWarning, match=has):
+        specnorm_torch.NormMonitor(model)
+    with pytest.warns(UserWarning, match="leaves the weights of 0 as they are"):
+        specnorm_torch.spectral_norm(model)
 
 
 def test_torch_parametrised_layers_have_their_gradient() -> None:
@@ -184,15 +251,21 @@ FLAX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "transposed kernel": ("ConvTranspose", (2, 3, (4, 3)), {"strides": (4, 2), "transpose_kernel": True}),
     "kernel, pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((0, 2),), "transpose_kernel": True}),
     "linear": ("Linear", (6, 4), {}),
+    "embedding": ("Embed", (6, 4), {}),
 }
 
 
 @pytest.mark.parametrize("name", FLAX)
-@pytest.mark.sampled("same", "groups", "linear")
+@pytest.mark.sampled("same", "groups", "linear", "embedding")
 def test_flax_layers(name: str) -> None:
     nnx: Any = pytest.importorskip("flax.nnx")
     kind, args, options = FLAX[name]
     layer = getattr(nnx, kind)(*args, **options, rngs=nnx.Rngs(0))
+    if kind == "Embed":
+        check(layer, float(np.linalg.norm(layer(np.arange(6)), 2)))
+        for model in (layer, nnx.WeightNorm(layer, rngs=nnx.Rngs(0))):
+            assert "1 of 1 layer proven" in repr(specnorm.audit(model))
+        return
     spatial = 0 if kind == "Linear" else len(args[2])
     truth = matrix_norm_of(lambda x: np.asarray(layer(x)), (*(SIZE,) * spatial, args[0]))
     check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
@@ -229,16 +302,21 @@ EQUINOX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
     "replicate": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "REPLICATE"}),
     "transposed": ("ConvTranspose2d", (2, 4, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
     "linear": ("Linear", (6, 4), {}),
+    "embedding": ("Embedding", (6, 4), {}),
 }
 
 
 @pytest.mark.parametrize("name", EQUINOX)
-@pytest.mark.sampled("groups", "transposed")
+@pytest.mark.sampled("groups", "transposed", "embedding")
 def test_equinox_layers(name: str) -> None:
     eqx: Any = pytest.importorskip("equinox")
     jax: Any = pytest.importorskip("jax")
     kind, args, options = EQUINOX[name]
     layer = getattr(eqx.nn, kind)(*args, **options, key=jax.random.key(0), dtype=np.float32)
+    if kind == "Embedding":
+        check(layer, float(np.linalg.norm(jax.vmap(layer)(np.arange(6)), 2)))
+        assert "1 of 1 layer proven" in repr(specnorm.audit(layer))
+        return
     spatial = 0 if kind == "Linear" else int(kind[-2])
     truth = matrix_norm_of(lambda x: np.asarray(jax.vmap(layer)(x)), (args[0], *(SIZE,) * spatial))
     check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
@@ -275,6 +353,9 @@ for kind, args, options, shape in LAYERS if keras.backend.backend() == "numpy" e
     layer.build((None, *shape))
     check(layer, matrix_norm_of(lambda x: to_numpy(layer(x)), shape), **({"input_shape": 5} if len(shape) > 1 else {}))
     print(specnorm.measure(layer, specnorm.methods.FantasticFour()).stats["backend"])
+embedding = keras.layers.Embedding(6, 4)
+check(embedding, np.linalg.norm(to_numpy(embedding(np.arange(6))), 2))
+print("1 of 1 layer proven" in repr(specnorm.audit(keras.Sequential([embedding]))))
 kernel = keras.layers.Conv2D(3, 2)
 kernel.build((None, 5, 5, 2))
 whole = specnorm.enclose(kernel.kernel, layout="HWIO")
@@ -296,12 +377,14 @@ for bad in (keras.layers.Dense(3), keras.layers.LSTM(3)):
 def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None:
     if not all(map(importlib.util.find_spec, ("keras", library))):
         pytest.skip(f"keras or {library} is not installed")
-    *backends, variable, rescaled, unbuilt, other = python(KERAS, KERAS_BACKEND=library, **FINDS_TESTS).splitlines()
+    *backends, counted, variable, rescaled, unbuilt, other = python(
+        KERAS, KERAS_BACKEND=library, **FINDS_TESTS
+    ).splitlines()
     assert set(backends) <= {library, "numpy"}
     assert len(backends) == (8 if library == "numpy" else 3)
-    assert variable == rescaled == "True"
+    assert counted == variable == rescaled == "True"
     assert "Dense has no kernel yet" in unbuilt
-    assert "LSTM is neither an array nor a supported convolution" in other
+    assert "LSTM is neither an array nor a convolution, a linear layer or an embedding" in other
 
 
 # -- what frameworks wrap arrays in -----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from specnorm_torch import baked
 from specnorm_torch.layers import (
     Select,
     at_inference,
+    check_matrix,
     check_module,
     check_values,
     computes_as_torch,
@@ -23,6 +24,7 @@ from specnorm_torch.layers import (
     has_hooks,
     is_layer,
     is_lazy,
+    is_matrix,
     is_quantised,
     kernel_if_used,
     layers_of,
@@ -74,7 +76,7 @@ class _Kernel(NamedTuple):
 
 def audit_module(
     model: nn.Module,
-    input_shape: int | Sequence[int] | Tensor,
+    input_shape: int | Sequence[int] | Tensor | tuple[Tensor, ...],
     *,
     methods: Sequence[str] = (),
     smallest: bool = False,
@@ -85,6 +87,7 @@ def audit_module(
     """Prove bounds on the spectral norm of every convolution and linear layer of a model, as the model uses it.
 
     A layer of torch is measured if it computes what its attributes say, which is tested bit for bit on random numbers.
+    The weights of Embedding, EmbeddingBag and Bilinear are measured as matrices, with a row for each entry or output.
     Parametrizations and hooks that compute the weight are allowed. Layers with other hooks, and other modules, are
     exported alone (``specnorm-bounds[networks]``). They are measured if their graph is one convolution or matrix
     product with a fixed kernel.
@@ -96,7 +99,7 @@ def audit_module(
         state, buffers included, and its mode are not changed.
     input_shape : int, sequence of int, or Tensor
         Shape of one sample, without the batch axis, such as ``(3, 32, 32)``; an int, the size of every spatial axis, if
-        the model starts with a convolution; or an input, with its batch axis.
+        the model starts with a convolution; or an input, with its batch axis; or a tuple of all inputs.
     methods : sequence of str, default ()
         Further methods, by their names in ``specnorm.methods.METHODS``. "power", "enclose", "fft" and "gram" hold at
         the layer's input size, the others at every size.
@@ -193,10 +196,12 @@ def _has_matrix(module: nn.Module) -> bool:
 def _example(
     model: nn.Module,
     layers: dict[str, nn.Module],
-    input_shape: int | Sequence[int] | Tensor,
-) -> Tensor:
-    """Return the input for the forward pass: zeros of the shape that was given, or the given input."""
+    input_shape: int | Sequence[int] | Tensor | tuple[Tensor, ...],
+) -> tuple[Tensor, ...]:
+    """Return the inputs for the forward pass: zeros of the shape that was given, or the given inputs."""
     if isinstance(input_shape, Tensor):
+        return (input_shape,)
+    if isinstance(input_shape, tuple) and input_shape and all(isinstance(x, Tensor) for x in input_shape):
         return input_shape
     shape: tuple[Any, ...] = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
     if not all(_is_positive_int(n) for n in shape):
@@ -214,7 +219,7 @@ def _example(
         shape = (first.in_channels, *shape * len(first.kernel_size))
     floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
     like = next(floating, torch.zeros(()))
-    return torch.zeros(1, *map(index, shape), dtype=like.dtype, device=like.device)
+    return (torch.zeros(1, *map(index, shape), dtype=like.dtype, device=like.device),)
 
 
 def _is_positive_int(n: Any) -> bool:
@@ -222,7 +227,7 @@ def _is_positive_int(n: Any) -> bool:
     return is_int and index(n) > 0
 
 
-def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> dict[str, _Call]:
+def _calls(model: nn.Module, layers: dict[str, nn.Module], example: tuple[Tensor, ...]) -> dict[str, _Call]:
     """Run the model, and return the first call of each layer."""
     calls: dict[str, _Call] = {}
 
@@ -238,13 +243,14 @@ def _calls(model: nn.Module, layers: dict[str, nn.Module], example: Tensor) -> d
 
     handles = [watch(name, layer) for name, layer in layers.items()]
     try:
-        model(example)
+        model(*example)
     except Exception as error:  # whatever the model's own code raises
         first_line = str(error).strip().partition("\n")[0]
+        shapes = " and ".join(str(tuple(x.shape)) for x in example)
         raise MethodError(
-            f"{type(model).__name__} does not run on an input of shape {tuple(example.shape)}: "
+            f"{type(model).__name__} does not run on an input of shape {shapes}: "
             f"{type(error).__name__}: {first_line}. Give one input's shape without the batch axis, such as (3, 32, "
-            "32), or a tensor that it runs on."
+            "32), or the tensor, or a tuple of the tensors, that it runs on."
         ) from error
     finally:
         for handle in handles:
@@ -260,6 +266,8 @@ def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
     GeometryError
         If the module is not shown to be one product with a kernel.
     """
+    if is_matrix(module):
+        return _kernel_of_matrix(module)
     with torch.autocast(*call.autocast):
         kernel = _kernel_of_layer(module, call)
         if kernel is not None:
@@ -298,6 +306,12 @@ def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
             if weight is not None:
                 return _Kernel(weight, geometry_of(candidate, _size(candidate, x)), note, "weight")
     return None
+
+
+def _kernel_of_matrix(module: nn.Module) -> _Kernel:
+    """Return the weight of an embedding or a bilinear layer, as a matrix."""
+    check_matrix(module)
+    return _Kernel(weight_of(module).detach().flatten(1), {}, None, "weight")
 
 
 def _size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
@@ -376,8 +390,8 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
     if is_quantised(module):
         reason = f"{name_of(module)} is quantized: its map has steps. Audit the model before it is quantized."
         return replace(row, reason=reason)
-    is_torch_layer = is_layer(module)
-    # Torch's other modules (recurrent layers, attention, embeddings) are no single product.
+    is_torch_layer = is_layer(module) or is_matrix(module)
+    # Torch's other modules (recurrent layers, attention) are no single product.
     is_other_torch_module = type_before_parametrizations(module).__module__.startswith("torch.nn.modules.")
     if not is_torch_layer and (call is None or is_other_torch_module):
         return None
@@ -389,7 +403,8 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
             row = replace(row, shape=tuple(weight.shape))
             if not computes_as_torch(module):
                 return replace(row, reason=not_called)
-            geometry = geometry_of(module)
+            geometry = {} if is_matrix(module) else geometry_of(module)
+            weight = weight.flatten(1) if is_matrix(module) else weight
         else:
             kernel = _kernel_in_use(module, call)
             weight = kernel.weight

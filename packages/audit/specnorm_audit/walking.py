@@ -18,7 +18,7 @@ from specnorm.proof import backends
 
 _WITHOUT_PARTS = (type, str, bytes, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 """Types of objects that are neither layers nor arrays, and contain none."""
-_KERNEL_ATTRIBUTES = ("kernel", "weight")
+_KERNEL_ATTRIBUTES = ("kernel", "weight", "embedding", "embeddings")
 """Attributes in which layers store a kernel."""
 _WRAPPER_LEVELS = 2
 """Largest number of levels from a wrapper around a layer to the layer's arrays."""

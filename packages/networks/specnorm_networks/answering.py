@@ -154,7 +154,11 @@ def by_channels_and_units(
         with suppress(NoBoundError):
             search = Search(written(), measure, method)
     has_pixels = any(node.layer is not None and node.layer.spatial for node in graph.nodes)
-    answer = bounded(graph, measure, method if has_pixels or search is None else Product(), known)
+    # The proof of what the search begins with has its time, however short the budget is.
+    clock = measure.clock if search is None else search.clock
+    limited = replace(measure, clock=clock)
+    answer = bounded(graph, limited, method if has_pixels or search is None else Product(), known)
+    measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
             return _with_whole(answer, search.bound(upper_of(answer)))

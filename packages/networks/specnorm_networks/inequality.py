@@ -12,23 +12,21 @@ from specnorm_networks.answer import RunBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
 from specnorm_networks.certified.operators.base import NoBoundError
-from specnorm_networks.certified.units import inequality_of, units_of
+from specnorm_networks.certified.units import coefficients_of, inequality_of
 from specnorm_networks.descent.costs import RATE
 from specnorm_networks.descent.inequality import Proposal, proposals, work_of
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Searching
 
-SHARE = 0.5
-"""Share of the time in which a start, and a proof, have to be affordable."""
+SHARE = 0.9
+"""Share of the time in which reading, a start and a proof have to be affordable."""
 HOPE = 3.0
 """Largest factor by which a search is expected to lower the constant of its start."""
-FEWEST = 3
-"""Evaluations of the inequality that have to be affordable."""
-PROOF = 2
+PROOF = 3
 """Evaluations of the inequality that take about as long as its proof."""
 NEWTON_SHARE = 1 / 4
 """Newton steps are made if the expected ones take no larger share of the seconds."""
-READING = 500
+READING = 700
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
 MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """Relative margins above the searched constant that are tried by a proof, in order."""
@@ -52,15 +50,14 @@ class Search:
         self.graph = graph
         self.measure = measure
         clock = measure.clock
-        inputs, units = units_of(graph)
-        entries = sum(math.prod(node.shape or ()) for node in graph.nodes)
-        self._require(READING * (inputs + units) * entries)
+        self._require(READING * coefficients_of(graph))
         self.inequality = inequality_of(graph)
         if not self.inequality.units:
             raise NoBoundError("a linear network: the norm of its matrix is known otherwise")
         work = work_of(self.inequality)
-        self._require((FEWEST + PROOF) * work)
+        self._require((1 + PROOF) * work)
         self.clock = clock.before(PROOF * clock.seconds_of(work))
+        """Ends when a proof has to begin."""
         newton_work = NEWTON_SHARE * method.seconds * RATE
         ends = self.inequality.map
 

@@ -48,6 +48,7 @@ _MAX_CONFIG = 64 * 2**20
 _KERNEL = "kernel"
 _DEPTHWISE = "depthwise_kernel"
 _POINTWISE = "pointwise_kernel"
+_EMBEDDINGS = "embeddings"
 ROLES = {
     **{f"Conv{d}D{end}": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3) for end in ("", "Transpose")},
     **{f"DepthwiseConv{d}D": dict.fromkeys(("0", _KERNEL, _DEPTHWISE), _DEPTHWISE) for d in (1, 2)},
@@ -56,10 +57,11 @@ ROLES = {
         for d in (1, 2)
     },
     "Dense": {"0": _KERNEL, _KERNEL: _KERNEL},
+    "Embedding": {"0": _EMBEDDINGS, _EMBEDDINGS: _EMBEDDINGS},
 }
 """Kernels of layers: by class, and then by the variable's name or number. Their other variables are no kernels."""
 _NO_KERNELS = frozenset({
-    "Embedding", "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
+    "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
     "UnitNormalization", "Normalization", "PReLU", "SpectralNormalization", "Discretization", "Rescaling",
 })  # fmt: skip
 """Classes whose own variables are never kernels."""
@@ -588,8 +590,9 @@ def _in_vars(groups: Sequence[str], names: Mapping[Place, str], config: Node | N
 
 def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     """Return a kernel with the geometry that its owner states."""
-    if owner.kind == "Dense":
-        return replace(tensor, kind="linear", geometry={"layout": "IO"})
+    if owner.kind in ("Dense", "Embedding"):
+        layout = "IO" if owner.kind == "Dense" else "OI"
+        return replace(tensor, kind="linear", geometry={"layout": layout})
     shape = tensor.shape
     load = tensor.load
     if not 3 <= len(shape) <= 5:

@@ -39,28 +39,33 @@ COEFFICIENTS_AT_ONCE = 2**20
 
 @dataclass(frozen=True, eq=False)
 class _Sum:
-    """A value as a linear map of the input's entries and of units, up to constants."""
+    """A value as a linear map of those entries of the input, and those units, that it depends on, up to constants."""
 
+    numbers: NDArray[np.intp]
+    """Numbers of these entries and units, ascending."""
     matrix: FloatArray
-    """Coefficients, shape (count, *shape of the value): of each entry of the input, and then of each unit."""
+    """Coefficients of each of them, shape (numbers, *shape of the value)."""
     error: FloatArray
     """Bounds of the errors of the coefficients, of the same shape."""
 
-    def depends(self) -> NDArray[np.bool_]:
-        """Return for each entry of the input, and each unit, whether the value depends on it."""
-        axes = tuple(range(1, self.matrix.ndim))
-        may_differ_from_0 = (self.matrix != 0) | (self.error != 0)
-        return np.asarray(may_differ_from_0.any(axis=axes))
+    @classmethod
+    def of(cls, numbers: NDArray[np.intp], matrix: FloatArray, error: FloatArray) -> _Sum:
+        """Return the sum without those entries and units whose coefficients are all 0, without an error."""
+        axes = tuple(range(1, matrix.ndim))
+        depends = matrix.any(axis=axes) | error.any(axis=axes)
+        return cls(numbers, matrix, error) if depends.all() else cls(numbers[depends], matrix[depends], error[depends])
 
-    def rows(self, first: int, last: int) -> _Sum:
-        """Return the coefficients of entries and units ``first:last``; those of units that were added later are 0."""
-        matrix = self.matrix[first:last]
-        error = self.error[first:last]
-        missing = last - first - len(matrix)
-        if not missing:
-            return _Sum(matrix, error)
-        zeros = np.zeros((missing, *self.matrix.shape[1:]))
-        return _Sum(np.concatenate([matrix, zeros]), np.concatenate([error, zeros]))
+    def rows(self, numbers: NDArray[np.intp]) -> _Sum:
+        """Return the coefficients of some entries and units; those on which the value does not depend are 0."""
+        if np.array_equal(numbers, self.numbers):
+            return self
+        shape = (len(numbers), *self.matrix.shape[1:])
+        rows = _Sum(numbers, np.zeros(shape), np.zeros(shape))
+        to = np.flatnonzero(np.isin(numbers, self.numbers, assume_unique=True))
+        of = np.searchsorted(self.numbers, numbers[to])
+        rows.matrix[to] = self.matrix[of]
+        rows.error[to] = self.error[of]
+        return rows
 
 
 class _Reader:
@@ -96,10 +101,10 @@ class _Reader:
 
     def _sum(self, node: Node, shape: tuple[int, ...], before: Sequence[_Sum]) -> _Sum:
         """Return the value of a node of a known shape, from those that it reads."""
-        if self.count * math.prod(shape) > MOST_COEFFICIENTS:
+        if _union(before).size * math.prod(shape) > MOST_COEFFICIENTS:
             raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients")
         if node.is_constant:
-            return _Sum(np.zeros((0, *shape)), np.zeros((0, *shape)))
+            return _Sum(_union(()), np.zeros((0, *shape)), np.zeros((0, *shape)))
         slopes = None if node.function is None else node.function.slopes_on_range
         if slopes is not None:
             return self._function(node, before[0], slopes)
@@ -125,29 +130,24 @@ class _Reader:
         self.count = count
         eye = np.eye(count).reshape(count, *shape)
         # `np.zeros` takes no memory until it is written.
-        self.sums[node.name] = _Sum(eye, np.zeros(eye.shape))
+        self.sums[node.name] = _Sum(np.arange(count), eye, np.zeros(eye.shape))
         self.entries[node.name] = self._new_entries(shape)
 
     def _linear(self, linear: LinearMap, before: Sequence[_Sum], shape: tuple[int, ...]) -> _Sum:
         """Return a linear map of values, without the constants that it adds."""
-        matrix = np.zeros((self.count, *shape))
-        error = np.zeros((self.count, *shape))
+        numbers = _union(before)
+        matrix = np.zeros((len(numbers), *shape))
+        error = np.zeros((len(numbers), *shape))
         step = max(1, COEFFICIENTS_AT_ONCE // max(math.prod(shape), 1))
-        for first in range(0, self.count, step):
-            last = min(first + step, self.count)
-            summands = [value.rows(first, last) for value in before]
+        for first in range(0, len(numbers), step):
+            chunk = slice(first, first + step)
+            summands = [value.rows(numbers[chunk]) for value in before]
             image = linear.apply([value.matrix for value in summands])
             if image.shape[1:] != shape:
                 raise NoBoundError(f"a value of shape {image.shape[1:]}, not {shape}")
-            error_of_inputs = linear.absolute([value.error for value in summands])
-            error_of_map = linear.error_of_apply([abs(value.matrix) for value in summands])
-            # Where no summand depends on an entry or unit, neither does their image. Its coefficients are 0 without an
-            # error, since no product of 0 underflows.
-            rows = np.flatnonzero(np.any([value.depends() for value in summands], axis=0))
-            error_of_rows = host.inflate((error_of_inputs + error_of_map)[rows], 2 * linear.roundings + 8)
-            matrix[first + rows] = image[rows]
-            error[first + rows] = error_of_rows
-        return _Sum(matrix, error)
+            matrix[chunk] = image
+            error[chunk] = _error_of_image(linear, summands)
+        return _Sum.of(numbers, matrix, error)
 
     def _function(self, node: Node, before: _Sum, slopes: Slopes) -> _Sum:
         """Return a function of v as ``low v + w``, with the units w.
@@ -162,13 +162,13 @@ class _Reader:
         matrix = low * before.matrix
         rounding = np.where(product_is_exact, 0.0, abs(matrix) * 2.0**-52 + 2.0**-1000)
         error = abs(low) * before.error + rounding
-        linear_part = _Sum(matrix, np.where(factor_is_exact, error, host.inflate(error, 4)))
+        linear_part = _Sum.of(before.numbers, matrix, np.where(factor_is_exact, error, host.inflate(error, 4)))
         entries = np.flatnonzero((high > low).reshape(-1))
         if not len(entries):
             return linear_part
         units = self._units(node, before, entries, low.reshape(-1)[entries], high.reshape(-1)[entries])
-        function = linear_part.rows(0, self.count)
-        function.matrix.reshape(self.count, -1)[units, entries] = 1.0
+        function = linear_part.rows(np.union1d(linear_part.numbers, units))
+        function.matrix.reshape(len(function.numbers), -1)[np.searchsorted(function.numbers, units), entries] = 1.0
         return function
 
     def _units(
@@ -215,18 +215,31 @@ class _Reader:
             rounding = np.where(widths == 1, 0.0, abs(widths * matrix) * 2.0**-52 + 2.0**-1000)
             error = host.inflate(widths * error + rounding, 4)
             matrix = widths * matrix
-        self.rows.append(_Sum(matrix, error))
+        self.rows.append(_Sum(value.numbers, matrix, error))
 
-    def gathered(self, of_errors: bool) -> FloatArray:
+    def gathered(self, *, of_errors: bool) -> FloatArray:
         """Return the matrix of all rows, or bounds of the errors of its entries."""
-        parts = [row.error if of_errors else row.matrix for row in self.rows]
-        whole = np.zeros((sum(part.shape[1] for part in parts), self.count))
-        first = 0
-        for part in parts:
-            count, rows = part.shape
-            whole[first : first + rows, :count] = part.T
-            first += rows
-        return whole
+        parts = []
+        for row in self.rows:
+            part = np.zeros((row.matrix.shape[1], self.count))
+            part[:, row.numbers] = (row.error if of_errors else row.matrix).T
+            parts.append(part)
+        return np.concatenate(parts)
+
+
+def _union(values: Sequence[_Sum]) -> NDArray[np.intp]:
+    """Return the numbers of the entries of the input, and of the units, that some values depend on, ascending."""
+    return np.unique(np.concatenate([np.zeros(0, np.intp), *(value.numbers for value in values)]))
+
+
+def _error_of_image(linear: LinearMap, values: Sequence[_Sum]) -> FloatArray:
+    """Bound the errors of the coefficients of a linear map of values: those of the values, and the map's rounding."""
+    if not linear.roundings:
+        return host.inflate(linear.absolute([value.error for value in values]), 8)
+    # An error e of a coefficient x does what the map's rounding would do to one of size |x| + e / unit.
+    unit = (linear.roundings + 4) * 2.0**-52
+    sizes = [host.inflate(abs(value.matrix) + value.error / unit, 2) for value in values]
+    return linear.error_of_apply(sizes)
 
 
 def _function_of_any_entry(node: Node) -> str | None:
@@ -247,18 +260,32 @@ def _units_of(node: Node) -> int:
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
-def units_of(graph: Graph) -> tuple[int, int]:
-    """Return the number of a network's inputs and units, entry by entry. Branches may share some of these units.
+def coefficients_of(graph: Graph) -> int:
+    """Return the number of coefficients, at most, of all values of a network as sums of its entries and units.
 
-    `NoBoundError` as for `inequality_of`.
+    Raises
+    ------
+    NoBoundError
+        If the network has several inputs or outputs, or too many entries or units.
     """
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise NoBoundError("a network of several inputs or outputs")
+    graph = graph.pruned()
     inputs = math.prod(graph.by_name[graph.inputs[0]].shape or (MOST_INPUTS + 1,))
-    units = sum(map(_units_of, graph.pruned().nodes))
-    if inputs > MOST_INPUTS or units > MOST_UNITS:
+    units = {node.name: _units_of(node) for node in graph.nodes}
+    if inputs > MOST_INPUTS or sum(units.values()) > MOST_UNITS:
         raise NoBoundError(f"more than {MOST_INPUTS} inputs or {MOST_UNITS} units")
-    return inputs, units
+    counts = units | {graph.inputs[0]: inputs}
+    read: dict[str, set[str]] = {}
+    """For each value, the functions, and the input, whose units or entries it depends on."""
+    coefficients = 0
+    for node in graph.nodes:
+        slopes = None if node.function is None else node.function.slopes_on_range
+        is_plain = slopes is not None and not slopes.low.any()
+        earlier = set() if is_plain else {name for operand in node.inputs for name in read[operand]}
+        read[node.name] = earlier | {node.name} if counts[node.name] else earlier
+        coefficients += sum(counts[name] for name in read[node.name]) * math.prod(node.shape or ())
+    return coefficients
 
 
 @arithmetic.on_host()
@@ -276,7 +303,7 @@ def inequality_of(graph: Graph) -> Inequality:
         If the network is too large, or has several inputs or outputs, or an operator that is neither linear nor a
         function with slopes.
     """
-    units_of(graph)
+    coefficients_of(graph)
     (start,) = graph.inputs
     (end,) = graph.outputs
     reader = _Reader(graph)

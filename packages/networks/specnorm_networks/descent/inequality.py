@@ -52,7 +52,7 @@ def work_of(inequality: Inequality) -> float:
     """Return the multiplications of an evaluation, about."""
     n = float(inequality.units)
     m = float(min(inequality.inputs, inequality.outputs))
-    return n**3 / 2 + 2 * n * n * m + 9 * m**3
+    return n**3 / 3 + n * n * m + 9 * m**3
 
 
 def proposals(
@@ -71,11 +71,11 @@ def proposals(
     blocks = transposed(inequality.blocks) if is_transposed else inequality.blocks
     problem = _Problem(blocks, inequality.channels, clock)
     try:
-        logs = problem.start(inequality.values, is_transposed)
+        least, logs = problem.start(inequality.values, is_transposed)
     except (np.linalg.LinAlgError, ValueError):
         return  # a function of no input or of no output
+    yield Proposal(least, problem.multipliers(logs), is_transposed)
     whole = _Problem(blocks, np.arange(inequality.units), clock)
-    least = math.inf
     ends = sorted([inequality.inputs, inequality.outputs])
     is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
     for multipliers in _searched(problem, whole, logs, steps, is_newton, tell):
@@ -95,12 +95,11 @@ def _searched(
     is_newton: bool,
     tell: Callable[[int], None],
 ) -> Iterator[FloatArray]:
-    """Yield multipliers of units: those of the start, then by steps of channels, then by steps of units.
+    """Yield multipliers of units: by steps of channels, then by steps of units.
 
     ``problem``, ``logs``: of channels; ``whole``: of units.
     """
     multipliers = problem.multipliers(logs)
-    yield multipliers
     for multipliers in _by_descent(problem, logs, OF_CHANNELS, steps, tell):
         yield multipliers
     if is_newton:
@@ -184,31 +183,34 @@ class _Problem:
         form[np.diag_indices(len(form))] += 2 * multipliers
         return form
 
-    def start(self, values: Sequence[slice], is_transposed: bool) -> FloatArray:
-        """Return logarithms of multipliers, one number for each value; not finite if there are none.
+    def start(self, values: Sequence[slice], is_transposed: bool) -> tuple[float, FloatArray]:
+        """Return a constant, and logarithms of its multipliers, one number for each value.
 
         ``values``: the units of each value, in the order of computation; in transposed matrices, earlier values read
-        later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value by value, from those that are read. Let F be
-        its inverse so far, and G = R F R^T for the rows R of a value in [B A]. With the multiplier L the Schur
+        later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value by value, each after those that it reads.
+        Let F be its inverse so far, and G = R F R^T for the rows R of a value in [B A]. With the multiplier L the Schur
         complement of its units is 2 L - L^2 G, which is largest at L = 1 / |G|. At the end, |[D C] F [D C]^T| is the
         square of the constant.
         """
-        n, m = self.b.shape
-        rows = np.hstack([self.b, self.a])
+        m = self.b.shape[1]
         inverse = np.eye(m)
-        known = np.arange(m)
+        columns = np.arange(m)
+        """The columns of [B A] that F is of."""
         logs = np.zeros(self.count)
         for units in values[::-1] if is_transposed else values:
-            read = rows[units][:, known] @ inverse
-            gram = read @ rows[units][:, known].T
+            rows = np.hstack([self.b[units], self.a[units]])[:, columns]
+            reads = np.flatnonzero(rows.any(axis=0))
+            of_rows = rows[:, reads] @ inverse[reads]
+            gram = of_rows[:, reads] @ rows[:, reads].T
             largest = float(np.linalg.eigvalsh(gram)[-1])
-            logs[self.channels[units]] = -math.log(largest) if largest > 0 else -math.inf
-            complement = np.linalg.inv(2 * largest * np.eye(len(gram)) - gram) * largest**2
-            across = complement @ read / largest
-            inverse = np.block([[inverse + across.T @ read / largest, across.T], [across, complement]])
-            known = np.concatenate([known, np.arange(m + n)[m:][units]])
-        ends = np.hstack([self.d, self.c])[:, known]
-        return logs + math.log(float(np.linalg.eigvalsh(ends @ inverse @ ends.T)[-1]))
+            logs[self.channels[units]] = -math.log(largest)
+            own = np.linalg.inv(2 * np.eye(len(gram)) - gram / largest) * largest
+            across = own @ of_rows / largest
+            inverse = np.block([[inverse + across.T @ of_rows / largest, across.T], [across, own]])
+            columns = np.concatenate([columns, np.arange(len(self.a))[units] + m])
+        ends = np.hstack([self.d, self.c])[:, columns]
+        square = float(np.linalg.eigvalsh(ends @ inverse @ ends.T)[-1])
+        return math.sqrt(square), logs + math.log(square)
 
 
 # -- descent -----------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 import specnorm
+from specnorm._internal import check_bound, lmo_many, updates_in_ball
 from specnorm.errors import KernelError, MethodError
-from specnorm.plugin import check_bound, lmo_many, updates_in_ball
 from specnorm_train.jax.trees import Kernel, Rule, flax_layout, kernels, name_of, with_kernels
 
 if TYPE_CHECKING:

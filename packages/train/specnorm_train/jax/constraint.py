@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 import specnorm
+from specnorm._internal import check_bound
 from specnorm.methods import Method
-from specnorm.plugin import check_bound
 from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
 from specnorm_train.jax.trees import Rule, flax_layout, kernels, with_kernels
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from specnorm._internal import check_bound
 from specnorm.methods import Method
-from specnorm.plugin import check_bound
 from specnorm_train.jax.constraint import scaled_to
 from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
 from specnorm_train.jax.trees import Rule, flax_layout, kernels, name_of

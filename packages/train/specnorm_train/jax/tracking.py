@@ -9,18 +9,10 @@ from typing import Any, TypeAlias
 import jax
 from specnorm_jax import BACKEND
 
+from specnorm._internal import Parts, Stack, check_count, check_values, joint_stacks, padded, stepped_program
 from specnorm.errors import KernelError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import (
-    Parts,
-    Stack,
-    SteppedProgram,
-    check_count,
-    check_values,
-    joint_stacks,
-    padded,
-    stepped_program,
-)
+from specnorm.plugin import SteppedProgram
 from specnorm_train.jax.trees import Kernel, Rule, kernels
 
 SYMBOL_NORM = SymbolNorm()

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 
 import specnorm
+from specnorm._internal import check_bound, updates_in_ball
 from specnorm.errors import MethodError
-from specnorm.plugin import check_bound, updates_in_ball
 from specnorm_train.keras.kernels import KernelLayer, LayerKind
 
 _KINDS: tuple[tuple[LayerKind, tuple[type, ...]], ...] = (

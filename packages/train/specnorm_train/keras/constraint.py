@@ -10,9 +10,9 @@ from typing import Any, Literal, TypeVar
 import keras
 
 import specnorm
+from specnorm._internal import check_bound, check_words
 from specnorm.errors import MethodError
 from specnorm.methods import METHODS
-from specnorm.plugin import check_bound, check_words
 from specnorm_train.keras.kernels import KernelLayer, LayerKind
 
 _NORMS = [name for name, method in METHODS.items() if method.quantity == "norm" and name != "power"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from specnorm import certify, rescale
+from specnorm._internal import check_bound, lmo_many, updates_in_ball
 from specnorm.errors import MethodError, Undecided
-from specnorm.plugin import check_bound, lmo_many, updates_in_ball
 from specnorm_train.torch.constraint import SpectralNorm
 from specnorm_train.torch.private import foreach
 

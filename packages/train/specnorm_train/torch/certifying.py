@@ -10,11 +10,13 @@ from specnorm_torch.backend import BACKEND
 from specnorm_torch.baking import SavedModule, bake_tensor, remove_hooks
 from specnorm_torch.layers import (
     at_inference,
+    check_matrix,
     check_module,
     check_used,
     check_values,
     geometry_of,
     is_layer,
+    is_matrix,
     is_quantised,
     makers_of_tensors,
     name_of,
@@ -24,8 +26,8 @@ from specnorm_torch.layers import (
 from torch import Tensor, nn
 
 import specnorm
+from specnorm._internal import at_every_size, check_bound
 from specnorm.errors import MethodError, SpecnormError
-from specnorm.plugin import at_every_size, check_bound
 from specnorm_train.torch.constraint import GramRescaling, SpectralNorm
 
 
@@ -44,7 +46,7 @@ def rescale_(
         raised, the model is unchanged.
     bound : float, optional
         None: scale the constrained tensors, each to the bound of its constraint. A number: scale all convolutions and
-        linear layers to this bound.
+        linear layers to this bound, and the matrices of Embedding, EmbeddingBag and Bilinear.
     only_shrink : bool, default True
         Whether to leave layers whose norms are within the bound unchanged. False: they are enlarged, so that every norm
         is just below the bound, for example for a critic that should attain the largest distance. Biases are not
@@ -85,7 +87,10 @@ def rescale_(
     if not selected:
         if bound is None:
             raise MethodError("no layer has a constraint: apply spectral_norm first, or give a bound for every layer.")
-        raise MethodError(f"{name_of(model)} has no convolution or linear layer, and no tensor with a constraint.")
+        raise MethodError(
+            f"{name_of(model)} has no convolution, linear layer, embedding or bilinear layer, and no tensor "
+            "with a constraint."
+        )
     for prefix, module, _ in selected:
         check_values(module, prefix)
     saved_modules = [SavedModule(module) for module in dict.fromkeys(module for _, module, _ in selected)]
@@ -117,7 +122,7 @@ def _tensors_to_shrink(prefix: str, module: nn.Module, bound: float | None) -> l
     for name in getattr(module, "parametrizations", {}):
         if any(parametrisations(module, name, kind) for kind in (SpectralNorm, GramRescaling)):
             constrained.append(name)
-    if bound is not None and is_layer(module):
+    if bound is not None and (is_layer(module) or is_matrix(module)):
         return list(dict.fromkeys(["weight", *constrained]))
     return constrained
 
@@ -180,7 +185,10 @@ class _ProvenKernel:
             gram_rescalings = parametrisations(module, name, GramRescaling)
             bound = min([x.bound for x in spectral_norms] + [1.0 for _ in gram_rescalings])
         is_layers_weight = is_layer(module) and name == "weight"
+        is_plain_matrix = is_matrix(module) and name == "weight" and not spectral_norms
         try:
+            if is_plain_matrix:
+                check_matrix(module)
             _check_writable(module, name, bake)
             # Also at sizes that the stride does not divide.
             geometry = at_every_size(geometry_of(module)) if is_layers_weight else {}
@@ -192,7 +200,7 @@ class _ProvenKernel:
         # A parameter that several layers share is rescaled for the first of them, and shrunk for each other in turn.
         weight = shrunk_kernels.get(id(parameter), parameter).detach()
         only_shrink = only_shrink or id(parameter) in shrunk_kernels
-        row_axes = [x.dim for x in spectral_norms if x.dim is not None]
+        row_axes = [0] if is_plain_matrix else [x.dim for x in spectral_norms if x.dim is not None]
         if row_axes:
             rows_first = weight.movedim(row_axes[0], 0)
             matrix = specnorm.rescale(rows_first.flatten(1), bound, only_shrink=only_shrink)

@@ -16,15 +16,25 @@ import torch
 from specnorm_torch import derivatives
 from specnorm_torch.arrays import transformed
 from specnorm_torch.backend import BACKEND
-from specnorm_torch.layers import geometry_of, is_layer, is_lazy, makers_of_tensors, name_of, version_of
+from specnorm_torch.layers import (
+    check_matrix,
+    geometry_of,
+    is_layer,
+    is_lazy,
+    is_matrix,
+    makers_of_tensors,
+    name_of,
+    version_of,
+)
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils.module_tracker import ModuleTracker
 
 import specnorm
+from specnorm._internal import check_bound, check_count, stepped_program
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import SteppedProgram, check_bound, check_count, stepped_program
+from specnorm.plugin import SteppedProgram
 from specnorm_train.torch.private import foreach, is_transforming, outside_of_transformations
 from specnorm_train.torch.steps import (
     Factors,
@@ -39,8 +49,6 @@ from specnorm_train.torch.steps import (
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 _SYMBOL_NORM = SymbolNorm()
-_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
-"""Modules of a model whose weight is constrained as a matrix."""
 _EVAL_SWEEPS = 16
 """Number of sweeps for the norm of a weight in eval that training has not moved: an average, or loaded."""
 _UNCHANGED = 1e-5
@@ -575,8 +583,9 @@ def spectral_norm(
             shown = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             named = f" named like {layers!r}; its layers are {shown}" if names else ""
             raise KernelError(
-                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution or linear layer{named}. "
-                "Give the whole model, spectral_norm(model): model.apply(spectral_norm) would call it for each module."
+                f"{name_of(module)} has no tensor {name!r} to constrain, and no convolution, linear layer, embedding "
+                f"or bilinear layer{named}. Give the whole model, spectral_norm(model): model.apply(spectral_norm) "
+                "would call it for each module."
             )
     # All are checked before one is changed.
     made = [(x, x.constraint(*settings)) for x in constrained]
@@ -745,14 +754,15 @@ def _layers_to_constrain(model: nn.Module, pattern: str) -> Iterator[tuple[str, 
     for place, layer in model.named_modules():
         if "parametrizations" in place.split(".") or not fnmatchcase(place, pattern):
             continue
-        if isinstance(layer, _MATRICES) or (is_layer(layer) and _refusal(layer) is None):
+        if (is_matrix(layer) or is_layer(layer)) and _refusal(layer) is None:
             yield place, layer
 
 
 def _refusal(layer: nn.Module) -> str | None:
-    """Return the reason why a layer's geometry cannot be read, or None."""
+    """Return the reason why the kernel or the geometry of a layer cannot be read, or None."""
+    read = check_matrix if is_matrix(layer) else geometry_of
     try:
-        geometry_of(layer)
+        read(layer)
     except SpecnormError as error:
         return str(error)
     return None

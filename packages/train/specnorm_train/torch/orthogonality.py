@@ -9,9 +9,9 @@ from specnorm_torch.layers import Select, geometry_of, layers_of, weight_of
 from torch import Tensor, nn
 
 from specnorm import measure
+from specnorm._internal import counted
 from specnorm.errors import MethodError
 from specnorm.methods import Isometry, Kind
-from specnorm.plugin import counted
 
 Form = Literal["lags", "bound"]
 _CONVOLUTION_KEYWORDS = ("stride", "dilation", "groups", "transposed")

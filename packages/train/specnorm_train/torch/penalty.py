@@ -12,9 +12,9 @@ from specnorm_torch.layers import Select, geometry_of, layers_of, normalised_lay
 from torch import Tensor, nn
 
 from specnorm import init_tracking, track_many
+from specnorm._internal import check_count, counted, fold_stack
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
-from specnorm.plugin import check_count, counted, fold_stack
 from specnorm_train.torch.private import foreach
 
 Form = Literal["sum", "log", "hinge"]

@@ -15,7 +15,8 @@ import torch
 from specnorm_torch.backend import BACKEND
 from torch import Tensor, nn
 
-from specnorm.plugin import Stack, SteppedProgram, follow_all, program, stacks
+from specnorm._internal import Stack, follow_all, program, stacks
+from specnorm.plugin import SteppedProgram
 from specnorm_train.torch.private import foreach
 
 _HOST = BACKEND.host()

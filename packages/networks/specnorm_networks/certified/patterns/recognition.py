@@ -53,7 +53,7 @@ RULES: tuple[Rule, ...] = (
     as_sorted_groups, as_spline, as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus,
     as_sigmoid_of_product, as_attention,
 )  # fmt: skip
-"""Rules, the first of which replaces a node. Each has a network that needs it (`tests/networks/test_ablations`)."""
+"""Rules, the first of which replaces a node. Each has a network that needs it (`networks/test_ablations`)."""
 LATER_RULES: tuple[Rule, ...] = (as_extreme_of_moves, as_log_sum_exp, as_inner_product)
 """Rules for what is left: two extremes that are joined are one pattern, of which a sum is only the beginning.
 

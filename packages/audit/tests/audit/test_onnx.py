@@ -16,7 +16,6 @@ from onnx import helper  # noqa: E402
 
 import specnorm  # noqa: E402
 
-DATA = Path(__file__).parent.parent / "data"
 RNG = np.random.RandomState(0)
 weights = drawing(RNG)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import DOCS
 
 import specnorm
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 pytest.importorskip("onnx.reference", exc_type=ImportError)
 
-DOCS = Path(__file__).parents[2] / "docs"
 SCRIPT = DOCS / "reference_networks.py"
 CASES: list[dict[str, Any]] = json.loads((DOCS / "reference-networks.json").read_text(encoding="utf-8"))["networks"]
 LOOSEST = {"dense-relu": 1.03, "dense-abs": 1.001, "residual": 1.05, "convolutions": 1.05, "pooling": 1.4}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 from helpers.checks import present  # noqa: E402
+from helpers.processes import FINDS_TESTS  # noqa: E402
 from networks.published import Denoiser  # noqa: E402
 from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import Multipliers, Product, answering, bounding, network_bound  # noqa: E402
@@ -48,7 +48,7 @@ def upper_in_new_process(name: str, kernels: str) -> float:
         "model, shape = (Denoiser().noise, (1, 40, 40)) if name == 'dncnn25' else (NETWORKS[name][0](), (3, 32, 32))\n"
         "print(network_bound(model.double().eval(), shape, budget=None).upper)\n"
     )
-    environment = os.environ | {"OPENBLAS_CORETYPE": kernels, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | FINDS_TESTS | {"OPENBLAS_CORETYPE": kernels}
     ran = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, env=environment)
     return float(ran.stdout.split()[-1])
 

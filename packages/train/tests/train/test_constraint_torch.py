@@ -506,9 +506,7 @@ def test_a_pattern_chooses_layers() -> None:
     with pytest.warns(UserWarning, match=r"embedding, memory, attention.* and 2 more|body\.2"):
         specnorm_torch.spectral_norm(model, layers="body.0")
     assert [name for name, x in model.named_modules() if parametrize.is_parametrized(x)] == ["body.0"]
-    with pytest.raises(
-        KernelError, match=r"no convolution or linear layer named like 'tail\.\*'; its layers are embedding, body\.0"
-    ):
+    with pytest.raises(KernelError, match=r"bilinear layer named like 'tail\.\*'; its layers are embedding, body\.0"):
         specnorm_torch.spectral_norm(Mixed(), layers="tail.*")
     with pytest.raises(MethodError, match="layers is a pattern of names"):
         specnorm_torch.spectral_norm(Mixed(), layers=["body.0"])  # type: ignore[arg-type]
@@ -661,9 +659,9 @@ def test_no_stale_weight_is_exported(change: str) -> None:
 def test_a_model_without_layers_is_refused_in_its_own_words() -> None:
     """Neither a pattern nor a bound is asked for that was given, or that would not help."""
     model = nn.Sequential(nn.ReLU())
-    with pytest.raises(KernelError, match=r"Sequential has no .*, and no convolution or linear layer\. Give the"):
+    with pytest.raises(KernelError, match=r"Sequential has no .*, and no convolution, .* or bilinear layer\. Give the"):
         specnorm_torch.spectral_norm(model)
-    with pytest.raises(MethodError, match=r"Sequential has no convolution or linear layer, and no tensor"):
+    with pytest.raises(MethodError, match=r"Sequential has no convolution, .*bilinear layer, and no tensor"):
         specnorm_torch.rescale_(model, 1.0)
     with pytest.raises(MethodError, match=r"or give a bound"):
         specnorm_torch.rescale_(model)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from helpers import DOCS
 from helpers.real_weights import real_file
 from torch import Tensor, nn
 
-RESNET20 = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+RESNET20 = DOCS / "examples" / "resnet20" / "resnet20.safetensors"
 
 
 class Block(nn.Module):

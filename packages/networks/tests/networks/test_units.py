@@ -11,8 +11,9 @@ import pytest
 from helpers.checks import present
 from networks.dense_networks import dense
 from networks.written_networks import Written, matrices
-from specnorm_networks import Graph, Layer, Multipliers, Product
+from specnorm_networks import Graph, Layer, Multipliers, Node, Product
 from specnorm_networks.certified import operators as ops
+from specnorm_networks.certified import units
 from specnorm_networks.certified.ranges import unlimited_ranges, with_slopes_on
 from specnorm_networks.certified.units import inequality_of
 from specnorm_networks.tools import Measure, bound
@@ -65,6 +66,25 @@ def test_coefficients_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> 
     at_once = inequality_of(graph)
     monkeypatch.setattr("specnorm_networks.certified.units.COEFFICIENTS_AT_ONCE", 1000)
     np.testing.assert_allclose(inequality_of(graph).matrix, at_once.matrix, rtol=1e-13, atol=1e-13)
+
+
+def test_as_many_coefficients_are_expected_as_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All entries and units were counted for every value: a U-Net seemed too large for 2 s, and got the product."""
+    network = Written()
+    inner = network(ops.ReLU(), convolution(network, 6, "x"))
+    kept = network(ops.LeakyReLU(), convolution(network, 3, inner))
+    network(ops.Concat(1), "x", network(ops.ReLU(), convolution(network, 2, network(ops.Concat(1), inner, kept))))
+    graph = with_slopes(network.graph())
+    computed: list[int] = []
+    read = units._Units.read
+
+    def counted(self: units._Units, node: Node) -> None:
+        read(self, node)
+        computed.append(self.sums[node.name].matrix.size)
+
+    monkeypatch.setattr(units._Units, "read", counted)
+    unit_run(graph)
+    assert sum(computed) == units.coefficients_of(graph) - network.values["x"].size ** 2
 
 
 @pytest.mark.parametrize("descending", [False, True])

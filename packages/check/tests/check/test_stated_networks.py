@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
+from helpers import DOCS
 from helpers.checks import present
 from helpers.processes import ran
 from specnorm_check.__main__ import main
@@ -24,7 +25,6 @@ from specnorm_networks import Multipliers, Product, network_bound, network_graph
 from specnorm_networks.bounding import bounded
 from specnorm_networks.tools import Measure, bound
 
-DOCS = Path(__file__).parents[2] / "docs"
 CASES: list[dict[str, Any]] = json.loads((DOCS / "reference-networks.json").read_text(encoding="utf-8"))["networks"]
 JOINT = {"pooling": 1.274}
 """How many times network_bound's number is stated where its rules know more: of maxima, units of their differences."""

@@ -6,11 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import DOCS
 from helpers.assumptions import assumed
 from helpers.checks import present
 from helpers.processes import python
@@ -303,7 +303,7 @@ def classes(base: type[Operator] = Operator) -> Iterator[type[Operator]]:
 
 
 def test_every_rule_is_in_the_table() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "networks.md").read_text(encoding="utf-8")
+    page = (DOCS / "networks.md").read_text(encoding="utf-8")
     table = "".join(line for line in page.splitlines() if line.startswith("| `"))
     ours = {cls.rule for cls in classes() if cls.__module__.startswith("specnorm_networks.")}
     ours -= {"input", "constant", "held", "random", "unknown"}

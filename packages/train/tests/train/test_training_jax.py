@@ -6,11 +6,11 @@ import os
 import re
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers import DOCS
 from helpers.processes import python
 
 import specnorm
@@ -655,7 +655,7 @@ def test_equinox() -> None:
 def test_the_documentation_runs_with_optax() -> None:
     """Blocks of the page that need Optax, which its other examples do without."""
     optional("optax")
-    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (DOCS / "training.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(import optax\n.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert blocks
     for block in blocks:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import DATA
 from numpy.typing import NDArray
 from specnorm_audit import audit
 from specnorm_audit.layers import select
@@ -82,7 +83,7 @@ def test_many_unknown_layouts_are_not_proven(first: int) -> None:
 
 
 # -- public architectures ----------------------------------------------------------------------------------------------
-ARCHITECTURES = Path(__file__).parents[1] / "data" / "architectures"
+ARCHITECTURES = DATA / "architectures"
 Arrays = dict[str, tuple[tuple[int, ...], str]]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import specnorm_audit as auditing
+from helpers import DATA
 from helpers.processes import FINDS_TESTS
 from specnorm_audit import readers
 from specnorm_audit.readers import isolated
@@ -23,8 +24,7 @@ from specnorm.errors import ModelFileError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits on processes as Linux has them")
 
-TESTS = Path(__file__).parents[1]
-LOOPS = TESTS / "data" / "hostile" / "loops.h5"
+LOOPS = DATA / "hostile" / "loops.h5"
 LIMITS = "specnorm_audit.readers.isolated"
 
 

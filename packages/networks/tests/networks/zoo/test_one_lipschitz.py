@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import pytest
+from helpers import DOCS
 
-DOCS = Path(__file__).parents[3] / "docs"
 PAGE = DOCS / "tutorials" / "one-lipschitz.md"
 
 

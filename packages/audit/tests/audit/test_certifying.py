@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
+from helpers import DOCS
 from helpers.cases import Layer, layers
 from helpers.oracle import dense_norm, sigma_star
 from hypothesis import given
@@ -21,7 +22,7 @@ from specnorm_check.__main__ import main
 from audit import files
 from specnorm import ConvSpec
 
-RESNET = Path(__file__).parents[2] / "docs" / "examples" / "resnet20" / "resnet20.safetensors"
+RESNET = DOCS / "examples" / "resnet20" / "resnet20.safetensors"
 Random = np.random.RandomState
 
 

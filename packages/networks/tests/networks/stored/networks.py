@@ -10,12 +10,12 @@ import math
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from helpers import DATA
 from networks.torch_modules import Function
 from networks.zoo import fourier, layers
 from specnorm_networks import Multipliers, Product, Scaled, network_bound
@@ -1263,7 +1263,7 @@ OF_JAX: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
     "keras, unit length": (keras_of(("Dense", {"units": 6}), ("UnitNormalization", {})), VECTOR),
 }
 CASES |= {name: Case(*made) for name, made in OF_JAX.items()}
-BRANCHED = Path(__file__).parents[2] / "data" / "branched"
+BRANCHED = DATA / "branched"
 OF_FILES = {
     "unet, bilinear": "unet_bilinear_concat.onnx",
     "densenet, transition": "densenet_growth_4_x4_transition.onnx",

@@ -130,7 +130,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
         folder, right, wrong = json.loads(os.environ["SPECNORM_MISTAKE"])
         planted = ExitStack()
-        planted.enter_context(rewritten(Path(__file__).parents[1] / folder, right, wrong))
+        planted.enter_context(rewritten(Path(__file__).parent / folder, right, wrong))
         config.add_cleanup(planted.close)
     if "SPECNORM_PROGRESS" in os.environ and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Progress())

@@ -1,0 +1,98 @@
+"""Processor time of a call by the number of channels: ``python -m benchmarks widths --out FILE``, on one thread.
+
+Kernels are 3x3 with as many inputs as outputs, and have the spectra of trained ones (`kernels.like_trained`); one row
+is of Gaussian kernels, the worst case of a search. ``widths-page`` makes the table of docs/benchmarks/index.md.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import specnorm
+from benchmarks import facts, kernels
+from benchmarks.constraint_page import about
+from benchmarks.facts import FOLDER, Row
+from benchmarks.marks import put_all
+from benchmarks.page import span, table
+
+COMMITTED, PAGE = FOLDER / "widths.jsonl", FOLDER / "index.md"
+WIDTHS = 16, 32, 64, 128, 256, 512
+SIZE = 32
+MOST, ENOUGH = 5, 2.0
+"""Repeats of a call, and the seconds after which it is not repeated."""
+Call = Callable[[np.ndarray], Any]
+CALLS: dict[str, Call] = {
+    "enclose": lambda k: specnorm.enclose(k),
+    f"enclose, {SIZE} pixels, zeros": lambda k: specnorm.enclose(k, SIZE, padding_mode="zeros"),
+    "enclose, Gaussian kernel": lambda k: specnorm.enclose(k),
+    "conv_norm": specnorm.conv_norm,
+    "tn_bound": specnorm.tn_bound,
+    "grid_bound": specnorm.grid_bound,
+    "gram_bound": specnorm.gram_bound,
+    "f4_bound": specnorm.f4_bound,
+    "completion_bound": specnorm.completion_bound,
+    "symbol_norm": specnorm.symbol_norm,
+    f"power_norm, {SIZE} pixels": lambda k: specnorm.power_norm(k, SIZE),
+    "reshaped_norm": specnorm.reshaped_norm,
+    "rescale": specnorm.rescale,
+    "clip": specnorm.clip,
+}
+
+
+def write(out: Path | None) -> None:
+    """Measure each call at each width, smaller widths first; write the lines and the table of the page."""
+    rows = []
+    for row in measured():
+        rows.append(row)
+        print(f"{row['contestant']}, {row['channels']} channels: {span(row['seconds'])}", flush=True)
+    if out:
+        facts.write(out, rows)
+
+
+def measured() -> Iterator[Row]:
+    """Yield a row for each call and width, with the median of the seconds after a first call."""
+    common = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
+    for channels in WIDTHS:
+        for name, call in CALLS.items():
+            make = kernels.flat if "Gaussian" in name else _like_trained
+            seconds = timed(call, make(channels))
+            yield common | {
+                "contestant": name, "channels": channels,
+                "seconds": statistics.median(seconds), "repeats": len(seconds),
+            }  # fmt: skip
+
+
+def _like_trained(channels: int) -> np.ndarray:
+    return kernels.like_trained((channels, channels, 3, 3))
+
+
+def timed(call: Call, kernel: np.ndarray) -> list[float]:
+    """Return the processor seconds of repeats, after a call that is not counted unless it takes long itself."""
+    seconds: list[float] = []
+    while len(seconds) <= MOST and sum(seconds) <= ENOUGH:
+        begin = time.process_time()
+        call(kernel)
+        seconds.append(time.process_time() - begin)
+    return seconds[1:] or seconds
+
+
+def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
+    """Put the table of the lines, and when and where they were measured, into the page."""
+    rows = facts.read(source)
+    cells = {(row["contestant"], row["channels"]): span(row["seconds"]) for row in rows}
+    lines = [[_named(name), *(cells[name, channels] for channels in WIDTHS)] for name in CALLS]
+    found = table(["channels", *map(str, WIDTHS)], lines)
+    parts = {"widths": found, "widths measured": about(rows)}
+    page.write_text(put_all(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+
+
+def _named(contestant: str) -> str:
+    function, comma, rest = contestant.partition(",")
+    return f"`{function}`{comma}{rest}"
