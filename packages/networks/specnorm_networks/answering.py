@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -117,17 +116,6 @@ def bound(
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
-
-
-def bound_as_a_whole(graph: Graph, seconds: float, aim: float = 0.0) -> RunBound:
-    """Bound a network by the inequality of all its units, whether it has branches or not, until ``aim`` is reached.
-
-    Raises
-    ------
-    NoBoundError
-        If it is too large for the time.
-    """
-    return Search(_with_units(graph), Measure(clock=Clock.of(seconds)), Multipliers()).bound(math.inf, aim)
 
 
 def by_channels_and_units(

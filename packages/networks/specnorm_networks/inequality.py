@@ -96,7 +96,7 @@ class Search:
             raise NoBoundError("a search ended above a proven constant")
         claim = _proven(self.inequality, self.best)
         layers = tuple(dict.fromkeys(node.layer.name for node in self.graph.nodes if node.layer is not None))
-        multipliers = self.best.multipliers
+        multipliers = self.best.multipliers * (claim.value / self.best.constant)
         if self.best.is_transposed:
             multipliers = claim.value**2 / multipliers
         pairs = zip(self.inequality.functions, self.inequality.values, strict=True)
@@ -108,9 +108,11 @@ class Search:
 def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
     """Prove the constant of a proposal, enlarged by the least margin that suffices."""
     for margin in MARGINS:
-        constant = proposal.constant * (1 + margin)
+        factor = 1 + margin
+        # If multipliers grow half as much as the square of the constant, the form grows by parts of both ends.
+        multipliers = proposal.multipliers * factor
         with suppress(NoBoundError):
             return constant_of_inequality(
-                inequality, proposal.multipliers, constant, is_transposed=proposal.is_transposed
+                inequality, multipliers, proposal.constant * factor, is_transposed=proposal.is_transposed
             )
     raise NoBoundError("no margin proves the inequality")

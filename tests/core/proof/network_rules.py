@@ -219,7 +219,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head's form that is not positive definite": lambda: headed(1e3),
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
-    "an inequality of nobody's": lambda: constant_of_inequality(replace(chained()), np.ones(1), 60.0),
+    "an inequality of nobody's": lambda: constant_of_inequality(replace(chained()), np.full(1, 20.0), 60.0),
     "the norm of another kernel": lambda: parts.constant_of_run(RUN, [0], ONES, Lying()),
 }
 

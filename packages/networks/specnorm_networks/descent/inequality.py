@@ -202,7 +202,7 @@ class _Problem:
             reads = np.flatnonzero(rows.any(axis=0))
             of_rows = rows[:, reads] @ inverse[reads]
             gram = of_rows[:, reads] @ rows[:, reads].T
-            largest = float(np.linalg.eigvalsh(gram)[-1])
+            largest = float(np.linalg.eigvalsh(gram)[-1]) or 1.0  # any number, if the value depends on nothing
             logs[self.channels[units]] = -math.log(largest)
             own = np.linalg.inv(2 * np.eye(len(gram)) - gram / largest) * largest
             across = own @ of_rows / largest

@@ -14,8 +14,7 @@ pytest.importorskip("onnxscript")
 from helpers.checks import present  # noqa: E402
 from helpers.processes import FINDS_TESTS  # noqa: E402
 from networks.published import Denoiser  # noqa: E402
-from networks.torch_modules import Function  # noqa: E402
-from specnorm_networks import Multipliers, Product, answering, bounding, network_bound  # noqa: E402
+from specnorm_networks import Multipliers, Product, network_bound  # noqa: E402
 from specnorm_networks.tools import Measure  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -112,21 +111,3 @@ def test_units_are_tried_where_channels_have_a_bound_too() -> None:
     assert found.product == product.upper
     assert [step.name for step in found.nodes] == [step.name for step in product.nodes]
     assert found.nodes[-1].upper == found.upper
-
-
-def test_units_that_begin_far_above_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of absolute values: the closed form by units is twice what channels prove, and a search ends where they are."""
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 2, 3, padding=1)]
-    absolute = Function(torch.abs)
-    network = nn.Sequential(layers[0], absolute, layers[1], absolute, layers[2]).eval()
-    bounds: list[Any] = []
-    bounded = bounding.bounded
-
-    def kept(*given: Any) -> Any:
-        bounds.append(bounded(*given))
-        return bounds[-1]
-
-    monkeypatch.setattr(answering, "bounded", kept)
-    assert network_bound(network, (2, 6, 6), method=Multipliers(steps=5)).upper == bounds[0].upper
-    assert len(bounds) == 1

@@ -76,14 +76,14 @@ def test_as_many_coefficients_are_expected_as_are_computed(monkeypatch: pytest.M
     network(ops.Concat(1), "x", network(ops.ReLU(), convolution(network, 2, network(ops.Concat(1), inner, kept))))
     graph = with_slopes(network.graph())
     computed: list[int] = []
-    read = units._Units.read
+    read = units._Reader.read
 
-    def counted(self: units._Units, node: Node) -> None:
+    def counted(self: units._Reader, node: Node) -> None:
         read(self, node)
         computed.append(self.sums[node.name].matrix.size)
 
-    monkeypatch.setattr(units._Units, "read", counted)
-    unit_run(graph)
+    monkeypatch.setattr(units._Reader, "read", counted)
+    inequality_of(graph)
     assert sum(computed) == units.coefficients_of(graph) - network.values["x"].size ** 2
 
 
