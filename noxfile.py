@@ -278,7 +278,7 @@ def slow(session: nox.Session) -> None:
 def soundness(session: nox.Session) -> None:
     """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; all published layers."""
     larger = {"SPECNORM_SOUNDNESS_KERNELS": "100000", "SPECNORM_SOUNDNESS_LAYERS": "20000"}
-    files = ["tests/test_mutations.py", "tests/core/test_reference_cases.py::test_layers_as_they_are_used"]
+    files = ["tests/core/test_reference_cases.py::test_layers_as_they_are_used"]
     pytest(session, "tests/core/soundness", *files, backends="numpy", **NIGHT, **larger)
     pytest(session, "tests/core/soundness", "-k", "jax", backends="jax", **NIGHT)
 

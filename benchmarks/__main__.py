@@ -78,7 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     in_ball.add_argument("--quick", action="store_true", help="a sample")
     in_ball.add_argument("--out", type=Path)
     parsers.add_parser("ball-page")
-    parsers.add_parser("widths").add_argument("--out", type=Path)
+    by_width = parsers.add_parser("widths")
+    by_width.add_argument("--widths", nargs="+", type=int, default=(), help="these alone")
+    by_width.add_argument("--calls", nargs="+", default=(), help="these alone")
+    by_width.add_argument("--out", type=Path)
     parsers.add_parser("widths-page")
     parsers.add_parser("launches")
     first_calls = parsers.add_parser("jax-first-calls")
@@ -122,7 +125,7 @@ def main(words: list[str] | None = None) -> int:
         from benchmarks import widths
 
         if options.command == "widths":
-            widths.write(options.out)
+            widths.write(options.widths, options.calls, options.out)
         else:
             widths.write_page()
     elif options.command.startswith("jax-first-calls"):

@@ -25,13 +25,20 @@ def write(source: Path = COMMITTED, page: Path = PAGE) -> None:
     tasks = "digits", "schedule", "denoiser", "loop", "cost", "operations", "radii"
     by_task = {task: [row for row in rows if row["task"] == task] for task in tasks}
     parts = {
-        "digits": digits(by_task["digits"]), "norms": norms(by_task["digits"]),
+        "digits": digits([row for row in by_task["digits"] if is_shown(row)]), "all digits": digits(by_task["digits"]),
+        "norms": norms(by_task["digits"]),
         "denoiser": denoiser(by_task["denoiser"]), "loops": loops(by_task["loop"]),
         "cost": cost(by_task["cost"]), "cost in words": cost_in_words(by_task["cost"], by_task["operations"]),
         "schedules": schedules(by_task["schedule"]), "operations": operations(by_task["operations"]),
         "radii": radii(by_task["radii"]),
     }  # fmt: skip
     page.write_text(put_all(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+
+
+def is_shown(row: Row) -> bool:
+    """Whether the page shows a run on digits: of all chains, and of the deepest residual network, by the main ways."""
+    is_deepest_or_chain = row["depth"] == 10 or not row["residual"]
+    return is_deepest_or_chain and row["way"] != "plain, Adam" and "torch's start" not in row["way"]
 
 
 def networks_of(rows: Sequence[Row]) -> list[tuple[int, bool]]:

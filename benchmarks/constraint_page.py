@@ -144,8 +144,10 @@ def jax_table(lines: list[Row]) -> str:
 
 def jax_models_table(lines: list[Row]) -> str:
     rows = [row for row in lines if row["section"] == "JAX, models" and "compiled fast" not in row["contestant"]]
+    first_of_case = {row["case"]: row for row in reversed(rows)}
     body = [
-        [row["case"], code(row["contestant"]), f"{1 / row['faster']:.2f}", span(row["seconds"]),
+        [row["case"] if first_of_case[row["case"]] is row else "", code(row["contestant"]),
+         f"{1 / row['faster']:.2f}", span(row["seconds"]),
          span(row["compile_seconds"]) if "compile_seconds" in row else ""]
         for row in rows
     ]  # fmt: skip

@@ -30,7 +30,6 @@ NAMES = {
 SHOWN = (
     ("tensor norm", "enclose 1e-3"), ("tensor norm", "tn_bound, proven"), ("tensor norm", "tn_bound, estimate"),
     ("circular", "conv_norm"), ("singular values", "singular_values"),
-    ("small layers", "enclose 1e-3"), ("small layers", "conv_norm"), ("small layers", "enclose_smallest 1e-3"),
     ("singular values", "singular_values, k=10"), ("zero padding", "enclose 1e-3"),
     ("gram", "gram_bound, 3 steps"), ("power", "power_norm"), ("unfoldings", "f4_bound"),
     ("rescaling", "gram_rescaling"),
@@ -172,7 +171,8 @@ def shown(rows: list[Row]) -> list[Row]:
 
 
 def table(header: list[str], lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *lines))
+    first, *others = (f"| {' | '.join(line)} |" for line in (header, *lines))
+    return "\n".join([first, "|---" * len(header) + "|", *others])
 
 
 def span(seconds: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,39 +29,40 @@ MOST, ENOUGH = 5, 2.0
 """Repeats of a call, and the seconds after which it is not repeated."""
 Call = Callable[[np.ndarray], Any]
 CALLS: dict[str, Call] = {
-    "enclose": lambda k: specnorm.enclose(k),
-    f"enclose, {SIZE} pixels, zeros": lambda k: specnorm.enclose(k, SIZE, padding_mode="zeros"),
-    "enclose, Gaussian kernel": lambda k: specnorm.enclose(k),
-    "conv_norm": specnorm.conv_norm,
+    "enclose": lambda k: specnorm.enclose(k, budget=None),
+    f"enclose, {SIZE} pixels, zeros": lambda k: specnorm.enclose(k, SIZE, padding_mode="zeros", budget=None),
+    "enclose, Gaussian kernel": lambda k: specnorm.enclose(k, budget=None),
+    "conv_norm": lambda k: specnorm.conv_norm(k, budget=None),
     "tn_bound": specnorm.tn_bound,
     "grid_bound": specnorm.grid_bound,
     "gram_bound": specnorm.gram_bound,
     "f4_bound": specnorm.f4_bound,
     "completion_bound": specnorm.completion_bound,
     "symbol_norm": specnorm.symbol_norm,
-    f"power_norm, {SIZE} pixels": lambda k: specnorm.power_norm(k, SIZE),
+    f"power_norm, {SIZE} pixels": lambda k: specnorm.power_norm(k, SIZE, budget=None),
     "reshaped_norm": specnorm.reshaped_norm,
-    "rescale": specnorm.rescale,
-    "clip": specnorm.clip,
+    "rescale": lambda k: specnorm.rescale(k, budget=None),
+    "clip": lambda k: specnorm.clip(k, budget=None),
 }
+"""Without budgets, which are seconds by the wall and would end a call on a busy machine."""
 
 
-def write(out: Path | None) -> None:
-    """Measure each call at each width, smaller widths first; write the lines and the table of the page."""
-    rows = []
-    for row in measured():
-        rows.append(row)
+def write(widths: Sequence[int], names: Sequence[str], out: Path | None) -> None:
+    """Measure calls at widths, or all, smaller widths first; write each line as soon as it is there."""
+    known = {(row["contestant"], row["channels"]): row for row in (facts.read(out) if out else [])}
+    for row in measured(widths or WIDTHS, names or tuple(CALLS)):
+        known[row["contestant"], row["channels"]] = row
         print(f"{row['contestant']}, {row['channels']} channels: {span(row['seconds'])}", flush=True)
-    if out:
-        facts.write(out, rows)
+        if out:
+            facts.write(out, list(known.values()))
 
 
-def measured() -> Iterator[Row]:
+def measured(widths: Sequence[int], names: Sequence[str]) -> Iterator[Row]:
     """Yield a row for each call and width, with the median of the seconds after a first call."""
     common = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
-    for channels in WIDTHS:
-        for name, call in CALLS.items():
-            make = kernels.flat if "Gaussian" in name else _like_trained
+    for channels in widths:
+        for name in names:
+            call, make = CALLS[name], kernels.flat if "Gaussian" in name else _like_trained
             seconds = timed(call, make(channels))
             yield common | {
                 "contestant": name, "channels": channels,

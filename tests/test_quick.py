@@ -17,7 +17,7 @@ QUICK: dict[str, Any] = tomllib.loads((ROOT / "tests" / "quick.toml").read_text(
 LIBRARIES = {"train": "torch", "torch": "torch", "jax": "jax"}
 
 
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(18)
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("package", QUICK)
 def test_a_mistake_in_a_package_is_noticed_by_its_quick_run(package: str, number: int) -> None:

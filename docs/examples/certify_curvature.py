@@ -131,11 +131,11 @@ def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
 def write(folder: Path, known: str, rows: list[dict[str, Any]]) -> None:
     first, *others = (f"{r:g}" for r in RADII)
     lines = [
-        f"| activation | weight | accuracy | norm at most | {first}: curvature / Lipschitz | {' | '.join(others)} |",
+        f"| activation | weight | accuracy | norm at most | {first}: curvature/Lipschitz | {' | '.join(others)} |",
         "|---|---:|---:|---:|" + "---:|" * len(RADII),
     ]
     for row in rows:
-        shares = " | ".join(f"{share(row['curved'], r)} / {share(row['slope'], r)}" for r in RADII)
+        shares = " | ".join(f"{share(row['curved'], r)}/{share(row['slope'], r)}" for r in RADII)
         accuracy = percent(sum(x > 0 for x in row["slope"]) / len(row["slope"]))
         lines.append(f"| {row['activation']} | {row['weight']:g} | {accuracy} | {up(row['norm'], 4)} | {shares} |")
     put(folder, "curvature", [*lines, "", known])

@@ -321,14 +321,14 @@ def percent(x: float) -> str:
 
 def table(runs: list[Run]) -> list[str]:
     first, *others = (f"{r:g}" for r in RADII)
-    heads = [f"{first}: product / together / attacked", *others]
+    heads = [f"{first}: product/together/attacked", *others]
     lines = [
         f"| arm | accuracy | L, product | L, together | {' | '.join(heads)} | a step | certificate |",
         "|---|---:|---:|---:|" + "---:|" * len(RADII) + "---:|---:|",
     ]
     for run in runs:
         columns = (run.certified, run.certified_together, run.attacked)
-        shares = " | ".join(" / ".join(percent(column[r]) for column in columns) for r in RADII)
+        shares = " | ".join("/".join(percent(column[r]) for column in columns) for r in RADII)
         constants = f"{up(run.lipschitz, 3)} | {up(run.together, 3)}"
         times = f"{run.seconds * 1e3:.1f} ms | {run.search:.0f} s"
         lines.append(f"| {run.arm} | {percent(run.accuracy)} | {constants} | {shares} | {times} |")

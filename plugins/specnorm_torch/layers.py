@@ -18,9 +18,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
-    "Select", "at_inference", "check_matrix", "check_module", "check_used", "check_values", "computes_as_torch",
-    "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_matrix", "is_quantised", "kernel_if_used", "layers_of",
-    "makers_of_tensors", "name_of", "normalised_layers", "parametrisations", "version_of", "weight_of",
+    "Select", "at_inference", "check_is_module", "check_matrix", "check_module", "check_used", "check_values",
+    "computes_as_torch", "geometry_of", "has_hooks", "is_layer", "is_lazy", "is_matrix", "is_quantised",
+    "kernel_if_used", "layers_of", "makers_of_tensors", "name_of", "normalised_layers", "parametrisations",
+    "version_of", "weight_of",
 ]  # fmt: skip
 
 _ComputingHooks: TypeAlias = WeightNorm | OldSpectralNorm | prune.BasePruningMethod
@@ -199,6 +200,7 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
 
     A shared layer is yielded once. Layers inside of a parametrization compute a weight and are left out.
     """
+    check_is_module(model)
     for name, module in model.named_modules():
         is_inside_of_parametrisation = "parametrizations" in name.split(".")
         if not is_layer(module) or is_inside_of_parametrisation:
@@ -293,20 +295,26 @@ def is_lazy(x: object) -> bool:
     return isinstance(x, nn.UninitializedParameter | nn.UninitializedBuffer)
 
 
-def check_module(model: object) -> None:
-    """Refuse objects that are not modules, and modules made by torch.jit or torch.export, which hide their layers."""
-    kind = type(model).__name__
+def check_is_module(model: object) -> None:
+    """Refuse objects that are not modules."""
     if not isinstance(model, nn.Module):
         raise MethodError(
-            f"{kind} is not a torch.nn.Module. specnorm.audit reads files, and mappings of names to arrays such as a "
-            "state dict."
+            f"{type(model).__name__} is not a torch.nn.Module: give the model itself. specnorm.audit reads files, and "
+            "mappings of names to arrays such as a state dict."
         )
+
+
+def check_module(model: Any) -> None:
+    """Refuse objects that are not modules, and modules made by torch.jit or torch.export, which hide their layers."""
+    check_is_module(model)
     inner = next((name for name, x in model.named_modules() if isinstance(x, torch.jit.ScriptModule)), None)
     if inner is not None or "eval" in vars(model):
         maker = "torch.export"
         if inner is not None:
             maker = f"torch.jit ({inner})" if inner else "torch.jit"
-        raise MethodError(f"{kind} was made by {maker}, which hides its layers. Give the model that it was made of.")
+        raise MethodError(
+            f"{type(model).__name__} was made by {maker}, which hides its layers. Give the model that it was made of."
+        )
 
 
 def check_values(model: nn.Module, prefix: str = "") -> None:

@@ -29,6 +29,10 @@ def to_blocks(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     t modulo s become channels of their own, and q is the tap of the block. A dilation that is coprime to the stride
     only permutes residues and frequencies. If both have a common factor, pixels in between are never read.
 
+    At circular size n, the layer's singular values are those of its blocks at the frequencies of a grid of n / s
+    points, for a transposed layer with n the size of its input. With dilation r, let ``r' = r / gcd(r, s)`` and
+    ``g = gcd(r', n / s)``: only the multiples of g in the grid count, each g times.
+
     References
     ----------
     .. [1] Senderovich, Bulatova, Obukhov, Rakhuba, "Towards Practical Control of Singular Values of Convolutional

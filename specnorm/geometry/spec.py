@@ -74,15 +74,21 @@ class Geometry(Layer, total=False):
 
     Attributes
     ----------
-    stride, dilation : int or sequence of int, default 1
-        An int, or one per spatial axis.
+    stride : int or sequence of int, default 1
+        Step between outputs: an int, or one per spatial axis. Keras: ``strides``; JAX's lax: ``window_strides``.
+    dilation : int or sequence of int, default 1
+        Step between the kernel's taps. Keras: ``dilation_rate``; lax: ``rhs_dilation``; Flax: ``kernel_dilation``.
     groups : int, default 1
-        Number of independent blocks of channels. It divides the length of the kernel's first axis.
+        Number of independent blocks of channels. It divides the length of the kernel's first axis. JAX:
+        ``feature_group_count``.
     transposed : bool, default False
-        True: the kernel is stored as ``(cin, cout // groups, *kernel_shape)``.
+        True: the layer is the adjoint of a convolution, and the kernel is stored as
+        ``(cin, cout // groups, *kernel_shape)``.
     layout : str or None
-        Order of the array's axes, such as "HWIO", "DHWIO" or "IO". None: torch's order, "OIHW" in 2-D. O is the first
-        and I the second axis of torch's kernel, for transposed layers too.
+        Order of the array's axes: "OIHW", "HWIO" (Keras and Flax), or the same for matrices ("OI", "IO"), 1-D ("OIW",
+        "WIO") and 3-D ("OIDHW", "DHWIO"). None: torch's order, "OIHW" in 2-D. O is the first and I the second axis of
+        torch's kernel, for transposed layers too: for Keras's transposed kernels, (h, w, out, in), give "HWIO" and
+        ``transposed=True``. No layout describes Keras's depthwise kernels, (h, w, in, multiplier); pass the layer.
     padding_mode : str, default "circular"
         "circular" (SciPy's "wrap"), "zeros" (SciPy's "constant"), "reflect", where the edge pixel is not repeated
         (torch, JAX, NumPy; SciPy's "mirror"), "symmetric", where it is (NumPy, MATLAB; SciPy's "reflect"), or

@@ -19,6 +19,7 @@ from specnorm import backends
 from specnorm.backends import text
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import MethodError
+from specnorm.power import inexact_adjoint
 from specnorm.running import checks
 from specnorm.running.result import TwoSided
 
@@ -28,8 +29,16 @@ _ADJOINT_TOLERANCE = 1e-5
 """Largest relative difference of <A v, u> and <v, A* u> that is accepted; products in float32 differ by less."""
 _ADVICE_ON_ADJOINTS = (
     "A map with an offset or a nonlinearity has no adjoint. A convolution whose border repeats pixels is not its own "
-    "adjoint, even if its kernel is symmetric."
+    "adjoint, even if its kernel is symmetric. If the adjoint is right up to an error that you can bound, give "
+    "adjoint_rtol, such as 1e-4."
 )
+_LEEWAY = 10.0
+"""A stated error of the adjoint is contradicted by differences so many times as large, in random and Krylov vectors."""
+_MOST_LOSS = 0.5
+"""Largest part of the squared norm by which an inexact adjoint may widen the bound."""
+_CHANCE_OF_ESTIMATE = 1e-2
+_INNER_PART = 0.9
+"""End of the interval, relative to the estimated squared norm, above which the vector of a lower bound is enlarged."""
 _VECTORS = 4
 """At most so many vectors of outputs, and of inputs, are kept at once; those inside of the products are not counted."""
 
@@ -90,6 +99,7 @@ def operator_norm(
     delta: float = 1e-9,
     seed: int | None = 0,
     rng: np.random.Generator | int | None = None,
+    adjoint_rtol: float | None = None,
     progress: Callable[[int, int], None] | None = None,
     max_bytes: int = ArrayOps.memory,
 ) -> ProbableBound:
@@ -122,6 +132,12 @@ def operator_norm(
         Seed of the random start; None: a new one in each call. The operator must not depend on the seed.
     rng : numpy.random.Generator or int, optional
         Generator of the random start, or an argument of `numpy.random.default_rng` (SPEC 7); replaces ``seed``.
+    adjoint_rtol : float, optional
+        If ``rmatvec`` is a linear map that differs from the adjoint, such as a projector's backprojection on a GPU: an
+        upper bound on the norm of the difference, relative to the operator's norm, such as 1e-4. ``upper`` is then
+        larger by a factor of ``1 / sqrt(1 - (log2(n) + 2.038) adjoint_rtol)``, and more if the product of both maps has
+        eigenvalues that are not real: for the worst matrices tried, it was 1.01, 1.04 and 1.25 times the norm for 1e-4,
+        1e-3 and 1e-2. There are about twice as many products. The map must be the same in every call.
     progress : callable, optional
         Called about once a second with the number of steps so far and the maximum number of steps.
     max_bytes : int
@@ -143,7 +159,9 @@ def operator_norm(
     (SIAM J. Matrix Anal. Appl. 13, 1992), theorem 4.1: after k steps with ``A* A``, of order n, the largest Ritz value
     is below ``(1 - eps) |A|**2`` with a probability of at most ``1.648 sqrt(n) exp(-sqrt(eps) (2 k - 1))``. No such
     probability is known for the common practice of ten power steps times 1.05. A complex operator is treated as a real
-    one of twice the order. Rounding errors are not bounded.
+    one of twice the order. Rounding errors are not bounded. With ``adjoint_rtol``, one Chebyshev
+    polynomial of the product of both maps is applied to a random vector, and the bound rests on Kahan's theorem (1975)
+    on the spectra of nearly Hermitian matrices (`specnorm/power/inexact_adjoint.py`).
 
     Examples
     --------
@@ -155,6 +173,8 @@ def operator_norm(
     """
     _check_fraction("rtol", rtol, "a relative width such as 1e-2: the number of products grows as 1 / sqrt(rtol)")
     _check_fraction("delta", delta, "a probability such as 1e-9: without chance nothing is known of a black box")
+    if adjoint_rtol is not None:
+        _check_fraction("adjoint_rtol", adjoint_rtol, "the relative error of rmatvec, such as 1e-4")
     checks.count("max_bytes", max_bytes)
     linear = _linear_operator(operator, rmatvec, shape)
     m, n = linear.shape
@@ -168,11 +188,16 @@ def operator_norm(
     random = np.random.default_rng(seed if rng is None else rng)
     apply = _checked(linear.matvec, "matvec", m)
     apply_adjoint = _checked(linear.rmatvec, "rmatvec", n)
-    scale = _tested_scale(apply, apply_adjoint, random.standard_normal(n), random.standard_normal(m))
+    tolerance = max(_ADJOINT_TOLERANCE, _LEEWAY * (adjoint_rtol or 0.0))
+    scale = _tested_scale(apply, apply_adjoint, random.standard_normal(n), random.standard_normal(m), tolerance)
     # Iterate on the smaller of A* A and A A*.
-    if m < n:
+    is_swapped = m < n
+    if is_swapped:
         apply, apply_adjoint = apply_adjoint, apply
         n = m
+    if adjoint_rtol is not None:
+        scaled = _Scaled(apply, apply_adjoint, scale, n, is_swapped)
+        return _bound_with_inexact_adjoint(scaled, adjoint_rtol, rtol, delta, random, progress)
     eps = 1 - (1 + rtol) ** -2
     steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / delta) / math.sqrt(eps) + 1) / 2))
     largest, steps_taken = _lanczos(
@@ -181,9 +206,75 @@ def operator_norm(
         random.standard_normal(n),
         steps,
         progress,
+        tolerance,
     )
     lower = scale * math.sqrt(max(largest, 0.0))
     return ProbableBound(np.float64(lower), np.float64(lower * (1 + rtol)), delta, 2 + 2 * steps_taken)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """The products whose composition M is iterated on, and a power of two by which each is divided."""
+
+    apply: Product
+    apply_adjoint: Product
+    scale: float
+    n: int
+    is_swapped: bool
+    """Whether ``apply`` is the adjoint, and may be inexact, instead of ``apply_adjoint``."""
+
+    def first(self, x: Vector) -> Vector:
+        return self.apply(x) / self.scale
+
+    def second(self, y: Vector) -> Vector:
+        return self.apply_adjoint(y) / self.scale
+
+    def composition(self, x: Vector) -> Vector:
+        return self.second(self.first(x))
+
+    def norm_down(self, x: Vector) -> float:
+        """A lower bound on the scaled norm, by the operator alone: at x, or at the image of x by its adjoint."""
+        y = self.first(x)
+        if self.is_swapped:
+            x, y = y, self.second(y)
+        size = float(np.linalg.norm(x))
+        return float(np.linalg.norm(y)) / size if size > 0 else 0.0
+
+
+def _bound_with_inexact_adjoint(
+    scaled: _Scaled,
+    adjoint_rtol: float,
+    rtol: float,
+    delta: float,
+    random: np.random.Generator,
+    progress: Callable[[int, int], None] | None,
+) -> ProbableBound:
+    """The bounds of `inexact_adjoint`; ``delta`` is the chance of its random vector."""
+    n = scaled.n
+    loss_per_error = inexact_adjoint.loss_of_adjoint(1.0, n)
+    if adjoint_rtol * loss_per_error >= _MOST_LOSS:
+        raise MethodError(
+            f"adjoint_rtol={adjoint_rtol!r} is too large for an operator with {n} inputs or outputs: expected less "
+            f"than {_MOST_LOSS / loss_per_error:.2g}."
+        )
+    # The interval is an estimate, whose chance need not be small.
+    eps = 1 - (1 + rtol) ** -2
+    steps = min(n, math.ceil((math.log(1.648 * math.sqrt(n) / _CHANCE_OF_ESTIMATE) / math.sqrt(eps) + 1) / 2))
+    tolerance = max(_ADJOINT_TOLERANCE, _LEEWAY * adjoint_rtol)
+    start, other_start = random.standard_normal((2, n))
+    length, steps = _lanczos(scaled.first, scaled.second, start, steps, progress, tolerance)
+    if length <= 0:
+        return ProbableBound(np.float64(0.0), np.float64(0.0), delta, 2 + 2 * steps)
+    degree = inexact_adjoint.degree_for(rtol, delta, n)
+    vector, logarithm = inexact_adjoint.filtered(scaled.composition, length, degree, other_start)
+    upper_sq = inexact_adjoint.squared_norm_up(length, logarithm, degree, adjoint_rtol, delta, n)
+    # Of the vector for the lower bound, what belongs to large singular values is enlarged further.
+    shorter = math.ceil(degree / 3)
+    vector, _ = inexact_adjoint.filtered(scaled.composition, _INNER_PART * length, shorter, vector)
+    lower = scaled.scale * scaled.norm_down(vector)
+    upper = max(scaled.scale * math.sqrt(upper_sq), lower)
+    products = 2 + 2 * (steps + degree + shorter) + (2 if scaled.is_swapped else 1)
+    return ProbableBound(np.float64(lower), np.float64(upper), delta, products)
 
 
 def _check_fraction(name: str, value: object, advice: str) -> None:
@@ -192,7 +283,7 @@ def _check_fraction(name: str, value: object, advice: str) -> None:
         raise MethodError(f"{name}={value!r} is not a number between 0 and 1: give {advice}.")
 
 
-def _tested_scale(apply: Product, apply_adjoint: Product, v: Vector, u: Vector) -> float:
+def _tested_scale(apply: Product, apply_adjoint: Product, v: Vector, u: Vector, tolerance: float) -> float:
     """A power of two of about the size of A's entries; refuse an operator with ``<A v, u> != <v, A* u>``."""
     image = apply(v)
     adjoint_image = apply_adjoint(u)
@@ -201,7 +292,7 @@ def _tested_scale(apply: Product, apply_adjoint: Product, v: Vector, u: Vector) 
     image /= scale
     adjoint_image /= scale
     size = float(np.linalg.norm(image) * np.linalg.norm(u) + np.linalg.norm(v) * np.linalg.norm(adjoint_image))
-    if abs(float(image @ u) - float(v @ adjoint_image)) > _ADJOINT_TOLERANCE * size:
+    if abs(float(image @ u) - float(v @ adjoint_image)) > tolerance * size:
         raise MethodError(
             f"rmatvec is not the adjoint of matvec: <A v, u> is {scale * float(image @ u):.6g} and <v, A* u> is "
             f"{scale * float(v @ adjoint_image):.6g} for a random pair. {_ADVICE_ON_ADJOINTS}"
@@ -283,7 +374,7 @@ def _linear_operator(
     given_shape: Any = linear.shape
     sizes = tuple(given_shape) if isinstance(given_shape, Iterable) else (given_shape,)
     if len(sizes) != 2 or not all(isinstance(k, (int, np.integer)) and k > 0 for k in sizes):
-        raise MethodError(f"shape={linear.shape!r} must be two positive whole numbers, (m, n).")
+        raise MethodError(f"shape={linear.shape!r} must be two positive whole numbers (m, n), the outputs and inputs.")
     linear = LinearOperator(linear.matvec, linear.rmatvec, (int(sizes[0]), int(sizes[1])))
     is_complex = getattr(getattr(operator, "dtype", None), "kind", "") == "c"
     return _as_real(linear) if is_complex else linear
@@ -472,6 +563,7 @@ def _lanczos(
     start: Vector,
     steps: int,
     progress: Callable[[int, int], None] | None,
+    tolerance: float,
 ) -> tuple[float, int]:
     """The largest Ritz value of A* A after at most ``steps`` Lanczos steps, and the number of steps taken.
 
@@ -508,7 +600,7 @@ def _lanczos(
         vector = residual / beta
     # The last off-diagonal entry couples a vector that the projection does not contain.
     largest = _largest_eigenvalue(np.asarray(diagonal), np.asarray(off_diagonal[:-1]))
-    if largest_difference > _ADJOINT_TOLERANCE * largest:
+    if largest_difference > tolerance * largest:
         raise MethodError(
             f"rmatvec is not the adjoint of matvec: in {text.counted(len(diagonal), 'step')}, <A v, A w> and "
             f"<v, A* A w> differ by up to {largest_difference / largest:.1e} of the norm's square. "

@@ -167,21 +167,23 @@ def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_version_and_the_recipes_dependencies() -> None:
     """pyproject.toml, citation, conda recipe, README and changelog agree; what is not released has no date."""
     root = Path(__file__).parents[2]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    project = pyproject["project"]
+    version = pyproject["tool"]["hatch"]["version"]["fallback-version"]
     recipe = (root / "conda" / "recipe.yaml").read_text(encoding="utf-8")
-    assert f'  version: "{project["version"]}"\n' in recipe
+    assert f'  version: "{version}"\n' in recipe
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
-    assert f"version: {project['version']}\n" in citation
+    assert f"version: {version}\n" in citation
     changes = (root / "docs" / "changelog.md").read_text(encoding="utf-8")
     latest = re.search(r"^## (.+)$", changes, re.MULTILINE)
     assert latest is not None
-    is_released = "dev" not in project["version"]
+    is_released = "dev" not in version
     assert ("date-released" in citation) == is_released
     assert ("is not released yet" in (root / "README.md").read_text(encoding="utf-8")) != is_released
     if is_released:
         dated = re.fullmatch(r"(\S+) \((\d{4}-\d{2}-\d{2})\)", latest[1])
         assert dated is not None
-        assert dated[1] == project["version"]
+        assert dated[1] == version
         assert f"date-released: {dated[2]}\n" in citation
     else:
         assert latest[1] == "Unreleased"
@@ -267,3 +269,26 @@ def test_a_torch_graph_outlives_the_table(monkeypatch: pytest.MonkeyPatch) -> No
     for j in range(12):
         planned(ExactFFT(), input_shape=20 + j)
     assert float(traced(kernel)) == float(before)
+
+
+def test_the_versions_that_the_page_states_are_those_that_are_installed() -> None:
+    """Oldest versions are those of pyproject.toml, tested ones those of constraints.txt and of the sessions of nox."""
+    root = Path(__file__).parents[2]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (root / "docs" / "backends.md").read_text(encoding="utf-8")
+    sessions = (root / "noxfile.py").read_text(encoding="utf-8")
+    rows = {cells[1]: cells[2:-1] for line in page.splitlines() if len(cells := line.split("|")) > 5}
+    rows = {name.strip(): [cell.strip() for cell in cells] for name, cells in rows.items()}
+    needed = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    libraries = ("numpy", "torch", "jax", "cupy-cuda13x")
+    oldest = [each.partition(">=")[2] for name in libraries for each in needed if each.startswith(f"{name}>=")]
+    assert rows["oldest version"] == oldest
+    pinned = re.findall(r'"(?:numpy|jax)==([^"]+)"', sessions)
+    torch = re.findall(r"^torch==(.+)$", (root / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows["tested versions"][:3] == [f"{pinned[0]}, the latest", *torch, f"{pinned[1]}, the latest"]
+    others = re.findall(r'"([\d.t]+)"', re.findall(r"^OTHER_PYTHONS = (.*)$", sessions, re.MULTILINE)[0])
+    own = re.findall(r'^PYTHON = "(.*)"$', sessions, re.MULTILINE)[0]
+    assert f"on Python {own}, and with NumPy on {', '.join(others[:-1])} and {others[-1]}." in page

@@ -13,7 +13,7 @@ import pytest
 
 import specnorm
 from specnorm.errors import MethodError
-from specnorm.power import probable
+from specnorm.power import inexact_adjoint, probable
 
 
 def of(matrix: Any, **options: Any) -> Any:
@@ -509,3 +509,83 @@ def test_vectors_take_no_more_memory_than_is_stated(shape: tuple[int, int]) -> N
         tracemalloc.stop()
     inside_of_a_product = 16 * max(m, n) + 8 * (m + n)
     assert peak <= stated + inside_of_a_product
+
+
+# -- an adjoint that is known up to an error ---------------------------------------------------------------------------
+def toeplitz(k: int, *, is_skew: bool) -> Any:
+    """Entries 1/(i - j), in both triangles or in the lower one: eigenvalues move most by it, as log(k) (Kahan 1975)."""
+    difference = np.subtract.outer(np.arange(k), np.arange(k))
+    inside = difference != 0 if is_skew else difference > 0
+    return np.where(inside, 1.0 / np.where(difference == 0, 1, difference), 0.0)
+
+
+ERRORS: dict[str, Any] = {
+    "at random": lambda u, v, rng: rng.standard_normal((len(v), len(u))),
+    "shrinks all": lambda u, v, _: -v @ u.T,
+    "shrinks the largest": lambda u, v, _: -np.outer(v[:, 0], u[:, 0]),
+    "triangular": lambda u, v, _: v @ toeplitz(u.shape[1], is_skew=False) @ u.T,
+    "skew": lambda u, v, _: v @ toeplitz(u.shape[1], is_skew=True) @ u.T,
+}
+"""Errors of an adjoint, as functions of singular vectors u and v."""
+SPECTRA: dict[str, Any] = {
+    "equal": np.ones(40), "even": np.linspace(1, 0.01, 40), "one above": np.r_[1.0, np.full(39, 0.5)],
+    "crowded": 1 - 1e-4 * np.arange(40), "two": np.ones(2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_an_inexact_adjoint_widens_the_bound_by_what_it_costs(error: str) -> None:
+    """The adjoint is wrong by exactly the stated amount; the true norms are those of dense matrices."""
+    rng = np.random.default_rng(0)
+    for values in SPECTRA.values():
+        k = len(values)
+        for m, n in ((k, k), (k + 9, k), (k, k + 9)):
+            u, v = (np.linalg.qr(rng.standard_normal((size, k)))[0] for size in (m, n))
+            a = (u * values) @ v.T
+            norm = float(np.linalg.norm(a, 2))
+            change = ERRORS[error](u, v, rng)
+            for tolerance in (1e-4, 1e-2):
+                b = a.T + change * (tolerance * norm / np.linalg.norm(change, 2))
+                found = specnorm.operator_norm(a.__matmul__, b.__matmul__, (m, n), adjoint_rtol=tolerance)
+                assert found.lower <= norm * (1 + 1e-12)
+                assert norm <= found.upper
+                assert found.upper <= norm * (1.011 + 24 * tolerance)
+                assert found.lower >= 0.98 * norm
+
+
+def test_the_bound_needs_the_term_of_the_adjoints_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    shrunk = (lambda v: v, lambda u: 0.99 * u, (40, 40))
+    found = specnorm.operator_norm(*shrunk, rtol=1e-3, adjoint_rtol=0.01)
+    assert found.lower < 1 + 1e-12 < 1.01 < found.upper
+    monkeypatch.setattr(inexact_adjoint, "loss_of_adjoint", lambda tolerance, _: 0.1 * tolerance)
+    contradictory = specnorm.operator_norm(*shrunk, rtol=1e-3, adjoint_rtol=0.01)
+    assert contradictory.upper == contradictory.lower  # the bound of the polynomial was below
+
+
+def test_with_an_inexact_adjoint_it_falls_below_no_more_often_than_stated() -> None:
+    """One large value in a thousand, on which the theorem is nearly sharp: the share of failures is delta."""
+    values = np.r_[1.0, np.full(999, 0.09)]
+    delta = 0.3
+
+    def bound(start: Any, chance: float) -> float:
+        _, logarithm = inexact_adjoint.filtered(lambda v: values * v, 0.09, 3, start)
+        return inexact_adjoint.squared_norm_up(0.09, logarithm, 3, 1e-12, chance, 1000)
+
+    starts = np.random.default_rng(0).standard_normal((1000, 1000))
+    shares = [np.mean([bound(start, chance) < 1 for start in starts]) for chance in (delta, 2 * delta)]
+    allowed = delta + 3 * math.sqrt(delta * (1 - delta) / len(starts))
+    assert shares[0] <= allowed < shares[1]
+
+
+def test_what_contradicts_the_stated_error_of_the_adjoint_is_refused() -> None:
+    wrong = (lambda v: v, lambda u: 0.9 * u, (40, 40))
+    with pytest.raises(MethodError, match=r"is not the adjoint of matvec.*give adjoint_rtol"):
+        specnorm.operator_norm(*wrong)
+    with pytest.raises(MethodError, match="is not the adjoint of matvec"):
+        specnorm.operator_norm(*wrong, adjoint_rtol=1e-3)
+    with pytest.raises(MethodError, match=r"adjoint_rtol=0\.2 is too large for an operator with 40"):
+        specnorm.operator_norm(*wrong, adjoint_rtol=0.2)
+    with pytest.raises(MethodError, match="adjoint_rtol=-1 is not a number between 0 and 1"):
+        specnorm.operator_norm(*wrong, adjoint_rtol=-1)
+    zero = specnorm.operator_norm(lambda v: 0 * v, lambda u: 0 * u, (3, 3), adjoint_rtol=1e-3)
+    assert float(zero.lower) == float(zero.upper) == 0

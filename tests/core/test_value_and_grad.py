@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.libraries import Lib
-from helpers.oracle import finite_difference_gradient
+from helpers.oracle import dense_smallest, finite_difference_gradient, sigma_star
 
 import specnorm
 from specnorm import ConvSpec
-from specnorm.methods import METHODS, Method, TensorNorm
+from specnorm.methods import METHODS, Completion, Gram, Isometry, Method, Power, Smallest, TensorNorm
 
 WITH_SIZE = ("gram", "fft", "power")
 """Methods that want an input size."""
@@ -65,6 +65,65 @@ def test_against_finite_differences(xp: Lib, name: str) -> None:
             slope = finite_difference_gradient(value, x, direction)
             rtol = 1e-4 if name == "tn" else 1e-5  # it stops when its value stands still: half the digits
             assert abs(np.sum(gradient * direction) - slope) <= rtol * np.linalg.norm(direction), shape
+
+
+# -- of every geometry -----------------------------------------------------------------------------------------------
+POWER, AT = Power(least_gain=1e-13), {"input_shape": 6}
+ISOMETRIES: list[tuple[Method, dict[str, Any]]] = [
+    (Isometry(scale=scale, form=form), {}) for scale in (None, "best", 1.3) for form in ("bound", "lags")
+]
+ROWS: dict[tuple[int, ...], list[tuple[Method, dict[str, Any]]]] = {
+    (4, 4, 3, 2): [
+        (POWER, AT | {"padding_mode": "zeros", "stride": 2}),
+        (POWER, AT | {"padding_mode": "reflect", "dilation": 2, "padding": 1}),
+        (POWER, AT | {"padding_mode": "replicate", "padding": [(2, 0), (0, 3)]}),
+        (POWER, AT | {"padding_mode": "zeros", "transposed": True, "stride": (2, 3), "padding": 1}),
+        (POWER, AT | {"padding_mode": "circular", "groups": 2, "stride": 2}),
+        (POWER, AT | {"padding_mode": "zeros", "layout": "HWIO"}),
+        (Gram(n_iter=3), {"input_shape": (4, 6)}),
+        (Completion(), {}),
+    ],
+    (30, 28, 3, 2): [(Gram(n_iter=3), {}), (Gram(n_iter=3), {"input_shape": (4, 6)})],
+    (6, 4, 3, 2): [*ISOMETRIES, (Isometry(), {"stride": 2}), (Isometry(), {"groups": 2})],
+    (4, 6, 2): [*ISOMETRIES, (Isometry(), {"transposed": True}), (Isometry(), {"input_shape": 2})],
+    (3, 5, 3): [(Completion(), {"stride": 2}), (Smallest(), {"input_shape": 7})],
+    (5, 7): [(Completion(), {})],
+    (5, 2, 4): [(Smallest(), {"stride": 2, "input_shape": 6}), (Completion(), {"groups": 5})],
+    (4, 2, 3): [(Smallest(), {"padding_mode": "zeros", "input_shape": 5})],
+    (2, 2, 2, 2, 3): [(Completion(), {"dilation": 2})],
+    (6, 2, 3, 3): [(Completion(), {"groups": 2, "transposed": True, "stride": 2})],
+}  # fmt: skip
+OF_LAYERS: dict[str, tuple[Method, tuple[int, ...], dict[str, Any]]] = {
+    f"{method}-{shape}-{layer}": (method, shape, layer) for shape, rows in ROWS.items() for method, layer in rows
+}
+"""A method, a shape, and the rest of a layer."""
+
+
+def number_of(method: Method, layer: dict[str, Any], kernel: np.ndarray) -> float:
+    """The number whose gradient a method has: of a method with a tolerance that is the oracle's."""
+    plain = {name: x for name, x in layer.items() if name not in ("input_shape", "layout")}
+    if isinstance(method, Completion):
+        return sigma_star(kernel, rtol=1e-8, **plain).lo
+    if isinstance(method, Smallest):
+        return dense_smallest(kernel, layer["input_shape"], **plain).lo
+    return float(specnorm.measure(kernel, method, **layer).value)
+
+
+@pytest.mark.sampled(3, "numpy")
+@pytest.mark.parametrize("case", OF_LAYERS)
+def test_gradients_of_layers(xp: Lib, case: str) -> None:
+    """Against central differences of the number, in the precision of the library."""
+    method, shape, layer = OF_LAYERS[case]
+    if xp.compiles and len(shape) != 3:
+        pytest.skip("compiled for one axis alone")
+    kernel, direction = 0.2 * np.random.RandomState(1).standard_normal((2, *shape))
+    dtype = xp.dtypes[-1]
+    gradient = xp.to_numpy(specnorm.value_and_grad(xp.asarray(kernel.astype(dtype)), method, **layer)[1])
+    assert gradient.shape == kernel.shape
+    ends = [number_of(method, layer, kernel + h * direction) for h in (-1e-5, 1e-5)]
+    # The bound of a completion, and so its gradient, is up to 1 % larger.
+    close = 2e-2 if isinstance(method, Completion) else 1e-5 if dtype == "float64" else 1e-3
+    assert float((gradient * direction).sum()) == pytest.approx((ends[1] - ends[0]) / 2e-5, rel=close, abs=close)
 
 
 @every

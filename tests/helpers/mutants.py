@@ -2,8 +2,7 @@
 
 A kind of mistake changes one place of a function's syntax tree. The function's code object is exchanged, so that
 whoever has imported it runs the mistake, too. `mistakes` lists those of some kinds in some functions, and `noticed_by`
-plants one and names the first of some checks that finds something wrong. `exchanged` and `rewritten` are for mistakes
-that are written by hand.
+plants one and names the first of some checks that finds something wrong. A `Written` mistake is written by hand.
 
 Kinds: of arithmetic (the largest for the product, an axis forgotten, the wrong end of several numbers, a number on the
 wrong side by what rounding could make of it, here visibly, by a thousandth, an epsilon left out); of hypotheses, which
@@ -17,18 +16,20 @@ import ast
 import copy
 import functools
 import gc
-import importlib.util
+import importlib
 import inspect
+import itertools
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from test_house import core_files, makes_claims, module_of, other_files
+import pytest
+from _pytest.mark import ParameterSet
+from test_house import ROOT, module_of
 
 Change = Callable[[ast.AST], None]
 """Of a function's own tree, in place."""
@@ -45,7 +46,8 @@ class Function:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.module.partition('.')[2]}: {self.name}"
+        package, _, place = self.module.partition(".")
+        return f"{place if package == 'specnorm' else package.removeprefix('specnorm_')}: {self.name}"
 
     @property
     def module(self) -> str:
@@ -75,10 +77,8 @@ def functions_of(tree: ast.AST, inside: str = "") -> Iterator[tuple[str, ast.Fun
             yield from functions_of(node, f"{inside}{node.name}.")
 
 
-def certified() -> Iterator[Function]:
-    """All functions of files that may make claims."""
-    for path in filter(makes_claims, [*other_files(), *core_files()]):
-        yield from (Function(path, name) for name in _functions(path))
+def functions_in(path: Path) -> list[Function]:
+    return [Function(path, name) for name in _functions(path)]
 
 
 def _object(function: Function) -> FunctionType:
@@ -235,9 +235,11 @@ Conditions = Iterator[tuple[ast.expr, bool]]
 
 
 def conditions(tree: ast.AST) -> Conditions:
-    """On what a function refuses, ``if ...: raise HypothesisError(...)``; of a predicate, what it answers."""
+    """On what a function refuses, ``if ...: raise HypothesisError(...)`` or ``require(...)``; a predicate's answers."""
     answers = ast.unparse(getattr(tree, "returns", None) or ast.Constant(None)) == "bool"
     for node in ast.walk(tree):
+        if called(node) == "require":
+            yield node.args[0], True  # type: ignore[attr-defined]
         first = node.body[0] if isinstance(node, ast.If) else None
         if isinstance(first, ast.Raise) and "HypothesisError" in ast.unparse(first):
             yield node.test, False  # type: ignore[attr-defined]
@@ -342,21 +344,17 @@ ALLOWANCES = {"gamma", "product_error", "phase_error"}
 
 def rounding_uncounted(tree: ast.AST) -> Sites:
     """All calls of allowances in a function are 0: either may cover usual errors of another."""
+    calls = (called(node).rpartition(".")[2] for node in ast.walk(tree) if isinstance(node, ast.Call))
+    if ALLOWANCES.isdisjoint(calls):
+        return
     other = copy.deepcopy(tree)
 
     class Uncounted(ast.NodeTransformer):
-        found = False
-
         def visit_Call(self, node: ast.Call) -> ast.AST:
-            if called(node).rpartition(".")[2] not in ALLOWANCES:
-                return self.generic_visit(node)
-            self.found = True
-            return ast.Constant(0.0)
+            return ast.Constant(0.0) if called(node).rpartition(".")[2] in ALLOWANCES else self.generic_visit(node)
 
-    changed = Uncounted()
-    changed.visit(other)
-    if changed.found:
-        yield tree, other
+    Uncounted().visit(other)
+    yield tree, other
 
 
 ARITHMETIC: dict[str, Callable[[ast.AST], Sites]] = {
@@ -406,6 +404,9 @@ class Mistake:
         target, other = list(KINDS[self.kind](tree))[self.number]
         exchange(tree, target, other)
 
+    def planted(self) -> AbstractContextManager[None]:
+        return mutated(self.function, self.change)
+
 
 def exchange(tree: ast.AST, target: ast.AST, other: ast.AST) -> None:
     """Put one node in the place of another, in a function."""
@@ -426,21 +427,42 @@ def mistakes(functions: Iterable[Function], kinds: Iterable[str]) -> list[Mistak
     return [Mistake(f, kind, number) for f in functions for kind in kinds for number in range(len(places(f, kind)))]
 
 
-def exchanged(old: str, new: str) -> Change:
-    """The change of a mistake that is written by hand: an expression for another one, wherever it stands."""
+@dataclass(frozen=True)
+class Written:
+    """A mistake that is written by hand: what is there, each followed by what is there in its place.
 
-    def change(tree: ast.AST) -> None:
-        found = [node for node in ast.walk(tree) if isinstance(node, ast.expr) and ast.unparse(node) == old]
-        assert found, old
-        for node in found:
-            exchange(tree, node, expression(new))
+    Either is a text that one file of ``folder`` has once, or the first names a function, ``path.py: name``, and the
+    second is what it returns.
+    """
 
-    return change
+    name: str
+    folder: str
+    texts: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @contextmanager
+    def planted(self) -> Iterator[None]:
+        with ExitStack() as each:
+            for right, wrong in zip(self.texts[::2], self.texts[1::2], strict=True):
+                path, is_function, name = right.partition(".py: ")
+                if is_function:
+                    function = Function(ROOT / self.folder / f"{path}.py", name)
+                    each.enter_context(mutated(function, functools.partial(_return, wrong)))
+                else:
+                    each.enter_context(rewritten(ROOT / self.folder, right, wrong))
+            yield
 
 
-def noticed_by(mistake: Mistake, checks: Mapping[str, Check]) -> str:
+def _return(value: str, tree: Any) -> None:
+    tree.body = [ast.Return(expression(value))]
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+def noticed_by(mistake: Mistake | Written, checks: Mapping[str, Check]) -> str:
     """The first check that finds something wrong, or ends in an error; or nothing."""
-    with mutated(mistake.function, mistake.change):
+    with mistake.planted():
         for name, check in checks.items():
             try:
                 if next(check(), None):
@@ -450,19 +472,38 @@ def noticed_by(mistake: Mistake, checks: Mapping[str, Check]) -> str:
     return ""
 
 
-@functools.cache
-def runs(check: Check) -> set[tuple[str, str]]:
-    """Files and names of the functions that a check runs, as things are."""
-    found = set()
+def check_named(name: str) -> Check:
+    """A check, or whether a test fails in any of its cases: ``module:function``.
 
-    def note(frame: Any, event: str, _: object) -> None:
-        if event == "call":
-            found.add((frame.f_code.co_filename, frame.f_code.co_qualname.partition(".<locals>")[0]))
+    ``module:function[text]``: the check of an argument, or the test's cases with a text in them.
+    """
+    module, _, function = name.partition(":")
+    function, _, text = function.rstrip("]").partition("[")
+    test: Any = getattr(importlib.import_module(module), function)
+    if inspect.isgeneratorfunction(test):
+        return functools.partial(test, *[text] * bool(text))
 
-    forget()
-    sys.setprofile(note)
-    try:
-        list(check())
-    finally:
-        sys.setprofile(None)
-    return found
+    def check() -> Iterator[str]:
+        for case in _cases(test):
+            if text in str(case):
+                with pytest.MonkeyPatch.context() as patch, suppress(pytest.skip.Exception):
+                    more = {"monkeypatch": patch} if "monkeypatch" in inspect.signature(test).parameters else {}
+                    try:
+                        test(**case, **more)
+                    except (Exception, pytest.fail.Exception) as error:
+                        yield f"{case}: {error}"
+
+    return check
+
+
+def _cases(test: Any) -> Iterator[dict[str, Any]]:
+    """Arguments of a test that pytest would give it."""
+    choices: list[list[dict[str, Any]]] = []
+    for mark in getattr(test, "pytestmark", []):
+        if mark.name == "parametrize":
+            names, values = mark.args[:2]
+            names = [x.strip() for x in names.split(",")] if isinstance(names, str) else names
+            rows = [x.values if isinstance(x, ParameterSet) else x if len(names) > 1 else (x,) for x in values]
+            choices.append([dict(zip(names, row, strict=True)) for row in rows])
+    for parts in itertools.product(*choices):
+        yield {name: value for part in parts for name, value in part.items()}

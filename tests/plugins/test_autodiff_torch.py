@@ -209,7 +209,7 @@ def dual(function: Function, x: Any, direction: Any) -> Any:
 
 # -- the compiler ------------------------------------------------------------------------------------------------
 @every
-@pytest.mark.sampled("gram_bound", "singular_values")
+@pytest.mark.sampled("gram_bound")
 def test_second_derivatives_raise_where_the_compiler_leaves_autograd_to_torch(name: str) -> None:
     """With "eager" what is traced runs operator by operator: the other term alone was differentiated, silently."""
     function = FUNCTIONS[name]
@@ -227,6 +227,7 @@ def test_second_derivatives_raise_where_the_compiler_leaves_autograd_to_torch(na
 
 
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+@pytest.mark.sampled(2)
 def test_compiled_vmap_of_a_tracked_norm_has_its_gradient(compiler: str) -> None:
     """A mapped training step of three kernels that share one state: value and gradient are those of the plain code."""
     kernels = torch.stack([kernel(), 2 * kernel(), -kernel()])

@@ -9,7 +9,7 @@ import pytest
 from helpers.cases import Layer, Recipe, recipes
 from helpers.libraries import Lib
 from helpers.nightly import NIGHTLY
-from helpers.oracle import finite_difference_gradient, sigma_star
+from helpers.oracle import sigma_star
 from helpers.promises import for_all, layers_for
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +21,6 @@ from specnorm.backends.types import ArrayOps
 from specnorm.completion import proof as completion
 from specnorm.completion import search
 from specnorm.errors import KernelError, MethodError, MixedBackends
-from specnorm.methods import Completion
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 HOSTILE: dict[str, Any] = {
@@ -103,69 +102,6 @@ def test_no_start_makes_the_bound_false(xp: Lib, n_iter: int) -> None:
     for_all(xp, layers_for(xp, scaled=not xp.compiles), check, share=0.7 if NIGHTLY else 0.3)
 
 
-def test_traced_bounds_are_close_too(xp: Lib) -> None:
-    """Under jit, vmap and compile the search is the same: to 1 %."""
-    kernels = [Recipe((4, 4, 3, 3), seed=j).kernel.astype("float32") for j in range(2)]
-    truths = [sigma_star(k) for k in kernels]
-    stack = xp.asarray(np.stack(kernels))
-    if xp.name in ("jax", "jax32"):
-        import jax
-
-        found = [jax.jit(jax.vmap(specnorm.completion_bound))(stack)]
-    elif xp.name == "torch":
-        import torch
-
-        compiled = torch.compile(specnorm.completion_bound, backend="eager", fullgraph=True)
-        found = [torch.vmap(specnorm.completion_bound)(stack), torch.stack([compiled(k) for k in stack])]
-    else:
-        pytest.skip("no tracers")
-    for bounds in found:
-        for bound, truth in zip(xp.to_numpy(bounds), truths, strict=True):
-            assert truth.lo <= bound <= truth.hi * 1.0101
-
-
-@pytest.mark.parametrize(
-    ("shape", "layer"),
-    [
-        ((4, 3, 3, 2), {}),
-        ((3, 5, 3), {"stride": 2}),
-        ((5, 7), {}),
-        ((1, 1, 3, 3), {}),
-        ((4, 2, 5), {"groups": 2, "stride": 2}),
-        ((2, 2, 2, 2, 3), {"dilation": 2}),
-        ((6, 2, 3, 3), {"groups": 2, "transposed": True, "stride": 2}),
-        ((3, 3, 2, 4), {"layout": "HWIO"}),
-    ],
-    ids=str,
-)
-@pytest.mark.sampled(2)
-def test_the_gradient_is_that_of_the_norm(xp: Lib, shape: tuple[int, ...], layer: dict[str, Any]) -> None:
-    """Against differences of the oracle; the bound, and so its gradient, is up to 1 % larger."""
-    if xp.compiles and len(shape) != 4:
-        pytest.skip("compiled for two axes alone")
-    kernel, direction = (Recipe(shape, seed=j).kernel.astype(np.float64) for j in (1, 2))
-    plain = {name: x for name, x in layer.items() if name in ("stride", "dilation", "groups", "transposed")}
-    order = (3, 2, 0, 1) if "layout" in layer else tuple(range(len(shape)))
-
-    def norm(k: NDArray[Any]) -> float:
-        return sigma_star(np.transpose(k, order), rtol=1e-8, **plain).lo
-
-    dtype = xp.dtypes[-1]
-    x = xp.asarray(kernel.astype(dtype))
-    if xp.name == "torch":
-        x.requires_grad_()
-        specnorm.completion_bound(x, **layer).backward()
-        slope = xp.to_numpy(x.grad)
-    elif xp.compiles:
-        import jax
-
-        slope = xp.to_numpy(jax.grad(lambda k: specnorm.completion_bound(k, **layer))(x))
-    else:
-        slope = xp.to_numpy(specnorm.value_and_grad(x, Completion(), **layer)[1])
-    expected = finite_difference_gradient(norm, kernel, direction, h=1e-4)
-    assert float(np.sum(slope * direction)) == pytest.approx(expected, rel=2e-2, abs=2e-2)
-
-
 def test_a_completion_is_a_start_for_the_kernel_that_has_moved() -> None:
     """And a NamedTuple, so a tree of arrays: fewer products than from random numbers."""
     kernel = Recipe((16, 16, 3, 3), seed=1).kernel
@@ -176,15 +112,6 @@ def test_a_completion_is_a_start_for_the_kernel_that_has_moved() -> None:
     near, far = (float(specnorm.completion_bound(moved, start=x, n_iter=10)) for x in (h, None))
     assert truth.lo <= near <= 1.02 * truth.hi < far
     assert float(bound) <= 1.0101 * sigma_star(kernel, max_cells=3000).hi
-
-
-def test_a_completion_that_proves_nothing_is_zero() -> None:
-    """Of two groups the first is a multiple of the identity, whose own lags prove its norm."""
-    one, two = np.eye(9)[4].reshape(1, 3, 3), Recipe((1, 3, 3), seed=1).kernel
-    h, bound = specnorm.complete(np.stack([3 * one, two / 9]), groups=2)
-    assert float(bound) == pytest.approx(3, rel=1e-12)
-    assert not h[0].any()
-    assert h[1].any()
 
 
 def test_wrong_settings_are_refused() -> None:

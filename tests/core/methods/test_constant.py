@@ -50,18 +50,6 @@ def test_bounds_hold_and_are_close(name: str, rtol: float) -> None:
     assert float(found.upper) <= float(found.lower) * (1 + rtol)
 
 
-def test_one_tap_of_a_layer() -> None:
-    """1x1 convolutions, groups, and 3x3 kernels whose other taps are zero."""
-    kernel = RNG.standard_normal((160, 80, 1, 1))
-    groups = [np.linalg.norm(kernel[first : first + 80, :, 0, 0], 2) for first in (0, 80)]
-    found = specnorm.enclose(kernel, groups=2)
-    assert float(found.lower) <= max(groups) * (1 + 1e-12) <= float(found.upper) * (1 + 1e-11)
-    assert float(found.upper) <= 1.001 * max(groups)
-    padded = np.zeros((80, 80, 3, 3))
-    padded[:, :, 1, 2] = kernel[:80, :, 0, 0]
-    assert float(specnorm.enclose(padded).upper) == pytest.approx(groups[0], rel=1e-3)
-
-
 def test_a_vector_that_is_none_proves_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lanczos is trusted for nothing: with any vector the bounds hold, or the search takes over."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -10,37 +9,11 @@ import pytest
 from helpers.cases import Layer, Recipe
 from helpers.checks import assert_exact
 from helpers.libraries import Lib
-from helpers.oracle import Truth, dense_matrix, sigma_star
+from helpers.oracle import dense_matrix, sigma_star
 from helpers.promises import for_all, layers_for, measured, rounded
-from numpy.typing import NDArray
 
 import specnorm
 from specnorm.methods import ExactFFT
-
-
-def fft_norm(kernel: NDArray[Any], sizes: tuple[int, ...]) -> float:
-    """Largest singular value over every DFT frequency; the kernel must not be larger than the input."""
-    assert [(k, n) for k, n in zip(kernel.shape[2:], sizes, strict=True) if not (k <= n)] == []
-    symbols = np.fft.fftn(kernel.astype(np.float64), s=sizes, axes=tuple(range(2, kernel.ndim)))
-    matrices = np.moveaxis(symbols.reshape(*kernel.shape[:2], -1), -1, 0)
-    smaller = matrices if kernel.shape[0] <= kernel.shape[1] else np.swapaxes(matrices, 1, 2)
-    gram = smaller @ np.conj(np.swapaxes(smaller, 1, 2))
-    return math.sqrt(max(0.0, float(np.max(np.linalg.eigvalsh(gram)))))
-
-
-@pytest.mark.parametrize("size", [61, 64, 97, 250, 1001])
-@pytest.mark.parametrize("taps", [2, 3])
-def test_a_single_cosine_on_a_grid_that_misses_its_maxima(taps: int, size: int) -> None:
-    """1 - e^{i (k-1) theta}: each of the k - 1 maxima lies elsewhere between grid points, and cells lose the most."""
-    kernel = np.zeros((1, 1, taps))
-    kernel[0, 0, 0], kernel[0, 0, -1] = 1.0, -1.0
-    truth = fft_norm(kernel, (size,))
-    assert_exact(specnorm.conv_norm(kernel, size, rtol=1e-9), Truth(truth, truth), 1e-9)
-    plane = np.zeros((1, 1, taps, taps))
-    plane[0, 0, 0, 0], plane[0, 0, -1, -1] = 1.0, -1.0
-    sizes = (min(size, 97), 41)
-    truth = fft_norm(plane, sizes)
-    assert_exact(specnorm.conv_norm(plane, sizes), Truth(truth, truth), 1e-6)
 
 
 @pytest.mark.widths

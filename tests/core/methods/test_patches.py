@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -42,41 +41,6 @@ def test_all_singular_values_are_those_of_the_layer(drawn: tuple[Recipe, tuple[i
     few = min(3, len(truth))
     largest = specnorm.singular_values(recipe.kernel, size, k=few, **geometry)
     np.testing.assert_allclose(largest, truth[:few], atol=1e-12 * max(1.0, float(truth[0])))
-
-
-def test_one_factorisation_for_all_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 1x1 layer on 8 by 8 pixels took 49 of them, and another padding mode than circular was refused."""
-    taken: list[int] = []
-    kernel: Any = np.random.default_rng(1).standard_normal((6, 5, 1, 1))
-    linalg = specnorm.backends.backend_for(kernel).namespace(kernel).linalg
-    svdvals = linalg.svdvals
-
-    def counted(a: Any) -> Any:
-        taken.append(math.prod(a.shape[:-2]))
-        return svdvals(a)
-
-    monkeypatch.setattr(linalg, "svdvals", counted)
-    for mode in ("circular", "zeros", "reflect", "replicate"):
-        found = specnorm.singular_values(kernel, 8, padding_mode=mode)
-        assert found.shape == (64 * 5,)
-    assert taken == [1] * 4
-
-
-@pytest.mark.usefixtures("seeded_torch")
-def test_torchs_patch_embedding_and_its_adjoint() -> None:
-    torch: Any = pytest.importorskip("torch")
-    layer = torch.nn.Conv2d(3, 8, 4, 4, bias=False).double()
-    matrix = layer.weight.detach().numpy().reshape(8, 48)
-    truth = np.repeat(np.linalg.svd(matrix, compute_uv=False), 9)
-    found = specnorm.singular_values(layer, 14)  # two pixels an axis are never read
-    np.testing.assert_allclose(found.detach().numpy(), truth, atol=1e-12)
-    (found**3).sum().backward()
-    slope, layer.weight.grad = layer.weight.grad, None
-    (9 * torch.linalg.svdvals(layer.weight.reshape(8, 48)) ** 3).sum().backward()
-    torch.testing.assert_close(slope, layer.weight.grad)
-    up = torch.nn.ConvTranspose2d(8, 3, 4, 4, bias=False).double()
-    up.load_state_dict(layer.state_dict())
-    np.testing.assert_allclose(specnorm.singular_values(up, 3).detach().numpy(), truth, atol=1e-12)
 
 
 @pytest.mark.usefixtures("seeded_torch")

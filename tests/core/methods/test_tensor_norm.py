@@ -84,11 +84,11 @@ def hopm(kernel: NDArray[Any], seed: int) -> float:
 
 
 @pytest.mark.parametrize(("model", "name"), BELOW, ids=[f"{m} {n}" for m, n in BELOW])
-@pytest.mark.sampled("layer3", "model.2")
+@pytest.mark.sampled("layer3")
 def test_above_the_norm_where_the_published_recipe_is_below(model: str, name: str) -> None:
     kernel = real_kernel(model, name)
     truth = sigma_star(kernel, rtol=1e-3, max_cells=1000)
-    assert any(hopm(kernel, seed) < truth.lo * (1 - 1e-3) for seed in range(8))
+    assert min(hopm(kernel, seed) for seed in range(8)) < truth.lo * (1 - 1e-3)
     for seed in range(8):
         result = specnorm.measure(kernel, TensorNorm(seed=seed))
         assert result.kind == "upper"

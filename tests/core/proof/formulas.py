@@ -1,7 +1,7 @@
 """Functions of proofs, each alone: what they return is no smaller, and hardly larger, than its formula says.
 
 The formulas are those of the docstrings, in plain float64 or rational arithmetic. Allowances show where units are those
-of single precision, and where the number that they are added to is 0. `core.proof.planted` runs these checks.
+of single precision, and where the number that they are added to is 0. `core.proof.checks` has these checks.
 """
 
 from __future__ import annotations

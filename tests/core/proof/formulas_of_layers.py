@@ -16,9 +16,10 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from core.proof.formulas import Violations, between, down, gamma, normal, up
+from core.proof.formulas import SINGLE, Violations, between, down, gamma, normal, up
 from core.proof.formulas_of_ends import DOUBLE, stack
 from helpers.assumptions import assumed, assumed_lower
+from helpers.checks import present
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
 
@@ -36,6 +37,7 @@ from specnorm.proofs.bound import HypothesisError, digest_of
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import Frequencies, phase_error
 from specnorm.proofs.norms import norm_of_stack
+from specnorm.running.proof import found_in_words
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.proof import proven_factor
@@ -387,6 +389,21 @@ def directions_of_balls() -> Violations:
     found = directions._scaled(kernels, norms, 2 * norms, limit, xp=XP)
     divisor = norms * (1 + 2 * 1.001 * (0.25 + DOUBLE))
     yield from down("a scale", (found / kernels)[:, 0, 0, 0, 0], (2.0 - lost) / divisor)
+    window = present(directions.Window.of((3, 3, 3)))
+    factors: Any = np.ones((8, 2, 2), dtype=np.float32) * np.arange(1, 9, dtype=np.float32)[:, None, None]
+    plain = (window.signs * (window.weights / 8)).T @ factors[:, 0, 0]
+    norms = 2 * factors[:, 0, 0]
+    joined = directions._joined(factors, norms, window, directions.Limit(2.0, 0.0, 0.0), ops=OPS)[0, 0, 0]
+    taps = np.abs(plain) > 0.1
+    ratios = (joined[taps] / plain[taps]).astype(np.float64) * (1 - 4 * SINGLE)
+    yield from down("a join", ratios, 2 / (16 + 16 * 8 * gamma(8, SINGLE)), 1e-5)
+
+
+def words_of_bounds() -> Violations:
+    """Of a search for four times a kernel."""
+    found: Any = SimpleNamespace(lower=SimpleNamespace(value=1.0), highest=3.0)
+    if found_in_words(found, -2) != "0.250000 <= norm <= 0.750000":
+        yield found_in_words(found, -2)
 
 
 def neighbours() -> Violations:
@@ -423,6 +440,6 @@ CHECKS = {
     x.__name__: x
     for x in (
         gram_matrices, factors_of_blocks, predicates, parts, smallest_of_layers, waves, deflations, ritz_bounds,
-        directions_of_balls, neighbours,
+        directions_of_balls, words_of_bounds, neighbours,
     )
 }  # fmt: skip

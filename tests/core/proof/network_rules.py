@@ -219,7 +219,10 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head's form that is not positive definite": lambda: headed(1e3),
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
-    "an inequality of nobody's": lambda: constant_of_inequality(replace(chained()), np.full(1, 20.0), 60.0),
+    "an inequality of nobody's": lambda: constant_of_inequality(replace(one_unit()), np.full(1, 20.0), 60.0),
+    "attention by constants of other values": lambda: attended(SCOPE.map("x", "v")),
+    "multipliers of other units": lambda: constant_of_inequality(one_unit(), np.ones(2), 31.0),
+    "a multiplier of a unit that is negative": lambda: constant_of_inequality(one_unit(), -np.ones(1), 31.0),
     "the norm of another kernel": lambda: parts.constant_of_run(RUN, [0], ONES, Lying()),
 }
 
@@ -330,6 +333,17 @@ def lied_to() -> object:
     return bound(Graph(nodes, ("d",)), Lying(), method=Product(), check=False)
 
 
+def attended(what: object) -> Upper:
+    """A sum as if it were attention on one value."""
+    return claim_of_attention(SCOPE, NODES["s"], Factors("u", "u", 0.0, 0.0, 2.0), [U, assumed(5.0, what)])
+
+
+def one_unit() -> Inequality:
+    """Six times a number, ReLU, and five times that."""
+    graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
+    return inequality_of(with_slopes_on(graph, unlimited_ranges(graph)))
+
+
 def attention() -> Iterator[tuple[Upper | None, float]]:
     """Of the same tokens, and of tokens of two kinds: each claim, times what its tokens can change the result by."""
     tokens, of_tokens = Node("x", Input(), (), (1, 2, 2)), (1, 2, 2)
@@ -344,15 +358,9 @@ def attention() -> Iterator[tuple[Upper | None, float]]:
     yield claim_of_attention(scope, across, Factors("u", "v", 2.0, 3.0, 0.0), claims), 31.0
 
 
-def chained() -> Inequality:
-    """A chain of numbers with a function between them."""
-    graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
-    return inequality_of(with_slopes_on(graph, unlimited_ranges(graph)))
-
-
 def inequalities() -> Iterator[tuple[Upper | None, float]]:
-    """The constant of the chain is the product of its numbers."""
-    inequality = chained()
+    """A chain of numbers with a function between them, whose constant is their product."""
+    inequality = one_unit()
     *_, best = proposals(inequality, 20, Clock())
     proposed = best.constant * (1 + 1e-6)
     yield constant_of_inequality(inequality, best.multipliers, proposed, is_transposed=best.is_transposed), 30.0

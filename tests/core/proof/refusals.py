@@ -37,7 +37,7 @@ from specnorm.proofs.cells import Boxes, Circulant, Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cells, Cover, eigenvalue_limits, supremum_on_grid
-from specnorm.symbols.proofs.padding import largest_of_blocks, padded_norm
+from specnorm.symbols.proofs.padding import largest_of_blocks, other_parts_up, padded_norm
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 OWN = Circulant((9,), (False,))
@@ -201,6 +201,15 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a layer as a block": lambda: largest_of_blocks([assumed(1.0, GROUPED)], 1),
     "blocks of two circulants": lambda: largest_of_blocks([assumed(1.0, OWN), assumed(1.0, SHORT)], 2),
     "a block at all frequencies, another at some": lambda: largest_of_blocks([assumed(1.0), assumed(1.0, OWN)], 2),
+    "parts of a layer that is padded with zeros": lambda: other_parts_up(
+        np.ones((1, 1, 1, 3)), ConvSpec.of((1, 1, 3), padding_mode="zeros")
+    ),
+    "parts of another kernel shape": lambda: other_parts_up(
+        np.ones((1, 1, 1, 5)), ConvSpec.of((1, 1, 3), padding_mode="symmetric")
+    ),
+    "parts of some of the groups": lambda: other_parts_up(
+        np.ones((1, 1, 1, 3)), ConvSpec.of((2, 1, 3), groups=2, padding_mode="symmetric")
+    ),
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
     "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
     "a circulant for zero padding": lambda: padded_norm(
@@ -267,7 +276,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "ends of two shapes": lambda: interval(np.zeros(2), np.ones(1)),
     "a low end above the high one": lambda: interval(np.ones(1), np.zeros(1)),
     "ends in single precision": lambda: interval(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32)),
-    "weights that are not positive": lambda: margins.constants_of_differences(np.eye(2), np.zeros(2), assumed(1.0)),
+    "a weight that is not positive": lambda: margins.constants_of_differences(
+        np.eye(2), np.array([1.0, 0.0]), assumed(1.0)
+    ),
     "no part of a ball": lambda: margins.radius_of_ball([]),
     "one side of a cut": lambda: margins.radius_of_ball([(BALLS[0].cut("x", 0, True), BELOW)]),
     "sides of two cuts": lambda: margins.radius_of_ball(
@@ -281,7 +292,9 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
     "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
-    "a negative multiplier": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *told: (told[1], -np.ones(1))),
+    "a negative multiplier": lambda: BALLS[0].lower(
+        "y", np.ones((2, 1, 2)), lambda *told: (told[1], np.array([1.0, -1.0]))
+    ),
     "some frequencies": lambda: some_frequencies(3),
     "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),
 }

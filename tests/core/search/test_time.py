@@ -174,6 +174,7 @@ SEARCHES: dict[str, tuple[float, Callable[[], Any]]] = {
 
 
 @pytest.mark.parametrize(("counted", "search"), SEARCHES.values(), ids=SEARCHES, indirect=["counted"])
+@pytest.mark.sampled(2)
 def test_a_budget_is_kept_to_a_fifth(counted_products: CountedTime, search: Callable[[], Any]) -> None:
     try:
         found = search()
@@ -186,6 +187,7 @@ def test_a_budget_is_kept_to_a_fifth(counted_products: CountedTime, search: Call
 
 @pytest.mark.parametrize("counted", [1e9], indirect=True)
 @pytest.mark.parametrize(("groups", "size"), [(16, 56), (64, 56), (512, None)])
+@pytest.mark.sampled(2)
 def test_depthwise_layers_of_large_kernels_take_seconds(
     counted_products: CountedTime, groups: int, size: int | None
 ) -> None:

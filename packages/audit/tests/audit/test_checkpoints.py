@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import io
 import pickle
 import sys
 import zipfile
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -190,38 +187,6 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, zipped: bool) -> None
     assert "pickle names os.system, of which nothing was constructed" in str(report)
     assert report.summary["inert"] == ["os.system"]
     assert not marker.exists()
-
-
-@pytest.mark.parametrize("zipped", [True, False])
-def test_objects_beside_the_weights_hide_no_tensor(tmp_path: Path, zipped: bool) -> None:
-    torch = pytest.importorskip("torch")
-    state = {name: torch.from_numpy(array) for name, array in files.kernels().items()}
-    beside = {
-        "best": np.float64(0.5), "args": argparse.Namespace(lr=0.1, where=Path("x")), "seen": {1, 2},
-        "log": defaultdict(list, {"loss": [1.0]}), "date": datetime.datetime(2026, 11, 24, 12),
-        "shape": {(3, 4): torch.float32}, "rng": np.random.RandomState(0).get_state(), "enum": files.Phase.TRAIN,
-    }  # fmt: skip
-    torch.save({"state_dict": state, **beside}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-    report = audit(tmp_path / "a.pt")
-    assert [row.name for row in report.layers] == ["conv1.weight", "conv2.weight", "fc.weight"]
-    assert report.unmeasured == ()
-    assert {"argparse.Namespace", "collections.defaultdict", "builtins.set"} <= {*report.inert}
-
-
-def test_kernels_that_are_not_read_are_rows(tmp_path: Path) -> None:
-    tensor = files.tensor(files.storage(4), (2, 2), (2, 1))
-    quantised = files.name("torch._utils", "_rebuild_qtensor") + b"(" + files.storage(4) + b"tR"
-    shape, array = files.integers((2, 2)), files.name("numpy.core.multiarray", "_reconstruct") + b"(NNNtR"
-    array += b"(" + files.integer(1) + shape + b"NNNtb"
-    vector = array.replace(shape, files.integers((4,)))
-    pickled = files.state_dict({"a.weight": tensor, "q": quantised, "n": array, "v": vector})
-    (tmp_path / "a.pt").write_bytes(files.checkpoint(pickled, {"0": DATA}))
-    report = audit(tmp_path / "a.pt")
-    assert {row.name: str(row.reason).split(", ")[0] for row in report.layers} == {
-        "a.weight": "None",
-        "n": "it is built by numpy.core.multiarray._reconstruct",
-        "q.0": "it is built by torch._utils._rebuild_qtensor",
-    }
 
 
 def test_whole_modules_are_read_as_their_state_dicts(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def test_nothing_beside_a_kernel_is_overlooked(program: str) -> None:
         found = select([_tensor(name, shape) for name, shape in {**network.arrays, **extra}.items()])
         refusals = {layer.tensor.name: layer.refusal for layer in found.layers}
         assert refusals.get(network.kernel), (place, extra)
-        assert all(refusals.get(name, "no layer") for name in extra), (place, extra)
+        assert [name for name in extra if not refusals.get(name, "no layer")] == [], place
 
 
 # -- the user's word ---------------------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_where_nothing_tells_both_readings_count() -> None:
     assert row.lower is not None
     assert row.upper is not None
     assert row.lower * 0.999 <= LARGEST <= row.upper
-    assert any("stack of matrices or convolution" in text for text in row.assumed)
+    assert [text for text in row.assumed if "stack of matrices or convolution" in text], row.assumed
     (stated,) = audit({"experts.w": STACK}, geometry={"*": {"stack": True}}).layers
     assert stated.upper is not None
     assert stated.upper <= 1.01 * LARGEST

@@ -102,7 +102,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_measuring(
     assert cli.run(["audit", *arguments]) == 2
     err = capsys.readouterr().err
     assert "Traceback" not in err
-    assert any(f"{option}: " in err for option in ("--output", "--plot", "--certificate"))
+    assert [option for option in ("--output", "--plot", "--certificate") if f"{option}: " in err], err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

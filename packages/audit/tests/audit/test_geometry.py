@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 from helpers.cases import Layer, layers
 from helpers.checks import assert_encloses
-from helpers.oracle import dense_norm, output_shape
+from helpers.oracle import dense_norm
 from hypothesis import given
 from hypothesis import strategies as st
 from specnorm_audit import audit
-from specnorm_audit.geometry import resolve
 from specnorm_audit.rows import Row
-from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
+from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 from audit import files
 from specnorm.at_size import layer_tuning
@@ -52,20 +51,6 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
 
 
 # -- padding that depends on the size ------------------------------------------------------------------------------
-@given(
-    k=st.integers(1, 7), s=st.integers(1, 4), r=st.integers(1, 3), n=st.integers(1, 20),
-    word=st.sampled_from(["same_upper", "same_lower"]),
-)  # fmt: skip
-def test_same_padding_gives_one_output_a_stride(k: int, s: int, r: int, n: int, word: Any) -> None:
-    """What ONNX and TensorFlow define: ceil(n / s) outputs, the fewest zeros for it, the odd one after (before)."""
-    stated: Stated = {"stride": s, "dilation": r, "padding": word}
-    spec, assumed = resolve("k", (1, 1, k), stated, (), None, None, n)
-    ((before, after),) = spec.padding
-    assert not [name for name in assumed if name.startswith("padding=")]
-    assert output_shape((k,), (n,), (s,), (r,), [(before, after)]) == (-(-n // s),)
-    assert (after - before if word == "same_upper" else before - after) in (0, 1)
-    if before + after:
-        assert output_shape((k,), (n,), (s,), (r,), [(0, before + after - 1)])[0] < -(-n // s)
 
 
 # -- what a file says ----------------------------------------------------------------------------------------------

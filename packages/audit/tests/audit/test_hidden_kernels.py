@@ -113,16 +113,6 @@ def test_every_format_names_a_hidden_kernel_with_the_reason(hidden: tuple[Path, 
     assert name in page.replace("<wbr>", "")
 
 
-@pytest.mark.parametrize("name", [
-    "conv.weight_orig", "conv.weight_bar", "conv.parametrizations.weight.original", "conv.lora_A.default.weight",
-    "conv.lora_B",
-])  # fmt: skip
-def test_what_a_layers_kernel_is_computed_from_passes_no_gate(name: str, tmp_path: Path) -> None:
-    """Spectral normalisation divides 0.01 by 0.01, pruning may lift a norm, and a product of two is added."""
-    path = files.save_npz(tmp_path / "model.npz", {"ok.weight": _SMALL, name: _SMALL / 50})
-    assert cli.run(["audit", str(path), "--fail-above", "1"]) in (1, 2)
-
-
 @pytest.mark.parametrize("ends", [(np.nan, 0.5), (0.5, np.nan), (np.nan, np.nan), (0.5, np.inf), (-np.inf, 0.5)])
 def test_what_is_no_number_passes_no_gate(ends: tuple[float, float]) -> None:
     row = Row("a", "linear", (2, 2), None, lower=ends[0], upper=ends[1])

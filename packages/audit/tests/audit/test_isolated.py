@@ -40,6 +40,7 @@ def _refused(read: Reader, **limits: int) -> str:
     return str(caught.value)
 
 
+@pytest.mark.nightly
 def test_a_file_that_makes_hdf5_loop_for_ever_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its library does not return: no exception, no signal handler and no thread of Python ends that."""
     h5py = pytest.importorskip("h5py")

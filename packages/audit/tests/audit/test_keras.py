@@ -180,27 +180,6 @@ def test_data_in_other_files_is_refused(tmp_path: Path) -> None:
 
 
 # -- TensorFlow Addons -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("modern", [False, True])
-@pytest.mark.parametrize("has_flag", [False, True])
-def test_weight_normalization_of_tensorflow_addons_is_refused(tmp_path: Path, modern: bool, has_flag: bool) -> None:
-    """In the wrapper that TensorFlow Addons had, as tf.keras saves it, with a configuration and without."""
-    inner = {"class_name": "Conv2D", "config": {"name": "conv2d", "strides": [2, 2], "padding": "same", "filters": 4}}
-    wrapper = {"class_name": "Addons>WeightNormalization", "config": {"name": "wn", "layer": inner}}
-    config = {"class_name": "Sequential", "config": {"name": "sequential", "layers": [wrapper]}}
-    own, layer = ("layers/wn/vars", "layers/wn/layer/vars") if modern else ("model_weights/wn/wn",) * 2
-    names = ("0", "1", "2", "0", "1") if modern else ("g:0", "v:0", "initialized:0", "kernel:0", "bias:0")
-    arrays: tuple[Any, ...] = (np.ones(4, np.float32), KERNEL, np.asarray(True), KERNEL, np.zeros(4, np.float32))
-    for has_config in (False, True) if has_flag else (True,):
-        with h5py.File(tmp_path / "m.h5", "w") as file:
-            file.attrs["keras_version"] = "2.11.0"
-            if has_config:
-                file.attrs["model_config"] = json.dumps(config)
-            for where, name, x in zip((own, own, own, layer, layer), names, arrays, strict=True):
-                if has_flag or name not in ("2", "initialized:0"):
-                    file[f"{where}/{name}"] = x
-        report = specnorm.audit(tmp_path / "m.h5")
-        assert "ok" not in {row.status for row in report.layers}
-        assert "WeightNormalization computes the weight" in str([row.reason for row in report.layers])
 
 
 # -- layers that normalise their own kernel ----------------------------------------------------------------------------

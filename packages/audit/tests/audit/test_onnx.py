@@ -116,27 +116,6 @@ def test_a_kernel_used_twice_has_a_row_for_each_geometry(tmp_path: Path) -> None
     assert [row.spec.stride for row in report.layers if row.spec is not None] == [(1, 1), (2, 2)]
 
 
-def test_what_an_unread_operator_holds_is_never_left_out_silently(tmp_path: Path) -> None:
-    """Integers, more axes than a layer has; not what a read operator takes: a table, an index."""
-    nodes = [
-        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "o"]),
-        helper.make_node("ConvInteger", ["q", "w"], ["a"], name="cell"),
-        helper.make_node("Attention", ["x", "six"], ["b"], name="other"),
-        node("Conv", "x", "k", out="y"),
-        helper.make_node("Gather", ["table", "at"], ["t"]),
-    ]
-    arrays: dict[str, Any] = {
-        "w": np.ones((2, 2, 3, 3), dtype=np.int8),
-        "six": weights(1, 1, 2, 2, 2, 2),
-        "k": weights(3, 3, 1),
-        "at": np.array([[0, 1]]),
-        "table": weights(4, 4),
-    }
-    report = specnorm.audit(saved(single(nodes, (5, 3, 3), arrays), tmp_path / "m.onnx"))
-    assert [row.name for row in report.layers] == ["k"]
-    assert {row.name: "which is not read" in str(row.reason) for row in report.unmeasured} == {"w": True, "six": True}
-
-
 def test_a_gemm_behind_a_value_of_unknown_rank_has_a_row(tmp_path: Path) -> None:
     """Its operand has two axes by the standard; weights of published files were rows of errors."""
     nodes = [helper.make_node("Unknown", ["x"], ["a"], domain="other"), node("Gemm", "a", "w", "b", transB=1)]

@@ -80,6 +80,7 @@ def _pads(kernel: NDArray[Any], geometry: dict[str, Any]) -> list[tuple[int, int
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.sampled(2)
 def test_rows_are_the_layers_with_their_geometry(model: str) -> None:
     """Every convolution is there, nothing of its geometry is assumed or wrong."""
     rows = _everywhere(model)

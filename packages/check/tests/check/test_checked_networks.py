@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
-from helpers.mutants import rewritten
 from specnorm_check import Claim, Part, Refused
 from specnorm_check.graphs import ALLOWED_ATTRIBUTES, Node
 from specnorm_check.parts import steps_of_slice
@@ -280,71 +279,6 @@ SEARCHED = {
     "every other pixel",
 }  # fmt: skip
 """Where nothing is close only with an H that is searched, for what the checker says is the part's kernel."""
-MISTAKES = {
-    "a layer of a part is left out": ("** joint.depth", "** (joint.depth - 1)"),
-    "the last multipliers are not divided out": ("float(q_n.min())", "float(q_n.max())"),
-    "the first multipliers are not divided out": ("float(q.max())", "float(q.min())"),
-    "multipliers between parts are not compared": ("float((q / other).max())", "float((q / other).min())"),
-    "rounding of T is not paid": ("            joint.errors,\n", "            0.0,\n"),
-    "the vertices i' are left out": ("if a * b < 0:", "if False:"),
-    "the slope after one layer is forgotten": ("pooling * largest_slope(slopes)", "pooling"),
-    "the slope at the end is forgotten": ("m = max(-a, b)", "m = 1.0"),
-    "the slopes inside are forgotten": ("mean = (a + b) / 2", "mean = 0.5"),
-    "slopes of functions are forgotten": ("        return largest_slope(slopes)", "        return ONE"),
-    "a branch of a sum is left out": ("[sum(bounds, Fraction(0)), *", "[bounds[0], *"),
-    "values beside each other are taken as one": ("return root_up(sum(squares, Fraction(0)))", "return max(numbers)"),
-    "windows are taken to be disjoint": ("square *= -(-axis.taps // step)", "square *= 1"),
-    "averages are taken to be disjoint": ("in range(0, axis.taps, step)]", "in range(0, axis.taps, axis.taps)]"),
-    "averages overlap on one side": ("2 * sum(common) - axis.taps", "sum(common)"),
-    "averages are divided twice": (", axis.taps**2)", ", axis.taps**4)"),
-    "a distribution changes less": ("return ONE / 2", "return ONE / 3"),
-    "slopes of a difference are those of a sum": ('if node.op == "Sub" and len(summands) == 2 else', "if False else"),
-    "negative slopes of a sum are forgotten": ("bound * max(-low, high)", "bound * high"),
-    "what is changed by a sum is forgotten": ("    for q in summands:\n", "    for q in summands[:1]:\n"),
-    "factors of blocks are forgotten": ("block.factor**2 * form", "form"),
-    "steep functions of halves are taken as flat": ("slopes_of(node) is not None and factor <= 1", "slopes_of(node)"),
-    "copies of entries are counted once": ("int(of_start[sets == j].max())", "int(of_start[sets == j].any())"),
-    "copies of blocks are counted once": ("int(copies[block.entries].max())", "int(copies[block.entries].any())"),
-    "entries are counted for their neighbors": ("copies[1 : 1 + self", "copies[0 : self"),
-    "entries are turned the other way": (
-        "return before.transpose(*axes, *range(rank, before.ndim))",
-        "return before.reshape(*graph.shape_of(name), *before.shape[rank:])",
-    ),
-    "steps of slices are forgotten": (
-        "yield axis, slice(first, last, step)", "yield axis, slice(first, first + (last - first) // step)",
-    ),
-    "a mean is divided twice": ("root_up(1 / entries)", "root_up(1 / entries**2)"),
-    "a sum is taken as a mean": ("return root_up(entries)", "return ONE"),
-    "divisors are the largest": ("least = float(numbers.min())", "least = float(numbers.max())"),
-    "the root of a variance is forgotten": (
-        "product_rounded_once(gamma, 1 / roots)", "product_rounded_once(gamma, 1 + 0 * roots)",
-    ),
-    "normalization of a layer is forgotten": ("product_rounded_once(np.asarray(scale), factors)", "scale"),
-    "a number before a layer is forgotten": ('np.array(node.attributes.get("alpha", 1.0))', "np.array(1.0)"),
-    "what a layer adds is forgotten": ("return others <= {left_out, *self.arrays}", "return True"),
-    "pooling inside a part is forgotten": ("require(end == last, ", "require(True, "),
-    "pooling at the end of a part is forgotten": ("pooling *= factor", "pooling = ONE"),
-    "dilations are forgotten": ("slice(zeros, None, axis.dilation)", "slice(zeros, zeros + axis.taps)"),
-    "what a sum proves is not divided": ("return max(2 * tau - 1, ONE)", "return ONE"),
-    "the way is taken to be short": ("depth = depths[term.start] + 1", "depth = 1"),
-    "a difference is taken as a sum": ("sign = -1 if", "sign = 1 if"),
-    "a branch of a part is left out": ("in enumerate(node.inputs):", "in enumerate(node.inputs[:1]):"),
-    "taps of a sum are moved": (
-        "        if is_chain:\n            first_tap", "        if True:\n            first_tap",
-    ),
-    "phases of a sum are those of its taps": (
-        "slice(zeros, None, axis.dilation)", "slice(0, axis.reach + 1, axis.dilation)",
-    ),
-    "adjoints are forgotten": ("np.flip(exchanged, axes)", "0 * np.flip(exchanged, axes)"),
-    "two layers between two values are one": ("len(pairs) == len(terms)", "True"),
-    "steps that differ are taken as the same": ("len(strides_of_z_0) < 2", "True"),
-    "all pixels are taken for every other": ("steps_of_pixels[axis - 2] = step", "steps_of_pixels[axis - 2] = 1"),
-    "channels of constants are at the other end": ("pads[:, 1]", "pads[::-1, 1]"),
-    "channels are flattened in another order": ("np.repeat(q_j, inputs", "np.tile(q_j, inputs"),
-    "what is drawn is taken as a constant": (
-        "        if not changing:\n            return None", "        if not changing:\n            return ONE - ONE",
-    ),
-}  # fmt: skip
 
 
 MATRIX = {"sizes": "units"}
@@ -441,27 +375,6 @@ MATRICES: dict[str, Case] = {
     ),
 }  # fmt: skip
 """Cases of one matrix, or of one and a few functions."""
-MISTAKES_OF_MATRICES = {
-    "a difference of matrices is a sum": ('signs = [1.0, -1.0] if node.op == "Sub" else ', "signs = "),
-    "signs are those of the last input": (
-        "np.array(signs)[is_source]", "np.array([signs[-1] if x == node.inputs[-1] else 1.0 for x in sources])",
-    ),
-    "quotients are products": ("1 / numbers, 2, scaled)", "numbers, 2, scaled)"),
-    "normalizations of matrices are forgotten": ("factors.reshape(-1, *ones), 6", "factors.reshape(-1, *ones) ** 0, 6"),
-    "constants are padded at the end": ("= (max(first, 0), max(last, 0))", "= (0, max(first, 0) + max(last, 0))"),
-    "products are taken as small": ("float(numbers.max())", "float(numbers.min())"),
-    "products of matrices are forgotten": ("numbers, 1, scaled)", "numbers**0, 1, scaled)"),
-    "copies are one": ('in ("ReduceMean", "Expand"):', 'in ("ReduceMean",):'),
-    "parts are the first": ("                first = last\n", "                first = 0\n"),
-    "what is computed is fixed": ("if not self.changing_inputs(name):", "if node.op == 'Slice':"),
-    "averages of matrices are divided twice": ("1 / math.prod(taps))", "1 / math.prod(taps) ** 2)"),
-    "means of matrices are divided twice": ("weight = 1 / count", "weight = 1 / count**2"),
-    "functions of a value are one": (" {sorted(node.attributes.items())} {inputs}", " {inputs}"),
-    "functions of all values are one": (" {inputs}\"\n", '"\n'),
-    "slices of matrices are not mirrored": (
-        "yield axis, slice(first, last, step)", "yield axis, slice(first, last, step) if step > 0 else slice(None)",
-    ),
-}  # fmt: skip
 
 
 @functools.cache
@@ -499,23 +412,11 @@ def false_of(cases: Mapping[str, Case] = CASES) -> Iterator[str]:
 
 
 def test_every_proven_constant_is_at_least_what_inputs_reach() -> None:
-    assert list(false_of()) == []
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
-    with rewritten(FOLDER, *MISTAKES[name]):
-        assert next(false_of(), None) is not None, name
+    assert next(false_of(), None) is None
 
 
 def test_every_matrix_proves_at_least_what_inputs_reach() -> None:
-    assert list(false_of(MATRICES)) == []
-
-
-@pytest.mark.parametrize("name", MISTAKES_OF_MATRICES)
-def test_a_mistake_of_matrices_is_noticed(name: str) -> None:
-    with rewritten(FOLDER, *MISTAKES_OF_MATRICES[name]):
-        assert next(false_of(MATRICES), None) is not None, name
+    assert next(false_of(MATRICES), None) is None
 
 
 # -- parts that somebody made up -----------------------------------------------------------------------------------
@@ -1255,7 +1156,7 @@ def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
     return file_of(nodes, (1, 4), constants), (1, 4), parts
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(150))
 def test_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
     content, shape, parts = drawn_branches(seed)

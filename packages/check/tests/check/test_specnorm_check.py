@@ -21,7 +21,6 @@ import numpy as np
 import pytest
 import specnorm_check
 from helpers.cases import Layer, layers
-from helpers.mutants import rewritten
 from helpers.oracle import dense_norm, padding_pairs, per_axis, sigma_star
 from hypothesis import given
 from hypothesis import strategies as st
@@ -143,30 +142,7 @@ def test_a_thread_without_subnormal_numbers_proves_nothing() -> None:
         torch.set_flush_denormal(False)
 
 
-# -- the checker's own mistakes, one by one ------------------------------------------------------------------------
-MISTAKES = {
-    "a lag left out": ("if lag > zero:", "if lag > zero and sum(lag) != 2:"),
-    "the other half of the lags left out": ("sums += 2 * frobenius", "sums += frobenius"),
-    "what rounding left is not paid": ("norm = root_up(square) + error", "norm = root_up(square)"),
-    "the centre is not paid": ("sums = frobenius_norms(", "sums = 0 * frobenius_norms("),
-    "the least of the groups": ("largest_norm = max(norms)", "largest_norm = min(norms)"),
-    "copies of pixels are not paid": ("largest_norm * padding_factor(layer)", "largest_norm"),
-    "a root of the copies that is too small": ("math.isqrt(scaled) + 1", "math.isqrt(scaled) // 2**60 * 2**60"),
-    "squares of copies": ("return 1 + before + after", "return before + after"),
-    "phases of a stride mixed": (
-        "padded.reshape(*before, fewer, phases, *after)",
-        "padded.reshape(*before, phases, fewer, *after).swapaxes(axis, axis + 1)",
-    ),
-    "a pixel that two taps read": ("matrix += np.kron(k_t, reads)", "matrix = np.kron(k_t, reads)"),
-    "padding before the input forgotten": ("axis.dilation * tap - axis.padding_before", "axis.dilation * tap"),
-    "the last pixel is not repeated": ("np.clip(position, 0, size - 1)", "np.clip(position, -1, size - 1)"),
-    "mirrored with the border": ("last = size - 1\n", "last = size\n"),
-    "mirrored without the border": ("2 * size - 1 - position", "2 * size - 2 - position"),
-    "outputs too few": ("return last_start // self.stride + 1", "return last_start // self.stride"),
-    "the exponent counts twice": ("Fraction(2) ** exponent", "Fraction(4) ** exponent"),
-}
-
-
+# -- what the checker's own mistakes change (``planted.toml``) ---------------------------------------------------------
 TIGHT: list[tuple[Any, dict[str, Any], int, Any]] = [
     ([[[1.0, 1.0]]], {}, 0, 8),
     ([[[1.0, 0.0, 1.0]]], {}, 0, 8),
@@ -207,13 +183,7 @@ def false_of() -> Iterator[int]:
 
 
 def test_every_proven_bound_is_at_least_the_norm() -> None:
-    assert list(false_of()) == []
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_in_the_checker_is_noticed(name: str) -> None:
-    with rewritten(FOLDER, *MISTAKES[name]):
-        assert next(false_of(), None) is not None, name
+    assert next(false_of(), None) is None
 
 
 def test_the_checker_imports_no_other_package_of_ours() -> None:

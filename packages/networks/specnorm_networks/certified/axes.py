@@ -130,6 +130,9 @@ class AxisResizing:
     """Outputs per input pixel."""
     coordinates: str
     """One of `COORDINATES`."""
+    exclude_outside: bool = False
+    """Whether positions beyond the borders are left out, and the other weights are divided by their sum. Otherwise, the
+    pixels at the borders are repeated there."""
 
     def coordinate(self, output: int) -> Fraction:
         """Return the coordinate of an output in the input."""
@@ -144,23 +147,28 @@ class AxisResizing:
 
 @lru_cache(maxsize=64)
 def resized_rows(resizing: AxisResizing, kind: str) -> tuple[Row, ...]:
-    """Return pixels and weights of each output, by exact coordinates. ``kind``: "linear", or one of `ROUNDINGS`."""
+    """Return pixels and weights of each output, by exact coordinates.
+
+    ``kind``: "linear", "antialiased", or one of `ROUNDINGS`.
+    """
+    # Linear interpolation is a hat of width 2 around a coordinate. Against aliasing, it is as much wider as the pixels
+    # are more than the outputs.
+    hat = min(resizing.scale, Fraction(1)) if kind == "antialiased" else Fraction(1)
     rows: list[Row] = []
     for output in range(resizing.outputs):
         x = resizing.coordinate(output)
-        if kind == "linear":
-            # The value at x is interpolated between the pixels before and after x.
-            before = math.floor(x)
-            share = x - before
-            pixels = [(before, 1 - share), (before + 1, share)]
-        else:
+        if kind in ROUNDINGS:
             pixels = [(ROUNDINGS[kind](x), Fraction(1))]
+        else:
+            positions = range(math.ceil(x - 1 / hat), math.floor(x + 1 / hat) + 1)
+            pixels = [(position, 1 - abs(position - x) * hat) for position in positions]
         weights: dict[int, Fraction] = {}
         for pixel, weight in pixels:
-            if weight:
-                nearest = min(max(pixel, 0), resizing.size - 1)  # beyond the borders, pixels are repeated
+            nearest = min(max(pixel, 0), resizing.size - 1)
+            if weight and (nearest == pixel or not resizing.exclude_outside):
                 weights[nearest] = weights.get(nearest, Fraction(0)) + weight
-        rows.append(tuple(weights.items()))
+        total = sum(weights.values())
+        rows.append(tuple((pixel, weight / total) for pixel, weight in weights.items()))
     return tuple(rows)
 
 

@@ -159,7 +159,7 @@ def constant_of_inequality(
     HypothesisError
         If the multipliers cannot be such, or the inequality was not read off a graph.
     """
-    if multipliers.shape != (inequality.units,) or not _are_moderate(multipliers):
+    if multipliers.shape != (inequality.units,) or not _is_moderate(multipliers):
         raise HypothesisError(f"no multipliers of {inequality.units} units")
     blocks = inequality.blocks
     errors = inequality.errors
@@ -182,7 +182,7 @@ def _is_positive(blocks: Blocks, errors: Blocks, multipliers: FloatArray, square
     if not np.all(diagonal > 0) or not np.isfinite(diagonal).all():
         return False
     scales = 1 / np.sqrt(diagonal)  # S: any positive numbers would do
-    if not _are_moderate(scales):
+    if not _is_moderate(scales):
         return False
     e = np.hstack([d, c]) * scales
     row_scales = (multipliers * scales[m:])[:, None]
@@ -216,7 +216,7 @@ def _is_positive(blocks: Blocks, errors: Blocks, multipliers: FloatArray, square
     return bool(np.asarray(matrix_norms.gram_below(matrices, limits, ops=ops))[0])
 
 
-def _are_moderate(numbers: FloatArray) -> bool:
+def _is_moderate(numbers: FloatArray) -> bool:
     """Whether products of three of some numbers with an entry lose less than `UNDERFLOW` to underflow."""
     return bool(np.all(numbers > 1e-60) and np.all(numbers < 1e60))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ def certified_accuracy(
     budget: float | None = None,
     margin: float = 0.0,
     input_range: tuple[float, float] | None = None,
+    norm: float = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> CertifiedAccuracy:
     """Certify for each sample that no change of the input up to a radius changes its label.
@@ -57,6 +59,8 @@ def certified_accuracy(
         logit error of a runtime certifies the runtime's labels too.
     input_range : (float, float), optional
         Range of the input's entries. Labels are certified only for inputs in this range.
+    norm : float, default 2
+        The norm of the radii; only 2 is supported. An error says which radii in the 2-norm cover another norm's.
     progress : callable, optional
         Called after each sample with (number of finished samples, number of samples).
 
@@ -85,6 +89,13 @@ def certified_accuracy(
             f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "
             "at least one."
         )
+    if labels.dtype.kind not in "iu":
+        raise MethodError(f"y has dtype {labels.dtype}; expected whole numbers, such as y.astype(int).")
+    is_finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
+    if not is_finite.all():
+        raise MethodError(f"sample {int(is_finite.argmin())} of x has entries that are not finite.")
+    if norm != 2:
+        raise MethodError(f"norm={norm!r}: the radii are in the 2-norm. {_radii_that_cover(norm, inputs[0].size)}")
     graph = source if isinstance(source, Graph) else network_graph(source, inputs.shape[1:])
     if input_range is not None:
         graph = within(graph, *input_range)
@@ -97,3 +108,15 @@ def certified_accuracy(
         graph, inputs, labels, radii, local=local, budget=budget, margin=margin, method=method,
         measure=Measure(rtol), progress=progress,
     )  # fmt: skip
+
+
+def _radii_that_cover(norm: object, entries: int) -> str:
+    """Advice on the radii in the 2-norm whose balls contain those of another norm, for inputs of so many entries."""
+    if norm in (math.inf, "inf"):
+        return (
+            f"A ball of radius r in the maximum norm, for inputs of {entries} entries, lies in one of radius "
+            f"r * {entries}**0.5 in the 2-norm: give radii=[r * {entries}**0.5]."
+        )
+    if norm == 1:
+        return "A ball in the 1-norm lies in the one of the same radius in the 2-norm: leave norm out."
+    return "Leave norm out."

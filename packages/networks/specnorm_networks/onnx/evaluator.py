@@ -22,7 +22,7 @@ Inputs: TypeAlias = Sequence[Any]
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19}
 """Operator sets as which older nodes of these operators are evaluated: they mean the same. In older operator sets the
 evaluator always normalizes by the batch, or lacks an attribute."""
-_SLOW = frozenset(("ConvTranspose", "Resize", "Upsample"))
+_SLOW = frozenset(("ConvTranspose", "GridSample", "Resize", "Upsample"))
 """Operators whose entries the evaluator computes in a Python loop."""
 _SMALL = 2**12
 """Bytes of a node, below which its evaluator is kept."""
@@ -244,11 +244,18 @@ def _linear_regressor(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return _run(_with(node, intercepts=_attribute(node, "intercepts", zeros)), opset, inputs)
 
 
+def _sampled(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+    """Sample by a grid; in older operator sets, linear and cubic modes have other names, which the evaluator lacks."""
+    mode = _attribute(node, "mode", "linear").removeprefix("bi")
+    return _run(_with(node, mode=mode), max(opset, 20), inputs)
+
+
 _SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     "Conv": _convolution,
     "ConvTranspose": _transposed,
     "GlobalMaxPool": _global_max,
+    "GridSample": _sampled,
     "GroupNormalization": _group_norm,
     **dict.fromkeys(("Softmax", "LogSoftmax"), _softmax),
     "LinearRegressor": _linear_regressor,

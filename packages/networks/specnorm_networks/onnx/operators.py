@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.onnx import attention, constants, elementwise, layers, moves, pooling
+from specnorm_networks.onnx import attention, constants, elementwise, layers, moves, pooling, sampling
 from specnorm_networks.onnx.elementwise import compare, function
 from specnorm_networks.onnx.nodes import OperatorRule
 
@@ -30,6 +30,8 @@ OPERATORS: dict[str, OperatorRule] = {
     "Resize": OperatorRule(10, pooling.resize, ("roi", "extrapolation_value", "cubic_coeff_a")),
     "Upsample": OperatorRule(7, pooling.resize),
     "Pad": OperatorRule(2, pooling.pad),
+    "GridSample": OperatorRule(16, sampling.grid_sample),
+    "DFT": OperatorRule(17, sampling.fourier),
     "Softplus": OperatorRule(1, function(ops.Softplus)),
     "Softsign": OperatorRule(1, function(ops.Softsign)),
     "Relu": OperatorRule(6, function(ops.ReLU)),

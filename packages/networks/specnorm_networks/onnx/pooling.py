@@ -112,6 +112,8 @@ def resize(
     coordinate_transformation_mode: str = "asymmetric",
     nearest_mode: str = "floor",
     axes: Wholes | None = None,
+    antialias: int = 0,
+    exclude_outside: int = 0,
 ) -> Output:
     """Return a resized value: by Resize, or by Upsample of older operator sets."""
     coordinates = coordinate_transformation_mode
@@ -143,12 +145,17 @@ def resize(
     rounded_sizes = [m for n, f, m in zip(shape_of(x), factors, shape, strict=True) if (n * f).denominator > 1]
     moves_corners = coordinates == "align_corners" and bool(rounded_sizes)
     moves_single_pixel = coordinates == "pytorch_half_pixel" and 1 in rounded_sizes
+    if antialias and coordinates == "pytorch_half_pixel" and 1 in shape[2:]:
+        raise NoBoundError(f"{coordinates} with antialias, of one output: runtimes disagree on the coordinate")
     if moves_corners or moves_single_pixel:
         raise NoBoundError(
             f"{coordinates} where size times scale is not an integer: runtimes disagree on the coordinates"
         )
     stated_sizes = None if scales else tuple(shape)
-    return Output(ops.Resize(mode, stated_sizes, tuple(factors), coordinates, nearest_mode), (x,), tuple(shape))
+    operator = ops.Resize(
+        mode, stated_sizes, tuple(factors), coordinates, nearest_mode, bool(antialias), bool(exclude_outside)
+    )
+    return Output(operator, (x,), tuple(shape))
 
 
 _MODES: dict[str, PadMode] = {"constant": "zeros", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}

@@ -160,7 +160,8 @@ class Tensors:
         self.left -= byte_count
         if self.left < 0:
             raise ModelFileError(
-                f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes if you trust it."
+                f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes (--max-bytes) if you "
+                "trust it."
             )
 
     def outside(self, proto: Any) -> NDArray[Any]:

@@ -64,7 +64,10 @@ class Original:
         """Return what may be done about a program that computes something else than its model."""
         if any(node.op_type == "Floor" for node in self.exported.model.graph.node):
             return f"The program's floor jumps at whole numbers, where a rounding decides: {CLAMP_LAST}."
-        return "Kernels that move from call to call become plain ones by specnorm_torch.bake_."
+        return (
+            "Kernels that move from call to call become plain ones by specnorm_torch.bake_. If a layer takes its scale "
+            "from the first input that it sees (ActNorm), call the model once on data before."
+        )
 
     def _usual_sizes(self, inputs: Mapping[str, FloatArray], outputs: Mapping[str, Computed]) -> dict[str, float]:
         """Return the size of each output for inputs as large as these; for larger inputs that of the first ones.

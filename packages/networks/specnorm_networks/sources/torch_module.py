@@ -46,6 +46,8 @@ LARGEST = 2**22
 """Largest number of entries of a constant that is folded in the file."""
 _BATCHES = (*range(2, 1025), *(2**power + more for power in range(11, 21) for more in (-1, 0, 1)))
 """Numbers of samples at which the guards of a trace are asked."""
+_FLAGS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+"""Types of buffers on which a module's control flow may depend."""
 OPERATOR = type(torch.ops.aten.relu.default)
 """Class of torch's operators in programs."""
 
@@ -77,11 +79,18 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     if kept is not None:
         return _with_weights_of(model, kept)
     errors: list[Exception] = []
-    for example, free in _examples(model, input_shape, has_inputs):
+    examples = [*_examples(model, input_shape, has_inputs)]
+    attempts = [(*example, False) for example in examples]
+    if _flags(model):
+        attempts += [(*example, True) for example in examples]
+    for example, free, has_fixed_flags in attempts:
         try:
             with _silent(), at_inference(model):
+                flags = _flags(model)
                 # A module may compute values at its first call and keep them: a trace would keep fake tensors.
                 _outputs(model, _random_like(example))
+                if has_fixed_flags:
+                    _fix_flags(model, flags)
                 traced = _traced(model, example, free=free)
                 program = _program(model, traced, example, free=free)
                 exported, module = _written(model, program, example, free=not has_inputs)
@@ -89,7 +98,8 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
             note = _note_on_batches(traced, example) if free else ""
             without_model = replace(exported, run=_run_nothing, inner=None)
             kept = torch_kept.Kept(without_model, module, example, note)
-            torch_kept.keep(structure, kept, model)
+            if not has_fixed_flags:
+                torch_kept.keep(structure, kept, model)
             return replace(exported, note=_notes(model, kept))
         except MethodError:
             raise
@@ -102,8 +112,9 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     if isinstance(cause, GuardOnDataDependentSymNode):
         raise MethodError(
             f"torch cannot export {type(model).__name__}: its control flow or a shape depends on values, as in "
-            "if x.sum() > 0 or a loop until convergence. Write it by torch.where, or with a fixed number of steps. If "
-            "these are values of its own buffers, specnorm_torch.bake_ replaces modules that have a vanilla_export()."
+            "if x.sum() > 0 or a loop until convergence. Write it by torch.where, or with a fixed number of steps. "
+            "Buffers of one integer or Boolean may decide; for others, specnorm_torch.bake_ replaces modules that have "
+            "a vanilla_export()."
         ) from errors[0]
     raise MethodError(
         f"torch cannot export {type(model).__name__}: {type(cause).__name__}: {first_line}. If the shape is the "
@@ -111,6 +122,34 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
         "control flow depends on values of its own buffers, specnorm_torch.bake_ replaces modules that have a "
         "vanilla_export(), and torch.onnx.export(..., dynamo=False) writes a file that network_bound reads."
     ) from errors[0]
+
+
+def _flags(model: nn.Module) -> dict[str, Any]:
+    """Buffers of one integer or Boolean, such as ``initialized``, as NumPy's numbers; without counts of batches."""
+    flags = {}
+    for name, x in model.named_buffers():
+        if x.numel() == 1 and x.dtype in _FLAGS and not name.endswith("num_batches_tracked"):
+            flags[name] = x.cpu().numpy().copy()[()]
+    return flags
+
+
+def _fix_flags(model: nn.Module, flags: Mapping[str, Any]) -> None:
+    """Put numbers in the place of flags, since a trace does not know the values of buffers.
+
+    ``flags``: those before a call of the model, which may not write others.
+    """
+    after_call = _flags(model)
+    for name, flag in flags.items():
+        if not np.array_equal(after_call[name], flag):
+            raise MethodError(
+                f"{type(model).__name__} keeps a state: a call changes its buffer {name} from {flag} to "
+                f"{after_call[name]}. If a layer takes its scale from the first input (ActNorm), call the model once "
+                "on data before. Otherwise make it a function of its inputs first."
+            )
+        place, _, own_name = name.rpartition(".")
+        module = model.get_submodule(place)
+        del module._buffers[own_name]
+        vars(module)[own_name] = flag
 
 
 def _run_nothing(*_: Array) -> list[Computed]:
@@ -198,6 +237,7 @@ def _note_on_batches(program: ExportedProgram, example: tuple[Tensor, ...]) -> s
 def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
     """Return the program of a module, without in-place operators and without values that depend on no input."""
     name = type(model).__name__
+    _check_derivatives(traced, name)
     # An empty table decomposes nothing; it makes in-place operators functional, and takes as long as the trace.
     program: ExportedProgram = traced if _is_functional(traced) else traced.run_decompositions({})
     _check_states(program, name)
@@ -264,6 +304,19 @@ def _check_states(program: ExportedProgram, name: str) -> None:
         raise MethodError(
             f"{name} keeps a state: {state} is written at each call, and read. Make it a function of its inputs first; "
             "kernels that are computed at each call become plain ones by specnorm_torch.bake_."
+        )
+
+
+def _check_derivatives(program: ExportedProgram, name: str) -> None:
+    """Refuse derivatives of convolutions, which cannot be exported; `torch.enable_grad` makes a program of its own."""
+    programs = [part for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    nodes = chain.from_iterable(part.graph.nodes for part in programs)
+    if any(node.target is torch.ops.aten.convolution_backward.default for node in nodes):
+        raise MethodError(
+            f"{name} differentiates a convolution when it is called (torch.autograd.grad). Write the gradient by "
+            "layers: that of sum(psi(conv2d(x, W))) is conv_transpose2d(dpsi(conv2d(x, W)), W), where dpsi is the "
+            "derivative of psi. The gradient of a deeper potential multiplies values that depend on the input, so it "
+            "has no bound."
         )
 
 

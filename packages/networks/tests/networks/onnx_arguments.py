@@ -334,6 +334,29 @@ def reversed_at(d: Shapes) -> Arguments:
     }  # fmt: skip
 
 
+def sampled(d: Shapes) -> Arguments:
+    shape = d.image(2, 1)
+    points = np.asarray([d.uniform(-1.7, 1.7) for _ in range(12)], np.float32).reshape(1, 2, 3, 2)
+    return {
+        "X": Slot(shape),
+        "grid": points,
+        "align_corners": d.choice([None, 0, 1]),
+        "mode": d.choice([None, "bilinear", "linear", "linear", "nearest", "cubic", "bicubic"]),
+        "padding_mode": d.choice([None, "zeros", "border", "reflection"]),
+    }
+
+
+def transformed(d: Shapes) -> Arguments:
+    shape = (*d.sizes(2), d.choice([1, 1, 2, 3]))
+    return {
+        "input": Slot(shape),
+        "dft_length": d.choice([None, 1, 3, 4]),
+        "axis": d.choice([None, 1, -2, 2]),
+        "inverse": d.choice([None, 0, 1]),
+        "onesided": d.choice([None, 0, 0, 1]),
+    }
+
+
 def added_to_image(d: Shapes) -> Arguments:
     ndim = d.randint(1, 2)
     block = [d.randint(1, 3) for _ in range(ndim)]
@@ -495,6 +518,8 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), reduced),
     **dict.fromkeys(("ReduceSumSquare", "ReduceLogSumExp"), reduced),
     "Resize": resized,
+    "GridSample": sampled,
+    "DFT": transformed,
     "Upsample": upsampled,
     "Pad": padded,
     "LeakyRelu": alone("LeakyRelu", alpha=(None, *SMALL)),

@@ -132,3 +132,20 @@ def test_what_it_takes_is_said() -> None:
 
     with pytest.raises(MethodError, match=r"x is of type DataLoader.*torch\.cat\(parts\)"):
         certified_labels(lambda x: x, DataLoader(), None, [0.1])
+
+
+X, Y = np.zeros((2, 9)), np.array([0, 1])
+ARGUMENTS: dict[str, tuple[Array, Array, dict[str, Any], str]] = {
+    "labels as floats": (X, Y / 1.0, {}, r"y has dtype float64; expected whole numbers"),
+    "a label that is NaN": (X, np.array([0, np.nan]), {}, r"y has dtype float64"),
+    "an input that is NaN": (np.where(np.eye(2, 9), X, [[0.0], [np.nan]]), Y, {}, "sample 1 of x has entries that"),
+    "maximum norm": (X, Y, {"norm": np.inf}, r"norm=inf: the radii are in the 2-norm.*radii=\[r \* 9\*\*0\.5\]"),
+    "1-norm": (X, Y, {"norm": 1}, "in the one of the same radius in the 2-norm"),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_arguments_are_refused_before_the_network_is_bounded(case: str) -> None:
+    x, y, options, said = ARGUMENTS[case]
+    with pytest.raises(MethodError, match=said):
+        certified_labels(lambda x: x, x, y, [0.1], **options)

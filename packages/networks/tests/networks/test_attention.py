@@ -97,6 +97,7 @@ MORE = ("heads", "grouped", "module", "module, other keys", "einsum")
 
 
 @pytest.mark.parametrize("how", [*HOW, *(pytest.param(how, marks=pytest.mark.nightly) for how in MORE)])
+@pytest.mark.sampled(3)
 def test_what_torch_exports_has_the_constant(how: str) -> None:
     torch.manual_seed(0)
     model = Attention(how).eval()

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from helpers.checks import present
-from networks.written_networks import Written, matrices
-from specnorm_networks import Graph, Layer, Multipliers, Product
+from networks.written_networks import Written
+from specnorm_networks import Graph, Layer, Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Windows
-from specnorm_networks.tools import Measure, bound
+from specnorm_networks.tools import bound
 
 SHAPE = (1, 6, 4, 4)
 
@@ -206,15 +206,6 @@ def test_constant_is_nearly_the_true_one(name: str) -> None:
     net = Written(SHAPE)
     write(net)
     assert truth * (1 - 1e-12) <= upper(net.graph()) <= truth * (1 + 1e-5)
-
-
-@pytest.mark.filterwarnings("error")
-def test_nobody_is_warned_of_a_matrix_that_looks_like_one_filter() -> None:
-    """What x + sum(x) does to five entries, and a layer of the same weight."""
-    matrix = np.ones((5, 5)) + np.eye(5)
-    assert Measure().of_kernel(matrix, 1e-3).value == pytest.approx(6, rel=1e-3)
-    found = bound(matrices(matrix, matrix), method=Multipliers())
-    assert found.upper == pytest.approx(36, rel=1e-3)
 
 
 PLUS, MINUS, RELU, ABS = ops.Add((1.0, 1.0)), ops.Add((1.0, -1.0)), ops.ReLU(), ops.Abs()

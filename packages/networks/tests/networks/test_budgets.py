@@ -36,15 +36,6 @@ def upper(graph: Graph, method: Any = None) -> float:
     return float(bound(graph, method=method, check=False).upper)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.nightly
-def test_more_steps_never_answer_worse(name: str) -> None:
-    graph = NETWORKS[name]()
-    found = [upper(graph, Product())] + [upper(graph, Multipliers(steps=n)) for n in (0, 1, 7, 20, 50, 100, 250)]
-    assert found == sorted(found, reverse=True)
-    assert found[-1] < 0.9 * found[0]
-
-
 def test_every_budget_of_a_search_without_frequencies_is_served() -> None:
     """Points without an axis were climbed from: a budget that ended in the third round raised a ValueError."""
     matrix = np.cos(np.arange(256.0) ** 2).reshape(16, 16)
@@ -176,10 +167,3 @@ def test_each_stage_and_step_is_told() -> None:
     steps = [(done, of) for done, of, what in told if what == f"{run.start} to {run.end}"]
     assert steps[:3] == [(1, 100), (2, 100), (3, 100)]
     assert told[-1] == (1, 1, "attack on the bound")
-
-
-def test_a_methods_own_progress_is_called_as_before() -> None:
-    own: list[object] = []
-    method = Multipliers(progress=lambda *step: own.append(step))
-    told: list[object] = []
-    assert method.limited(None, lambda *step: told.append(step)).progress is method.progress

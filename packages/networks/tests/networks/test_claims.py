@@ -21,7 +21,6 @@ from specnorm_networks import (  # fmt: skip
     Node,
     Product,
     forward_step,
-    measuring,
     register_operator,
     within,
 )
@@ -34,7 +33,7 @@ from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.ranges import with_slopes_on
 from specnorm_networks.certified.rules import digest_of
 from specnorm_networks.certified.runs import runs
-from specnorm_networks.certified.subjects import Box, digest_of_bits
+from specnorm_networks.certified.subjects import Box
 from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.local.linear import locate_values, read_network
 from specnorm_networks.tools import Measure, bound  # fmt: skip
@@ -56,14 +55,6 @@ def network(weights: Any = WEIGHTS, function: ops.Function | None = None) -> Gra
 
     relu = Node("r", function or ops.ReLU(), ("a",), (1, 2))
     return Graph((Node("x", ops.Input(), (), (1, 2)), matrix("a", "x"), relu, matrix("y", "r")), ("y",))
-
-
-def claims(graph: Graph, **near: Any) -> dict[str, Upper]:
-    """All that an answer holds, by what they are of."""
-    found = bound(graph, method=Multipliers(steps=4), **near)
-    each = [found.claim, found.product_claim, *found.ends.values(), *(run.claim for run in found.runs)]
-    each += [claim for step in found.nodes for claim in (step.own, step.claim)]
-    return {f"{at}: {claim.what}": claim for at, claim in enumerate(each) if claim is not None}
 
 
 def test_the_constant_in_a_ball_is_none_everywhere() -> None:
@@ -171,13 +162,6 @@ print(digest_of(Graph((Node("x", ops.Input(), (), (1, 2)), Node("y", ops.LeakyRe
     assert python(code) == digest_of(graph)
 
 
-def test_digits_of_one_number_are_not_those_of_the_next() -> None:
-    for one, other in (((1, 12), (11, 2)), ((1.0, 12.5), (1.01, 2.5)), ((1, (2, 3)), (12, (3,)))):
-        assert digest_of_bits(one) != digest_of_bits(other)
-    shapes = [Graph((replace(X, shape=shape),), ("x",)) for shape in ((1, 12), (11, 2))]
-    assert digest_of(shapes[0]) != digest_of(shapes[1])
-
-
 def sine_by(factor: float) -> ops.Function:
     """Return factor sin(x), of a class that has the name of all others that this function makes."""
 
@@ -237,26 +221,6 @@ def test_matrices_for_which_no_time_is_left_are_bounded_by_frobenius_norms() -> 
     norm = kernels.norm_of_matrices(stack, clock).value
     assert clock.has_cut
     assert 3 * np.linalg.norm(WEIGHTS, 2) < norm <= 3 * np.linalg.norm(WEIGHTS) * (1 + 1e-12)
-
-
-def test_a_norm_that_was_cut_short_is_proven_once_by_each_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network of 100 layers took 0.05 s for each of them, and once more, after its time was up."""
-    claimed = measuring.claimed
-    proofs: list[None] = []
-
-    def counted(*given: Any, **options: Any) -> Any:
-        proofs.append(None)
-        return claimed(*given, **options)
-
-    monkeypatch.setattr(measuring, "claimed", counted)
-    layer = Layer("w", lambda: WEIGHTS, {}, 0)
-    placed = kernels.PlacedLayer(layer, {})
-    measure = Measure(clock=Clock.of(1e-12))
-    assert measure(placed, None) is measure(placed, None)
-    assert len(proofs) == 1
-    later = replace(measure, clock=Clock())
-    assert later(placed, None).value <= measure(placed, None).value
-    assert len(proofs) > 1
 
 
 def chain(size: float) -> list[Node]:

@@ -60,7 +60,7 @@ def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
         return None
     # What a cast to float32, float16 or bfloat16 may add.
     unit = 16 * {1: 2.0**-23, 10: 2.0**-10, 16: 2.0**-7}.get(drawn.arguments.get("to", 11), 2.0**-44)
-    if drawn.operator in ("DequantizeLinear", "GroupNormalization"):
+    if drawn.operator in ("DequantizeLinear", "GridSample", "GroupNormalization"):
         unit = 2.0**-18  # onnx's reference computes in single precision
     # onnx's reference has an error function of single precision.
     lost = 2.0**-22 if drawn.operator in ("Erf", "Gelu") else 0.0

@@ -104,6 +104,7 @@ def attained(graph: Graph, random: np.random.Generator) -> float:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
+@pytest.mark.sampled(2)
 def test_it_holds_for_all_slopes_and_is_close(name: str) -> None:
     graph = GRAPHS[name]()
     found = present(bound(graph, check=False).upper)

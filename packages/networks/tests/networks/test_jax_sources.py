@@ -257,6 +257,7 @@ def test_weights_alone_are_refused_without_their_numbers(shape: Any) -> None:
 
 
 @pytest.mark.parametrize("last", ["kernel", "largest"])
+@pytest.mark.sampled(2)
 def test_a_constant_kernel_may_be_normalised_inside(last: str) -> None:
     """A power step at each call, as the spectral norms of Flax and Equinox make; or the largest entry."""
     dice = np.random.default_rng(0)
@@ -274,6 +275,7 @@ def test_a_constant_kernel_may_be_normalised_inside(last: str) -> None:
 
 
 @pytest.mark.parametrize("features", [1, 6])
+@pytest.mark.sampled(2)
 def test_layer_norm_is_read_as_it_computes_and_nothing_else_is(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the variance is smaller than its rounding, nothing is compared; elsewhere a little more is noticed."""
     nnx = pytest.importorskip("flax.nnx")

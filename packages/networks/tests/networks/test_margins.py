@@ -13,8 +13,7 @@ from helpers.assumptions import assumed, interval
 from specnorm_networks.local.certified import margins
 
 from specnorm.proofs import host
-from specnorm.proofs.bound import HypothesisError, Lower
-from specnorm.proofs.interval import Interval
+from specnorm.proofs.bound import Lower
 
 SIZES = (1.0, 1e-162, 1e160)
 """Squares of the second vanish, those of the third overflow."""
@@ -66,43 +65,9 @@ def rounded_upward() -> Iterator[str]:
             yield "above"
 
 
-CHECKS: dict[str, Callable[[], Iterator[str]]] = {"radius": too_large, "rounding": rounded_upward}
-
-
-@pytest.mark.parametrize("check", CHECKS)
-def test_no_radius_is_above_the_true_one(check: str) -> None:
-    assert list(CHECKS[check]()) == []
-
-
-def reversed_difference(one: Interval, other: Interval) -> Interval:
-    return other + -one
-
-
-def halves(*given: Any) -> Interval:
-    rows, weights, constant = given
-    return margins_of_rows(0.5 * rows, weights, constant)
-
-
-margins_of_rows = margins.constants_of_differences
-MUTATIONS: dict[str, tuple[str, Any, str, Any]] = {
-    "a constant that is forgotten": ("radius", host, "mul_up", lambda *_: 1.0),
-    "constants of other rows": ("radius", margins, "constants_of_differences", halves),
-    "a logit's constant for a difference's": (
-        "radius", margins, "constants_of_differences", lambda rows, q, c: margins_of_rows(rows / 2**0.5, q, c)),
-    "the margin's sign": ("radius", Interval, "__sub__", reversed_difference),
-    "a margin rounded to nearest": ("rounding", host, "next_down", lambda x: x),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", MUTATIONS)
-def test_a_rule_of_margins_that_forgets_a_step_is_noticed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check, owner, attribute, instead = MUTATIONS[name]
-    monkeypatch.setattr(owner, attribute, instead)
-    try:
-        found = list(CHECKS[check]())
-    except (AssertionError, HypothesisError, IndexError):
-        return
-    assert found
+@pytest.mark.parametrize("check", [too_large, rounded_upward])
+def test_no_radius_is_above_the_true_one(check: Callable[[], Iterator[str]]) -> None:
+    assert list(check()) == []
 
 
 def test_squares_that_vanish_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from networks.dense_networks import FUNCTIONS, NETWORKS, Network, draw, from_bel
 from networks.test_ablations import SMALL, half_of_the_channels
 from networks.written_networks import Written
 from specnorm_networks import Multipliers, Product, Scaled
-from specnorm_networks.certified import links, parts, runs
+from specnorm_networks.certified import parts, runs
 from specnorm_networks.descent import gradient
 from specnorm_networks.descent.stages import Stage, top_eigenvector
 from specnorm_networks.tools import Measure, bound
@@ -113,6 +113,12 @@ def holds_in_balls(case: Network, change: Change = list, steps: int = 6) -> Iter
         yield definite(quadratic_form(part.values, case.sums, case.slopes, part.depths, weights, part.constant))
 
 
+def violated(kind: str) -> Iterator[str]:
+    """The inequality of networks whose multipliers are searched for so long that it is nearly an equality."""
+    for case in cases(kind, 8):
+        yield from (f"{value}" for value in smallest_eigenvalues(case, steps=30) if value < -1e-9)
+
+
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
 def test_dense_inequality_holds(kind: str) -> None:
@@ -132,8 +138,7 @@ def test_the_inequality_is_proven_in_balls(kind: str) -> None:
     answers: list[bool | None] = []
     for case in cases(kind, 2)[kind not in CHAINS :]:
         answers += holds_in_balls(case)
-    assert answers
-    assert all(answers), "ball arithmetic does not prove LipSDP's inequality"
+    assert {*answers} == {True}, f"ball arithmetic does not prove LipSDP's inequality: {answers}"
 
 
 @pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
@@ -179,85 +184,12 @@ def one_larger(weights: list[Any]) -> list[Any]:
 
 @pytest.mark.parametrize("change", [smaller, one_larger])
 @pytest.mark.parametrize("kind", ["zeros", "residual"])
+@pytest.mark.sampled(2)
 def test_a_multiplier_that_was_changed_is_refused(kind: str, change: Change) -> None:
     answers: list[bool | None] = []
     for case in cases(kind, 8):
         answers += holds_in_balls(case, change, steps=30)
     assert False in answers, "the inequality holds with changed multipliers, too: the test shows nothing"
-
-
-Original = Callable[..., Any]
-
-
-def forgotten_half(original: Original) -> Original:
-    return lambda *slopes: tuple(0.5 * number for number in original(*slopes))
-
-
-def forgotten_leaf(original: Original) -> Original:
-    return lambda *slopes: (original(*slopes)[0], 0 * slopes[0])
-
-
-def changed_term(change: Callable[[Any, Any, Any], Any]) -> Callable[[Original], Original]:
-    """Return the mutation of `Term.dense` that changes kernel and place, given the term, its kernel and place."""
-
-    def mutation(original: Original) -> Original:
-        return lambda term, axes, **options: change(term, *original(term, axes, **options))
-
-    return mutation
-
-
-def tap_moved(term: Any, kernel: Any, place: Any) -> Any:
-    return (np.flip(kernel, axis=2) if term.placed_layer.layer.name == "w1" else kernel), place
-
-
-def place_moved(term: Any, kernel: Any, place: Any) -> Any:
-    return kernel, tuple(p + 1 for p in place) if term.placed_layer is None else place
-
-
-def without_signs(term: Any, kernel: Any, place: Any) -> Any:
-    return (kernel if term.placed_layer is not None else abs(kernel)) * np.sign(term.alpha), place
-
-
-def one_phase_dropped(original: Original) -> Original:
-    def dropped(kernel: Any, start: Any, stride: Any) -> Any:
-        whole, place = original(kernel, start, stride)
-        if max(stride) > 1:
-            whole = whole.copy()
-            whole[:, 1::2] = 0
-        return whole, place
-
-    return dropped
-
-
-def a_tap_too_early(original: Original) -> Original:
-    return lambda kernel, start, stride: original(kernel, tuple(0 for _ in start), stride)
-
-
-@pytest.mark.parametrize(
-    ("kind", "place", "name", "mutation"),
-    [
-        ("zeros", parts, "middle_and_leaf_slopes", forgotten_half),
-        ("slopes, wrapped", parts, "middle_and_leaf_slopes", forgotten_leaf),
-        ("zeros", links.Term, "dense", changed_term(tap_moved)),
-        ("strided", links, "split_into_phases", one_phase_dropped),
-        ("linear", links.Term, "dense", changed_term(place_moved)),
-        ("downsampled", links, "split_into_phases", a_tap_too_early),
-        ("bottleneck", links.Term, "dense", changed_term(without_signs)),
-    ],
-)
-def test_a_dropped_term_is_noticed(
-    kind: str,
-    place: Any,
-    name: str,
-    mutation: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    networks = cases(kind, 8)
-    monkeypatch.setattr(place, name, mutation(getattr(place, name)))
-    eigenvalues: list[float] = []
-    for network in networks:
-        eigenvalues += smallest_eigenvalues(network, steps=30)
-    assert min(eigenvalues) < -1e-9, "the inequality holds for the mutant, too"
 
 
 def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:

@@ -23,7 +23,6 @@ from networks.onnx_arguments import DRAWS  # noqa: E402
 from networks.onnx_calls import given  # noqa: E402
 from networks.onnx_schemas import versions  # noqa: E402
 from onnx import helper  # noqa: E402
-from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.certified.operators import Unknown  # noqa: E402
 from specnorm_networks.comparison.execution import run_with_errors  # noqa: E402
 from specnorm_networks.onnx import read  # noqa: E402
@@ -115,23 +114,3 @@ def test_values_are_those_of_onnx_runtime(request: pytest.FixtureRequest) -> Non
         examples(partial(compare, operator), COUNT // len(chosen), operator)
     print(dict(found))  # noqa: T201 - shown by `pytest -rP`
     assert [name for name in chosen if not found[name]] == []
-
-
-@pytest.mark.parametrize(
-    ("axes", "bound"), [([1, 1], 3**-0.5), ([1, -2], 3**-0.5), ([-1, 2, 2], 0.5), ([2, 1, 1], 12**-0.5)]
-)
-@pytest.mark.parametrize("opset", [13, 18])
-def test_an_axis_that_is_named_twice_counts_once(axes: list[int], bound: float, opset: int) -> None:
-    """As ONNX Runtime has it; onnx's own reference refuses such a node."""
-    inside = opset >= 18
-    attributes: dict[str, Any] = {} if inside else {"axes": axes}
-    node = helper.make_node("ReduceMean", ["x", "axes"] if inside else ["x"], ["y"], **attributes)
-    stored = {"axes": np.asarray(axes)} if inside else {}
-    model = single([node], (1, 3, 4), stored, opset=opset)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    every_input = np.eye(12, dtype=np.float32).reshape(12, 1, 3, 4)
-    matrix = np.stack([session.run(None, {"x": x})[0].reshape(-1) for x in every_input])
-    assert np.linalg.norm(matrix, 2) == pytest.approx(bound, rel=1e-6)
-    found = network_bound(model).upper
-    assert found is not None
-    assert bound * (1 - 1e-12) <= found <= bound * (1 + 1e-6)

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from specnorm_torch.layers import at_inference, is_layer, is_matrix, name_of
+from specnorm_torch.layers import at_inference, check_is_module, is_layer, is_matrix, name_of
 from torch import Tensor
 
 from specnorm.errors import MethodError, SpecnormError
@@ -38,8 +38,10 @@ class NormMonitor(ModelMonitor):
 
     def read(self) -> Reading:
         """Return the layers of the model in ``eval()``, with copies of their weights."""
+        reader = reader_of(self.model)
+        if reader is None:
+            check_is_module(self.model)
         with at_inference(self.model):
-            reader = reader_of(self.model)
             reading = self._read_torch() if reader is None else read_model(reader, self.model, self.select)
             return {name: _copy(layer) for name, layer in reading.items()}
 

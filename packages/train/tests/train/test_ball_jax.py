@@ -130,7 +130,7 @@ def test_refusals() -> None:
 
 
 @pytest.mark.parametrize("library", ["flax.nnx", "equinox"])
-@pytest.mark.sampled("flax.nnx")
+@pytest.mark.nightly
 def test_models_of_flax_and_equinox(library: str) -> None:
     module = pytest.importorskip(library)
     if library == "equinox":

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.torch_compilers import COMPILERS
 
 import specnorm
 from specnorm import methods
@@ -111,39 +110,6 @@ def test_the_weights_in_use_stay_at_the_bound() -> None:
     assert worst["tn"] > 1.1
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("compiler", COMPILERS)
-def test_compiled_steps_hold_as_well(compiler: str) -> None:
-    """In train() and then in eval(), of weights that were edited in the meantime."""
-
-    class Watched(nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = specnorm_torch.spectral_norm(nn.Conv2d(3, 8, 3, padding=1))
-            self.head = nn.Linear(8 * 64, 5)
-
-        def forward(self, x: Any) -> Any:
-            weight = self.layer.weight
-            hidden = nn.functional.conv2d(x, weight, self.layer.bias, padding=1).relu()
-            return self.head(hidden.flatten(1)), weight
-
-    model = Watched()
-    step = torch.compile(model, fullgraph=True, backend=compiler)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    data, labels = batch()
-    for _ in range(12):
-        optimizer.zero_grad()
-        logits, weight = step(data)
-        nn.functional.cross_entropy(10 * logits, labels).backward()
-        optimizer.step()
-        check_at_bound(model.layer, weight)
-    model.eval()
-    with torch.no_grad():
-        edited = torch.randn_like(model.layer.weight)
-        model.layer.parametrizations.weight.original.copy_(edited)
-        check_at_bound(model.layer, step(data)[1])
-
-
 def test_what_is_constrained_of_a_bilinear_layer_is_said() -> None:
     torch.manual_seed(0)
     layer = specnorm_torch.spectral_norm(nn.Bilinear(3, 4, 5), bound=2.0)
@@ -179,23 +145,6 @@ def test_checkpoints_have_the_same_gradients(use_reentrant: bool) -> None:
         if "vectors" in name
         if not torch.equal(x, again.state_dict()[name])
     ] == []
-
-
-def test_one_layer_used_many_times_a_step() -> None:
-    """A recurrent use: each pass moves the state, and the gradient is that of all passes."""
-    layer = specnorm_torch.spectral_norm(nn.Conv2d(4, 4, 3, padding=1))
-    used = recorded(nn.Sequential(layer))
-    optimizer = torch.optim.Adam(layer.parameters(), lr=1e-2)
-    for _ in range(5):
-        x = torch.ones(2, 4, 6, 6)
-        for _ in range(4):
-            x = layer(x).tanh()
-        optimizer.zero_grad()
-        x.square().sum().backward()
-        optimizer.step()
-    assert len(used) == 20
-    for _, weight in used:
-        check_at_bound(layer, weight)
 
 
 # -- weights that no step has made ---------------------------------------------------------------------------------
@@ -302,6 +251,7 @@ def test_the_first_forward_pass_of_a_new_weight_is_right(change: str) -> None:
 
 
 @pytest.mark.parametrize("change", IN_TRAINING)
+@pytest.mark.sampled(2)
 def test_the_next_step_of_a_weight_that_jumped_is_right(change: str) -> None:
     """In train(), after the first passes, when one sweep a pass would need tens of passes to follow."""
     model = constrained()
@@ -311,20 +261,6 @@ def test_the_next_step_of_a_weight_that_jumped_is_right(change: str) -> None:
     model(batch()[0])
     for layer, weight in used:
         check_at_bound(layer, weight)
-
-
-def test_a_resumed_run_is_the_same_run() -> None:
-    """To the bit, in the first passes and after them."""
-    for passes in (10, 35):
-        model = constrained()
-        train(model, passes)
-        saved = copy.deepcopy(model.state_dict())
-        train(model, 5)
-        again = constrained()
-        again.load_state_dict(saved)
-        train(again, 5)
-        for name, x in model.state_dict().items():
-            assert torch.equal(x, again.state_dict()[name]), name
 
 
 def test_eval_moves_nothing() -> None:
@@ -347,14 +283,6 @@ def test_parameters_of_half_precision(dtype: Any) -> None:
         check_at_bound(layer, weight)
         assert layer.parametrizations.weight.original.grad.isfinite().all()
         assert {x.dtype for x in layer.parametrizations.weight[0].state} <= {torch.float32}
-
-
-def test_a_model_that_is_cast_is_constrained_too() -> None:
-    model = constrained().to(torch.bfloat16).eval()
-    used = recorded(model)
-    model(batch()[0].bfloat16())
-    for layer, weight in used:
-        check_at_bound(layer, weight)
 
 
 @pytest.mark.parametrize("eps", [-1e-12, float("nan"), float("inf"), "1e-12", True])
@@ -408,6 +336,9 @@ def test_a_list_of_layers_is_no_module() -> None:
     linear: Any = [nn.Linear(2, 2)]
     with pytest.raises(KernelError, match="list is not a torch module"):
         specnorm_torch.spectral_norm(linear)
+    for call in (specnorm_torch.SpectralPenalty, specnorm_torch.OrthogonalityPenalty, specnorm_torch.NormMonitor):
+        with pytest.raises(MethodError, match=r"list is not a torch\.nn\.Module: give the model itself"):
+            call(linear)
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.Conv2d(6, 6, 3, groups=6), nn.Linear(3, 4)])
@@ -421,25 +352,6 @@ def test_a_model_in_channels_last_is_constrained_too(layer: Any) -> None:
     check_at_bound(model[0], model[0].weight)
     model.share_memory()
     assert [x for x in model.buffers() if not x.is_shared()] == []
-
-
-def test_a_copy_is_independent_and_equal() -> None:
-    model = constrained()
-    train(model, 2)
-    twin = copy.deepcopy(model.eval()).train()
-    train(model.train(), 2)
-    train(twin, 2)
-    assert [(name, x) for name, x in twin.state_dict().items() if not torch.equal(x, model.state_dict()[name])] == []
-    for name, layer in layers(twin):
-        original = layer.parametrizations.weight.original
-        assert original is layer.parametrizations.weight[0].original
-        assert original is not model.get_submodule(name).parametrizations.weight.original
-    # The copy's norm is the copy's.
-    twin = edited(twin)
-    used = recorded(twin)
-    twin(batch()[0])
-    for layer, weight in used:
-        check_at_bound(layer, weight)
 
 
 def test_the_parametrisation_can_be_pickled() -> None:
@@ -482,7 +394,7 @@ def test_a_whole_model() -> None:
     model(words).sum().backward()
     before = model.eval()(words)
     assert specnorm_torch.bake_(model) == [f"{name}.weight" for name in names]
-    assert not any(parametrize.is_parametrized(x) for x in model.modules())
+    assert [x for x in model.modules() if parametrize.is_parametrized(x)] == []
     torch.testing.assert_close(model(words), before, rtol=0, atol=0)
     for layer in (model.body[0], model.body[2]):
         check_at_bound(layer, layer.weight)
@@ -647,15 +559,6 @@ def test_a_weight_that_changed_since_eval_is_not_exported() -> None:
     torch.testing.assert_close(torch.export.export(model, (data,)).module()(data), model(data))
 
 
-@pytest.mark.parametrize("change", ["assigned", "edited_data"])
-def test_no_stale_weight_is_exported(change: str) -> None:
-    """After a change that no version counter tells of."""
-    model = NEW_WEIGHTS[change](constrained()).eval()
-    data, _ = batch()
-    exported = torch.export.export(model, (data,)).module()(data)
-    torch.testing.assert_close(exported, model(data))
-
-
 def test_a_model_without_layers_is_refused_in_its_own_words() -> None:
     """Neither a pattern nor a bound is asked for that was given, or that would not help."""
     model = nn.Sequential(nn.ReLU())
@@ -665,21 +568,3 @@ def test_a_model_without_layers_is_refused_in_its_own_words() -> None:
         specnorm_torch.rescale_(model, 1.0)
     with pytest.raises(MethodError, match=r"or give a bound"):
         specnorm_torch.rescale_(model)
-
-
-def test_short_filters_of_many_channels_hold_the_norm() -> None:
-    """With seven points along the only axis the norm of a weight in use reached 1.024."""
-    torch.manual_seed(0)
-    layer = nn.Conv1d(32, 32, 3)
-    used: list[torch.Tensor] = []
-    model = specnorm_torch.spectral_norm(nn.Sequential(layer))
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    inputs = torch.randn(4, 32, 32)
-    for step in range(70):
-        with torch.nn.utils.parametrize.cached():
-            optimizer.zero_grad()
-            (-model(inputs).square().mean()).backward()
-            if step > 32:
-                used.append(layer.weight.detach().clone())
-        optimizer.step()
-    assert max(float(specnorm.enclose(weight, rtol=2e-3).lower) for weight in used) <= 1.012

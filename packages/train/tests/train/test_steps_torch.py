@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import gc
 import threading
 import warnings
@@ -212,24 +211,6 @@ def test_a_bound_that_is_changed_counts_at_once() -> None:
     model.layers[1].parametrizations.weight.register_forward_hook(lambda *args: used.append(args[2].detach()))
     model(IMAGES)
     assert float(specnorm.enclose(used[0]).upper) == pytest.approx(0.25, rel=1e-2)
-
-
-def test_iterations_that_are_changed_count_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = chain()
-    for _ in range(70):
-        model(IMAGES)
-    seen: list[int] = []
-    plain = steps.take_plain_steps
-
-    def counted(inputs: Any) -> Any:
-        seen.extend(x.sweeps for x in inputs)
-        return plain(inputs)
-
-    monkeypatch.setattr(steps, "take_plain_steps", counted)
-    constraint_of(model.layers[2]).n_power_iterations = 5
-    model(IMAGES)
-    # The others have the same weights and settings as in the pass before.
-    assert seen == [5]
 
 
 # -- together as alone -------------------------------------------------------------------------------------------------
@@ -582,20 +563,6 @@ class TwoHeads(nn.Module):  # type: ignore[misc]
         return self.one(x), self.two(x)
 
 
-def test_parts_of_a_model_have_backward_passes_of_their_own() -> None:
-    model = specnorm_torch.spectral_norm(TwoHeads())
-    x = torch.linspace(-1, 1, 12).reshape(2, 6)
-    together = copy.deepcopy(model)
-    for output in model(x):
-        output.square().sum().backward()
-    sum(output.square().sum() for output in together(x)).backward()
-    for layer, other in ((model.one, together.one), (model.two, together.two)):
-        torch.testing.assert_close(original_of(layer).grad, original_of(other).grad, rtol=0, atol=0)
-    model.zero_grad()
-    model(x)[0].sum().backward()
-    assert original_of(model.two).grad is None
-
-
 def test_the_gradient_of_a_long_weight_is_that_of_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model = specnorm_torch.spectral_norm(TwoHeads())
     twin = copy.deepcopy(model)
@@ -628,22 +595,6 @@ def test_a_weight_that_is_changed_before_its_backward_pass_is_told() -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize(
-    "register",
-    [
-        lambda x: x.register_hook(lambda gradient: 2 * gradient),
-        lambda x: x.register_post_accumulate_grad_hook(lambda x: setattr(x, "grad", 2 * x.grad)),
-    ],
-)
-def test_hooks_of_weights_that_a_loss_does_not_use(register: Callable[[Any], Any]) -> None:
-    model = specnorm_torch.spectral_norm(TwoHeads())
-    for layer in (model.one, model.two):
-        register(original_of(layer))
-    model(torch.ones(2, 6))[0].sum().backward()
-    assert original_of(model.one).grad.any()
-    assert original_of(model.two).grad is None
-
-
 def test_gradients_in_batches_and_with_a_graph() -> None:
     model = specnorm_torch.spectral_norm(TwoHeads())
     output = model(torch.ones(1, 6))[1].square()
@@ -653,58 +604,6 @@ def test_gradients_in_batches_and_with_a_graph() -> None:
     torch.testing.assert_close(batch, torch.stack(alone))
     (with_graph,) = torch.autograd.grad(output, weight, rows[0], create_graph=True)
     torch.testing.assert_close(with_graph.detach(), alone[0])
-
-
-@pytest.mark.parametrize("whole", [True, False])
-def test_selective_checkpoints(whole: bool) -> None:
-    """They count the calls of the forward pass and of the one that is computed again."""
-    saved = [torch.ops.aten.convolution.default, torch.ops.aten.mul.Tensor]
-    contexts = functools.partial(torch.utils.checkpoint.create_selective_checkpoint_contexts, saved)
-
-    def checkpoint(function: Any, x: Any) -> Any:
-        return torch.utils.checkpoint.checkpoint(function, x, use_reentrant=False, context_fn=contexts)
-
-    model = chain()
-    other = copy.deepcopy(model)
-    model.layers.insert(2, nn.Hardtanh())
-    other.layers.insert(2, nn.Hardtanh())
-    if whole:
-        checkpoint(model, IMAGES).square().sum().backward()
-    else:
-        for layer in model.layers:
-            layer.forward = functools.partial(checkpoint, layer.forward)
-        model(IMAGES).square().sum().backward()
-    other(IMAGES).square().sum().backward()
-    for x, y in zip(model.parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(x.grad, y.grad)
-
-
-def test_a_weight_in_use_that_is_changed_counts_once() -> None:
-    """Its next use in the pass has the weight of the step."""
-    model = chain()
-
-    def halve() -> None:
-        for _ in range(2):
-            weight = model.layers[2].weight
-            check(weight)
-            weight.mul_(0.5)
-
-    model.between = halve
-    model(IMAGES).sum().backward()
-
-
-def test_a_pass_in_inference_mode_with_a_graph_inside() -> None:
-    model = chain().requires_grad_(False)
-    x = IMAGES.clone().requires_grad_()
-
-    def differentiate() -> None:
-        with torch.inference_mode(False), torch.enable_grad():
-            model.layers[2](x).sum().backward()
-
-    model.between = differentiate
-    with torch.inference_mode():
-        model(IMAGES)
-    assert x.grad.any()
 
 
 def test_replicas_step_alone(stacks: list[int]) -> None:
@@ -814,20 +713,6 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     assert sweeps + passes == 20 + 18 + 2 * 30
     # A layer that grows by a third goes nowhere. The first steps, and those of the layer that jumped, owe 16 sweeps.
     assert 32 <= sweeps <= 40
-
-
-def launched(count: int, make: Callable[[], Any]) -> int:
-    """Operations of the constraint of some equal layers in one pass, forward and backward."""
-    return sum(launches.constrained(lambda: nn.Sequential(*(make() for _ in range(count))), None).values())
-
-
-def test_equal_layers_launch_one_step() -> None:
-    """`python -m benchmarks launches` counts those of whole networks."""
-    two, six = (launched(count, lambda: nn.Conv2d(5, 5, 3)) for count in (2, 6))
-    assert two <= 92
-    # The product with the factor, the five operations of its derivative, and the copy of the state.
-    assert six - two <= 4 * 7
-    assert launched(2, lambda: nn.Linear(8, 8)) <= 55
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,7 @@ from specnorm_networks.certified.operators.normalisation import Centre, Normalis
 from specnorm_networks.certified.operators.piecewise import Abs, HardTanh, LeakyReLU, Negative, ReLU
 from specnorm_networks.certified.operators.reductions import Largest, LogSoftmax, LogSumExp, Norm, Smallest, Softmax
 from specnorm_networks.certified.operators.resizing import Resize
+from specnorm_networks.certified.operators.sampling import FourierTransform, Sample
 from specnorm_networks.certified.operators.smooth import (
     ELU,
     Arcsinh,
@@ -73,12 +74,13 @@ from specnorm_networks.certified.operators.windows import AveragePool, MaxPool, 
 __all__ = [
     "ELU", "Abs", "Add", "AddedUp", "Affine", "Arcsinh", "Arctan", "Attention", "AveragePool",
     "Broadcast", "Centre", "Choose", "Compare", "Concat", "Constant", "Convolution",
-    "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "Function", "Gather", "GroupSort", "HardTanh",
+    "Cos", "CumulativeSum", "Entries", "Erf", "Exp", "Floor", "FourierTransform", "Function", "Gather", "GroupSort",
+    "HardTanh",
     "Held", "Identity", "InnerProduct", "Input", "Known", "Largest", "Layer", "LeakyReLU", "LinearMap", "LinearSpline",
     "Log", "LogAddExp", "LogSoftmax", "LogSumExp", "Lookup", "Matrices", "Matrix", "MatrixProduct", "MaxPool",
     "Maximum", "Mean", "Merge", "Minimum", "Negative", "NoBoundError", "Norm", "Normalise", "NotRunError", "Operator",
     "Pad", "Permute", "Place", "Power", "Product", "Quotient", "Random", "ReLU", "Reciprocal", "Reflection", "Reshape",
-    "Resize", "SameOrder", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
+    "Resize", "SameOrder", "Sample", "Scale", "Sigmoid", "Sign", "Sin", "Slice",
     "Smallest", "Softmax", "Softplus", "Softsign", "Sort", "Sqrt", "Steep", "Sum", "Tanh",
     "Tile", "Truncated", "Unknown", "Unsqueeze", "Where", "Windows",
 ]  # fmt: skip

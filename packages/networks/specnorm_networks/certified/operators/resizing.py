@@ -41,6 +41,10 @@ class Resize(Affine):
     """How an output's index gives its coordinate in the input: one of `axes.COORDINATES`."""
     nearest: str = "floor"
     """How a coordinate gives a pixel: one of `axes.ROUNDINGS`."""
+    antialias: bool = False
+    """Whether linear interpolation averages over more pixels where there are fewer outputs than pixels."""
+    exclude_outside: bool = False
+    """As for `AxisResizing`."""
 
     def keeps_channels(self, before: Shape, after: Shape) -> bool:
         return all(scale == 1 for scale in self.scales[:2]) and keeps_samples_and_channels(before, after)
@@ -66,7 +70,7 @@ class Resize(Affine):
         for axis, (size, scale) in enumerate(zip(before, self.scales, strict=True)):
             outputs = math.floor(size * scale) if self.sizes is None else self.sizes[axis]
             if scale != 1 or outputs != size:
-                resizings[axis] = AxisResizing(size, outputs, scale, self.coordinates)
+                resizings[axis] = AxisResizing(size, outputs, scale, self.coordinates, self.exclude_outside)
         return resizings
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
@@ -75,7 +79,9 @@ class Resize(Affine):
     def _rows_of_axis(self, before: Shape) -> dict[int, tuple[Row, ...]]:
         """Return pixels and weights of each output along each axis that does not stay as it is."""
         kind = self.nearest if self.mode == "nearest" else self.mode
-        if kind not in ("linear", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
+        if kind == "linear" and self.antialias:
+            kind = "antialiased"
+        if kind not in ("linear", "antialiased", *axes.ROUNDINGS) or self.coordinates not in axes.COORDINATES:
             raise NoBoundError(
                 f"resizing by {self.mode} ({self.nearest}, {self.coordinates} coordinates) is not supported"
             )

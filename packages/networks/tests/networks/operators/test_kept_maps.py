@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from specnorm_networks.answering import bound
 from specnorm_networks.certified import operators
-from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators import base
 from specnorm_networks.certified.operators.base import Place, keep_linear_maps
 from specnorm_networks.certified.operators.layers import Layer
 
@@ -42,34 +39,3 @@ def test_a_map_is_made_once_for_each_operator_and_shape(counted: list[operators.
                 np.testing.assert_array_equal(found, expected)
         assert one.linear_map(Place((x.shape,), (1, 2, 5, 7))) is None  # a value of another shape is still refused
     assert counted == [one, other, one]
-
-
-def test_nothing_is_kept_outside_or_beyond_the_limit(
-    counted: list[operators.Convolution],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(base, "MOST_KEPT_NUMBERS", 2 * 36)
-    one = convolution()
-    x = np.zeros((1, 2, 4, 4))
-    for _ in range(2):
-        with keep_linear_maps():
-            one.run(x)
-            one.run(x)
-            convolution(1).run(x)  # has no room beside it
-            convolution(1).run(x)
-        one.run(x)
-    assert counted.count(one) == 4
-    assert len(counted) == 8
-
-
-def test_comparison_and_attack_make_few_maps(counted: list[operators.Convolution]) -> None:
-    shape = (1, 2, 5, 5)
-    nodes = [
-        Node("x", operators.Input(), (), shape),
-        Node("y", convolution(0), ("x",), shape),
-        Node("z", operators.ReLU(), ("y",), shape),
-        Node("out", convolution(1), ("z",), shape),
-    ]
-    answer = bound(Graph(tuple(nodes), ("out",)))
-    assert answer.checked.pairs == 12
-    assert len(counted) < 20  # 12 pairs, each with four executions: 180 without

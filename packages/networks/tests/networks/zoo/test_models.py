@@ -70,7 +70,7 @@ OF_TIMM: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.sampled("ViT")
+@pytest.mark.nightly
 def test_bounds_of_transformers_models_hold(name: str) -> None:
     check(*MODELS[name])
 
@@ -125,6 +125,7 @@ def test_normalisations_have_a_bound_when_they_are_baked(name: str) -> None:
     assert max(jacobian_norm(model, each) for each in x) <= present(found.upper) <= 2
 
 
+@pytest.mark.nightly
 def test_a_network_of_orthogonium() -> None:
     package = pytest.importorskip("orthogonium.legacy.cayley_ortho_conv")
     model = nn.Sequential(package.Cayley(4, 6, 3), package.GroupSort(), package.Cayley(6, 4, 3, stride=2)).eval()

@@ -1,20 +1,10 @@
-"""Checks of the proofs that notice planted mistakes: of public functions against truths of their own, and others.
-
-``planted.md`` says which checks are to notice the mistakes of which function, and why some mistakes leave what is
-claimed true. ``python -m core.proof.planted WORD...`` in the folder ``tests`` plants those of the functions whose names
-hold a word, and prints what notices each. `test_planted` plants all. What changes a term of rounding alone is in
-`test_every_allowance`.
-"""
+"""Checks of the proofs that notice planted mistakes: of public functions against truths of their own, and others."""
 
 from __future__ import annotations
 
 import functools
 import math
-import os
-import resource
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -29,10 +19,9 @@ from core.proof import (
 )
 from helpers.assumptions import assumed
 from helpers.libraries import OPS
-from helpers.mutants import ARITHMETIC, HYPOTHESES, Check, Mistake, certified, mistakes, noticed_by
+from helpers.mutants import Check
 from helpers.oracle import dense_matrix
 from numpy.typing import NDArray
-from test_house import CORE
 
 import specnorm
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
@@ -44,8 +33,6 @@ from specnorm.supremum import tuning
 from specnorm.training.proof import attained_down
 
 TOLERANCE = 1e-9
-LONGEST = 60
-"""Seconds after which a search that does not end counts as noticed."""
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
@@ -333,6 +320,15 @@ def rules() -> Iterator[str]:
             yield from violations(check)
 
 
+def rules_of_networks() -> Iterator[str]:
+    """Rules of networks of numbers (`core.proof.network_rules`)."""
+    from core.proof.network_rules import NETWORK_CHECKS
+    from core.proof.rules import violations
+
+    for check in dict.fromkeys(NETWORK_CHECKS.values()):
+        yield from violations(check)
+
+
 def refused() -> Iterator[str]:
     """Rules applied where what they suppose does not hold: cases that are not refused (`core.proof.refusals`)."""
     from core.proof.refusals import REFUSED
@@ -365,57 +361,6 @@ CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
         grids, claims, multiples, fixed_cost, circular, at_size, smallest, isometries, balls, matrices,
-        far_from_one, refused, rules, of_arithmetic, searches,
+        far_from_one, refused, rules, rules_of_networks, of_arithmetic, searches,
     )
 }  # fmt: skip
-
-
-# -- mistakes ----------------------------------------------------------------------------------------------------------
-@functools.cache
-def table(part: int) -> list[list[str]]:
-    """The rows of ``planted.md``: (0) a function and its checks, (1) a mistake that is none, and why."""
-    text = Path(__file__).with_suffix(".md").read_text(encoding="utf-8").split("## ")[1 + part]
-    lines = [line for line in text.splitlines() if line.startswith("| `")]
-    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
-
-
-def checks_of(mistake: Mistake) -> dict[str, Check]:
-    """The checks that are to notice a mistake."""
-    names = next((row[1].split(", ") for row in table(0) if row[0] == str(mistake.function)), [])
-    return {name: CHECKS[name] for name in names}
-
-
-NOT_YET = (
-    "symbols.proofs.padding: other_parts_up", "running.proof: found_in_words", "ball.proofs.directions: _joined",
-)  # fmt: skip
-"""Functions without checks here; they have tests of their own."""
-
-
-def all_mistakes() -> list[Mistake]:
-    functions = [x for x in certified() if x.path.is_relative_to(CORE) and not str(x).startswith(NOT_YET)]
-    return mistakes(functions, ARITHMETIC | HYPOTHESES)
-
-
-def none() -> set[str]:
-    """Mistakes that change no claim, or make another valid one."""
-    return {" | ".join(row[:3]) for row in table(1)}
-
-
-def main() -> None:
-    """Plant mistakes in functions whose names hold one of the given words, and print what notices each, or "-"."""
-    words = sys.argv[1:] or [""]
-    for mistake in all_mistakes():
-        if not any(word in str(mistake) for word in words) or str(mistake) in none():
-            continue
-        sys.stdout.flush()
-        if os.fork() == 0:
-            resource.setrlimit(resource.RLIMIT_CPU, (LONGEST, LONGEST))
-            first = checks_of(mistake)
-            noticed = noticed_by(mistake, first | {name: x for name, x in CHECKS.items() if name not in first})
-            print(f"{mistake} | {noticed or '-'}", flush=True)  # noqa: T201
-            os._exit(0)
-        os.wait()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,550 @@
+"""Every condition of the checker's lemmas, where it just does not hold: refused, with the words of that condition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+
+from check.test_attention_certificates import CAUSAL, SHAPE, clipped, network
+from helpers.onnx_models import model, node
+from onnx import helper
+from specnorm_check import (
+    Network,
+    Refused,
+    arithmetic,
+    attention,
+    branches,
+    graphs,
+    inequality,
+    layers,
+    matrices,
+    networks,
+    parts,
+    resizing,
+    rules,
+    statements,
+)
+from specnorm_check.attention import Read, Tokens
+from specnorm_check.graphs import Node
+from specnorm_check.moves import moved
+from specnorm_check.parts import Part
+
+ONE = Fraction(1)
+
+
+def graph(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...] = SHAPE) -> Network:
+    """Of operators after tokens called z, which are clipped."""
+    before, more = clipped()
+    made = model([*before, *nodes], shape, more | arrays, opset=23)
+    return Network(made.SerializeToString(), list(shape))
+
+
+def last(operator: str, *inputs: str, arrays: dict[str, Any] | None = None, **attributes: Any) -> Tokens:
+    """What one operator makes of tokens."""
+    return attention.tokens_of(graph([node(operator, *inputs, **attributes)], arrays or {}), "y")
+
+
+HEADS = Network(network().SerializeToString(), list(SHAPE))
+Q, K, V = (attention.tokens_of(HEADS, each) for each in "qkv")
+PLAIN = attention.tokens_of(HEADS, "z")
+
+
+def normalised(gain: Any, shift: Any, **attributes: Any) -> Tokens:
+    nodes = [node("LayerNormalization", "x", "gain", "shift", **attributes)]
+    return attention.tokens_of(graph(nodes, {"gain": np.asarray(gain), "shift": np.asarray(shift)}), "y")
+
+
+def changed(array: Any, value: int, *place: int) -> Any:
+    """An array with another entry."""
+    other = array.copy()
+    other[place] = value
+    return other
+
+
+def times_matrix(**other: Any) -> Tokens:
+    """Tokens times a matrix, with other numbers of tokens or rows."""
+    return attention.multiplied(HEADS, HEADS.nodes["q0"], replace(PLAIN, **other))
+
+
+def head(**other: Any) -> Any:
+    return attention.head_of(replace(Q, **other), (0, 0))
+
+
+def read(q: Tokens = Q, k: Tokens = K, v: Tokens = V) -> Any:
+    return attention.factors(Read(q, k, v, ONE, np.ones((5, 5), bool)))
+
+
+def cut(value: Tokens, *where: Any) -> Tokens:
+    """A part of the entries."""
+    return replace(value, **{name: getattr(value, name)[where] for name in ("tokens", "rows", "offset")})
+
+
+def of_axes(*axes: int) -> Any:
+    """Attention of values with so many axes."""
+    values = iter([cut(value, *[0] * (4 - count)) for value, count in zip((Q, K, V), axes, strict=True)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "tokens_of", lambda *_: next(values))
+        return attention.attention_of(HEADS, "a")
+
+
+def moved_to(shape: tuple[int, ...]) -> Tokens:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(HEADS.shapes, "q", shape)
+        return attention.tokens_of(HEADS, "q")
+
+
+def limited(numbers: int, call: Callable[[], Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "MOST_NUMBERS", numbers)
+        return call()
+
+
+def written_out(*steps: Any, arrays: dict[str, Any] | None = None, k: str = "kt") -> Any:
+    """Attention of z and z, whose scores s go through some steps to t."""
+    nodes = [
+        node("Transpose", "z", out="kt", perm=[0, 2, 1]), node("MatMul", "z", k, out="s"), *steps,
+        node("Softmax", "t", out="p", axis=-1), node("MatMul", "p", "z"),
+    ]  # fmt: skip
+    return attention.attention_of(graph(nodes, arrays or {}), "y")
+
+
+def masked(*inputs: str, **arrays: Any) -> Any:
+    nodes = [node("Reshape", "z", "split", out="h0"), node("Transpose", "h0", out="h", perm=[0, 2, 1, 3])]
+    nodes.append(node("Attention", "h", "h", "h", *inputs))
+    return attention.attention_of(graph(nodes, {"split": np.array([1, 5, 2, 2]), **arrays}), "y")
+
+
+WORDS = "tokens of an unknown length"
+FACTOR = np.eye(4)
+OTHER = replace(K, start="other")
+LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
+    "a matrix that is not finite": (lambda: attention.norm_up(np.array([[math.inf, 1.0]])), "not finite"),
+    "the input itself": (lambda: attention.tokens_of(HEADS, "nothing"), WORDS),
+    "as many tokens as the limit": (lambda: limited(20, lambda: attention.tokens_of(HEADS, "z")), "too many tokens"),
+    "tokens with as many entries as the limit": (
+        lambda: limited(16, lambda: attention.of_value(HEADS, "z", "x", ONE, ONE)), "too many entries"),
+    "a sum of two values": (lambda: last("Add", "z", "x"), f"{WORDS}, before Add"),
+    "a normalization that broadcasts": (lambda: attention.of_value(HEADS, "z", "length", ONE, ONE), "broadcasts"),
+    "a norm over another axis": (
+        lambda: normalised(np.ones(4), np.zeros(4), axis=1, epsilon=0.1), "a norm over other axes"),
+    "a gain of another shape": (
+        lambda: normalised(np.ones((1, 4)), np.zeros(4), epsilon=0.1), "a norm over other axes"),
+    "a bias of another shape": (lambda: normalised(np.ones(4), np.zeros((1, 4)), epsilon=0.1), "a bias of another"),
+    "a norm without epsilon": (lambda: normalised(np.ones(4), np.zeros(4), epsilon=0.0), "without epsilon"),
+    "an epsilon that is too small": (lambda: attention.root_down(Fraction(1, 2 * 4**100)), "too small"),
+    "a function of tokens": (lambda: last("Relu", "z"), f"{WORDS}, before Relu"),
+    "a sum that broadcasts": (lambda: last("Add", "z", "b", arrays={"b": np.ones((3, 5, 4))}), "broadcasts tokens"),
+    "tokens times 0": (lambda: last("Mul", "z", "0", arrays={"0": np.array(0.0)}), "a product with 0"),
+    "a number by tokens": (lambda: last("Div", "2", "z", arrays={"2": np.array(2.0)}), "a product with 0"),
+    "a computed bias": (lambda: attention.numbers_of(HEADS, "x"), f"{WORDS}, before an operator"),
+    "a bias that is not finite": (
+        lambda: last("Add", "z", "b", arrays={"b": np.array([0, 0, math.inf, 0])}), "not finite"),
+    "a matrix of two tokens": (lambda: times_matrix(tokens=changed(PLAIN.tokens, 1, 0, 0, 1)), "mixes tokens"),
+    "a matrix of other rows": (lambda: times_matrix(rows=changed(PLAIN.rows, 1, 0, 1, 0)), "mixes tokens"),
+    "a matrix of constants": (lambda: times_matrix(tokens=PLAIN.tokens - 1), "mixes tokens"),
+    "a product with a computed matrix": (lambda: attention.kernel_of(HEADS, HEADS.nodes["q0"]._replace(
+        inputs=["z", "x"])), "no product with a matrix"),
+    "a product with a stack of matrices": (
+        lambda: last("MatMul", "z", "w", arrays={"w": np.ones((1, 4, 4))}), "no product with a matrix"),
+    "a product that is doubled": (lambda: attention.kernel_of(HEADS, HEADS.nodes["q0"]._replace(
+        attributes={"alpha": 2.0})), "no product with a matrix"),
+    "attention with a computed mask": (lambda: masked("h"), "a computed mask"),
+    "queries with three axes": (lambda: of_axes(3, 4, 4), "other axes than four"),
+    "keys with three axes": (lambda: of_axes(4, 3, 4), "other axes than four"),
+    "values with three axes": (lambda: of_axes(4, 4, 3), "other axes than four"),
+    "values alone with four axes": (lambda: of_axes(3, 3, 4), "other axes than four"),
+    "all with three axes": (lambda: of_axes(3, 3, 3), "other axes than four"),
+    "entries moved to another shape": (lambda: moved_to((1, 2, 5, 3)), "onnx infers another shape"),
+    "scores that broadcast": (
+        lambda: written_out(node("Mul", "s", "c", out="t"), arrays={"c": np.ones((2, 1, 1))}), "broadcast"),
+    "scores through a function": (lambda: written_out(node("Abs", "s", out="t")), "scores with a Abs"),
+    "scores less a mask": (
+        lambda: written_out(node("Sub", "s", "c", out="t"), arrays={"c": CAUSAL}), "scores with a Sub"),
+    "scores of a constant": (
+        lambda: written_out(node("Mul", "s", "2", out="t"), arrays={
+            "c": np.ones((1, 4, 5)), "2": np.array(2.0)}, k="c"), "scores of constants"),
+    "a mask of one axis": (lambda: attention.kept_by(np.zeros(5)), "a mask without rows"),
+    "two masks": (lambda: attention.kept_by(np.stack([CAUSAL, np.zeros((5, 5))])), "heads with other masks"),
+    "a bias in a mask": (lambda: attention.kept_by(changed(np.zeros((5, 5)), 1, 0, 0)), "biases other than 0"),
+    "values of another normalization": (lambda: read(v=replace(V, start="other")), "keys and values of other tokens"),
+    "queries of fewer heads": (lambda: read(q=cut(Q, slice(None), slice(1))), "heads differ"),
+    "values of fewer heads": (lambda: read(v=cut(V, slice(None), slice(1))), "heads differ"),
+    "queries of other sizes": (lambda: read(q=cut(Q, ..., slice(1))), "queries and keys of other sizes"),
+    "values in another order": (lambda: read(v=replace(V, tokens=V.tokens[:, :, ::-1])), "other tokens"),
+    "a head with an entry of another token": (lambda: head(tokens=changed(Q.tokens, 1, 0, 0, 0, 1)), "whole tokens"),
+    "a head with other rows": (lambda: head(rows=changed(Q.rows, 1, 0, 0, 1, 0)), "whole tokens"),
+    "a head that reads a token twice": (lambda: head(tokens=0 * Q.tokens), "whole tokens"),
+    "a head with a constant": (lambda: head(tokens=Q.tokens - 1), "whole tokens"),
+}  # fmt: skip
+"""Calls, and words of the condition that does not hold."""
+
+
+# -- one operator ------------------------------------------------------------------------------------------------------
+FOUR = (1, 2, 2)
+
+
+def fake(one: Node, arrays: dict[str, Any] | None = None, **shapes: tuple[int, ...]) -> Any:
+    """A graph in which one operator computes y, and another one z, of values of some shapes."""
+    found = Network.__new__(Network)
+    found.nodes = {"x": Node("the input", [], {}), "z": Node("Relu", ["x"], {}), "y": one}
+    found.shapes = {"x": FOUR, "y": FOUR, "z": FOUR} | shapes
+    found.arrays = arrays or {}
+    found.fixed = {"", *found.arrays}
+    return found
+
+
+def step(operator: str, *inputs: Any, arrays: dict[str, Any] | None = None, **more: Any) -> Any:
+    shapes = {name: more.pop(name) for name in "xy" if name in more}
+    return matrices.step_of(fake(Node(operator, list(inputs or "x"), more), arrays, **shapes), "y")
+
+
+def move(operator: str, *inputs: Any, arrays: dict[str, Any] | None = None, **more: Any) -> Any:
+    shapes = {name: more.pop(name) for name in "xy" if name in more}
+    return moved(fake(Node(operator, list(inputs or "x"), more), arrays, **shapes), "y", {"x": np.ones(FOUR)})
+
+
+def pool(pads: list[int]) -> Any:
+    one = Node("AveragePool", ["x"], {"kernel_shape": [2], "pads": pads})
+    return matrices.kernel_of(fake(one), one, FOUR)
+
+
+def branch(one: Node, **shapes: Any) -> Any:
+    return branches.Branches(fake(one, **shapes), "x", ["y"], {})
+
+
+def with_limit(module: Any, name: str, limit: int, call: Callable[[], Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, name, limit)
+        return call()
+
+
+def rounded(weights: Any, roundings: int = 1) -> Any:
+    one = matrices.Step(["x"], np.asarray(weights), roundings, matrices.scaled)
+    return matrices.error_of_roundings({"y": one}, "x", "y")
+
+
+def product(entry: int, length: int) -> Any:
+    row = np.broadcast_to(np.array(float(entry)), (1, 1, length))
+    return arithmetic.exact_products(row, row)
+
+
+def chain(count: int) -> list[str]:
+    """So many functions, one after the other, as what lies between two values."""
+    found = fake(Node("Relu", ["z"], {}))
+    for at in range(count - 2):
+        found.nodes[f"y{at}"] = Node("Relu", [f"y{at - 1}" if at else "y"], {})
+    return matrices.values_between(found, "x", f"y{count - 3}")
+
+
+def by_fixed() -> Any:
+    found = fake(Node("Mul", ["x", "z"], {}))
+    found.fixed.add("z")
+    return matrices.step_of(found, "y")
+
+
+RELU, TWICE = Node("Relu", ["x"], {}), Node("Add", ["x", "x"], {})
+OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
+    "an entry of 2^26.5": (lambda: product(2**26 + 2**25, 1), "2\\^26.5 or more"),
+    "an entry that is just too large": (lambda: with_limit(arithmetic, "EXACT", 9, lambda: product(3, 1)), "2\\^26.5"),
+    "sums of 2^62": (lambda: product(2**20, 2**22), "may reach 2\\^62"),
+    "2^48 roundings": (lambda: arithmetic.inflation(2**48), "too large"),
+    "a function of two values in a branch": (lambda: branch(Node("Mul", ["x", "z"], {})), "Mul stands in a branch"),
+    "a sum in a branch that broadcasts": (lambda: branch(TWICE, y=(2, 2, 2)), "broadcasts a value"),
+    "as many entries of branches as the limit": (lambda: with_limit(
+        branches, "MOST_NUMBERS", 9, lambda: branch(TWICE)), "too many entries"),
+    "a part that begins at no value": (lambda: matrices.values_between(fake(RELU), "w", "y"), "begins at no computed"),
+    "a part from a value to itself": (lambda: matrices.values_between(fake(RELU), "y", "y"), "has no operator"),
+    "a sum of constants in a matrix": (
+        lambda: step("Add", "c", "c", arrays={"c": np.ones(FOUR)}), "Add stands in a matrix"),
+    "a product with what is computed of constants": (lambda: by_fixed(), "Mul stands in a matrix"),
+    "a part that ends at no value": (lambda: matrices.values_between(fake(RELU), "x", "w"), "ends at no computed"),
+    "a part of too many values": (lambda: with_limit(matrices, "MOST_VALUES", 3, lambda: chain(4)), "too many values"),
+    "a function of a constant, in a matrix": (
+        lambda: step("Div", "c", "x", arrays={"c": np.ones(FOUR)}), "Div stands in a matrix"),
+    "a matrix that is computed": (lambda: step("MatMul", "x", "z"), "MatMul stands in a matrix"),
+    "a sum in a matrix that broadcasts": (lambda: step("Add", "x", "x", y=(2, 2, 2)), "Add broadcasts in a matrix"),
+    "a product in a matrix that broadcasts": (
+        lambda: step("Mul", "x", "c", arrays={"c": np.ones((2, 2, 2))}, y=(2, 2, 2)), "Mul broadcasts in a matrix"),
+    "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
+    "a stack of matrices in a matrix": (
+        lambda: step("MatMul", "x", "c", arrays={"c": np.ones((1, 2, 2))}), "a MatMul by no matrix"),
+    "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
+    "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
+    "averages padded behind": (lambda: pool([0, 1]), "averages of fewer pixels"),
+    "averages padded along one axis": (lambda: matrices.kernel_of(fake(RELU), Node("AveragePool", ["x"], {
+        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2)), "averages of fewer pixels"),
+    "a weight that is not finite": (lambda: rounded([1.0, math.inf]), "NaN or infinity"),
+    "a weight that is too small": (lambda: rounded([rules.LEAST_PRODUCT]), "so small that products"),
+    "2^32 roundings of a matrix": (lambda: rounded([1.0], 2**32 - 1), "too many roundings"),
+    "a value that is not moved": (lambda: move("Transpose", "z"), "Transpose stands in a branch"),
+    "a slice by a computed number": (lambda: move("Slice", "x", "z", "z"), "Slice stands in a branch"),
+    "entries that are fewer": (
+        lambda: move("Reshape", "x", "c", arrays={"c": np.array([2])}, y=(2,)), "of another size"),
+    "entries of an unknown shape": (lambda: without("y"), "of another size"),
+    "entries of an unknown value": (lambda: without("x"), "of another size"),
+    "a transposed shape": (
+        lambda: move("Pad", "x", "c", arrays={"c": np.array([0, 0, 1, 0, 0, 0])}, y=(1, 3, 2)), "another shape of y"),
+    "a slice without an end": (lambda: move("Slice", "x", "c", arrays={"c": np.array([0])}), "such a Slice"),
+    "a slice whose axes are left out": (
+        lambda: move("Slice", "x", "c", "c", "", "c", arrays={"c": np.array([1])}), "such a Slice"),
+}  # fmt: skip
+
+
+def without(name: str) -> Any:
+    found = fake(Node("Reshape", ["x", "c"], {}), {"c": np.array([2, 2])})
+    del found.shapes[name]
+    return moved(found, "y", {"x": np.ones(FOUR)})
+
+
+# -- graphs, parts, geometries -----------------------------------------------------------------------------------------
+PART = {"values": ["x", "y"], "weights": [], "sizes": "every", "exponent": 0, "completion": "h"}
+LARGEST = statements.NUMBER_LIMIT
+
+
+def proto(**fields: Any) -> Any:
+    return SimpleNamespace(**fields)
+
+
+def numbers(*perm: int) -> Any:
+    return graphs.require_small_numbers(proto(node=[node("Transpose", "x", perm=list(perm))]), {})
+
+
+def read_part(**other: Any) -> Part:
+    return Part.read(PART | other)
+
+
+def joint(one: Node, *values: str, arrays: Any = None, **other: Any) -> Any:
+    part = Part(["x", *values, "y"], [], "every", 0)
+    found = fake(one, arrays)
+    for name, more in other.items():
+        found.nodes[name] = more
+        found.shapes[name] = FOUR
+    return parts.joint_of_part(found, part)
+
+
+def term_of(one: Node, *weights: int, values: tuple[str, ...] = ("x", "y"), **shapes: Any) -> Any:
+    """The term of a matrix of an input of some shape, with so many multipliers for each value."""
+    found = fake(one, {"w": np.eye(4), "3": np.ones(3)}, **shapes)
+    part = Part([*values], [np.ones(n) for n in weights], "every", 0)
+    return [*parts.TermReader(found, part).terms(len(values) - 1, "y")]
+
+
+def sliced(starts: list[int], axes: list[int], steps: list[int], *left_out: int, **shapes: Any) -> Any:
+    arrays = {"s": np.array(starts), "e": np.array([9] * len(starts)), "a": np.array(axes), "t": np.array(steps)}
+    inputs = [name for at, name in enumerate(["x", *arrays]) if at not in left_out]
+    return parts.steps_of_slice(fake(Node("Slice", inputs, {}), arrays, **shapes), "y")
+
+
+def padded_channels(*pads: int, axes: bool = False) -> Any:
+    inputs = ["x", "p", "", "p"] if axes else ["x", "p"]
+    return parts.channels_padded(fake(Node("Pad", inputs, {}), {"p": np.array(pads)}), "y")
+
+
+def edges(*shapes: tuple[int, int, int, int]) -> Any:
+    return parts.channels_of([parts.Edge(a, b, np.ones((m, n)), []) for a, b, m, n in shapes])
+
+
+def units(q_0: Any = (1.0,), q_n: Any = (1.0,), q: Any = (1.0, 1.0), values: Any = ("x", "y", "y")) -> Any:
+    part = Part([*values], [np.array(q_0), np.array(q), np.array(q_n)], "units", 0)
+    return inequality.Form(fake(RELU), part)
+
+
+def resized(before: Any = (1, 1, 2), after: Any = (1, 1, 4), scales: Any = None, **attributes: Any) -> Any:
+    one = Node("Resize", ["x", "", "s"] if scales else ["x", "", "", "n"], attributes)
+    arrays = {"s": np.array(scales)} if scales else {"n": np.array(after)}
+    return resizing.matrix_of_resize(fake(one, arrays), one, before, after)
+
+
+def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
+    layer = layers.Layer((layers.Axis(2, 1, 1, before, 0),), 1, mode, (size,))
+    return layers.matrix_at_size(np.ones((1, 1, 2)), layer, (size,))
+
+
+GEOMETRY = {"stride": [1], "dilation": [1], "padding": [[0, 0]], "padding_mode": "zeros", "groups": 1, "layout": "OI",
+            "sizes": "every", "transposed": False}  # fmt: skip
+
+
+def layer_of(shape: tuple[int, ...] = (2, 1, 3), **other: Any) -> Any:
+    return statements.read_layer(np.ones(shape), GEOMETRY | other)
+
+
+GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
+    "a split of another size": (lambda: [*Network._nodes_of(
+        fake(RELU, a=(1, 1, 2), b=(1, 2, 2)), helper.make_node("Split", ["x"], ["a", "b"], axis=1), ["x"])],
+        "Split of another"),
+    "a value of an unknown shape": (lambda: fake(RELU).shape_of("w"), "no shape of w"),
+    "a model with functions": (lambda: graphs.require_known_definitions(proto(
+        opset_import=[proto(domain="", version=18)], functions=[1])), "functions of its own"),
+    "an axis of 2^24": (lambda: numbers(LARGEST), "or more"),
+    "an axis of -2^24": (lambda: numbers(-LARGEST), "or more"),
+    "two inputs": (
+        lambda: graphs.set_input_shape(proto(input=[proto(name="a"), proto(name="b")]), {}, []), "not one input"),
+    "another number of samples": (lambda: Network(network().SerializeToString(), [2, 5, 4]), "another shape"),
+    "2^32 entries": (lambda: graphs.require_moderate((2**16, 2**16)), "entries or more"),
+    "a part of one value": (lambda: read_part(values=["x"]), "no list of two"),
+    "a part of a number": (lambda: read_part(values=["x", 1]), "no names"),
+    "a part of other sizes": (lambda: read_part(sizes="some"), "sizes of a part are none"),
+    "a part with another entry": (lambda: read_part(more=1), "other entries than those of a part"),
+    "a multiplier of 2^-99": (lambda: read_part(weights=[["0x1.0p-99"], ["0x1.0p+0"]]), "close to it or beyond"),
+    "a multiplier of 2^99": (lambda: read_part(weights=[["0x1.0p+0"], ["0x1.0p+99"]]), "close to it or beyond"),
+    "multipliers of one value": (lambda: read_part(weights=[["0x1.0p+0"]]), "not multipliers for each"),
+    "three values without multipliers": (lambda: read_part(values=["x", "z", "y"]), "not multipliers for each"),
+    "a part of a constant": (lambda: joint(Node("Relu", ["c"], {}), arrays={"c": np.ones(FOUR)}), "has no layer"),
+    "a part whose only layer is inside": (
+        lambda: joint(Node("Relu", ["c"], {}), "z", arrays={"c": np.ones(FOUR)}), parts.DO_NOT_FIT[:20]),
+    "a part that no operator ends": (lambda: parts.function_at(fake(RELU), "w"), "no computed value"),
+    "a sum of a part that broadcasts": (
+        lambda: term_of(Node("Add", ["x", "x"], {}), y=(2, 2, 2)), "broadcasts a value"),
+    "a function inside a layer's sum": (lambda: term_of(Node("Tanh", ["x"], {})), "Tanh stands in a part"),
+    "a function before what is skipped": (
+        lambda: term_of(Node("Slice", ["z", "3", "3", "3", "3"], {})), "Relu stands in a part"),
+    "a function before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {})), "Relu stands before a layer"),
+    "multipliers of other channels before": (
+        lambda: term_of(Node("Gemm", ["x", "w"], {}), 3, 4, x=(1, 4)), "one a channel"),
+    "multipliers of other channels behind": (
+        lambda: term_of(Node("Gemm", ["x", "w"], {}), 4, 3, x=(1, 4)), "one a channel"),
+    "a matrix of other rows": (lambda: term_of(Node("Gemm", ["x", "w"], {}), x=(1, 3)), "it reads 3 channels"),
+    "a kernel of other axes": (lambda: term_of(Node("Gemm", ["x", "w"], {})), "no rule is for such a Gemm"),
+    "padding of named axes": (lambda: padded_channels(0, 0, 0, 0, 0, 0, axes=True), "such a Pad"),
+    "padding of pixels": (lambda: padded_channels(0, 0, 1, 0, 0, 0), "padding of pixels"),
+    "channels that are cut": (lambda: padded_channels(0, -1, 0, 0, 0, 0), "padding of pixels"),
+    "a slice without steps": (lambda: sliced([0], [1], [1], 4), "such a Slice"),
+    "a slice from the second pixel": (lambda: sliced([1], [2], [1]), "such a Slice"),
+    "a slice that goes back": (lambda: sliced([0], [2], [-1]), "such a Slice"),
+    "a slice with a step of 0": (lambda: sliced([0], [2], [0]), "such a Slice"),
+    "a slice of a negative axis": (lambda: sliced([0], [-1], [1]), "such a Slice"),
+    "a slice of one axis twice": (lambda: sliced([0, 0], [2, 2], [1, 1]), "such a Slice"),
+    "a slice of channels": (lambda: sliced([0], [1], [1], y=(1, 1, 2)), "such a Slice"),
+    "edges of other inputs": (lambda: edges((0, 1, 2, 2), (0, 2, 2, 3)), parts.DO_NOT_FIT[:20]),
+    "edges of other outputs": (lambda: edges((0, 2, 2, 2), (1, 2, 3, 2)), parts.DO_NOT_FIT[:20]),
+    "units with weights as many as the limit": (
+        lambda: with_limit(inequality, "LARGEST_MATRIX", 4, units), "too large layers"),
+    "units that are not listed": (lambda: units(values=("x", "z", "y")), "other functions"),
+    "more units than the limit": (lambda: with_limit(inequality, "MOST_UNITS", 7, units), "too many units"),
+    "a start of units with two multipliers": (lambda: units(q_0=(1.0, 1.0)), "a part of units begins"),
+    "an end of units with another multiplier": (lambda: units(q_n=(2.0,)), "a part of units ends"),
+    "three multipliers of two channels": (lambda: units(q=(1.0, 1.0, 1.0)), "neither a multiplier"),
+    "a kernel that is not finite": (lambda: layers.proven_norm(
+        np.array([[math.nan, 1.0]]), layers.Layer((), 1, "zeros", ()), np.zeros((1, 0, 2), np.int16), 0),
+        "NaN or infinity"),
+    "an H of 64 bits": (lambda: layers.whole_numbers_of(np.zeros((1, 1, 1), np.int64)), "not int16 or int32"),
+    "an entry above 2^19": (lambda: layers.require_small_entries(np.array([0.0, 2.0**19 + 1])), "above 2\\^19"),
+    "an H of other axes": (
+        lambda: layers.require_same_columns(np.zeros((1, 1, 2)), np.zeros((1, 1, 2, 1))), "with any number"),
+    "an H of other columns": (
+        lambda: layers.require_same_columns(np.zeros((1, 1, 2)), np.zeros((1, 1, 3))), "with any number"),
+    "a size without outputs": (lambda: at_size(1, before=0), "no input or no output"),
+    "a size as large as the limit": (
+        lambda: with_limit(layers, "LARGEST_MATRIX", 16, lambda: at_size(4)), "too large a matrix"),
+    "a reflection of all pixels": (lambda: at_size(2, "reflect", 2), "reflects too many"),
+    "a mirror image of more than all": (lambda: at_size(1, "symmetric", 2), "reflects too many"),
+    "an image of another rank": (lambda: resized(after=(1, 1, 4, 1)), resizing.NO_RULE[:20]),
+    "a resized vector": (lambda: resized((1, 1), (1, 1)), resizing.NO_RULE[:20]),
+    "resized channels": (lambda: resized(after=(1, 2, 4)), resizing.NO_RULE[:20]),
+    "a scale of 0": (lambda: resized(scales=[1.0, 1.0, 0.0]), resizing.NO_RULE[:20]),
+    "no scale and no size": (lambda: resizing.matrix_of_resize(
+        fake(RELU), Node("Resize", ["x"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
+    "corners of a scale that is rounded": (lambda: resized(
+        scales=[1.0, 1.0, 2.3], coordinate_transformation_mode=b"align_corners"), resizing.NO_RULE[:20]),
+    "cubic images": (lambda: resized(mode=b"cubic"), resizing.NO_RULE[:20]),
+    "other coordinates": (lambda: resized(coordinate_transformation_mode=b"half"), resizing.NO_RULE[:20]),
+    "another nearest pixel": (lambda: resized(mode=b"nearest", nearest_mode=b"first"), resizing.NO_RULE[:20]),
+    "a network's claim without a file": (lambda: networks.prove_network(
+        dict.fromkeys(networks.KEYS_OF_A_NETWORK, 0), [], b""), "needs the .onnx file"),
+    "a network's claim with another entry": (lambda: networks.prove_network(
+        dict.fromkeys(["more", *networks.KEYS_OF_A_NETWORK], 0), [], b"1"),
+        "other entries than a claim about a network"),
+    "a network's claim about another file": (lambda: networks.prove_network(
+        dict.fromkeys(networks.KEYS_OF_A_NETWORK, 0), [], b"1"), "model's file is"),
+    "a network's part that no operator ends": (
+        lambda: HEADS.require_ends([Part(["x", "w"], [], "every", 0)]), "a part ends at w"),
+    "a layer's claim with another entry": (lambda: statements.prove_layer(
+        dict.fromkeys(["more", *statements.KEYS_OF_A_LAYER], 0), FACTOR, {}),
+        "other entries than a claim about a layer"),
+    "a name of 400 characters": (lambda: statements.model_array({"tensor": 400 * "x"}, {}), "too long to be printed"),
+    "a kernel without entries": (lambda: layer_of((2, 0, 3)), "none empty"),
+    "a kernel of one axis": (lambda: layer_of((2,)), "none empty"),
+    "a kernel of six axes": (lambda: layer_of((1,) * 6), "none empty"),
+    "another layout": (lambda: layer_of(layout="IH"), "neither OI nor IO"),
+    "groups that do not divide": (lambda: layer_of(groups=3), "do not divide"),
+    "another padding mode": (lambda: layer_of(padding_mode="valid"), "mode is not known"),
+    "transposed by a number": (lambda: layer_of(transposed=1), "neither true nor false"),
+    "padding of two axes": (lambda: layer_of(padding=[[0, 0], [0, 0]]), "no padding for each"),
+    "padding by a number": (lambda: layer_of(padding=1), "no padding for each"),
+    "transposed with reflections": (
+        lambda: layer_of(transposed=True, padding_mode="reflect"), "zero-padded, or circular"),
+    "transposed, circular, not the same": (
+        lambda: layer_of(transposed=True, padding_mode="circular"), "zero-padded, or circular"),
+    "transposed, circular, along one axis not the same": (lambda: layer_of(
+        (1, 1, 3, 3), stride=[1, 1], dilation=[1, 1], padding=[[1, 1], [0, 0]], transposed=True,
+        padding_mode="circular"),
+        "zero-padded, or circular"),
+    "two strides of one axis": (lambda: layer_of(stride=[1, 1]), "expected 1 whole numbers"),
+    "a stride of 0": (lambda: layer_of(stride=[0]), "whole numbers from 1"),
+    "a stride of 2^24": (lambda: layer_of(stride=[LARGEST]), "whole numbers from 1"),
+    "an exponent of 1100": (lambda: statements.read_exponent(1100), "not a whole number below"),
+    "an exponent of -1100": (lambda: statements.read_exponent(-1100), "not a whole number below"),
+    "a number between two floats": (lambda: statements.read_hexadecimal("0x1.0p-1075"), "between two floats"),
+}  # fmt: skip
+REFUSED = LEMMA_8 | OPERATORS | GEOMETRIES
+FALSE: dict[str, Callable[[], bool]] = {
+    "two unknown shapes are the same": lambda: fake(RELU).have_shape(["v"], "w"),
+    "two shapes of which one is another": lambda: fake(RELU, z=(2, 2, 2)).have_shape(["x", "z"], "y"),
+    "an unknown value keeps its entries": lambda: fake(Node("Reshape", ["w"], {})).keeps_entry_count("y"),
+    "a value keeps unknown entries": lambda: without_shape("y"),
+    "fewer entries are kept": lambda: fake(RELU, y=(1, 2)).keeps_entry_count("y"),
+    "no numbers are small": lambda: graphs.small_numbers(np.zeros(0, np.int64)),
+    "negative numbers are small": lambda: graphs.small_numbers(np.array([0, -1])),
+    "2^24 is small": lambda: graphs.small_numbers(np.array([0, LARGEST])),
+    "a mean of all axes keeps channels": lambda: parts.keeps_channels(fake(RELU), Node(
+        "ReduceMean", ["x"], {"axes": []})),
+    "a mean of channels keeps them": lambda: parts.keeps_channels(fake(RELU), Node(
+        "ReduceMean", ["x"], {"axes": [2, 1]})),
+    "a later value is read flattened": lambda: flat(1, (1, 4)),
+    "the start is read in another shape": lambda: flat(0, (2, 2)),
+}  # fmt: skip
+
+
+def without_shape(name: str) -> bool:
+    found = fake(RELU)
+    del found.shapes[name]
+    return bool(found.keeps_entry_count("y"))
+
+
+def flat(j: int, shape: tuple[int, ...]) -> bool:
+    reader = parts.TermReader(fake(RELU, z=shape), Part(["x", "y"], [], "every", 0))
+    return reader.keeps_entries_of(j, "x", "z")
+
+
+@pytest.mark.parametrize("name", FALSE)
+def test_what_a_lemma_needs_is_not_said_of_others(name: str) -> None:
+    assert not FALSE[name]()
+
+
+def test_what_a_lemma_needs_is_said() -> None:
+    assert flat(0, (1, 4))
+    assert parts.keeps_channels(fake(RELU), Node("MaxPool", ["x"], {}))
+    assert graphs.small_numbers(np.array([0, LARGEST - 1]))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_lemma_does_not_cover_is_refused(name: str) -> None:
+    call, words = REFUSED[name]
+    with pytest.raises(Refused, match=words):
+        call()
+
+
+@pytest.mark.parametrize("other", ["start", "factor", "length"])
+def test_tokens_of_two_normalizations_are_not_the_same(other: str) -> None:
+    assert attention.is_same(Q, K)
+    changes: dict[str, Any] = {other: Fraction(7)}
+    assert not attention.is_same(Q, replace(K, **changes))
