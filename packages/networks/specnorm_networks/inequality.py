@@ -52,8 +52,6 @@ class Search:
         clock = measure.clock
         self._require(READING * coefficients_of(graph))
         self.inequality = inequality_of(graph)
-        if not self.inequality.units:
-            raise NoBoundError("a linear network: the norm of its matrix is known otherwise")
         work = work_of(self.inequality)
         self._require((1 + PROOF) * work)
         self.clock = clock.before(PROOF * clock.seconds_of(work))

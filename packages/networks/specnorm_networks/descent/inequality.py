@@ -75,6 +75,8 @@ def proposals(
     except (np.linalg.LinAlgError, ValueError):
         return  # a function of no input or of no output
     yield Proposal(least, problem.multipliers(logs), is_transposed)
+    if not inequality.units:
+        return  # the constant of a linear network is a norm
     whole = _Problem(blocks, np.arange(inequality.units), clock)
     ends = sorted([inequality.inputs, inequality.outputs])
     is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
