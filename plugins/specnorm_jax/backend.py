@@ -179,7 +179,7 @@ class JaxBackend(Backend):
         """Run a program with its pullback as derivative: values on the CPU and searches in NumPy, the rest compiled."""
         record = _Record()
         value, stats = _apply(program, record, kernels)
-        return Evaluation(value, stats, (), record.claims, record.computed_in)
+        return Evaluation(value, stats, (), None, record.claims, record.computed_in)
 
     def value_and_grad(self, program: Program, kernel: Array) -> tuple[Array, Array]:
         """Value and gradient of a program, compiled: one operation after another, JAX would take many times longer."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.at_size import layer_tuning
-from specnorm.at_size.circulants import DeflatedCirculant, bound_by_circulant, farthest_circulant
+from specnorm.at_size.circulants import bound_by_circulant
 from specnorm.at_size.groups import find_open_groups
 from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs.block_tridiagonal import plans
@@ -24,10 +24,10 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.power.plane_wave import windowed_wave
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proofs.found import BoundSource, Found, Witness
+from specnorm.running.proofs import padding
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum import tuning
 from specnorm.symbols import lanczos
-from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.at_size.supremum import Supremum
@@ -76,26 +76,12 @@ class ComponentBounds:
         self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
         self._open_groups: np.ndarray | None = None
         self._bound_of_others: Upper | None = None
-        self._deflated_circulants: list[DeflatedCirculant] | None = None
 
     # -- what is affordable ------------------------------------------------------------------------------------------
     @property
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
         return self.gram_plan.work * self.groups <= layer_tuning.IMMEDIATE_WORK
-
-    @property
-    def can_be_deflated(self) -> bool:
-        """Whether circulants can be deflated: no stride, and no small tolerance.
-
-        For a small one, too many waves (see `circulants`) would have to be taken out.
-        """
-        return set(self.spec.stride) == {1} and self.rtol >= layer_tuning.LOOSE_RTOL
-
-    @property
-    def size(self) -> int:
-        """Pixels times channels of one group."""
-        return max(self.group_spec.group_channels) * math.prod(axis.pixels for axis in self.component.axes)
 
     @property
     def points_of_shortest(self) -> tuple[int, ...] | None:
@@ -144,59 +130,23 @@ class ComponentBounds:
         count = len(self.open_groups(bounds))
         return self.gram_plan.work * count if self.gram_plan.memory <= self.ops.memory else math.inf
 
-    def deflated_circulants(self, bounds: Found) -> list[DeflatedCirculant]:
-        """The circulant of each open group, ready to be deflated; empty if none is deflated before the own matrix."""
-        if not self.can_be_deflated or self.problem.clock.expired:
-            return []
-        if self.matrix_work(bounds) <= layer_tuning.DEFLATION_WORK or self.points_of_shortest is None:
-            return []
-        if self._deflated_circulants is None:
-            self._deflated_circulants = self._circulants_of(self.open_groups(bounds))
-        return self._deflated_circulants
-
-    def _circulants_of(self, groups: np.ndarray) -> list[DeflatedCirculant]:
-        least_points = shortest(self.group_spec)
-        circulant = farthest_circulant(self.supremum.result, least_points, self.spec.kernel_shape)
-        # Along an axis with one tap, the farthest circulant has one point, which is too few for a deflation.
-        is_too_short = any(points < least for points, least in zip(circulant.points, least_points, strict=True))
-        supremum = self.supremum.result.upper
-        if is_too_short or supremum is None:
-            return []
-        return [
-            DeflatedCirculant(
-                self.kernels[group : group + 1, ...],
-                self.group_spec,
-                circulant,
-                supremum,
-                clock=self.problem.clock,
-                ops=self.ops,
-            )
-            for group in groups.tolist()
-        ]
-
-    def with_uppers_of_open_groups(self, bounds: Found, uppers: list[Upper]) -> Found:
-        """The bounds with the largest of upper bounds of all open groups, if that is lower."""
-        upper = norm_of_groups(self.spec, uppers, self._bound_of_others)
-        return bounds.with_upper(upper, BoundSource.CIRCULANT)
-
     # -- bounds ------------------------------------------------------------------------------------------------------
-    def near_supremum(self, steps: int, *, waves_replace_steps: bool = False) -> Found:
+    def near_supremum(self) -> Found:
         """A lower bound by Lanczos steps from a plane wave at the supremum's frequency.
 
         The lower bound is the quotient of a sum of waves, if no vectors are needed. Otherwise it is the quotient of a
         vector: a sum of waves if that is affordable and good, else a wave under a window; then after Lanczos steps.
-
-        ``steps``: Lanczos steps from the wave. ``waves_replace_steps``: whether the steps are so few that a sum of
-        waves is as close without them.
         """
         group = self.supremum.result.witness.block
         kernel = self.kernels[group : group + 1, ...]
+        steps = layer_tuning.WAVE_STEPS if self._is_loose else layer_tuning.MOST_STEPS
         # A sum of waves may end after the deadline by half of the time that this bound may take.
         wave_sum_in_time = self.problem.clock.affords(self._wave_sum_work, late=layer_tuning.WAVE_TIME / 2)
         if wave_sum_in_time and self._needs_no_vectors(steps):
             return self._by_wave_sum(kernel, group)
         sums_waves = wave_sum_in_time and self._has_wave_sums and self._is_long
-        if sums_waves and waves_replace_steps:
+        if sums_waves and self._is_loose:
+            # A sum of waves is as close without so few steps.
             steps = 0
         restriction = self._restricted(steps)
         group_spec = restriction.spec.of_group
@@ -216,6 +166,11 @@ class ComponentBounds:
         else:
             u, v = images, vectors
         return self.bounds_of_group(lower, None, layer, u[:, 0, :], v[:, 0, :], group=group, restriction=restriction)
+
+    @property
+    def _is_loose(self) -> bool:
+        """Whether float32 and few Lanczos steps are enough for the tolerance."""
+        return self.rtol >= layer_tuning.LOOSE_RTOL
 
     @property
     def _has_wave_sums(self) -> bool:
@@ -260,7 +215,7 @@ class ComponentBounds:
         if not self._has_wave_sums or witness_shapes(self.problem.spec) != ((0,), (0,)):
             return False
         is_restricted = self._restricted(steps) is not self.component
-        return is_restricted or self.rtol >= layer_tuning.LOOSE_RTOL
+        return is_restricted or self._is_loose
 
     def _by_wave_sum(self, kernel: Array, group: int) -> Found:
         """A lower bound by the quotient of a sum of waves, without a pass over the layer's pixels."""
@@ -288,10 +243,7 @@ class ComponentBounds:
         The lower bound is a quotient of the vector, valid however the vector was computed: float32 is precise enough.
         """
         xp = self.xp
-        if self.rtol >= layer_tuning.LOOSE_RTOL and steps <= layer_tuning.CLOSER_STEPS:
-            kernel_used = xp.astype(kernel, xp.float32)
-        else:
-            kernel_used = kernel
+        kernel_used = xp.astype(kernel, xp.float32) if self._is_loose else kernel
         layer = Convolution(kernel_used, group_spec, budget=self._patch_memory, ops=self.ops)
         # From the large side to the small one, and back.
         gram = layer.gram(group_spec.transposed)
@@ -302,7 +254,7 @@ class ComponentBounds:
         )
         return xp.astype(vectors, kernel.dtype)
 
-    def by_circulant(self, bounds: Found, *, target_only: bool) -> Found:
+    def by_circulant(self, bounds: Found) -> Found:
         """The bounds with that of a circulant, if it is lower."""
         least_points = self.points_of_shortest
         if least_points is None:
@@ -315,7 +267,6 @@ class ComponentBounds:
             lower=bounds.lower.value,
             rtol=self.rtol,
             max_cells=self.problem.max_cells,
-            target_only=target_only,
         )
         with_cost = replace(bounds, cells=bounds.cells + cells, levels=bounds.levels + levels)
         return with_cost.with_upper(upper, BoundSource.CIRCULANT)

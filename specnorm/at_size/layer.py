@@ -1,7 +1,7 @@
 """Enclose the norm of a layer at one input size, whatever its geometry, by a list of attempts.
 
 Lower bounds come from sums of plane waves and from Lanczos on the layer. Upper bounds come from the supremum over all
-sizes, from circulants (zero padding), from a circulant without its highest waves, and from the layer's Gram matrix.
+sizes, from a circulant (zero padding), and from the layer's Gram matrix.
 `ATTEMPTS` lists them in the order in which they are made; the first that brings both bounds close enough is the last.
 """
 
@@ -56,32 +56,16 @@ def enclose_layer(kernel: Array, problem: Problem, *, ops: ArrayOps) -> Found:
         # Attempts that did not reach this tolerance would not reach a smaller one.
         if not result.within(enough) or problem.clock.expired:
             break
-    for tolerance in LARGE_TOLERANCES:
-        # Attempts come no closer than their tolerance, if they do not reach a smaller one.
-        if tolerance <= tolerances[0] or result.within(tolerance) or problem.clock.expired:
-            continue
-        parts = _parts(kernel, replace(problem, rtol=tolerance), components, ops=ops)
-        bounds = [_enclose(part, known, tolerance) for part, known in zip(parts, bounds, strict=True)]
-        result = _direct_sum(problem.spec, bounds)
     return result
 
 
-LARGE_TOLERANCES = (1e-3, 3e-3, 1e-2)
-"""Tolerances with which attempts begin.
-
-A call begins with the largest of them that is not above its own tolerance, or with 1e-3, and goes on with smaller ones
-down to its own. If it does not reach one, it makes the attempts of calls with larger tolerances too: so a smaller
-tolerance returns no wider interval.
-"""
-
-
 def _tolerances(rtol: float) -> list[float]:
-    """Tolerances of the attempts of a call, descending, of which the last is not above its own.
+    """Tolerances of the attempts of a call, descending: one above 1e-3, or fixed numbers from 1e-3 to its own.
 
-    They are fixed numbers, so that a call makes every attempt of a call with a larger tolerance.
+    A call makes every attempt of a call with a larger tolerance of at most 1e-3.
     """
-    if rtol > LARGE_TOLERANCES[0]:
-        return [max(tolerance for tolerance in LARGE_TOLERANCES if tolerance <= rtol)]
+    if rtol > 1e-3:
+        return [rtol]
     tolerances = []
     for digits in range(3, 17):
         tolerances.append(10.0**-digits)
@@ -176,64 +160,12 @@ def small_matrix(part: ComponentBounds, bounds: Found) -> Found:
 
 def near_supremum(part: ComponentBounds, bounds: Found) -> Found:
     """Bound from above by the supremum over all sizes, from below by Lanczos from a wave near its frequency."""
-    steps = layer_tuning.WAVE_STEPS if part.rtol >= layer_tuning.LOOSE_RTOL else layer_tuning.MOST_STEPS
-    closer = part.near_supremum(steps, waves_replace_steps=part.rtol >= layer_tuning.LOOSE_RTOL)
-    return part.by_supremum(bounds.intersect(closer))
+    return part.by_supremum(bounds.intersect(part.near_supremum()))
 
 
-def best_circulant(part: ComponentBounds, bounds: Found) -> Found:
-    """Bound by the circulant whose frequencies are farthest from the maximum.
-
-    If it will not be deflated, its own norm is computed as a bound, too.
-    """
-    if part.points_of_shortest is None or part.problem.clock.expired:
-        return bounds
-    return part.by_circulant(bounds, target_only=part.can_be_deflated)
-
-
-def few_waves(part: ComponentBounds, bounds: Found) -> Found:
-    """Deflate a circulant of each open group by its few highest waves.
-
-    What these waves contribute is bounded by the factorization of a matrix on the layer's pixels.
-    """
-    return _deflation(part, bounds, few=True)
-
-
-def more_steps(part: ComponentBounds, bounds: Found) -> Found:
-    """Raise the lower bound by more Lanczos steps, before more waves are taken out; on whole layers alone.
-
-    A larger layer would be restricted to fewer pixels, where more steps come no closer than the sum of waves does on
-    all pixels.
-    """
-    fits = part.size * layer_tuning.CLOSER_STEPS <= layer_tuning.LANCZOS_ENTRIES
-    if not fits or not part.deflated_circulants(bounds):
-        return bounds
-    return bounds.intersect(part.near_supremum(layer_tuning.CLOSER_STEPS))
-
-
-def many_waves(part: ComponentBounds, bounds: Found) -> Found:
-    """Deflate as in `few_waves`, by as many waves as the bound takes."""
-    return _deflation(part, bounds)
-
-
-def wider_by_waves(part: ComponentBounds, bounds: Found) -> Found:
-    """Try wider bounds by as many waves as can be taken out, where nothing else came close enough."""
-    return _deflation(part, bounds, wider=True)
-
-
-def _deflation(part: ComponentBounds, bounds: Found, *, few: bool = False, wider: bool = False) -> Found:
-    circulants = part.deflated_circulants(bounds)
-    lower = bounds.lower.value
-    uppers = []
-    for circulant in circulants:
-        if wider:
-            upper = circulant.wider_upper(lower, part.proof_rtol)
-        else:
-            upper = circulant.upper(lower, part.proof_rtol, few=few)
-        if upper is None:
-            return bounds
-        uppers.append(upper)
-    return part.with_uppers_of_open_groups(bounds, uppers) if circulants else bounds
+def by_circulant(part: ComponentBounds, bounds: Found) -> Found:
+    """Bound by the circulant whose frequencies are farthest from the maximum."""
+    return bounds if part.problem.clock.expired else part.by_circulant(bounds)
 
 
 def own_matrix(part: ComponentBounds, bounds: Found) -> Found:
@@ -251,12 +183,7 @@ ATTEMPTS: tuple[Callable[[ComponentBounds, Found], Found], ...] = (
     one_patch,
     small_matrix,
     near_supremum,
-    best_circulant,
-    few_waves,
-    more_steps,
-    few_waves,  # again: its target is the lower bound, which `more_steps` has raised
-    many_waves,
+    by_circulant,
     own_matrix,
-    wider_by_waves,
 )
 """The attempts, in the order in which they are made."""

@@ -14,15 +14,11 @@ early by as much. A layer that would take longer is restricted to fewer pixels."
 WAVE_PASSES = 4.0
 """Products with the layer that this bound takes without Lanczos: a wave's image, its quotient, and the kernel's
 gradient, with the copies."""
-DEFLATION_WORK = 5e8
-"""Work of a matrix proof from which a circulant is deflated first."""
 WAVE_STEPS = 4
 """Lanczos steps from a plane wave at the best frequency. The wave alone is within 1e-4 to 4e-3 of the norm on
 trained layers at 32 pixels per axis, after four steps within 1e-6 to 4e-4, after eight within 1e-7 to 1e-4."""
 WAVE_SUM_PIXELS = 24
 """Pixels per axis from which a sum of waves takes the place of those four steps: it is as close."""
-CLOSER_STEPS = 10
-"""Lanczos steps of the second attempt, where few waves taken out of a circulant are not enough."""
 MOST_STEPS = 48
 """Lanczos steps where the tolerance is tight."""
 LANCZOS_ENTRIES = 2.0**21
@@ -38,7 +34,4 @@ converged. After a proof that failed, as many follow."""
 WIDER_MULTIPLES: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
 """Tolerances, as multiples of the one asked for, that are tried after a proof that failed."""
 LOOSE_RTOL = 1e-3
-"""Tolerance from which float32 and few Lanczos steps are enough, and circulants are deflated.
-
-For a smaller one, too many waves would have to be taken out. It is also the default tolerance of enclosures.
-"""
+"""Tolerance from which float32 and few Lanczos steps are enough: the default tolerance of enclosures."""

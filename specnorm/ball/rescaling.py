@@ -446,20 +446,18 @@ def check_bound(bound: object) -> float:
 
 
 @takes_layers
-def gram_rescaling(kernel: KernelOrLayer[ArrayT], *, n_iter: int = 1, **geometry: Unpack[Geometry]) -> ArrayT:
+def gram_rescaling(kernel: KernelOrLayer[ArrayT], **geometry: Unpack[Geometry]) -> ArrayT:
     """Scale each channel so that the layer's spectral norm is proven to be at most 1, differentiably.
 
-    ``n_iter=1`` is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022; more Gram products are the
-    spectral rescaling of Delattre et al., 2024, and come closer to 1. The proof rests on a diagonally dominant matrix
-    and needs no search, so it also holds under jit, compile and vmap, rounding included. The scaled channels are the
-    inputs, or the outputs if these are fewer.
+    This is the almost-orthogonal layer (AOL) of Prach and Lampert, ECCV 2022. The proof rests on a diagonally dominant
+    matrix and needs no search, so it also holds under jit, compile and vmap, rounding included. The scaled channels are
+    the inputs, or the outputs if these are fewer. The norm is 0.4 to 0.6 for trained layers. Dividing by `gram_bound`
+    of the result brings it to 1.
 
     Parameters
     ----------
     kernel : array, shape (cout, cin // groups, *kernel_shape)
         Transposed: (cin, cout // groups, *kernel_shape).
-    n_iter : int, default 1
-        Number of Gram products, at least 1. The cost grows with ``prod(2**n_iter (k_j - 1) + 1)``.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: see `specnorm.Geometry`. The same kernel is valid for every input size, stride and dilation, with
@@ -475,16 +473,12 @@ def gram_rescaling(kernel: KernelOrLayer[ArrayT], *, n_iter: int = 1, **geometry
     ------
     GeometryError
         For reflect or replicate padding.
-    MethodError
-        If ``n_iter`` is not a positive integer, or leads to too many taps.
 
     Notes
     -----
-    Channel i is divided by ``(sum |R_t[i, j, m]| over j, m)**(1 / 2**t)``, where t is ``n_iter``, R_1 the kernel of the
-    Gram matrix ``G*G``, and R_t that after t products. Let D be the diagonal matrix of these sums, and H_t the symbol
-    of R_t. At every frequency, ``D - H_t`` is Hermitian and diagonally dominant, so ``H_t <= D``. The square root
-    preserves the order of positive matrices, so ``G*G <= D**(1 / 2**(t-1))``. Hence ``G D**(-1 / 2**t)`` has norm at
-    most 1. Channels whose divisor is below 1 are enlarged.
+    Channel i is divided by ``sqrt(sum |R[i, j, m]| over j, m)``, where R is the kernel of the Gram matrix ``G*G``. Let
+    D be the diagonal matrix of these sums. At every frequency, ``D - G*G`` is Hermitian and diagonally dominant, so
+    ``G*G <= D``. Hence ``G D**(-1/2)`` has norm at most 1. Channels whose divisor is below 1 are enlarged.
 
     Examples
     --------
@@ -494,13 +488,13 @@ def gram_rescaling(kernel: KernelOrLayer[ArrayT], *, n_iter: int = 1, **geometry
     0.999999 <= norm <= 1.00001 (converged: rtol=0.001; 1 is not refuted, see certify)
     """
     backend = backend_for(kernel)
-    plan = ChannelNorms(n_iter=n_iter)
+    plan = ChannelNorms()
     given: Any = kernel
     # Refuse what is no kernel before arithmetic is done with it.
     program_for(plan, tuple(given.shape), str(given.dtype), tuple(geometry.items()))
     if _numpy_suffices(given, backend):
         # JAX would compile each operation outside of the plan by itself.
-        on_host: Any = gram_rescaling(backend.to_numpy(given), n_iter=n_iter, **geometry)
+        on_host: Any = gram_rescaling(backend.to_numpy(given), **geometry)
         shared: ArrayT = backend.share_numpy(on_host, given)
         return shared
     with arithmetic.exact(given, backend=backend):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
@@ -17,7 +16,6 @@ from specnorm.completion.proof import bounds_by_completions
 from specnorm.errors import MethodError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs
-from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -85,8 +83,8 @@ class Completion(Method):
         """Search for H, beginning with small random numbers; the figure ``iterations`` is the number of products."""
         scaled, exponent = arrays.scale(blocks, xp=ops.xp)
         completions, bounds = self.search_from(None, scaled, exponent, ops=ops)
-        uppers = partial(bounds_by_completions, scaled, completions, exponent, ops=ops)
-        return bounds._replace(claims=partial(padding.bounds_by_blocks, uppers, spec))
+        uppers = bounds_by_completions(scaled, completions, exponent, ops=ops)
+        return bounds._replace(value=uppers.values, proven=uppers)
 
     def search_from(
         self,

@@ -21,8 +21,8 @@ import math
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
-from specnorm.proofs import host, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
+from specnorm.proofs import rounding
+from specnorm.proofs.bound import ALL_FREQUENCIES, Uppers
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -49,17 +49,17 @@ def norms_up(kernel_lags: Lags, completion_lags: Lags, *, ops: ArrayOps) -> tupl
     return rounding.up(xp.sqrt(bound_sq), 2, xp=xp), helps
 
 
-def bounds_by_completions(blocks: Array, completions: Array, exponents: Array, *, ops: ArrayOps) -> list[Upper]:
+def bounds_by_completions(blocks: Array, completions: Array, exponents: Array, *, ops: ArrayOps) -> Uppers:
     """Bound the suprema of blocks times ``2**exponents`` (b,) by any kernels H, whose lags are computed here."""
-    kernel_lags = Polynomial(arrays.tall(blocks, xp=ops.xp), xp=ops.xp).lags(wide=True, ops=ops)
-    completion_lags = Polynomial(completions, xp=ops.xp).lags(wide=True, ops=ops)
-    norms, _ = norms_up(kernel_lags, completion_lags, ops=ops)
-    claims = []
-    for norm, exponent in zip(ops.to_numpy(norms).tolist(), ops.to_numpy(exponents).tolist(), strict=True):
-        claims.append(
-            Upper._by_rule(host.scaled_up(norm, int(exponent)), ALL_FREQUENCIES, "norms of the lags of K*K + H*H")
-        )
-    return claims
+    xp = ops.xp
+    kernel_lags = Polynomial(arrays.tall(blocks, xp=xp), xp=xp).lags(wide=True, ops=ops)
+    completion_lags = Polynomial(completions, xp=xp).lags(wide=True, ops=ops)
+    scaled, _ = norms_up(kernel_lags, completion_lags, ops=ops)
+    norms = arrays.unscale(scaled, xp.astype(exponents, scaled.dtype), xp=xp)
+    # A product that is subnormal may have been rounded down, or to 0.
+    smallest_normal = float(xp.finfo(norms.dtype).smallest_normal)
+    norms = xp.where((scaled > 0) & (norms < 2 * smallest_normal), norms + smallest_normal, norms)
+    return Uppers._by_rule(norms, ALL_FREQUENCIES, "norms of the lags of K*K + H*H")
 
 
 def best_shift(matrices: Array, *, ops: ArrayOps) -> Array:

@@ -19,11 +19,11 @@ from specnorm.proofs import norms
 from specnorm.proofs.cells import Boxes
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Plan
+from specnorm.running.proofs import padding
 from specnorm.running.search import Clock, Problem
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.enclosing import enclose_nonnegative, enclose_single_entries, visited_grid
 from specnorm.supremum.one_tap import enclose_one_tap
-from specnorm.symbols.proofs import padding
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -152,7 +152,7 @@ class Certify(Plan):
             upper = result.upper
             is_proven = upper is not None and padding.padded_norm(upper, spec, kernels) <= bound
             return is_proven, result.lower > bound
-        results = [self._search(part, spec, target, clock, ops=ops) for part in _by_taps(blocks, ops=ops)]
+        results = [self._search(part, spec, target, clock, ops=ops) for part in _one_tap_apart(blocks, ops=ops)]
         return all(_proves(x.upper, bound, spec) for x in results), any(x.lower > bound for x in results)
 
     def _search(
@@ -193,8 +193,8 @@ class Certify(Plan):
         return search.run(grid, bound=bound, supremum=supremum, max_cells=self.max_cells)
 
 
-def _by_taps(blocks: Array, *, ops: ArrayOps) -> list[Array]:
-    """Blocks of one tap apart from the others, since their norms are known without a search; no empty part."""
+def _one_tap_apart(blocks: Array, *, ops: ArrayOps) -> list[Array]:
+    """Split blocks (g, m, p, *taps) into those with one tap, whose norms need no search, and others; no empty part."""
     xp = ops.xp
     taps = xp.reshape(xp.any(blocks != 0, axis=(1, 2)), (blocks.shape[0], -1))
     has_one = ops.to_numpy(xp.sum(xp.astype(taps, xp.int32), axis=1)) <= 1

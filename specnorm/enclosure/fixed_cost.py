@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from specnorm.grid.proof import norm_by_grid, symbol_norms_up
+from specnorm.grid.proof import norms_by_grid, symbol_norms_up
 from specnorm.grid.search import POINTS_A_STEP, grid_points, largest_bound
 from specnorm.proofs import norms
-from specnorm.proofs.bound import Upper
-from specnorm.symbols.proofs import padding
+from specnorm.proofs.bound import Upper, known
+from specnorm.running.proofs import padding
 from specnorm.unfoldings.search import smallest_unfoldings
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def bound(blocks: Array, clock: Clock, *, ops: ArrayOps) -> Upper:
     unfolding = padding.largest_of_blocks(bounds_of_blocks, blocks.shape[0])
     if not _is_worth_a_grid(blocks, clock):
         return unfolding
-    _, _, claims = largest_bound(symbol_norms_up, blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
-    return Upper.least(unfolding, norm_by_grid(padding.largest_of_blocks(claims(), blocks.shape[0])))
+    _, _, uppers = largest_bound(symbol_norms_up, blocks, grid_points(tuple(blocks.shape[3:])), ops=ops)
+    return Upper.least(unfolding, norms_by_grid(known(uppers), xp=ops.xp).largest(ops=ops))
 
 
 def seconds(blocks: Array, clock: Clock) -> float:

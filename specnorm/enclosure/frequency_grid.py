@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
@@ -12,13 +11,13 @@ from specnorm.enclosure.two_sided import ends_of
 from specnorm.errors import MethodError
 from specnorm.grid import proof as grid_proof
 from specnorm.grid.search import grid_points, largest_bound
+from specnorm.proofs.bound import known
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.search import Problem
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols import triples
-from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -97,17 +96,15 @@ class Grid(Method):
         found = self._search(blocks, spec, ops=ops)
         if found:
             lower, upper = ends_of(found, blocks, ops=ops)
-            claims = partial(padding.bounds_by_blocks, lambda: [x.ends[1] for x in found], spec)
-            return Evaluation(upper, (lower,), (), claims)
-        value, phase, claims_on_grid = largest_bound(grid_proof.symbol_norms_up, blocks, sizes, ops=ops)
+            return Evaluation(upper, (lower,), (), [x.ends[1] for x in found])
+        _, phase, on_grid = largest_bound(grid_proof.symbol_norms_up, blocks, sizes, ops=ops)
         polynomial = Polynomial(blocks, xp=xp)
         matrices = polynomial.matrix_at(phase)
         u, v, _ = arrays.top_triple(matrices, xp=xp)
         lower = grid_proof.quotient_at_down(matrices, v, polynomial, xp=xp)
-        everywhere = grid_proof.everywhere_up(value, sizes, kernel_shape, xp=xp)
-        claims = partial(padding.bounds_by_blocks, lambda: list(map(grid_proof.norm_by_grid, claims_on_grid())), spec)
+        everywhere = grid_proof.norms_by_grid(known(on_grid), xp=xp)
         # The factor of the value is in its gradient.
-        return Evaluation(everywhere, (lower,), (u * self.factor(kernel_shape), v, phase), claims)
+        return Evaluation(everywhere.values, (lower,), (u * self.factor(kernel_shape), v, phase), everywhere)
 
     def _search(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> list[Found]:
         """Bounds of the supremum of each block, as close as the grid's; none if the grid takes less time."""

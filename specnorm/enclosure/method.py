@@ -11,9 +11,9 @@ from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
 from specnorm.proofs.found import BoundSource, Found
 from specnorm.running.base import Evaluation, Method, Needs
+from specnorm.running.proofs import padding
 from specnorm.supremum.enclosing import enclose_blocks
 from specnorm.symbols import triples
-from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Enclose(Method, TwoSidedSearch):
         stats = (lower, *figure_arrays(figures, blocks, ops=ops), u, v)
         # The gradient is that of the upper bound: what padding adds to the norm is a factor of it.
         scaled_u = u * ops.from_numpy(np.asarray(factors), blocks)[:, None] if max(factors) > 1 else u
-        return Evaluation(upper, stats, (scaled_u, v, phase, group), lambda: claims)
+        return Evaluation(upper, stats, (scaled_u, v, phase, group), claims)
 
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         results = enclose_layers(kernels, spec, self, ops=ops)
@@ -100,7 +100,7 @@ class Enclose(Method, TwoSidedSearch):
         lower, upper = ends_of(results, kernels, ops=ops)
         claims = [result.ends for result in results]
         stats = (lower, *figure_arrays(figures, kernels, ops=ops), *vectors_of(results, ops=ops))
-        return Evaluation(upper, stats, gradients_of(results, ops=ops), lambda: claims)
+        return Evaluation(upper, stats, gradients_of(results, ops=ops), claims)
 
 
 def _raised(result: Found, blocks: Array, right: Array, *, ops: ArrayOps) -> Found:

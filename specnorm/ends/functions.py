@@ -20,7 +20,7 @@ from specnorm.geometry.spec import Geometry, Layer
 from specnorm.proofs.found import Outcome
 from specnorm.running import checks
 from specnorm.running.measuring import run_plan
-from specnorm.running.proof import in_dtype_of
+from specnorm.running.proofs.scaling import in_dtype_of
 from specnorm.running.result import Enclosure, Result, converged, dtype_of
 
 if TYPE_CHECKING:

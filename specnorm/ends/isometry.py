@@ -184,9 +184,11 @@ class Isometry(_WithScale, Method):
         *,
         ops: ArrayOps,
     ) -> tuple[Array, Callable[[], Array]]:
-        """The bound eps (layers,), and what computes its derivatives with respect to the lags.
+        """The bound eps (layers,), and a function that returns its derivatives (b, n, p, p) with respect to the lags.
 
         The derivative with respect to lag -t, not returned, is the transpose of that with respect to lag t.
+
+        ``lags``: of the Gram polynomials ``K*K`` of b blocks, (b, n, p, p). ``target`` (layers,): ``s**2``.
         """
         xp = ops.xp
         groups = spec.groups
@@ -207,7 +209,8 @@ class Isometry(_WithScale, Method):
         is_clipped = target >= 2.0 ** (_LARGEST_TARGET_EXPONENT - 1)
         is_at_least_one = is_clipped | unread_pixels_make_smallest_zero(spec)
 
-        def slopes() -> Array:
+        def derivatives() -> Array:
+            """Derivatives (b, n, p, p) of eps, before it is raised to 1, with respect to the n lags of each block."""
             slope_of_largest = xp.where(is_clipped | (is_at_least_one & (value < 1)), 0 * target, 1 / target)
             slope_of_group = arrays.one_hot(slope_of_largest, index, groups, xp=xp)
             slopes = self._lag_slopes(lags.values, group_targets, ops=ops) * xp.reshape(slope_of_group, (b, 1, 1, 1))
@@ -222,7 +225,7 @@ class Isometry(_WithScale, Method):
             slope_of_lag_0 = arrays.minus_identity(slopes[:, 0, ...], slope_of_diagonal, ops=ops)
             return xp.concat([slope_of_lag_0[:, None, ...], slopes[:, 1:, ...]], axis=1)
 
-        return xp.where(is_at_least_one, xp.maximum(value, xp.ones_like(value)), value), slopes
+        return xp.where(is_at_least_one, xp.maximum(value, xp.ones_like(value)), value), derivatives
 
     @staticmethod
     def _lag_slopes(values: Array, target: Array, *, ops: ArrayOps) -> Array:
@@ -305,10 +308,10 @@ class IsometryEnds(_WithScale, TwoSidedSearch):
         lower_bounds, upper_bounds = ends_of(results, blocks, ops=ops)
         adjoint = ops.from_numpy(np.full(len(claims), self.bounds_the_adjoint(spec)), blocks)
         figures = (lower_bounds, *figure_arrays(search_figures, blocks, ops=ops), adjoint)
-        return Evaluation(upper_bounds, figures, (), lambda: claims)
+        return Evaluation(upper_bounds, figures, (), claims)
 
     def _relative_target(self, exponent: int) -> tuple[float, int] | None:
-        """The target of `Isometry._target` as a pair: a fraction and a power of two. None for the best s."""
+        """``s**2`` for a kernel that was divided by ``2**exponent``, as (fraction, exponent); None for the best s."""
         if self.scale == BEST:
             return None
         fraction, scale_exponent = math.frexp(self.scale_sq)

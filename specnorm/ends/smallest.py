@@ -96,7 +96,7 @@ class Smallest(Method, TwoSidedSearch):
         search_figures = [figures_of(layer_bounds, self.rtol, no_frequency) for layer_bounds in bounds]
         figures = (upper, *figure_arrays(search_figures, like, ops=ops), *vectors)
         claims = [layer_bounds.ends for layer_bounds in bounds]
-        return Evaluation(lower, figures, residuals, lambda: claims)
+        return Evaluation(lower, figures, residuals, claims)
 
 
 def _attained(

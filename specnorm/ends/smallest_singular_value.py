@@ -214,7 +214,7 @@ class _SmallestSearch:
             gap = max((square - floor) / weight, unresolved)
             tolerance = AIMED_SHARE * 4.0**-attempt * gap / centre
             nonnegative = defects.nowhere_negative(defect, whitened, largest)
-            lower, nearer, result, is_close = self.by_defect(defect, nonnegative, min(tolerance, 0.5))
+            lower, nearer, result, is_close = self.bounds_from_norm_of(defect, nonnegative, min(tolerance, 0.5))
             attained = min(bounds, nearer, key=lambda x: x.highest)
             bounds = replace(
                 bounds,
@@ -236,12 +236,14 @@ class _SmallestSearch:
                 aimed_rtol = LOOSE_RTOL
         return bounds
 
-    def by_defect(
+    def bounds_from_norm_of(
         self, defect: Defect, nonnegative: Nonnegative | None, rtol: float
     ) -> tuple[Lower, Found, Found, bool]:
-        """A lower bound from the norm of the defect, where that norm is attained, and the search's result.
+        """Enclose the norm of the defect ``D = c I - B*(G*G - floor I)B``, whose largest value is at the smallest of G.
 
-        Whether that search reached its tolerance is the last answer.
+        ``nonnegative``: a proof that D is nowhere negative. ``rtol``: of the search for its norm. Returns ``lower``: of
+        the smallest singular value. ``nearer``: the singular value of G where the norm of D is attained.
+        ``result``: of the search. ``is_close``: whether that reached its tolerance.
         """
         problem = norm_problem(self.problem, defect.kernel, rtol, self.sizes)
         if self.sizes is None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Uppers
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs.polynomial import Polynomial
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     Bound: TypeAlias = Callable[..., Array]
     """Bounds of symbols' norms (b, f): takes a polynomial, both parts of its symbols, and ``ops``."""
-    Largest: TypeAlias = tuple[Array, Array, Callable[[], list[Upper]]]
-    """The largest bounds of some blocks (b,) on a grid, the phases (b, taps) where they are met, and what claims them,
-    if they are proven ones (`symbol_norms_up`)."""
-    LargestWithFrequency: TypeAlias = tuple[Array, Frequencies, Callable[[], list[Upper]]]
+    Largest: TypeAlias = tuple[Array, Array, Uppers | None]
+    """The largest bounds of some blocks (b,) on a grid, the phases (b, taps) where they are met, and the proven
+    bounds, if they are such (`symbol_norms_up`)."""
+    LargestWithFrequency: TypeAlias = tuple[Array, Frequencies, Uppers | None]
     """The same with the frequencies (b points) in place of their phases."""
 
 
@@ -72,28 +72,19 @@ def largest_of_all(bound: Bound, blocks: Array, sizes: tuple[int, ...], *, ops: 
         else:
             phase = xp.where((largest > value)[:, None], phase_of_largest, phase)
             value = xp.maximum(value, largest)  # a NaN stays
-    return value, phase, _claims_on_grid(bound, value, blocks, sizes, ops=ops)
+    return value, phase, _on_grid(bound, value, blocks, sizes)
 
 
-def _claims_on_grid(
-    bound: Bound, values: Array, blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps
-) -> Callable[[], list[Upper]]:
-    """Return what claims the largest bounds (b,) of blocks on a grid, of which the caller left out no frequency."""
-
-    def make() -> list[Upper]:
-        rule = f"norms at {math.prod(sizes)} frequencies{_products_in_words(bound)}"
-        return Upper._of_stack(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule, ops=ops)()
-
-    return make
-
-
-def _products_in_words(bound: Bound) -> str:
-    """How many Gram products make a proven bound, for the rule of its claim."""
+def _on_grid(bound: Bound, values: Array, blocks: Array, sizes: tuple[int, ...]) -> Uppers | None:
+    """The largest bounds (b,) on a grid, of which the caller left out no frequency; None if they are not proven."""
     if bound is symbol_norms_up:
-        return ""
-    if type(bound) is not partial or bound.func is not symbol_norms_up or bound.args:
-        raise HypothesisError("not proven bounds of the norms of symbols")
-    return f" by {bound.keywords['gram_products']} Gram products"
+        products = ""
+    elif type(bound) is partial and bound.func is symbol_norms_up and not bound.args:
+        products = f" by {bound.keywords['gram_products']} Gram products"
+    else:
+        return None
+    rule = f"norms at {math.prod(sizes)} frequencies{products}"
+    return Uppers._by_rule(values, Grid.of_sizes(sizes, blocks.shape[3:]), rule)
 
 
 def grid_factor(sizes: tuple[int, ...], kernel_shape: tuple[int, ...]) -> float:
@@ -118,14 +109,16 @@ def quotient_at_down(g: Array, v: Array, polynomial: Polynomial, *, xp: Namespac
     return xp.where(lower > 0, lower, xp.zeros_like(lower))
 
 
-def norm_by_grid(norm: Upper) -> Upper:
-    """Bound the supremum over all frequencies by the largest norm on a grid, whose frequencies the bound is about."""
-    grid = norm.what
+def norms_by_grid(on_grid: Uppers, *, xp: Namespace) -> Uppers:
+    """Bound the supremum over all frequencies by the largest norm on a grid, whose frequencies the bounds are about."""
+    grid = on_grid.what
     if not isinstance(grid, Grid):
         raise HypothesisError(f"{grid} is no grid of frequencies")
-    factors = [axis_factor(n, k) for n, k in zip(grid.points, grid.kernel_shape, strict=True)]
-    rule = f"times {math.prod(factors):.4g} for the frequencies between those of the grid"
-    return Upper._by_rule(host.mul_up(norm.value, *factors), ALL_FREQUENCIES, rule, norm)
+    values = everywhere_up(on_grid.values, grid.points, grid.kernel_shape, xp=xp)
+    factor = grid_factor(grid.points, grid.kernel_shape)
+    return Uppers._by_rule(
+        values, ALL_FREQUENCIES, f"times {factor:.4g} for the frequencies between those of the grid", on_grid
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -204,8 +197,7 @@ class LargestBound:
         ops = self._ops
         # The values are numbers of the blocks' dtype, so their conversion is exact.
         values = arrays.device_table(self._values, self.blocks, ops=ops)
-        claims = _claims_on_grid(self.bound, values, self.blocks, self.sizes, ops=ops)
-        return values, self.frequencies[self._places], claims
+        return values, self.frequencies[self._places], _on_grid(self.bound, values, self.blocks, self.sizes)
 
     def visit(self, pairs: np.ndarray) -> None:
         """Compute the bounds of some pairs."""

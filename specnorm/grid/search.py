@@ -13,6 +13,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.grid.proof import LargestBound, largest_of_all
+from specnorm.proofs.bound import Uppers
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
     from specnorm.grid.proof import Bound, Largest, LargestWithFrequency
-    from specnorm.proofs.bound import Upper
 
 
 _FEW_FREQUENCIES = 4
@@ -47,7 +47,7 @@ def largest_bound(
     *,
     ops: ArrayOps,
 ) -> Largest:
-    """The largest bound of each block's symbol on a grid of these sizes, where it is met, and what claims it.
+    """The largest bound of each block's symbol on a grid of these sizes, where it is met, and its claims.
 
     Frequencies that cannot matter are left out; a traced array (``ops.concrete`` is False) has no values that could
     decide which. Of symbols with one row or column, every bound is the norm, which is computed for all blocks at once.
@@ -59,8 +59,8 @@ def largest_bound(
     polynomial = Polynomial(blocks, xp=ops.xp)
     if not ops.concrete or not (polynomial.has_one_column or _leaves_out(blocks, sizes, products, ops=ops)):
         return largest_of_all(bound, blocks, sizes, ops=ops)
-    values, frequencies, claims = largest_with_frequency(bound, blocks, sizes, products, ops=ops)
-    return values, polynomial.at(frequencies, ops=ops).phase, claims
+    values, frequencies, uppers = largest_with_frequency(bound, blocks, sizes, products, ops=ops)
+    return values, polynomial.at(frequencies, ops=ops).phase, uppers
 
 
 def largest_with_frequency(
@@ -90,13 +90,11 @@ def largest_with_frequency(
         results.append(largest.result())
     if len(results) == 1:
         return results[0]
-    values, frequencies, claims_of_parts = zip(*results, strict=True)
-
-    def claims_of_all() -> list[Upper]:
-        return [claim for claims in claims_of_parts for claim in claims()]
-
+    values, frequencies, uppers = zip(*results, strict=True)
     numerators = np.concatenate([of_part.numerators for of_part in frequencies])
-    return ops.xp.concat(values, axis=0), Frequencies(numerators, sizes), claims_of_all
+    proven = [x for x in uppers if x is not None]
+    joined = Uppers.joined(proven, xp=ops.xp) if len(proven) == len(uppers) else None
+    return ops.xp.concat(values, axis=0), Frequencies(numerators, sizes), joined
 
 
 def _leaves_out(blocks: Array, sizes: tuple[int, ...], products: int, *, ops: ArrayOps) -> bool:

@@ -8,9 +8,9 @@ wastes time but never makes a false claim.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from specnorm.backends.text import POWER, rounded_format
 from specnorm.proofs import host
 
 if TYPE_CHECKING:
-    from specnorm.backends.array_types import Array
+    from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
 ALL_FREQUENCIES = "sigma*"
@@ -26,6 +26,9 @@ ALL_FREQUENCIES = "sigma*"
 
 That is also the supremum of the circular layer's norm over all input sizes.
 """
+
+
+ProvenT = TypeVar("ProvenT", "Upper", "Uppers")
 
 
 class HypothesisError(ValueError):
@@ -128,19 +131,6 @@ class Upper(_Claim):
     promise: ClassVar[str] = "upper"
 
     @classmethod
-    def _of_stack(cls, values: Array, what: object, rule: str, *, ops: ArrayOps) -> Callable[[], list[Upper]]:
-        """Return what makes the upper bounds of b blocks that a rule has proven: reading them waits for a device.
-
-        ``values`` (b, ...): the largest number of a block is its bound.
-        """
-
-        def make() -> list[Upper]:
-            # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
-            return [Upper._by_rule(float(np.max(of_block)), what, rule) for of_block in ops.to_numpy(values)]
-
-        return make
-
-    @classmethod
     def _largest(cls, parts: Sequence[Upper], what: object, rule: str) -> Upper:
         """Bound the norm of a direct sum by the largest of the bounds of its parts."""
         return Upper._by_rule(max((part.value for part in parts), default=0.0), what, rule, *parts)
@@ -189,6 +179,54 @@ class Lower(_Claim):
         return Lower._by_rule(value, self.what, f"{POWER}{exponent}", self, digest=digest)
 
 
+@dataclass(frozen=True, eq=False)
+class Uppers(Sealed):
+    """Proven upper bounds of the norms of b blocks, as an array: the claims are read from it, which waits for a device.
+
+    Parameters
+    ----------
+    values : array, shape (b,)
+        The bounds.
+    what : object
+        The subject of each claim, as for `Upper`.
+    rule : str
+        Description of the rule that proved the bounds.
+    of : Uppers, optional
+        The premises, block by block.
+    """
+
+    values: Array
+    what: object
+    rule: str
+    of: Uppers | None = None
+
+    @classmethod
+    def _by_rule(cls, values: Array, what: object, rule: str, of: Uppers | None = None) -> Uppers:
+        """Make the bounds that a rule has proven. Only files of proofs call this."""
+        return cls._made(values, what, rule, of)
+
+    @staticmethod
+    def joined(parts: Sequence[Uppers], *, xp: Namespace) -> Uppers:
+        """The bounds of some blocks, then of others, by one rule."""
+        first = parts[0]
+        if any((part.what, part.rule, part.of) != (first.what, first.rule, None) for part in parts):
+            raise HypothesisError("bounds of different norms, or by different rules")
+        return Uppers._by_rule(xp.concat([part.values for part in parts], axis=0), first.what, first.rule)
+
+    def claims(self, *, ops: ArrayOps) -> list[Upper]:
+        """The bound of each block."""
+        values = ops.to_numpy(self.values).tolist()
+        if self.of is None:
+            return [Upper._by_rule(value, self.what, self.rule) for value in values]
+        premises = self.of.claims(ops=ops)
+        return [Upper._by_rule(x, self.what, self.rule, premise) for x, premise in zip(values, premises, strict=True)]
+
+    def largest(self, *, ops: ArrayOps) -> Upper:
+        """A bound of the largest of the norms of all blocks."""
+        # Unlike `max`, `np.max` keeps a NaN, which bounds nothing.
+        return Upper._by_rule(float(np.max(ops.to_numpy(self.values))), self.what, self.rule)
+
+
 make_upper, make_lower, least = Upper._by_rule, Lower._by_rule, Upper.least
 """The names of these in `specnorm.proof`."""
 
@@ -207,8 +245,8 @@ def _require_one_norm(claims: Sequence[_Claim]) -> None:
         raise HypothesisError(f"bounds of {claims[0].what} for different kernels")
 
 
-def known(claim: Upper | None) -> Upper:
-    """Return the claim; raise a `HypothesisError` if nothing was proven (None)."""
+def known(claim: ProvenT | None) -> ProvenT:
+    """Return a claim, or an array of bounds; raise a `HypothesisError` if nothing was proven (None)."""
     if claim is None:
         raise HypothesisError("nothing was proven")
     return claim

@@ -165,10 +165,6 @@ class Frequencies:
         cos, sin = _cos_sin(np.arange(common), common)
         return cos[steps], sin[steps]
 
-    def same_as(self, other: Frequencies) -> bool:
-        """Whether numerators and denominators are equal: the same points in the same order."""
-        return self.denominators == other.denominators and np.array_equal(self.numerators, other.numerators)
-
     @property
     def angles(self) -> np.ndarray:
         """Angles in radians, shape (f, d); rounded, for reporting."""
@@ -193,6 +189,7 @@ def _half_grid(sizes: tuple[int, ...]) -> Frequencies:
 
 @_remembered_if_small
 def _distinct_grid(sizes: tuple[int, ...]) -> tuple[Frequencies, np.ndarray]:
+    """`Frequencies.distinct_grid`, kept for each tuple of sizes; both arrays are read-only."""
     points = tap_points(sizes)
     place_values = np.cumprod([1, *reversed(sizes)])[-2::-1]
     mirrored = (-points % np.asarray(sizes, dtype=np.int64)) @ place_values

@@ -84,7 +84,7 @@ def down(x: Array, n: int, *, xp: Namespace) -> Array:
 def padded_up(value: Array, gain_sq: int, *, xp: Namespace) -> Array:
     """``sqrt(gain_sq) * value``, rounded up: bounds for padded layers from those of their symbols.
 
-    See `specnorm.symbols.proofs.padding.padded_norm`.
+    See `specnorm.running.proofs.padding.padded_norm`.
     """
     # The roundings: the root, its conversion to the dtype, and the product.
     return up(value * math.sqrt(gain_sq), 4, xp=xp)

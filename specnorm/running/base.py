@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.bound import Lower, Upper
+    from specnorm.proofs.bound import Lower, Upper, Uppers
     from specnorm.proofs.found import Found
     from specnorm.proofs.rounding import Rounds
 
@@ -58,9 +58,11 @@ class Evaluation(NamedTuple):
     residuals : tuple of arrays
         What the pullback needs, at least one; without ``ops.differentiated`` there may be none. Of a program, with the
         axes of the batch flattened into one. They are never differentiated.
+    proven : Uppers, or sequence of Upper or (Lower, Upper), optional
+        The bounds from which the value and its figures are read: upper bounds of the blocks, or both bounds of each
+        layer. None for methods that make no claims.
     claims : callable, optional
-        Returns for each layer the claims from which its bounds come, as a sequence of (Lower, Upper). They are made
-        when it is called, since that computes digests. None for methods that make none.
+        Of a program: returns both bounds of each layer, with the digest of its kernel.
     computed_in : str, optional
         Of a program: the dtype of the computation, with "on the host" appended if it did not run on the kernel's
         device. None under a tracer: array values were not known, so that nothing could be searched or proven.
@@ -69,6 +71,7 @@ class Evaluation(NamedTuple):
     value: AnyArray
     stats: tuple[AnyArray, ...]
     residuals: tuple[AnyArray, ...]
+    proven: Uppers | Sequence[Upper] | Sequence[tuple[Lower, Upper]] | None = None
     claims: Claims | None = None
     computed_in: str | None = None
 

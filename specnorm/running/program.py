@@ -23,15 +23,16 @@ from specnorm.errors import BackendError, MethodError, Undecided
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec, dtype_to_compute_in
 from specnorm.proofs import arithmetic
-from specnorm.proofs.bound import of_kernel
-from specnorm.running import checks, proof
+from specnorm.proofs.bound import Upper, Uppers, of_kernel
+from specnorm.running import checks
 from specnorm.running.base import Evaluation, Method, Needs, Unreached
+from specnorm.running.proofs import padding, scaling
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import AnyArray, Backend
-    from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Claims, FigureRule, Plan
+    from specnorm.proofs.bound import Lower
+    from specnorm.running.base import FigureRule, Plan
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,17 +68,17 @@ class _Batch:
         """Results of the layers in the shape of the batch."""
         return self.xp.reshape(results, (*self.shape, *results.shape[1:]))
 
-    def for_caller(self, values: Array, rounds: proof.Rounds, dtype: str, *, gain_sq: int = 1) -> Array:
+    def for_caller(self, values: Array, rounds: scaling.Rounds, dtype: str, *, gain_sq: int = 1) -> Array:
         """Values of layers (layers, ...) for the caller's kernels, in the shape of the batch."""
         xp = self.xp
-        results = proof.for_caller(
+        results = scaling.for_caller(
             values, self.exponent, rounds, getattr(xp, dtype), gain_sq=gain_sq, eager=self.eager, xp=xp
         )
         return self.in_shape(self._with_nan(results))
 
     def distance_for_caller(self, distances: Array, values: Array, dtype: str) -> Array:
         """Distances (layers,) from values of layers for the caller's kernels, in the shape of the batch."""
-        results = proof.distance_for_caller(distances, values, self.exponent, dtype, eager=self.eager, xp=self.xp)
+        results = scaling.distance_for_caller(distances, values, self.exponent, dtype, eager=self.eager, xp=self.xp)
         return self.in_shape(self._with_nan(results))
 
     def _with_nan(self, results: Array) -> Array:
@@ -186,9 +187,9 @@ class Program:
             dtype = ops.own_dtype if needs.narrow_gradient else "float64"
             kept = (*self._at_most(evaluation.residuals, dtype, xp=xp), chosen)
         claims = None
-        if evaluation.claims is not None and not ops.traced:
-            claims = partial(self._claims, evaluation.claims, kernels, batch.exponent, ops)
-        return Evaluation(value, self._figures(evaluation, batch), kept, claims, ops.computed_in)
+        if evaluation.proven is not None and not ops.traced:
+            claims = partial(self._claims, evaluation.proven, kernels, batch.exponent, ops)
+        return Evaluation(value, self._figures(evaluation, batch), kept, None, claims, ops.computed_in)
 
     def _figures(self, evaluation: Evaluation, batch: _Batch) -> tuple[Array, ...]:
         """The figures beside the value, one of each for each layer.
@@ -223,18 +224,18 @@ class Program:
                 results.append(batch.in_shape(arrays.pick(batch.by_layer(figure), index, xp=xp)))
         return tuple(results)
 
-    def _claims(
-        self, scaled_claims: Claims, kernels: Array, exponent: Array, ops: ArrayOps
-    ) -> list[tuple[Lower, Upper]]:
-        """Claims for each of the caller's kernels, from claims for the kernels times ``2**-exponent``."""
+    def _claims(self, proven: Any, kernels: Array, exponent: Array, ops: ArrayOps) -> list[tuple[Lower, Upper]]:
+        """Both bounds of each of the caller's kernels (*batch, *shape), with its digest.
+
+        ``proven``: `Evaluation.proven` of the kernels times ``2**-exponent``. ``exponent`` (layers,).
+        """
+        bounds = proven.claims(ops=ops) if isinstance(proven, Uppers) else proven
+        if isinstance(bounds[0], Upper):
+            bounds = padding.bounds_by_blocks(bounds, self.spec)
         host_kernels = ops.to_numpy(kernels).reshape(-1, *self.shape)
         exponents = ops.to_numpy(exponent).tolist()
-        with arithmetic.exact(kernels, backend=ops.backend):
-            claims_of_scaled = scaled_claims()
-        claims = []
-        for (lower, upper), kernel, power in zip(claims_of_scaled, host_kernels, exponents, strict=True):
-            claims.append(of_kernel(lower, upper, kernel, int(power)))
-        return claims
+        layers = zip(bounds, host_kernels, exponents, strict=True)
+        return [of_kernel(lower, upper, kernel, int(power)) for (lower, upper), kernel, power in layers]
 
     def pullback(
         self, residuals: tuple[AnyArray, ...], cotangent: AnyArray, *, dtype: str | None = None, backend: Backend
@@ -343,7 +344,7 @@ class Program:
         """`forward` in NumPy, with the results copied to the device of the kernels."""
         backend = ops.backend
         host_kernels = backend.to_numpy(kernels)
-        value, stats, residuals, claims, _ = self.forward(
+        value, stats, residuals, _, claims, _ = self.forward(
             host_kernels, backend=backend.host(), differentiated=ops.differentiated
         )
 
@@ -360,7 +361,7 @@ class Program:
         def converted(x: AnyArray, dtypes: dict[str, str], rounds: FigureRule = None) -> AnyArray:
             new_dtype = dtypes.get(x.dtype.name) if dtypes else None
             if new_dtype and rounds in ("up", "down", "nearest", "distance"):
-                return proof.narrowed(x, new_dtype, rounds, value, xp=backend.host().namespace(x))
+                return scaling.narrowed(x, new_dtype, rounds, value, xp=backend.host().namespace(x))
             return x.astype(new_dtype) if new_dtype else x
 
         rules = self.plan.stats.values()
@@ -374,6 +375,7 @@ class Program:
             tuple(backend.from_numpy(converted(x, residual_dtypes), kernels) for x in residuals)
             if ops.differentiated
             else (),
+            None,
             claims,
             ops.computed_in,
         )
@@ -387,7 +389,7 @@ def _with_proven(unreached: Unreached, exponents: np.ndarray) -> Undecided:
     if not unreached.found:
         return unreached
     widest, exponent = max(zip(unreached.found, exponents.tolist(), strict=True), key=lambda layer: layer[0].width)
-    return Undecided(f"{unreached} Proven: {proof.found_in_words(widest, int(exponent))}.")
+    return Undecided(f"{unreached} Proven: {scaling.found_in_words(widest, int(exponent))}.")
 
 
 LIMIT = 1024

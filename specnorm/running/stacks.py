@@ -107,7 +107,12 @@ class Stack(NamedTuple):
     def factors_out_of(
         self, layer: SteppedProgram, left: AnyArray, right: AnyArray, *, backend: Backend
     ) -> tuple[AnyArray, AnyArray]:
-        """The factors (rows, r) and (r, n) of a member's gradient, as those of the gradient of the layer's kernel."""
+        """The gradient of a member of the stack in factors, as that of the layer's kernel in factors.
+
+        ``left`` (rows, r), ``right`` (r, n): their product is the gradient with respect to a member, as a matrix with a
+        row for each entry of its first axis. What is returned has the sizes of the layer's kernel: the channels that
+        were appended to it are left out, and the axes are in its order. `out_of` does the same for a whole gradient.
+        """
         if self.program is layer:
             return left, right
         xp = backend.namespace(left)
@@ -239,7 +244,7 @@ def _found_joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainS
 
 
 def _places(keys: Sequence[str]) -> dict[str, list[int]]:
-    """The places of each key."""
+    """The places at which each key stands in the list; the keys are those of programs of layers."""
     places: dict[str, list[int]] = {}
     for j, key in enumerate(keys):
         places.setdefault(key, []).append(j)

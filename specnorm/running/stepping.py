@@ -14,10 +14,11 @@ from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
 from specnorm.geometry import polyphase
 from specnorm.proofs import arithmetic
-from specnorm.running import checks, proof
+from specnorm.running import checks
 from specnorm.running.base import Followed, Stepped
 from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, program, program_for
+from specnorm.running.proofs import scaling
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
@@ -106,9 +107,9 @@ class SteppedProgram(Program):
             del blocks
             by_group = xp.reshape(evaluation.value, (math.prod(batch), self.answers_per_layer))
             value, chosen = self.plan.over_groups(by_group, xp=xp)
-            rounds: proof.Rounds = "up" if self.stepped.promise == "upper" else "nearest"
+            rounds: scaling.Rounds = "up" if self.stepped.promise == "upper" else "nearest"
             dtype = getattr(xp, self.result_dtype)
-            value = proof.for_caller(value, exponent, rounds, dtype, gain_sq=self.gain_sq, xp=xp)
+            value = scaling.for_caller(value, exponent, rounds, dtype, gain_sq=self.gain_sq, xp=xp)
             value = xp.reshape(value, batch)
             ones = xp.ones_like(value)
             residuals = (*evaluation.residuals, chosen)

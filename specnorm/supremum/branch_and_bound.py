@@ -166,7 +166,7 @@ class Search:
             lower_before = self.incumbent.best.lower.value
             previous_polynomial = polynomial
             in_float32 = self.incumbent.is_far_below and self._rounds == 1
-            polynomial = self.polynomials.near(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
+            polynomial = self.polynomials.reduced(self.threshold, self.incumbent.trial_vectors, in_float32=in_float32)
             if vectors is None or polynomial is not previous_polynomial:
                 vectors = self.incumbent.start_vectors(count, polynomial.rank)
             vectors = self._prefilter(cover, polynomial, vectors)

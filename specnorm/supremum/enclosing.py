@@ -12,7 +12,7 @@ from specnorm.backends import arrays
 from specnorm.grid.proof import symbol_norms_up
 from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs import norms
-from specnorm.proofs.bound import Upper
+from specnorm.proofs.bound import Upper, known
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.found import Found, Witness
 from specnorm.proofs.frequencies import Frequencies
@@ -21,12 +21,12 @@ from specnorm.supremum import tuning
 from specnorm.supremum.branch_and_bound import Search
 from specnorm.supremum.one_tap import enclose_one_tap
 from specnorm.supremum.proof import norm_by_magnitudes, supremum_on_grid
-from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
+    from specnorm.proofs.bound import Uppers
     from specnorm.running.search import Clock
     from specnorm.supremum.proof import Nonnegative
 
@@ -229,20 +229,18 @@ def work_of_visits(blocks: Array, sizes: tuple[int, ...]) -> float:
 
 def _largest_of_all(blocks: Array, sizes: tuple[int, ...], *, ops: ArrayOps) -> Found:
     """Bounds of the largest norm on a grid, of which every point is visited or left out by proof."""
-    count = blocks.shape[0]
     polynomial = Polynomial(blocks, xp=ops.xp)
+    uppers: Uppers | None
     if polynomial.has_one_column:
-        values, frequencies, claims = polynomial.largest_on_grid(sizes, together=count, ops=ops)
-        (upper,) = claims()
+        values, frequencies, uppers = polynomial.largest_on_grid(sizes, ops=ops)
     else:
-        values, frequencies, claims = largest_with_frequency(symbol_norms_up, blocks, sizes, ops=ops)
-        upper = padding.largest_of_blocks(claims(), count)
+        values, frequencies, uppers = largest_with_frequency(symbol_norms_up, blocks, sizes, ops=ops)
     block = int(ops.to_numpy(values).argmax())
     frequency = frequencies[block : block + 1]
     symbol = Polynomial(blocks[block : block + 1, ...], xp=ops.xp).at(frequency, ops=ops)
     left, right, _ = arrays.top_triple(symbol.matrices()[:, 0, ...], xp=ops.xp)
     lower = polynomial.at(frequency, ops=ops).norm_down(block, right)
-    return Found(lower, upper, Witness(block, frequency, left, right))
+    return Found(lower, known(uppers).largest(ops=ops), Witness(block, frequency, left, right))
 
 
 def _affords_grid(blocks: Array, sizes: tuple[int, ...], problem: Problem, *, ops: ArrayOps) -> bool:

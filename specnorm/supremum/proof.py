@@ -249,20 +249,6 @@ def proven_below(formed: CentreMatrices, eigenvalue_limit: np.ndarray, *, ops: A
     return np.asarray(ops.to_numpy(below) & can_prove(formed, eigenvalue_limit))
 
 
-@dataclass(frozen=True, eq=False)
-class AllBut:
-    """All frequencies of a claim's subject but for some open cells.
-
-    They are compared by identity: two covers with as many open cells may leave out different frequencies.
-    """
-
-    what: object
-    cells: int
-
-    def __str__(self) -> str:
-        return f"{self.what} but for {text.counted(self.cells, 'cell')}"
-
-
 class Cover:
     """The cells of a search that may still hold a norm above the threshold.
 
@@ -372,21 +358,10 @@ class Cover:
         """A bound, once no cell is open: the largest threshold that a cell was fathomed for."""
         if len(self):
             raise HypothesisError(f"{len(self)} cells of {self.what} are open")
-        return self.bound_outside_open()
-
-    def bound_outside_open(self) -> Upper:
-        """A bound of the norm over all frequencies but those of the open cells.
-
-        Raises `HypothesisError` if cells of the torus are open. There, cells fathomed by the cell lemma hold no
-        maximiser, but may hold norms above their threshold.
-        """
-        if len(self) and not self._open.boxes.on_grid:
-            raise HypothesisError(f"{len(self)} cells of {self.what} are open, which is no grid")
-        what = AllBut(self.what, len(self)) if len(self) else self.what
         cells = text.counted(self._count, "cell")
         if self._supremum is None:
-            return Upper._by_rule(self._largest_threshold, what, f"cell lemma, {cells}")
-        return Upper._by_rule(self._largest_threshold, what, f"grid lemma, {cells}", self._supremum)
+            return Upper._by_rule(self._largest_threshold, self.what, f"cell lemma, {cells}")
+        return Upper._by_rule(self._largest_threshold, self.what, f"grid lemma, {cells}", self._supremum)
 
     def eigenvalue_limits(self, polynomial: GramPolynomial, threshold: float) -> np.ndarray:
         """The `eigenvalue_limits` of the open cells."""

@@ -69,14 +69,17 @@ class Polynomials:
         # The phases of very long kernels take seconds in which no clock is asked: such kernels are searched in parts.
         return 2 * 8 * centre_count * sum(self.blocks.shape[3:]) <= tuning.CACHE_BYTES
 
-    def near(
+    def reduced(
         self,
         threshold: float,
         trial_vectors: Array | None,
         *,
         in_float32: bool = False,
     ) -> GramPolynomial:
-        """The polynomial for norms around a threshold: of the directions that matter there, or of all.
+        """The Gram polynomial with which cells are compared with a threshold: of fewer directions if that saves time.
+
+        Of a polynomial that is reduced, the directions (combinations of channels) far below the threshold are left out,
+        and bounded once for all frequencies.
 
         ``trial_vectors`` (g, h, p): directions to keep; None: no polynomial is reduced, but one that has been reduced
         is used. ``in_float32``: whether everything may be in float32.

@@ -21,9 +21,9 @@ from specnorm.errors import MethodError, Undecided
 from specnorm.proofs.bound import Lower
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Needs, Stepped
+from specnorm.running.proofs import padding
 from specnorm.running.search import Clock
 from specnorm.symbols import triples
-from specnorm.symbols.proofs import padding
 from specnorm.tensor_norm import one_set
 from specnorm.tensor_norm.alternation import alternate, maximise
 from specnorm.tensor_norm.form import Form, best_iterates, starts
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
-    from specnorm.proofs.bound import Lower, Upper
-    from specnorm.running.base import Claims
+    from specnorm.proofs.bound import Upper, Uppers
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class TensorNorm(Stepped):
         best = _of_best_group([block_values, *block_vectors], spec.groups, xp=xp)
         factor = xp.ones_like(best[0])
         proven = xp.zeros(factor.shape, dtype=xp.bool, device=ops.device(blocks))
-        claims: Claims | None = None
+        claims: Uppers | list[tuple[Lower, Upper]] | None = None
         if self.needs(spec).searches and not ops.traced:
             maximise_again = partial(maximise, max_iter=self.max_iter, ops=ops)
             best_of_layers = []
@@ -130,7 +129,7 @@ class TensorNorm(Stepped):
             uppers = [upper for upper in proven_uppers if upper is not None]
             proven = ops.from_numpy(np.asarray([upper is not None for upper in proven_uppers]), factor)
             if len(uppers) == len(proven_uppers):
-                claims = partial(_bounds_of_layers, uppers, spec)
+                claims = [(Lower.trivial(), padding.padded_norm(supremum, spec)) for supremum in uppers]
         return self._evaluation(best, factor, proven, xp.broadcast_to(count, factor.shape), claims, xp=xp)
 
     def _undecided(self) -> Undecided:
@@ -146,7 +145,7 @@ class TensorNorm(Stepped):
         factor: Array,
         proven: Array,
         count: Array,
-        claims: Claims | None = None,
+        claims: Uppers | list[tuple[Lower, Upper]] | None = None,
         *,
         xp: Namespace,
     ) -> Evaluation:
@@ -167,12 +166,11 @@ class TensorNorm(Stepped):
         proven = xp.zeros(value.shape, dtype=xp.bool, device=ops.device(blocks))
         claims = None
         if self.needs(spec).searches:
-            factor, uppers = proven_factor(value, right_vectors, blocks, ops=ops)
+            factor, claims = proven_factor(value, right_vectors, blocks, ops=ops)
             # A larger factor would be proven, too. But it says that Lanczos has not converged: maximise instead.
             proven = factor <= LIFT
             if not xp.all(proven):
                 return None
-            claims = partial(padding.bounds_by_blocks, uppers, spec)
         count = xp.full(value.shape, steps, dtype=xp.int32, device=ops.device(blocks))
         return self._evaluation(best, factor, proven, count, claims, xp=xp)
 
@@ -230,10 +228,6 @@ class TensorNorm(Stepped):
         # that product as right vector, and 1 as tap weights.
         v = ops.complex(right_pair[:, 0, :], -right_pair[:, 1, :])
         return Evaluation(value * root, (), (u, v, xp.ones_like(v[:, :1]), group)), (new_vectors,)
-
-
-def _bounds_of_layers(suprema: list[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
-    return [(Lower.trivial(), padding.padded_norm(supremum, spec)) for supremum in suprema]
 
 
 def _of_best_group(of_blocks: list[Array], groups: int, *, xp: Namespace) -> list[Array]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from specnorm.backends import arrays
 from specnorm.proofs import norms, rounding
-from specnorm.proofs.bound import ALL_FREQUENCIES, Upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, Uppers
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 
 if TYPE_CHECKING:
@@ -28,9 +27,7 @@ def matrix_of(blocks: Array, *, xp: Namespace) -> Array:
     return xp.reshape(blocks, (count, rows, columns))
 
 
-def proven_factor(
-    value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps
-) -> tuple[Array, Callable[[], list[Upper]]]:
+def proven_factor(value: Array, vectors: Array, blocks: Array, *, ops: ArrayOps) -> tuple[Array, Uppers]:
     """Factor of at least 1 by which a computed tensor norm is multiplied to be an upper bound, if blocks are matrices.
 
     The tensor norm of a kernel is the largest value of its multilinear form over unit vectors (`tensor_norm.form`). For
@@ -39,7 +36,7 @@ def proven_factor(
 
     ``value`` (l,): computed tensor norm of each of l layers. ``vectors`` (l * g, columns): approximate top right
     singular vectors of the matrices of the g blocks of each layer (`matrix_of`). ``blocks`` (l * g, m, p,
-    *kernel_shape). Returns ``factor`` (l,); ``claims``: returns the bounds of the blocks' norms.
+    *kernel_shape). Returns ``factor`` (l,); ``uppers``: bounds of the blocks' norms.
     """
     xp = ops.xp
     kernel_shape = tuple(blocks.shape[3:])
@@ -62,4 +59,4 @@ def proven_factor(
     one = xp.ones_like(value)
     # A norm that is no larger than the value needs no factor.
     factor = xp.where(norm <= wide_value, one, xp.maximum(one, narrow_ratio))
-    return factor, Upper._of_stack(norms_up, ALL_FREQUENCIES, rule, ops=ops)
+    return factor, Uppers._by_rule(norms_up, ALL_FREQUENCIES, rule)

@@ -17,7 +17,6 @@ from specnorm.errors import GeometryError
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper
 from specnorm.running.base import Evaluation, Method, Needs
-from specnorm.symbols.proofs import padding
 from specnorm.unfoldings import reshaping as unfoldings
 from specnorm.unfoldings.proof import supremum_up_from_unfolding
 from specnorm.unfoldings.search import smallest_unfoldings
@@ -113,8 +112,7 @@ class FantasticFour(Method):
         xp = ops.xp
         if ops.concrete:
             bounds, residuals = smallest_unfoldings(blocks, ops=ops)
-            claims = functools.partial(padding.bounds_by_blocks, lambda: bounds, spec)
-            return Evaluation(Upper.as_array(bounds, blocks, ops=ops), (), residuals, claims)
+            return Evaluation(Upper.as_array(bounds, blocks, ops=ops), (), residuals, bounds)
         blocks = arrays.in_wide_dtype(blocks, ops=ops)
         unfoldings_of_blocks = Unfoldings().forward(blocks, spec, ops=ops)
         values = unfoldings_of_blocks.value

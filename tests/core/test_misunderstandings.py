@@ -108,8 +108,6 @@ CALLS_WITHOUT_PRODUCTS: list[Callable[[], Any]] = [
 
 
 def test_counts_of_gram_products() -> None:
-    with pytest.raises(MethodError, match=r"n_iter=100 makes more than \d{7} taps"):
-        specnorm.gram_rescaling(KERNEL, n_iter=100)
     for call in CALLS_WITHOUT_PRODUCTS:
         with pytest.raises(MethodError, match="n_iter=0 is not a count: give an integer of at least 1"):
             call()

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -325,7 +326,7 @@ def any_for_all(tree: ast.AST) -> Sites:
 
 # -- kinds: claims and roundings ---------------------------------------------------------------------------------------
 MAKERS = {
-    "Upper._by_rule": "({}) / 2", "make_upper": "({}) / 2", "Upper._of_stack": "({}) / 2",
+    "Upper._by_rule": "({}) / 2", "make_upper": "({}) / 2", "Uppers._by_rule": "({}) / 2",
     "Lower._by_rule": "({}) * 2 + 1e-3", "make_lower": "({}) * 2 + 1e-3",
     "Upper._largest": "sorted({}, key=float)[:-1]",
 }  # fmt: skip
@@ -485,13 +486,15 @@ def check_named(name: str) -> Check:
 
     def check() -> Iterator[str]:
         for case in _cases(test):
-            if text in str(case):
-                with pytest.MonkeyPatch.context() as patch, suppress(pytest.skip.Exception):
-                    more = {"monkeypatch": patch} if "monkeypatch" in inspect.signature(test).parameters else {}
-                    try:
-                        test(**case, **more)
-                    except (Exception, pytest.fail.Exception) as error:
-                        yield f"{case}: {error}"
+            if text not in str(case):
+                continue
+            with pytest.MonkeyPatch.context() as patch, TemporaryDirectory() as folder, suppress(pytest.skip.Exception):
+                fixtures = {"monkeypatch": patch, "tmp_path": Path(folder)}
+                given = {name: x for name, x in fixtures.items() if name in inspect.signature(test).parameters}
+                try:
+                    test(**case, **given)
+                except (Exception, pytest.fail.Exception) as error:
+                    yield f"{case}: {error}"
 
     return check
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from html import escape
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -324,16 +326,24 @@ def gate_layers(report: Report, bound: float) -> Gate:
     return _gate(report, f"--fail-above {bound!r}", bound, wanted, _against, None)
 
 
-def gate_smallest(report: Report, bound: float) -> Gate:
-    """Judge whether all smallest singular values are proven to be at least ``bound``; undecided as `gate_layers`."""
-    wanted = f"a smallest singular value of at least {bound!r}"
-    return _gate(report, f"--fail-below {bound!r}", bound, wanted, _against_smallest, "smallest")
+_OF_COLUMNS: dict[str, tuple[str, str, Callable[[float, float], bool], str]] = {
+    "smallest": ("--fail-below", "a smallest singular value of at least", operator.ge, "<"),
+    "isometry": ("--fail-isometry", "an isometry defect of at most", operator.le, ">"),
+}
+"""Gates on a column: option, what is wanted, whether a number keeps a bound, and the sign where it does not."""
 
 
-def gate_isometries(report: Report, bound: float) -> Gate:
-    """Judge whether all isometry defects are proven to be at most ``bound``; undecided as `gate_layers`."""
-    wanted = f"an isometry defect of at most {bound!r}"
-    return _gate(report, f"--fail-isometry {bound!r}", bound, wanted, _against_defect, "isometry")
+def gate_column(report: Report, bound: float, column: str) -> Gate:
+    """Judge whether all numbers of a column of `_OF_COLUMNS` are proven to keep a bound; undecided as `gate_layers`."""
+    option, wanted, keeps, sign = _OF_COLUMNS[column]
+
+    def against(row: Row, bound: float) -> str | None:
+        value = row.values.get(column)
+        if row.status != "ok" or not isinstance(value, float) or keeps(value, bound):
+            return None
+        return f"{row.name}: {column} = {value!r} {sign} {bound!r}: not proven"
+
+    return _gate(report, f"{option} {bound!r}", bound, f"{wanted} {bound!r}", against, column)
 
 
 def _gate(
@@ -402,22 +412,6 @@ def _against(row: Row, bound: float) -> str | None:
     return None
 
 
-def _against_smallest(row: Row, bound: float) -> str | None:
-    """Return why a row's smallest singular value is not proven to be at least a bound, or None."""
-    smallest = row.values.get("smallest")
-    if row.status != "ok" or not isinstance(smallest, float) or smallest >= bound:
-        return None
-    return f"{row.name}: smallest = {smallest!r} < {bound!r}: not proven"
-
-
-def _against_defect(row: Row, bound: float) -> str | None:
-    """Return why a row's isometry defect is not proven to be at most a bound, or None."""
-    defect = row.values.get("isometry")
-    if row.status != "ok" or not isinstance(defect, float) or defect <= bound:
-        return None
-    return f"{row.name}: isometry = {defect!r} > {bound!r}: not proven"
-
-
 def gate_network(report: Report, bound: float) -> Gate:
     """Judge whether the network's constant is proven to be at most ``bound``.
 
@@ -464,5 +458,8 @@ def gates_of(
     ``layers`` bounds every layer's norm, ``network`` the network's constant, ``smallest`` every layer's smallest
     singular value, ``isometries`` every isometry defect; None: not asked for.
     """
-    gates = ((gate_layers, layers), (gate_network, network), (gate_smallest, smallest), (gate_isometries, isometries))
+    gates = (
+        (gate_layers, layers), (gate_network, network), (partial(gate_column, column="smallest"), smallest),
+        (partial(gate_column, column="isometry"), isometries),
+    )  # fmt: skip
     return tuple(judge(report, bound) for judge, bound in gates if bound is not None)

@@ -1,1 +1,1 @@
-"""Rules for a layer at one input size: circulants, deflation, polyphase components, its own matrix."""
+"""Rules for a layer at one input size: circulants, polyphase components, its own matrix."""

@@ -23,7 +23,7 @@ from specnorm.backends import arrays
 from specnorm.geometry.taps import Axis
 from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
-from specnorm.symbols.proofs import padding
+from specnorm.running.proofs import padding
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

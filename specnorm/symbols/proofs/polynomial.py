@@ -35,7 +35,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.proofs import host, norms, rounding
-from specnorm.proofs.bound import HypothesisError, Lower, Sealed, Upper
+from specnorm.proofs.bound import HypothesisError, Lower, Sealed, Upper, Uppers
 from specnorm.proofs.cells import Grid
 from specnorm.proofs.frequencies import Frequencies, phase_error, tap_points
 from specnorm.symbols.proofs import scalar
@@ -219,14 +219,11 @@ class Polynomial:
         """Whether G has one row or one column, as that of depthwise layers, and changes with the frequency."""
         return min(self.shape[1:3]) == 1 and len(self.shape) > 3
 
-    def largest_on_grid(
-        self, sizes: tuple[int, ...], *, together: int = 1, ops: ArrayOps
-    ) -> tuple[Array, Frequencies, Callable[[], list[Upper]]]:
+    def largest_on_grid(self, sizes: tuple[int, ...], *, ops: ArrayOps) -> tuple[Array, Frequencies, Uppers]:
         """Bounds of the largest norm of each symbol, of one row or column, on a DFT grid, which is visited whole.
 
-        The blocks are in the widest dtype of the library, scaled to about 1. ``together``: number of blocks of which
-        one claim is made. Returns ``value`` (b,); ``frequencies``: that of each block where its norm is largest;
-        ``claims``: returns the values as claims about the circulant of the grid.
+        The blocks are in the widest dtype of the library, scaled to about 1. Returns ``value`` (b,); ``frequencies``:
+        that of each block where its norm is largest; ``uppers``: the values with their claims about the grid.
         """
         xp = self.xp
         columns = Polynomial(arrays.tall(self.coefficients, xp=xp), xp=xp)
@@ -236,8 +233,8 @@ class Polynomial:
             places.append(ops.to_numpy(xp.argmax(on_grid, axis=1)))
         value = columns.norms_up(xp.concat(squares, axis=0))
         rule = f"norms at {math.prod(sizes)} frequencies"
-        claims = Upper._of_stack(xp.reshape(value, (-1, together)), Grid.of_sizes(sizes, self.shape[3:]), rule, ops=ops)
-        return value, Frequencies.half_grid(sizes)[np.concatenate(places)], claims
+        uppers = Uppers._by_rule(value, Grid.of_sizes(sizes, self.shape[3:]), rule)
+        return value, Frequencies.half_grid(sizes)[np.concatenate(places)], uppers
 
     def norm_on_grid_up(self, sizes: tuple[int, ...], *, ops: ArrayOps) -> Array:
         """Bounds (b,) of the largest norm of each symbol of one column on a DFT grid."""
@@ -618,7 +615,10 @@ class GramPolynomial:
         return self.norm_up(np.asarray(self.ops.to_numpy(bounds), dtype=np.float64) + 3 * self.error)
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
-        """First `rank` columns of H, complex, shape (f, size, rank): A above B."""
+        """First `rank` columns of H at pairs of a frequency and a block, complex, shape (f, size, rank): A above B.
+
+        ``H = [[A, B*], [B, C]]`` is the Gram matrix of the rotated symbol. ``block`` (f,): the block of each frequency.
+        """
         xp, ops = self.xp, self.ops
         count, entries = len(frequencies), self.size * self.rank
         if self.even.shape[0] > 1 or entries <= _CACHED_ENTRIES or not (ops.on_host and ops.concrete):

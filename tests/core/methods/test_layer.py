@@ -175,7 +175,7 @@ def test_a_layer_takes_neither_a_gradient_nor_vectors_that_nobody_asked_for(monk
 
 
 def test_attempts_begin_at_the_tolerance_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts for 1e-2 began at 1e-3, and took ten times as long; what is not reached asks for larger ones too."""
+    """Attempts for 1e-2 began at 1e-3, and took ten times as long."""
     made: list[float] = []
 
     class Watched(ComponentBounds):
@@ -188,13 +188,13 @@ def test_attempts_begin_at_the_tolerance_asked_for(monkeypatch: pytest.MonkeyPat
     begun = {}
     for rtol in (0.5, 1e-2, 5e-3, 2e-3, 1e-4):
         made.clear()
-        specnorm.enclose(kernel, 24, rtol=rtol, padding_mode="zeros", padding=1)
+        specnorm.enclose(kernel, 40, rtol=rtol, padding_mode="zeros", padding=1)
         begun[rtol] = made[0], min(made)
-    assert begun == {0.5: (1e-2, 1e-2), 1e-2: (1e-2, 1e-2), 5e-3: (3e-3, 3e-3), 2e-3: (1e-3, 1e-3), 1e-4: (1e-3, 1e-4)}
+    assert begun == {0.5: (0.5, 0.5), 1e-2: (1e-2, 1e-2), 5e-3: (5e-3, 5e-3), 2e-3: (2e-3, 2e-3), 1e-4: (1e-3, 1e-4)}
     monkeypatch.setattr(layer_module, "ATTEMPTS", (layer_module.near_supremum,))
     made.clear()
     specnorm.enclose(kernel, 16, rtol=1e-3, padding_mode="zeros", padding=1)
-    assert made == [1e-3, 3e-3, 1e-2]
+    assert made == [1e-3]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -204,7 +204,7 @@ def test_a_tighter_tolerance_is_never_wider(seed: int) -> None:
     geometries: tuple[dict[str, Any], ...] = ({"padding": 1}, {"padding": 1, "stride": 2}, {"padding": 0})
     width = math.inf
     for rtol in (0.5, 0.1, 5e-2, 1e-2, 5e-3, 2e-3, 1e-3, 3e-4, 1e-4, 1e-5):
-        found = specnorm.enclose(kernel, 24, rtol=rtol, padding_mode="zeros", **geometries[seed])
+        found = specnorm.enclose(kernel, 48, rtol=rtol, padding_mode="zeros", **geometries[seed])
         assert float(found.upper) - float(found.lower) <= width
         width = float(found.upper) - float(found.lower)
     assert width <= 1.1e-3 * float(found.upper)

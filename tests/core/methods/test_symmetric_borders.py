@@ -1,4 +1,4 @@
-"""Symmetric borders: the norm of a layer beside the bound by the parts of its kernel (`symbols.proofs.padding`)."""
+"""Symmetric borders: the norm of a layer beside the bound by the parts of its kernel (`running.proofs.padding`)."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.cells import Circulant
 from specnorm.proofs.norms import norm_of_stack
-from specnorm.symbols.proofs.padding import is_split_by_parity, other_parts_up, padded_norm
+from specnorm.running.proofs.padding import is_split_by_parity, other_parts_up, padded_norm
 
 CLOSE = 1e-9
 Draw = np.random.RandomState
@@ -241,7 +241,7 @@ def symmetric_layers() -> Iterator[str]:
             symbols = float(np.abs(np.fft.fftn(kernel[0, 0], (64,) * spec.ndim, axes=range(spec.ndim))).max())
             if max(spec.stride) > 1:
                 symbols = norm_of(circulant_matrix(kernel, small, sizes, (False,) * spec.ndim))
-            if norm_of(small.matrix(kernel)) > (1 + 1e-3) * symbols + other_parts_up(kernel[None], spec):
+            if norm_of(small.matrix(kernel)) > padded_norm(assumed((1 + 1e-3) * symbols), spec, kernel[None]).value:
                 yield f"parts of {small}"
 
 

@@ -254,9 +254,6 @@ def mirrored(points: set[tuple[int, ...]], sizes: tuple[int, ...]) -> set[tuple[
 
 
 def grids_of_frequencies() -> Violations:
-    one = np.asarray([[1]])
-    if frequencies.Frequencies(one, (9,)).same_as(frequencies.Frequencies(one, (8,))):
-        yield "the same numerators of another grid"
     for sizes in GRIDS:
         everything = set(np.ndindex(*sizes))
         half = {tuple(map(int, x)) for x in frequencies.Frequencies.half_grid(sizes).numerators}

@@ -23,7 +23,7 @@ from helpers.checks import present
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
 
-from specnorm.at_size.proofs import block_tridiagonal, components, deflation, own_matrix
+from specnorm.at_size.proofs import block_tridiagonal, components, own_matrix
 from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
 from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
@@ -34,12 +34,10 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import _rectangles, axis_factor
 from specnorm.power.proofs import ritz
 from specnorm.proofs.bound import HypothesisError, digest_of
-from specnorm.proofs.cells import Circulant
-from specnorm.proofs.frequencies import Frequencies, phase_error
+from specnorm.proofs.frequencies import phase_error
 from specnorm.proofs.norms import norm_of_stack
-from specnorm.running.proof import found_in_words
+from specnorm.running.proofs.scaling import found_in_words
 from specnorm.symbols.proofs.lags import Lags
-from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.proof import proven_factor
 from specnorm.training.proof import attained_down
 
@@ -208,7 +206,7 @@ def smallest_of_layers() -> Violations:
 
 # -- waves -------------------------------------------------------------------------------------------------------------
 def waves() -> Violations:
-    """Errors of sums of waves, and what is left of a limit when waves are split off."""
+    """Errors of sums of waves."""
     spec = ConvSpec.of((2, 3, 2, 3), input_shape=(5, 6), padding_mode="zeros")
     factors: Any = [np.ones((2, 5), dtype=complex), np.ones((3, 6), dtype=complex)]
     sums = Waves(normal(1, 2, 3, 2, 3), spec, factors, ops=OPS)
@@ -223,13 +221,6 @@ def waves() -> Violations:
             pass
         else:
             yield f"waves of stride {stride}"
-        arguments: Any = (np.zeros((1, 2, 3, 2, 3)), strided, None, None, None, 1.0)
-        with caught(deflation, "limit_of_rest", 2.0):
-            try:
-                deflation.norm_by_deflation(*arguments, ops=OPS)
-            except HypothesisError:
-                continue
-        yield f"overlaps of stride {stride}"
     small = 2.0**-20
     line = ConvSpec.of((1, 1, 2), input_shape=(9,), padding_mode="zeros", padding=0)
     one = Waves(np.asarray([[[1.0, small - 1]]])[None][0][None], line, [np.ones((1, 9), dtype=complex)], ops=OPS)
@@ -237,65 +228,6 @@ def waves() -> Violations:
     relative = ROOT2 * gamma(2 * one.roundings, DOUBLE)
     image_sq = 8 * (small**2 - (2 - small) ** 2 * relative)
     yield from down("a quotient of waves", found, math.sqrt(image_sq / (9 * (1 + relative))))
-
-
-def deflations() -> Violations:
-    """Limits of the rest, and of the waves, that are proven."""
-    sizes = (4, 3, 5)
-    everything = Frequencies(np.stack([x.reshape(-1) for x in np.indices(sizes)], axis=1), sizes)
-    if len(deflation.first_of_mirrored(everything)) != (60 + 2) // 2:
-        yield "first of mirrored frequencies"
-    frequencies = Frequencies(np.asarray([[1]]), (9,))
-    spec = ConvSpec.of((3, 2, 2), input_shape=(7,), padding_mode="zeros")
-    circulant = Circulant((9,), (False,))
-    x: Any = normal(1, 3) + 1j * normal(1, 3, seed=1)
-    y: Any = normal(1, 2, seed=2) + 1j * normal(1, 2, seed=3)
-    split = deflation.SplitWaves(frequencies, np.zeros(1, dtype=np.int64), x, y)
-    found = deflation.WaveGram(spec, circulant, split, ops=OPS)
-    formula = 0.0
-    for channels, n in ((x, 7), (y, 7)):
-        overlap = ROOT2 * (PHASE + gamma(n + 8, DOUBLE) / 1.001)
-        relative = ROOT2 * gamma(2 * (channels.shape[1] + 4), DOUBLE) / 1.001 + overlap
-        formula += 2 * float(np.linalg.norm(channels)) ** 2 * 1.001**2 * relative
-    yield from up("error of the waves", found.error, formula)
-    with caught(deflation.norms, "gram_below", np.ones(1, dtype=bool)) as calls:
-        found.norm_below(3 * found.error, ops=OPS)
-    yield from down("limit of the waves", calls[0][1], 2 * found.error)
-    kernel: Any = normal(1, 3, 2, 2, seed=4)
-    nothing = deflation.SplitWaves(frequencies, np.zeros(0, dtype=np.int64), x[:0], y[:0])
-    if deflation.WaveGram(spec, circulant, nothing, ops=OPS).norm_below(-0.5, ops=OPS):
-        yield "no waves are below a negative number"
-    two = deflation.SplitWaves(Frequencies(np.asarray([[1], [2]]), (9,)), np.zeros(0, dtype=np.int64), x[:0], y[:0])
-    symbols = np.linalg.norm(Polynomial(kernel, xp=OPS.xp).at(two.frequencies, ops=OPS).matrices()[0], 2, axis=(1, 2))
-    if deflation.rest_below(kernel, two, float(symbols.mean()), ops=OPS):
-        yield "the limit of one frequency for two"
-    with caught(deflation.norms, "gram_below", np.ones(1, dtype=bool)) as calls:
-        of_symbol = float(Polynomial(kernel, xp=XP).error[0])
-        symbol = Polynomial(kernel, xp=OPS.xp).at(frequencies, ops=OPS).matrices()[0, 0]
-        for some, waves_of, rest in ((nothing, 0, symbol), (split, 1, symbol - np.outer(x, np.conj(y)))):
-            magnitude = float(np.linalg.norm(symbol)) + waves_of * float(np.linalg.norm(x) * np.linalg.norm(y))
-            error = magnitude * ROOT2 * gamma(2 * (waves_of + 2), DOUBLE) + of_symbol
-            of_gram = float(np.linalg.norm(rest)) ** 2 * ROOT2 * gamma(2 * 3, DOUBLE)
-            for limit in (math.sqrt(2 * of_gram), error / 2):
-                deflation.rest_below(kernel, some, limit, ops=OPS)
-                formula = max(max(limit - error, 0.0) ** 2 - of_gram, 0.0)
-                yield from down("limit of the rest", calls[-1][1], formula, 1e-9)
-        # Where waves are all of the symbol, no rest hides the error.
-        ones: Any = np.ones((1, 1, 1, 1))
-        one: Any = np.ones((1, 1), dtype=complex)
-        zero = Frequencies(np.zeros((1, 1), dtype=np.int64), (9,))
-        deflation.rest_below(ones, deflation.SplitWaves(zero, np.zeros(1, dtype=np.int64), one, one), 1e-14, ops=OPS)
-        error = 2 * ROOT2 * gamma(2 * 3, DOUBLE) + float(Polynomial(ones, xp=XP).error[0])
-        yield from down("limit beside waves", calls[-1][1], (1e-14 - error) ** 2)
-    covered = Circulant.of((9,), (False,), spec.block_kernel_shape)
-    boxes = SimpleNamespace(divisible=np.zeros(1, dtype=bool), centres=frequencies)
-    cover: Any = SimpleNamespace(
-        what=covered, open=SimpleNamespace(boxes=boxes), bound_outside_open=lambda: assumed(2.0)
-    )
-    yield from up("limit without waves", deflation.limit_of_rest(spec, circulant, cover, split), 2 * (1 + 2.0**-16))
-    with caught(deflation, "limit_of_rest", 1.0), caught(deflation.WaveGram, "norm_below", False) as calls:
-        deflation.norm_by_deflation(kernel, spec, circulant, cover, split, 3.0, ops=OPS)
-    yield from down("limit that is left to waves", calls[0][1], 2.0)
 
 
 # -- values from vectors -----------------------------------------------------------------------------------------------
@@ -429,7 +361,7 @@ def neighbours() -> Violations:
     blocks: Any = np.ones((2, 1, 1, 5, 1)) * np.asarray([1.0, 2.0]).reshape(2, 1, 1, 1, 1)
     value: Any = np.asarray([9.0], dtype=np.float32)
     factor, claims = proven_factor(value, np.ones((2, 5), dtype=complex), blocks, ops=OPS)
-    yield from up("claims of unfoldings", [x.value for x in claims()], [5.0, 10.0], 1e-9)
+    yield from up("claims of unfoldings", [x.value for x in claims.claims(ops=OPS)], [5.0, 10.0], 1e-9)
     yield from up("a factor", factor, 10 / 9, 1e-5)
     for beyond in (1e-4, -1e-4):
         factor, _ = proven_factor(np.asarray([10 * (1 - beyond)]), np.ones((2, 5), dtype=complex), blocks, ops=OPS)
@@ -439,7 +371,7 @@ def neighbours() -> Violations:
 CHECKS = {
     x.__name__: x
     for x in (
-        gram_matrices, factors_of_blocks, predicates, parts, smallest_of_layers, waves, deflations, ritz_bounds,
+        gram_matrices, factors_of_blocks, predicates, parts, smallest_of_layers, waves, ritz_bounds,
         directions_of_balls, words_of_bounds, neighbours,
     )
 }  # fmt: skip

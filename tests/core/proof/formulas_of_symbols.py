@@ -18,12 +18,12 @@ from helpers.assumptions import assumed, assumed_lower
 from helpers.libraries import OPS
 from numpy.typing import NDArray
 
-from specnorm.gram.proofs import powers
+from specnorm.gram.proof import divisors, lag_norms
 from specnorm.grid import proof as grid
 from specnorm.grid.proof import largest_of_all, quotient_at_down, symbol_norms_up
 from specnorm.proofs import host
 from specnorm.proofs import norms as norm_rules
-from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper
+from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, Uppers
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies, phase_error
 from specnorm.proofs.rounding import from_converted_up, to_dtype
@@ -50,16 +50,6 @@ def on_grid(kernels: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
     return np.moveaxis(values.reshape(b, m, p, -1), 3, 1).conj()
 
 
-def powers_on_grid(kernels: Any, t: int) -> tuple[tuple[int, ...], list[NDArray[Any]]]:
-    """The grid of H_t, and there G, H_1, ..., H_t."""
-    grid = powers.tap_grid(tuple(kernels.shape[3:]), t)
-    values = [on_grid(kernels, grid)]
-    for j in range(t):
-        left = values[-1] if j else np.conj(np.swapaxes(values[0], 2, 3))
-        values.append(left @ values[-1])
-    return grid, values
-
-
 def sums_in_rows(grid: tuple[int, ...], values: NDArray[Any]) -> NDArray[Any]:
     """Sums (b, p) of the magnitudes of the taps of matrices on a grid, in each row."""
     b, _, p, _ = values.shape
@@ -72,43 +62,8 @@ SMALL = replace(OPS, memory=4000)
 """Of memory for a few frequencies, or columns, at a time."""
 
 
-def taps_of_powers() -> Violations:
-    """Taps of powers, the sums of their magnitudes, and their errors, which Parseval's sums bound."""
-    for kernels, t, ops in itertools.product(KERNELS, (1, 2), (OPS, SMALL)):
-        polynomial = Polynomial(kernels, xp=XP)
-        found = powers.GramTaps(polynomial, t, ops=ops).taps()
-        grid, values = powers_on_grid(kernels, t)
-        yield from up(f"sums of {kernels.shape}, {t}", found.sums, sums_in_rows(grid, values[-1]).max(axis=1))
-        m, p = kernels.shape[1:3]
-        squares = [3 * lengths(values[0]) ** 2, *(lengths(x) ** 2 for x in values[1:])]
-        rounded = [gamma(2 * m, DOUBLE) / 2, *[math.sqrt(2) * gamma(p + 3, DOUBLE)] * (t - 1)]
-        error = 4 * np.asarray(polynomial.absolute_norm_up)[:, None] * polynomial.relative_error
-        for before, after, relative in zip(squares, squares[1:], rounded, strict=False):
-            norm = np.sqrt(np.sqrt(after) + before * relative)
-            error = (2 * norm + 3 * error) * error + before * relative
-        counts = Frequencies.half_grid_shape(grid)
-        of_axes = [math.sqrt(2) * (gamma(2 * n + 8, DOUBLE) / 1.001 + 2.5 * phase()) for n in counts]
-        of_transform = 1.001 * (sum(of_axes) + 4 * DOUBLE) * math.sqrt(math.prod(grid))
-        lost = np.sqrt((error**2).sum(axis=1)) + np.sqrt(squares[-1].sum(axis=1)) * of_transform
-        yield from up(f"errors of {kernels.shape}, {t}", found.lost, lost)
-        n = math.prod(grid)
-        formula = found.lost + found.sums * 1.001 * (gamma(n - n // 2 + 4, DOUBLE) / 1.001 + 2.5 * phase())
-        yield from up(f"errors of the symbol of {kernels.shape}, {t}", found.error, formula)
-        point = Frequencies(np.asarray([[1, 2, 3][: len(grid)]]), (7, 8, 9)[: len(grid)])
-        angles = 2 * math.pi * point.numerators[0] / np.asarray(point.denominators)
-        waves = np.exp(1j * tuple_sums(kernels.shape[3:], angles))
-        g = (kernels.reshape(2, m, p, -1) * waves).sum(axis=3)
-        h = np.linalg.matrix_power(np.conj(np.swapaxes(g, 1, 2)) @ g, 2 ** (t - 1))
-        yield from up("a power", found.at(point)[:, 0] + 1.0, h.real + h.imag + 1.0 - 1e-12, 1e-9)
-
-
 def contractions() -> Violations:
-    """Products with tables along three axes."""
-    tables: Any = [normal(3, 2), normal(2, 3, seed=1), normal(4, 2, seed=2)]
-    x: Any = normal(1, 12, 2, 1, seed=3)
-    exact = np.einsum("ai,bj,ck,xijkpr->xabcpr", *tables, x.reshape(1, 2, 3, 2, 2, 1)).reshape(1, 24, 2, 1)
-    if not np.allclose(powers.contract(x, tables, xp=XP), exact, rtol=1e-12):
-        yield "products with tables"
+    """Gradients by lags, and lags in parts."""
     kernels, shape = KERNELS[2], (2, 3, 2)
     steps = {tuple(map(int, lag)): j for j, lag in enumerate(lag_rules.Lags.points(shape))}
     slopes: Any = normal(2, len(steps), 2, 2, seed=4)
@@ -135,60 +90,27 @@ def phase() -> float:
 
 
 def norms_of_channels() -> Violations:
-    """Norms of channels by powers: roots of sums over their taps, which are hardly larger."""
-    for kernels, t, ops in [*itertools.product(KERNELS, (1, 2), (OPS, SMALL)), (KERNELS[1], 3, OPS)]:
+    """Norms of channels: roots of sums over the lags, which are hardly larger."""
+    for kernels in KERNELS:
         tall = np.swapaxes(kernels, 1, 2) if kernels.shape[1] < kernels.shape[2] else kernels
-        grid, values = powers_on_grid(tall, t)
-        norms, *_ = powers.Powers(kernels, t, ops=ops).channel_norms()
-        yield from up(f"channels of {kernels.shape}, {t}", norms, sums_in_rows(grid, values[-1]) ** 0.5**t, 1e-9)
-        if t == 1:
-            norms, *_ = powers.lag_norms(kernels, ops=ops)
-            yield from up(f"lags of {kernels.shape}", norms, sums_in_rows(grid, values[-1]) ** 0.5, 1e-9)
-    first = powers.GramSymbol(np.ones((1, 9, 1)), (3, 3), np.asarray([2.0]), np.asarray([0.5]), ops=OPS)
-    some = powers.Powers(KERNELS[0], 2, ops=OPS)
-    some._symbol_of(first, 1)
-    yield from up("an error of a square", some._last_error, 2 * 2.0 * 0.5 + 0.25)
-    for n_iter, m, p, grid, counts in ((1, 2, 3, (5, 3), (3, 3)), (2, 1, 9, (5, 9), (5, 5))):
-        *_, roundings = powers._error_factors(n_iter, m, p, grid, DOUBLE, True)
-        formula = (2**n_iter - 1) * (max(4 * m, p) * p + 16) + math.prod(counts) + 8
-        yield from between("roundings of errors", roundings, formula, formula)
-    some._last_error = 0.25
-    with patch.object(some, "_sums_of_taps", lambda: (np.ones((2, 3)), np.full(2, 0.5), None)):
-        norms, *_ = some.channel_norms()
-    yield from up("channels with errors", norms * np.asarray(some._factor)[:, None], (1 + 0.5 + 0.25) ** 0.25)
+        grid = tuple(2 * k - 1 for k in tall.shape[3:])
+        symbols = on_grid(tall, grid)
+        sums = sums_in_rows(grid, np.conj(np.swapaxes(symbols, 2, 3)) @ symbols)
+        norms, *_ = lag_norms(kernels, ops=OPS)
+        yield from up(f"lags of {kernels.shape}", norms, sums**0.5, 1e-9)
     tiny = 2.0**-1022
-    norms, *_ = powers.lag_norms(np.full((1, 2, 2, 3), 1e-170), ops=OPS)
+    norms, *_ = lag_norms(np.full((1, 2, 2, 3), 1e-170), ops=OPS)
     yield from up("lags that underflow", norms, math.sqrt(2 * 2 * 2 * 9 * tiny))
-    nothing = powers.GramSymbol(np.zeros((1, 9, 1)), (3, 3), np.zeros(1), np.zeros(1), ops=OPS)
-    yield from up("taps that underflow", nothing.error, 4 * 9 * tiny)
-    with patch.object(powers, "_error_factors", lambda *_: ((0.25,), 0.0, 8)):
-        found = powers.GramTaps(Polynomial(KERNELS[0], xp=XP), 1, ops=OPS)
-        no_error: Any = np.zeros(2)
-        found.error = no_error
-        _, error, _ = found._powers(found.at(found.points), (0.25,), None)
-    squares = 3 * lengths(on_grid(KERNELS[0], found.grid)) ** 2
-    yield from between(
-        "errors of products", float(error.max()), squares.max() / 4 * (1 - 1e-12), squares.max() / 4 * (1 + 1e-12)
-    )
-    first_error: Any = np.ones(2)
-    found.error = first_error
-    x: Any = np.zeros((2, 1, 16, 3))
-    x[0, 0, :, 0] = 1.0
-    _, error, _ = found._powers(x, (0.25,), None)
-    yield from up("an error of a product", error[:, 0], [2 * math.sqrt(8 + 4) + 3 + 4, 3.0])
-    many: Any = np.ones((1, 1, 1, 100, 101))
-    formula = many.size * 2.0**-14 * 4 * Polynomial(many, xp=XP).relative_error * (1 + many.size * DOUBLE)
-    yield from up("the error of many taps", powers.Powers(many, 1, ops=OPS)._taps.error, formula)
     rows: Any = np.ones((1, 10**5, 1, 1))
-    norm, *_ = powers.lag_norms(rows, ops=OPS)
+    norm, *_ = lag_norms(rows, ops=OPS)
     yield from up("lags of many rows", norm, math.sqrt(1e5 * (1 + gamma(10**5 + 1, DOUBLE))))
     with_zeros: Any = np.asarray([[[1.0, 0.0], [0.0, 2.0]]])[..., None]
-    yield from up("lags with zeros", powers.lag_norms(with_zeros, ops=OPS)[0], [[1.0, 2.0]])
+    yield from up("lags with zeros", lag_norms(with_zeros, ops=OPS)[0], [[1.0, 2.0]])
     one: Any = np.ones(1)
     eps, tiny = 2.0**-20, 2.0**-40
     for shape in ((2, 5, 3, 4), (5, 2, 4, 3)):
         formula = 1 + 2 * eps * (math.sqrt(12 * 2) + 2) + tiny * 12 * math.sqrt(10)
-        yield from up("divisors", powers.divisors(one, shape, (eps, tiny), xp=XP), formula, 1e-14)
+        yield from up("divisors", divisors(one, shape, (eps, tiny), xp=XP), formula, 1e-14)
 
 
 # -- symbols of one column, and Gram polynomials -----------------------------------------------------------------------
@@ -405,9 +327,12 @@ def claims_in_floats() -> Violations:
     yield from up("the least", Upper.least(first, second, None).value, 1.0)
     lowers = assumed_lower(1.0), assumed_lower(2.0)
     yield from down("the greatest", Lower.greatest(*lowers).value, 2.0)
-    several: Any = np.asarray([[1.0, 3.0], [5.0, 4.0]])
-    found = [x.value for x in Upper._of_stack(several, ALL_FREQUENCIES, "words", ops=OPS)()]
-    yield from up("claims of blocks", found, [3.0, 5.0])
+    several: Any = np.asarray([3.0, 5.0])
+    uppers = Uppers._by_rule(several, ALL_FREQUENCIES, "words")
+    yield from up("claims of blocks", [x.value for x in uppers.claims(ops=OPS)], [3.0, 5.0])
+    yield from up("the largest", uppers.largest(ops=OPS).value, 5.0)
+    joined = Uppers.joined([uppers, uppers], xp=OPS.xp)
+    yield from up("claims of some blocks and others", [x.value for x in joined.claims(ops=OPS)], [3.0, 5.0, 3.0, 5.0])
     narrow = replace(OPS, wide_dtype="float32")
     like: Any = np.ones(1)
     value = 1 + 2.0**-40
@@ -478,7 +403,7 @@ def single_frequencies() -> Violations:
 CHECKS = {
     x.__name__: x
     for x in (
-        taps_of_powers, norms_of_channels, contractions, scalars, polynomials, limits_of_cells, many_terms,
+        norms_of_channels, contractions, scalars, polynomials, limits_of_cells, many_terms,
         norms_of_matrices, claims_in_floats, single_frequencies,
     )
 }  # fmt: skip

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from core.methods.test_deflation import cases
 from core.proof import test_claims
 from core.proof.defect_rules import DEFECT_REFUSED
 from core.proof.network_rules import FAR, NETWORK_REFUSED
@@ -22,22 +20,19 @@ from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.linear_bounds import LinearBounds, Network
 
 from specnorm.at_size.proofs.block_tridiagonal import plans
-from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.components import norm_of_groups, norms_of_patch, polyphase_components
-from specnorm.at_size.proofs.deflation import SplitWaves, limit_of_rest, norm_by_deflation
 from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.at_size.proofs.waves import Waves
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.grid.proof import LargestBound, norm_by_grid, symbol_norms_up
+from specnorm.grid.proof import LargestBound, norms_by_grid, symbol_norms_up
 from specnorm.proofs import norms
-from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, digest_of
+from specnorm.proofs.bound import ALL_FREQUENCIES, Upper, Uppers, digest_of
 from specnorm.proofs.cells import Boxes, Circulant, Grid
-from specnorm.proofs.frequencies import Frequencies
+from specnorm.running.proofs.padding import largest_of_blocks, other_parts_up, padded_norm
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cells, Cover, eigenvalue_limits, supremum_on_grid
-from specnorm.symbols.proofs.padding import largest_of_blocks, other_parts_up, padded_norm
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 OWN = Circulant((9,), (False,))
@@ -103,47 +98,8 @@ def waves(**layer: Any) -> Waves:
     return Waves(LINE, ConvSpec.of((1, 1, 3), **{**ZEROS, **layer}), [np.ones((1, 9), dtype=np.complex128)], ops=OPS)
 
 
-CASE = next(x for x in cases(40) if x.spec.ndim == 1 and x.spec.kernel_shape[0] > 1 and not x.spec.transposed)
-BLOCKS: Any = CASE.kernel[None]
-SPLIT: Any = CASE.deflated_circulant()._deflate(0.3 * CASE.norm)
-
-
-def rest(spec: ConvSpec = CASE.spec, circulant: Circulant = CASE.circulant, split: SplitWaves = SPLIT[1]) -> float:
-    """What is left of a circulant, by its cover."""
-    return limit_of_rest(spec, circulant, SPLIT[0], split)
-
-
-def fewer() -> SplitWaves:
-    modes: SplitWaves = SPLIT[1]
-    few = modes.frequency_of_wave < len(modes.frequencies) - 1
-    return SplitWaves(modes.frequencies[:-1], modes.frequency_of_wave[few], modes.x[few], modes.y[few])
-
-
-def without_numbers_of_points() -> float:
-    """Of a circulant as a claim names it: an axis with one tap has 0 points."""
-    case = next(x for x in cases(80) if min(x.spec.block_kernel_shape) == 1 < max(x.spec.block_kernel_shape))
-    split: Any = case.deflated_circulant()._deflate(0.3 * case.norm)
-    named = Circulant.of(case.circulant.points, case.circulant.skew, case.spec.block_kernel_shape)
-    return limit_of_rest(case.spec, named, *split)
-
-
-def with_one_wide_box() -> float:
-    """Of a cover of two open cells, one of which holds more than its centre."""
-    cover = SimpleNamespace(what=SPLIT[0].what, bound_outside_open=SPLIT[0].bound_outside_open)
-    cover.open = SimpleNamespace(
-        boxes=SimpleNamespace(divisible=np.asarray([True, False]), centres=SPLIT[1].frequencies)
-    )
-    return limit_of_rest(CASE.spec, CASE.circulant, cover, SPLIT[1])  # type: ignore[arg-type]
-
-
-def with_wide_boxes() -> float:
-    """Of a cover whose open cells hold more than their centres."""
-    found = Cover(SPLIT[0]._blocks, Boxes.dft((64,), CASE.spec.kernel_shape), assumed(1e9), ops=OPS)
-    found._what = SPLIT[0].what
-    modes: SplitWaves = SPLIT[1]
-    centres = found.open.boxes.centres
-    none = np.zeros(0, dtype=np.int64)
-    return limit_of_rest(CASE.spec, CASE.circulant, found, SplitWaves(centres, none, modes.x[:0], modes.y[:0]))
+def by_grid(what: object) -> Uppers:
+    return norms_by_grid(Uppers._by_rule(np.ones(1), what, "assumed"), xp=OPS.xp)  # type: ignore[arg-type]
 
 
 def grouped() -> LayerGram:
@@ -232,23 +188,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "another lower bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, "words"), assumed(1.0, STACK)),
     "another upper bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, STACK), assumed(1.0, "words")),
-    "a frequency and its mirror image": lambda: SplitWaves(
-        Frequencies(np.asarray([[1], [4]]), (5,)), np.zeros(0, dtype=np.int64), LINE[0, 0, :0], LINE[0, 0, :0]
-    ),
-    "overlaps with a stride": lambda: norm_by_deflation(
-        BLOCKS, replace(CASE.spec, stride=(2,)), CASE.circulant, SPLIT[0], SPLIT[1], CASE.norm, ops=OPS
-    ),
-    "deflation of two groups": lambda: rest(replace(CASE.spec, groups=2)),
-    "deflation of a circulant one point short": lambda: rest(
-        circulant=Circulant(tuple(n - 1 for n in shortest(CASE.spec)), CASE.circulant.skew)
-    ),
-    "deflation of another circulant": lambda: rest(
-        circulant=Circulant(tuple(n + 1 for n in CASE.circulant.points), CASE.circulant.skew)
-    ),
-    "deflation without the numbers of points": without_numbers_of_points,
-    "waves that are not taken out": lambda: rest(split=fewer()),
-    "waves in wide boxes": with_wide_boxes,
-    "waves in one wide box": with_one_wide_box,
     "the matrix of one group": grouped,
     "waves of two groups": lambda: Waves(
         LINE, ConvSpec.of((2, 1, 3), groups=2, **ZEROS), [np.ones((1, 9), dtype=np.complex128)], ops=OPS
@@ -268,8 +207,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     "cells that are fathomed, cut": lambda: cover_in_part().split(np.full(len(cover_in_part()), 2)),
     "a circulant for grid points": lambda: supremum_on_grid(assumed(1.0, OWN), Boxes.dft((9,), (4,), by_point=True)),
     "a limit below the truncation": below_truncation,
-    "a circulant as a grid": lambda: norm_by_grid(assumed(1.0, OWN)),
-    "a grid of too few points": lambda: norm_by_grid(assumed(1.0, Grid.of_sizes((3,), (4,)))),
+    "a circulant as a grid": lambda: by_grid(OWN),
+    "a grid of too few points": lambda: by_grid(Grid.of_sizes((3,), (4,))),
     "grids of two kernel shapes": lambda: largest_of_blocks(
         [assumed(1.0, Grid.of_sizes((20,), taps)) for taps in ((3,), (4,))], 2
     ),
@@ -296,5 +235,4 @@ REFUSED: dict[str, Callable[[], object]] = {
         "y", np.ones((2, 1, 2)), lambda *told: (told[1], np.array([1.0, -1.0]))
     ),
     "some frequencies": lambda: some_frequencies(3),
-    "a layer that reads copies, as one of circulants": lambda: rest(replace(CASE.spec, padding_mode="reflect")),
 }

@@ -22,20 +22,30 @@ from test_house import CORE, room
 
 from specnorm.at_size.proofs import own_matrix
 from specnorm.at_size.proofs.block_tridiagonal import BlockTridiagonal, largest_eigenvalue_up, plans
-from specnorm.at_size.proofs.deflation import SplitWaves, WaveGram, rest_below
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
-from specnorm.gram.proofs.powers import GramSymbol, Powers, lag_norms
+from specnorm.gram.proof import lag_norms
 from specnorm.grid.proof import gram_iteration_of_parts_up
 from specnorm.power.proofs.ritz import ritz_down
 from specnorm.proofs import norms, rounding
-from specnorm.proofs.cells import Circulant
 from specnorm.proofs.frequencies import Frequencies
+from specnorm.running.proofs import padding
 from specnorm.spectrum.proof import singular_values_down
-from specnorm.symbols.proofs import padding
 from specnorm.symbols.proofs.polynomial import Polynomial
 
-ROOMS = ("at_size", "gram", "grid", "power", "spectrum", "supremum", "symbols", "tensor_norm", "training", "unfoldings")
+ROOMS = (
+    "at_size",
+    "gram",
+    "grid",
+    "power",
+    "running",
+    "spectrum",
+    "supremum",
+    "symbols",
+    "tensor_norm",
+    "training",
+    "unfoldings",
+)
 _gamma = rounding.gamma
 LONG = 20_000
 A_LITTLE_LESS = 1 - LONG * 2.0**-24 / 3
@@ -112,30 +122,6 @@ def own() -> bool:
     return found is None
 
 
-def no_waves() -> SplitWaves:
-    none: Any = np.zeros((0, 1), dtype=np.complex64)
-    return SplitWaves(ZERO, np.zeros(0, dtype=np.int64), none, np.zeros((0, LONG), dtype=np.complex64))
-
-
-def rest() -> bool:
-    kernel: Any = np.swapaxes(ONES, 1, 2)[..., None]
-    return not rest_below(kernel, no_waves(), A_LITTLE_LESS * math.sqrt(LONG), ops=off(-1))
-
-
-def waves() -> bool:
-    """One wave of many channels on one pixel."""
-    spec = ConvSpec.of((1, LONG, 1), input_shape=(1,), padding_mode="zeros", padding=0)
-    x: Any = np.ones((1, 1), dtype=np.complex64)
-    y: Any = np.ones((1, LONG), dtype=np.complex64)
-    gram = WaveGram(spec, Circulant((1,), (False,)), SplitWaves(ZERO, np.zeros(1, dtype=np.int64), x, y), ops=off(-1))
-    return not gram.norm_below(A_LITTLE_LESS * (1 + LONG) / 2, ops=OPS)
-
-
-def powers() -> bool:
-    ops: Any = Instead(off(-1), wide_dtype="float32")
-    return above(Powers(ONES[..., None], 1, ops=ops).channel_norms()[0])
-
-
 def scalar() -> bool:
     """A kernel of ones at the frequency 0, whose products come out too small."""
     found = Polynomial(ONES.reshape(1, 1, 1, LONG), xp=OPS.xp).gram(by_axis=True, ops=off(-1))
@@ -153,15 +139,6 @@ def sum_of_squares() -> bool:
     found = Polynomial(ONES.reshape(1, LONG, 1, 1), xp=short_sums.xp).gram(by_axis=True, ops=short_sums)
     values, _ = found.planes_at(ZERO, np.zeros(1, dtype=np.int64))
     return float(values[0, 0, 0]) + found.error >= LONG
-
-
-def symbol_of_taps() -> bool:
-    """The sum of many taps that are 1."""
-    count = LONG + 1
-    ones: Any = np.ones((1, count, 1), dtype=np.float32)
-    sums: Any = np.full(1, count, dtype=np.float32)
-    symbol = GramSymbol(ones, (count,), sums, 0 * sums, ops=off(-1))
-    return float(symbol.at(ZERO)[0, 0, 0, 0]) + float(symbol.error[0]) >= count
 
 
 class Coarse:
@@ -239,13 +216,9 @@ _HOLDS: dict[str, Callable[[], bool]] = {
     "_rest_norm_up": blocks,
     "lag_norms": lag_norms_of_ones,
     "Polynomial.lags": lags_of_ones,
-    "_error_factors": powers,
-    "GramSymbol.error": symbol_of_taps,
     "gram_error": own,
     "residuals_up": lambda: not test_layer_roundings.too_close_by_products(),
     "quotient_of_waves_down": lambda: not test_waves.above_the_quotient(),
-    "rest_below": rest,
-    "WaveGram._summand": waves,
     "column_error": scalar,
     "scalar_error": sum_of_squares,
     "smallest_quotients": smallest_quotient,

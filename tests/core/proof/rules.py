@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from core.methods import test_deflation
 from core.proof.defect_rules import DEFECT_CHECKS
 from core.proof.network_rules import NETWORK_CHECKS
 from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, waves
@@ -31,12 +30,12 @@ from specnorm.gram.method import Gram
 from specnorm.power.proofs.ritz import quotients
 from specnorm.proof import proven
 from specnorm.proofs import bound, norms
-from specnorm.proofs.bound import Lower, Upper, digest_of, of_kernel
+from specnorm.proofs.bound import ALL_FREQUENCIES, Lower, Upper, Uppers, digest_of, of_kernel
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.base import Method
+from specnorm.running.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.supremum.proof import largest_quotient, norm_by_magnitudes, norm_of_one_tap, supremum_on_grid
-from specnorm.symbols.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
 from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.proof import proven_factor
 
@@ -71,9 +70,14 @@ def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield quotients(found, vector[None], False, ops=OPS)[0][0], norm
 
 
-def deflated() -> Iterator[tuple[Upper | None, float]]:
-    for case in test_deflation.cases(12, first=100):
-        yield case.deflated_circulant().upper(case.norm * (1 - 1e-9), 0.01), case.norm
+def arrays_of_bounds() -> Iterator[tuple[Upper, float]]:
+    """The claims that are read from arrays: of each block, of all, of two arrays; and with premises."""
+    uppers = Uppers._by_rule(np.asarray([1.0, 3.0]), ALL_FREQUENCIES, "assumed")  # type: ignore[arg-type]
+    yield uppers.largest(ops=OPS), 3.0
+    joined = Uppers.joined([uppers, uppers], xp=OPS.xp).claims(ops=OPS)
+    yield from zip(joined, (1.0, 3.0, 1.0, 3.0), strict=True)
+    derived = Uppers._by_rule(uppers.values, ALL_FREQUENCIES, "times 1", uppers)
+    yield from zip(derived.claims(ops=OPS), (1.0, 3.0), strict=True)
 
 
 def covered() -> Iterator[tuple[Upper, float]]:
@@ -123,10 +127,10 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield largest_quotient(MATRIX, vector, ops=OPS)[0], norm
     yield norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
     _, claims = proven_factor(MATRIX[:, 0, 0], vector, MATRIX[..., None], ops=OPS)
-    yield from ((claim, norm) for claim in claims())
+    yield from ((claim, norm) for claim in claims.claims(ops=OPS))
     taps: Any = np.ones((1, 1, 1, 5, 1, 3))
     _, claims = proven_factor(taps[:, 0, 0, 0, 0, 0], taps[:, 0, 0, 0, 0, :], taps, ops=OPS)
-    yield from ((claim, 15.0) for claim in claims())
+    yield from ((claim, 15.0) for claim in claims.claims(ops=OPS))
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     for blocks, largest in ((entry, 3.0), (0 * KERNEL, 0.0)):
         yield from ((claim, largest) for claim in norms.norm_of_single_entries(blocks, ops=OPS) or ())
@@ -164,7 +168,7 @@ def by_products() -> Iterator[tuple[Upper, float]]:
         for method, size in [*methods, (Gram(12), 4), (Grid(), None)]:
             _, ((_, upper),) = proven(kernel[0], method, input_shape=size)
             yield upper, top(matrix[0])[0]
-    yield from ((upper, 3.0) for _, upper in bounds_by_blocks(lambda: [assumed(3.0), assumed(1.0)], GROUPED))
+    yield from ((upper, 3.0) for _, upper in bounds_by_blocks([assumed(3.0), assumed(1.0)], GROUPED))
 
 
 def arithmetic() -> Iterator[tuple[Upper | Lower, float]]:
@@ -192,7 +196,7 @@ def by_waves() -> Iterator[tuple[Lower, float]]:
 def scalars() -> Iterator[tuple[Upper | Lower, float]]:
     """3 + e^{i theta}, whose largest norm is 4; and a wrapped kernel that may be off by 1/2."""
     line: Any = np.asarray([[[[3.0, 1.0]]]])
-    yield from ((claim, 4.0) for claim in Polynomial(line, xp=OPS.xp).largest_on_grid((4,), ops=OPS)[2]())
+    yield from ((claim, 4.0) for claim in Polynomial(line, xp=OPS.xp).largest_on_grid((4,), ops=OPS)[2].claims(ops=OPS))
     yield norm_by_magnitudes(line, ops=OPS), 4.0
     yield from zip(Polynomial.of_wrapped(assumed_lower(4.0), assumed(4.0), 0.5), (3.5, 4.5), strict=True)
 
@@ -228,7 +232,6 @@ CHECKS: dict[str, Check] = {
     "norm_of_groups": components,
     "norms_of_patch": components,
     "norm_of_restriction": components,
-    "norm_by_deflation": deflated,
     "quotients": own_matrix,
     "LayerGram.norms_near": own_matrix,
     "LayerGram.with_zero_layers": own_matrix,
@@ -240,13 +243,15 @@ CHECKS: dict[str, Check] = {
     "GramProof.largest_up_near": one_tap,
     "largest_quotient": one_tap,
     "UnfoldingProof.bounds": fixed,
-    "Upper._of_stack": by_products,
     "bounds_by_completions": by_products,
-    "Cover.bound_outside_open": covered,
+    "Cover.proven": covered,
     "supremum_on_grid": covered,
-    "norm_by_grid": fixed,
+    "Uppers.claims": arrays_of_bounds,
+    "Uppers.largest": arrays_of_bounds,
+    "Uppers.joined": arrays_of_bounds,
+    "norms_by_grid": fixed,
     "Polynomial.largest_on_grid": scalars,
-    "_claims_on_grid": by_products,
+    "_on_grid": by_products,
     "proven_factor": one_tap,
     "norm_by_magnitudes": scalars,
     "Polynomial.of_wrapped": scalars,

@@ -20,7 +20,8 @@ from specnorm.proofs import host
 CORE_OF_PROOFS = (
     *(f"proofs/{name}" for name in ("arithmetic", "bound", "cells", "found", "frequencies")),
     *(f"proofs/{name}" for name in ("host", "norms", "rounding")),
-    *(f"symbols/proofs/{name}" for name in ("lags", "padding", "polynomial")), "supremum/proof", "running/proof",
+    *(f"symbols/proofs/{name}" for name in ("lags", "polynomial")), "supremum/proof",
+    "running/proofs/padding", "running/proofs/scaling",
 )  # fmt: skip
 """What an enclosure at every size trusts of the room: to be read in one evening."""
 

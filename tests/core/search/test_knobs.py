@@ -15,9 +15,8 @@ from helpers.oracle import dense_norm, sigma_star
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.at_size import circulants, layer_tuning
+from specnorm.at_size import layer_tuning
 from specnorm.enclosure.certify import Certify
-from specnorm.gram.proofs import powers as gram_powers
 from specnorm.methods import Enclose, TensorNorm
 from specnorm.supremum import tuning
 from specnorm.symbols import ascent, lanczos
@@ -150,13 +149,8 @@ def by_circulants(kernel: Kernel, geometry: dict[str, Any]) -> None:
         enclosed(kernel, geometry)
 
 
-def split(kernel: Kernel, geometry: dict[str, Any]) -> None:
-    with patch.multiple(layer_tuning, **ALL_LARGE):
-        enclosed(kernel, geometry)
-
-
 NO_MATRIX: dict[str, Any] = {"IMMEDIATE_WORK": 0, "LATE_WORK": 0}
-ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "LATE_WORK": -1, "DEFLATION_WORK": -1}
+ALL_LARGE: dict[str, Any] = {"IMMEDIATE_WORK": -1, "LATE_WORK": -1}
 OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "alternation that stops at once": (
         alternation,
@@ -180,7 +174,6 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "unfoldings compared in float32": (constant, {"FLOAT32_FROM": 0}, f4),
     "a basis of nothing": (lanczos, {"BASIS_SIZE": 0}, power),
     "a basis beyond the dimension": (lanczos, {"BASIS_SIZE": 10**4}, power),
-    "a chunk a frequency": (gram_powers, {"CHUNK": 1}, gram),
     "a search before every matrix": (layer_tuning, {"IMMEDIATE_WORK": 0}, enclosed),
     "no matrix": (layer_tuning, NO_MATRIX, enclosed),
     "a wave alone": (
@@ -190,12 +183,6 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], Callable[..., None]]] = {
     "no group a lower one": (layer_tuning, {"WEAK_GROUP": 0.0}, by_circulants),
     "no Lanczos": (layer_tuning, {"IMMEDIATE_WORK": 0, "WAVE_SUM_PIXELS": 1}, enclosed),
     "every layer a large one": (layer_tuning, ALL_LARGE, enclosed),
-    "every wave taken out": (
-        circulants, {"PARTS_OF_NORM": (0.9, 1e-9), "MOST_WAVES": 10**6}, split,
-    ),
-    "no wave taken out": (
-        circulants, {"PARTS_OF_NORM": (0.9,), "MOST_WAVES": 0}, split,
-    ),
     "one step a matrix": (
         layer_tuning,
         {"IMMEDIATE_WORK": 0, "MATRIX_STEPS": 1, "WIDER_MULTIPLES": ()},

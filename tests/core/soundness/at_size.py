@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.at_size import component, layer_tuning
-from specnorm.at_size.circulants import bound_by_circulant
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.method import Enclose
 from specnorm.power.method import PowerTopK
@@ -28,36 +27,25 @@ from specnorm.power.proofs.ritz import quotients
 RTOLS = (1e-1, 1e-3, 1e-6)
 OFFSETS = (1e-2, -1e-2, 1e-3, -1e-3, 1e-6, -1e-6, 1e-9, -1e-9, 0.5, -0.5)
 RINGS: dict[str, Any] = {"IMMEDIATE_WORK": -1.0, "LATE_WORK": -1.0}
-SPLIT = RINGS | {"DEFLATION_WORK": -1.0}
 WAYS: tuple[dict[str, Any], ...] = (
     {"IMMEDIATE_WORK": layer_tuning.IMMEDIATE_WORK}, {"IMMEDIATE_WORK": -1.0}, {"IMMEDIATE_WORK": math.inf},
-    RINGS, SPLIT, SPLIT | {"WITNESS_ENTRIES": -1},
+    RINGS, RINGS | {"WITNESS_ENTRIES": -1},
 )  # fmt: skip
-"""As users have it; as if the layer were large; by its own matrix; by circulants alone; by a deflated circulant,
-and with lower bounds by waves too, as if the layer were very large."""
+"""As users have it; as if the layer were large; by its own matrix; by circulants alone, and with lower
+bounds by waves too, as if the layer were very large."""
 SMALL = 26
 """Sides of the matrices that are eliminated in ball arithmetic: a third of a cube of slow operations."""
 
 
 @contextmanager
-def by_circulants(*, split: bool = False) -> Iterator[None]:
-    """Upper bounds by circulants alone, beside lower bounds of half the norm: good ones hide that upper ones are wrong.
-
-    A circulant that is split proves nothing but bounds near the lower one, which is a little too low then.
-    """
-
-    def every_circulant(*given: Any, **named: Any) -> Any:
-        return bound_by_circulant(*given, **named | {"target_only": False})
+def by_circulants() -> Iterator[None]:
+    """Upper bounds by circulants alone, beside lower bounds of half the norm, since good ones would hide wrong ones."""
 
     def lowered(*given: Any, **named: Any) -> Any:
         found, images = quotients(*given, **named)
-        return [assumed_lower((0.985 if split else 0.5) * x.value, x.what) for x in found], images
+        return [assumed_lower(0.5 * x.value, x.what) for x in found], images
 
-    with (
-        patch.multiple(layer_tuning, **(SPLIT if split else RINGS)),
-        patch.object(component, "quotients", lowered),
-        patch.object(component, "bound_by_circulant", every_circulant),
-    ):
+    with patch.multiple(layer_tuning, **RINGS), patch.object(component, "quotients", lowered):
         yield
 
 
@@ -167,7 +155,7 @@ class AtSize:
 def in_a_way(way: int) -> Iterator[None]:
     """One of the ways to an upper bound, whatever the layer's size."""
     if way >= len(WAYS):
-        with by_circulants(split=way > len(WAYS)):
+        with by_circulants():
             yield
     else:
         with patch.multiple(layer_tuning, **WAYS[way]):
@@ -178,7 +166,7 @@ def check(index: int, modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bo
     """Check the layer of a number, in one of the ways."""
     drawn = layer(index, modes, SMALL if rigorous else LARGEST)
     claims, random = AtSize(drawn, rigorous=rigorous), np.random.RandomState(index + 2**20)
-    with as_if_large(index), in_a_way(int(random.randint(len(WAYS) + 2))):
+    with as_if_large(index), in_a_way(int(random.randint(len(WAYS) + 1))):
         claims.enclosure(float(random.choice(RTOLS)))
         if random.randint(16) == 0:
             claims.enclosure(1e-3, max_cells=int(random.randint(1, 30)))

@@ -11,16 +11,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import specnorm_check
 from specnorm_check import Claim, Part, Refused
-from specnorm_check.graphs import ALLOWED_ATTRIBUTES, Node
+from specnorm_check.graphs import ALLOWED_ATTRIBUTES
 from specnorm_check.parts import steps_of_slice
-from specnorm_check.rules import factor_of_pool
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
@@ -31,7 +29,6 @@ from specnorm_audit import network_certificates as certificates
 
 from specnorm.proof import Clock
 
-FOLDER = Path(specnorm_check.__file__).parent
 Random = np.random.RandomState
 Stated = dict[str, Any]
 CLOSE = Fraction(1, 10**6)
@@ -758,35 +755,6 @@ def test_a_part_behind_an_operator_without_a_rule_names_the_operator() -> None:
         constant(file_of(nodes, (1, 1), {"w": ONE}), (1, 1), [layer("x", "h"), layer("r", "y")])
 
 
-SHORTCUTS = {
-    "a mirror": ([node("Pad", "x p", "g", mode="reflect")], "Pad as it is given"),
-    "some axes": ([node("Pad", "x q c a", "g")], "such a Pad"),
-    "pixels": ([node("Pad", "x o", "g")], "padding of pixels"),
-    "a number that moves": (
-        [node("ReduceMax", "x", "m", keepdims=0), node("Pad", "x p m", "g")],
-        "with a further input that is computed",
-    ),
-    "later pixels": ([node("Slice", "x b e a t", "g")], "such a Slice"),
-    "some channels": ([node("Slice", "x z i i i", "g")], "such a Slice"),
-    "another order": ([node("Transpose", "x", "g", perm=[0, 2, 1])], "Transpose stands in a part"),
-}
-
-
-@pytest.mark.parametrize("name", SHORTCUTS)
-def test_shortcuts_of_a_part_that_are_not_read_are_refused_by_name(name: str) -> None:
-    nodes, words = SHORTCUTS[name]
-    constants: dict[str, Any] = {
-        "k": np.ones((2, 2, 1)), "p": [0, 0, 0, 0, 0, 0], "q": [0, 0], "o": [0, 0, 1, 0, 0, 0], "c": 0.0, "a": [2],
-        "b": [1], "e": [9], "t": [1], "z": [0], "i": [1],
-    }  # fmt: skip
-    more = [node("Conv", "x k", "h"), node("Relu", "h", "r"), node("Conv", "r k", "s")]
-    network = specnorm_check.Network(file_of([*nodes, *more], (1, 2, 2), constants, ("g", "s")), [1, 2, 2])
-    network.nodes["w"] = Node("Add", ["g", "s"], {})
-    network.shapes["w"] = network.shapes["g"]
-    with pytest.raises(Refused, match=words):
-        network.joint(Part.read(joint(["x", "r", "w"], [1, 1], [1, 1], [1, 1])))
-
-
 SMALL = {"s": np.full(1, 1e-180), "z": np.zeros(1), "v": np.full(1, 1e300), "b": np.array(1e300)}
 TWICE = helper.make_node("Constant", [], ["w"], __w=numpy_helper.from_array(EYE / 100))
 TWICE.attribute.append(helper.make_attribute("value", numpy_helper.from_array(100 * EYE)))
@@ -1075,17 +1043,6 @@ def test_graphs_that_no_runtime_runs_are_refused(name: str) -> None:
         constant(file_of(nodes, shape, constants), shape, parts)
 
 
-@pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])
-@pytest.mark.parametrize("word", ["kernel_shape", "strides", "dilations"])
-def test_windows_have_positive_numbers(op: str, word: str) -> None:
-    """Two negative ones made one window of nine; onnx 1.16 infers shapes of them, later ones do not."""
-    given = {"kernel_shape": [3, 3], "strides": [1, 1], "dilations": [1, 1]}
-    for wrong in ([-1, -1], [0, 0], [1], [1, 1, 1]):
-        with pytest.raises(Refused, match=f"no rule is for such a {op}"):
-            factor_of_pool(Node(op, ["x"], {**given, word: wrong}))
-    assert factor_of_pool(Node(op, ["x"], given)) is not None
-
-
 def test_a_transposed_layer_is_refused() -> None:
     """At its size it was taken for the adjoint of a layer without them, 3.03 for 3.62: such layers have no rule."""
     made = node("ConvTranspose", "x w", strides=[2, 2], pads=[1, 1, 1, 1], output_padding=[1, 1])
@@ -1167,36 +1124,6 @@ def test_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
 
 
 # -- matrices ------------------------------------------------------------------------------------------------------
-NOT_MATRICES: dict[str, tuple[Sequence[Any], Stated, str]] = {
-    "a path around the start": (
-        [node("Relu", "x", "r"), node("Add", "x r")], layer("r", "y"), "the input of the graph",
-    ),
-    "a start that is a constant": ([gemm("x", "w", "y")], layer("w", "y"), "begins at no computed value"),
-    "a start behind the end": ([gemm("x", "w", "h"), gemm("h", "w", "y")], layer("y", "h"), "the input of the graph"),
-    "no operator": ([gemm("x", "w", "y")], layer("x", "x"), "no operator"),
-    "a distribution": ([node("Softmax", "x")], layer("x", "y"), "Softmax stands in a matrix"),
-    "products that are inexact": (
-        [gemm("x", "small", "h"), gemm("h", "small", "y")], layer("x", "y"), "products are inexact",
-    ),
-    "infinity": ([gemm("x", "infinite", "y")], layer("x", "y"), "NaN or infinity"),
-    "too large a matrix": (
-        [gemm("x", "wide", "h"), gemm("h", "tall", "g"), gemm("g", "wide", "f"), gemm("f", "tall", "y")],
-        layer("h", "y"), "too many units",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", NOT_MATRICES)
-def test_what_is_no_matrix_is_refused_by_name(name: str) -> None:
-    nodes, part, words = NOT_MATRICES[name]
-    constants = {
-        "w": ONE, "small": ONE * 1e-150, "infinite": ONE * np.inf,
-        "wide": np.ones((8200, 1)), "tall": np.ones((1, 8200)),
-    }  # fmt: skip
-    with pytest.raises(Refused, match=words):
-        proven_part(specnorm_check.Network(file_of(nodes, (1, 1), constants), [1, 1]), {**part, **MATRIX})
-
-
 def test_a_certificate_of_matrices_is_proven_and_a_smaller_number_is_refused() -> None:
     nodes, shape, constants, (part,), _ = MATRICES["pairs that are sorted"]
     content = file_of(nodes, shape, constants)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +27,8 @@ from specnorm_check import (
     arithmetic,
     attention,
     branches,
+    claims,
+    files,
     graphs,
     inequality,
     layers,
@@ -331,9 +337,10 @@ def joint(one: Node, *values: str, arrays: Any = None, **other: Any) -> Any:
     return parts.joint_of_part(found, part)
 
 
-def term_of(one: Node, *weights: int, values: tuple[str, ...] = ("x", "y"), **shapes: Any) -> Any:
+def term_of(one: Node, *weights: int, before: Node = RELU, values: tuple[str, ...] = ("x", "y"), **shapes: Any) -> Any:
     """The term of a matrix of an input of some shape, with so many multipliers for each value."""
-    found = fake(one, {"w": np.eye(4), "3": np.ones(3)}, **shapes)
+    found = fake(one, {"w": np.eye(4), "2": np.eye(2), "3": np.ones(3)}, **shapes)
+    found.nodes["z"] = before
     part = Part([*values], [np.ones(n) for n in weights], "every", 0)
     return [*parts.TermReader(found, part).terms(len(values) - 1, "y")]
 
@@ -369,6 +376,39 @@ def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
     return layers.matrix_at_size(np.ones((1, 1, 2)), layer, (size,))
 
 
+def grid(*terms: tuple[int, int, int]) -> Any:
+    """Layers from a value to another with a stride."""
+    axes = [(start, end, (layers.Axis(1, stride, 1, 0, 0),)) for start, end, stride in terms]
+    return parts.require_one_grid(
+        [parts.Term(start, end, np.ones(1), layers.Layer(axis, 1, "zeros", None)) for start, end, axis in axes]
+    )
+
+
+def at_stride_one(limit: int) -> Any:
+    layer = layers.Layer((layers.Axis(2, 1, 1, 0, 0),), 1, "zeros", None)
+    term = parts.Term(0, 1, np.ones((1, 1, 2)), layer)
+    return with_limit(parts, "LARGEST_KERNEL", limit, lambda: parts.at_stride_one(term))
+
+
+def normalised_by(variance: list[float], epsilon: float = 0.0) -> Any:
+    one = Node("BatchNormalization", ["x", "g", "g", "g", "v"], {"epsilon": epsilon})
+    return rules.normalising_factors(fake(one, {"g": np.ones(2), "v": np.array(variance)}), one)
+
+
+def times_numbers(operator: str, *values: float) -> Any:
+    return rules.factor_of_numbers(fake(Node(operator, ["x", "c"], {}), {"c": np.array(values)}), "y")
+
+
+def windows(**attributes: Any) -> Any:
+    return rules.axes_of_windows(Node("MaxPool", ["x"], attributes), [2])
+
+
+def thread_without_subnormal_numbers() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "np", proto(float32=float, float64=lambda _: 0.0))
+        claims.require_subnormal_numbers()
+
+
 GEOMETRY = {"stride": [1], "dilation": [1], "padding": [[0, 0]], "padding_mode": "zeros", "groups": 1, "layout": "OI",
             "sizes": "every", "transposed": False}  # fmt: skip
 
@@ -378,9 +418,54 @@ def layer_of(shape: tuple[int, ...] = (2, 1, 3), **other: Any) -> Any:
 
 
 GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
+    "a thread without subnormal numbers": (thread_without_subnormal_numbers, "subnormal numbers are taken"),
+    "two inputs of which one is a constant": (lambda: graphs.set_input_shape(
+        proto(input=[proto(name="a"), proto(name="b")]), {"a": H}, []), "a constant of the model"),
+    "a matrix of units as large as the limit": (
+        lambda: with_limit(inequality, "MOST_NUMBERS", 64, units), "too large a matrix"),
+    "a start of units with a huge multiplier": (lambda: units(q_0=(2.0**300,)).is_nonnegative(), "very different"),
+    "a start of units with a tiny multiplier": (lambda: units(q_0=(2.0**-300,)).is_nonnegative(), "very different"),
+    "a part of a text": (lambda: read_part(values="xy"), "no list of two"),
+    "pooling inside a part": (lambda: joint(
+        Node("Relu", ["z"], {}), "z", z=Node("MaxPool", ["x"], {"kernel_shape": [1]})), "pooling at z"),
+    "a normalization too many": (lambda: with_limit(parts, "MOST_NORMALISATIONS", 0, lambda: term_of(
+        Node("BatchNormalization", ["x", "3", "3", "3", "3"], {}))), "more than 0 normalizations"),
+    "fewer entries before a layer": (
+        lambda: term_of(Node("Gemm", ["z", "3"], {}), before=Node("Reshape", ["x", "3"], {}), z=(1, 3)),
+        "Reshape stands before a layer"),
+    "multipliers of a value in another shape": (lambda: term_of(
+        Node("Gemm", ["z", "2"], {}), 2, 2, before=Node("Reshape", ["x", "2"], {}), z=(2, 2)), "not one a channel"),
+    "a kernel that states other taps": (lambda: parts.read_kernel(
+        Node("Conv", [], {"kernel_shape": [2]}), np.ones((1, 1, 3)), (1, 1, 5)), "such a Conv$"),
+    "two layers between two values": (lambda: grid((0, 1, 1), (0, 1, 1)), parts.DO_NOT_FIT[:20]),
+    "two strides of the start": (lambda: grid((0, 1, 1), (0, 2, 2)), parts.DO_NOT_FIT[:20]),
+    "a stride inside a part": (lambda: grid((0, 1, 1), (1, 2, 2)), parts.DO_NOT_FIT[:20]),
+    "a kernel as large as the limit": (lambda: at_stride_one(2), "entries or more"),
+    "edges of two ranks": (lambda: parts.hermitian_kernel([
+        parts.Edge(0, 1, np.ones((1, 1)), []), parts.Edge(1, 2, np.ones((1, 1, 1)), [0])], {0: 1, 1: 1, 2: 1}),
+        parts.DO_NOT_FIT[:20]),
+    "no bound of a start": (lambda: networks.bound_with_multipliers(
+        networks.ValueBounds(None, []), np.ones(1), "no bound is known"), "no bound is known"),
+    "scales that are computed": (lambda: resizing.matrix_of_resize(
+        fake(RELU), Node("Resize", ["x", "", "z"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
+    "sizes that are computed": (lambda: resizing.matrix_of_resize(
+        fake(RELU), Node("Resize", ["x", "", "", "z"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
+    "a variance below 0": (lambda: normalised_by([1.0, -0.5], 1.0), "divides by 0"),
+    "a variance of 0": (lambda: normalised_by([1.0, 0.0]), "divides by 0"),
+    "numbers that are not finite": (lambda: times_numbers("Mul", 1.0, math.inf), "NaN or infinity"),
+    "a quotient by 0": (lambda: times_numbers("Div", 1.0, 0.0), "a Div by 0"),
+    "a product that is tiny": (
+        lambda: rules.product_rounded_once(np.array([1.0, 2.0**-500]), np.array([1.0, 2.0**-500])), "are inexact"),
+    "pads of one side": (lambda: windows(pads=[0]), "no rule is for such a MaxPool"),
+    "strides of two axes": (lambda: windows(strides=[1, 1]), "no rule is for such a MaxPool"),
+    "dilations of two axes": (lambda: windows(dilations=[1, 1]), "no rule is for such a MaxPool"),
+    "a pad of -1": (lambda: windows(pads=[0, -1]), "no rule is for such a MaxPool"),
+    "a stride of no pixel": (lambda: windows(strides=[0]), "no rule is for such a MaxPool"),
     "a split of another size": (lambda: [*Network._nodes_of(
         fake(RELU, a=(1, 1, 2), b=(1, 2, 2)), helper.make_node("Split", ["x"], ["a", "b"], axis=1), ["x"])],
         "Split of another"),
+    "a further input that is computed": (
+        lambda: fake(RELU).require_fixed_inputs(Node("Pad", ["x", "z"], {})), "input that is computed"),
     "a value of an unknown shape": (lambda: fake(RELU).shape_of("w"), "no shape of w"),
     "a model with functions": (lambda: graphs.require_known_definitions(proto(
         opset_import=[proto(domain="", version=18)], functions=[1])), "functions of its own"),
@@ -412,8 +497,8 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: term_of(Node("Gemm", ["x", "w"], {}), 3, 4, x=(1, 4)), "one a channel"),
     "multipliers of other channels behind": (
         lambda: term_of(Node("Gemm", ["x", "w"], {}), 4, 3, x=(1, 4)), "one a channel"),
-    "a matrix of other rows": (lambda: term_of(Node("Gemm", ["x", "w"], {}), x=(1, 3)), "it reads 3 channels"),
-    "a kernel of other axes": (lambda: term_of(Node("Gemm", ["x", "w"], {})), "no rule is for such a Gemm"),
+    "a matrix of other columns": (lambda: term_of(Node("Gemm", ["x", "w"], {}), x=(1, 3)), "it reads 3 channels"),
+    "a kernel of other axes": (lambda: term_of(Node("Gemm", ["x", "w"], {})), "no rule is for such a Gemm$"),
     "padding of named axes": (lambda: padded_channels(0, 0, 0, 0, 0, 0, axes=True), "such a Pad"),
     "padding of pixels": (lambda: padded_channels(0, 0, 1, 0, 0, 0), "padding of pixels"),
     "channels that are cut": (lambda: padded_channels(0, -1, 0, 0, 0, 0), "padding of pixels"),
@@ -495,7 +580,53 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "an exponent of -1100": (lambda: statements.read_exponent(-1100), "not a whole number below"),
     "a number between two floats": (lambda: statements.read_hexadecimal("0x1.0p-1075"), "between two floats"),
 }  # fmt: skip
-REFUSED = LEMMA_8 | OPERATORS | GEOMETRIES
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+def certificate(certificate: Any = None, limit: int = 0, **arrays: Any) -> Any:
+    """What is read of a file with some claims and arrays, which are ``limit`` bytes larger than they may be."""
+    if certificate is not None:
+        arrays["claims"] = np.frombuffer(json.dumps(certificate).encode(), np.uint8)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "c.npz"
+        np.savez(path, **arrays)
+        size = sum(each.file_size for each in zipfile.ZipFile(path).infolist())
+        with pytest.MonkeyPatch.context() as patch:
+            if limit:
+                patch.setattr(files, "LARGEST_ARRAYS", size - limit)
+            return files.read_certificate(path)
+
+
+def claiming(*claims: Any, **arrays: Any) -> Any:
+    return certificate({"specnorm_certificate": files.VERSION, "claims": [*claims]}, **arrays)
+
+
+H, NAMED = np.zeros(1), {"completion": "H"}
+FILES: dict[str, tuple[Callable[[], Any], str]] = {
+    "an archive without claims": (lambda: certificate(H=H), "has no claims"),
+    "claims that are no text": (lambda: certificate(claims=H), "has no claims"),
+    "claims as long as the limit": (
+        lambda: with_limit(files, "LARGEST_TEXT", 2, lambda: certificate({})), "has no claims"),
+    "an array that no claim names": (lambda: claiming(NAMED, H=H, G=H), "that no claim names"),
+    "a certificate that is a list": (lambda: certificate([]), "not version"),
+    "a certificate without claims": (lambda: certificate({"specnorm_certificate": files.VERSION}), "not version"),
+    "a certificate of another version": (
+        lambda: certificate({"specnorm_certificate": 4, "claims": [NAMED]}), "not version"),
+    "claims that are a number": (
+        lambda: certificate({"specnorm_certificate": files.VERSION, "claims": 1}), "list of claims"),
+    "no claim": (claiming, "list of claims"),
+    "a claim that is a number": (lambda: claiming(1), "list of claims"),
+    "parts that are a number": (lambda: claiming({"parts": 1}), "list of parts"),
+    "a part that is a number": (lambda: claiming({"parts": [1]}), "list of parts"),
+    "an array without a name": (lambda: claiming({"completion": []}), "names the array"),
+    "an array that is not there": (lambda: claiming(NAMED), "names the array H"),
+    "arrays a byte too large": (lambda: claiming(NAMED, H=H, limit=1), "unpack to more"),
+    "a certificate that is not there": (lambda: files.read_certificate("nowhere.npz"), "no such file"),
+    "a model of another kind": (lambda: files.read_model("model.txt"), "expected a model"),
+    "a model that is not there": (lambda: files.read_model("nowhere.onnx"), "no such file"),
+    "a graph that is not there": (lambda: files.read_content("nowhere.onnx"), "no such file"),
+}  # fmt: skip
+REFUSED = LEMMA_8 | OPERATORS | GEOMETRIES | FILES
 FALSE: dict[str, Callable[[], bool]] = {
     "two unknown shapes are the same": lambda: fake(RELU).have_shape(["v"], "w"),
     "two shapes of which one is another": lambda: fake(RELU, z=(2, 2, 2)).have_shape(["x", "z"], "y"),
@@ -509,6 +640,7 @@ FALSE: dict[str, Callable[[], bool]] = {
         "ReduceMean", ["x"], {"axes": []})),
     "a mean of channels keeps them": lambda: parts.keeps_channels(fake(RELU), Node(
         "ReduceMean", ["x"], {"axes": [2, 1]})),
+    "a factor that is a tenth off": lambda: factored(0.9),
     "a later value is read flattened": lambda: flat(1, (1, 4)),
     "the start is read in another shape": lambda: flat(0, (2, 2)),
 }  # fmt: skip
@@ -520,9 +652,15 @@ def without_shape(name: str) -> bool:
     return bool(found.keeps_entry_count("y"))
 
 
+def factored(size: float) -> bool:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np.linalg, "cholesky", lambda matrix: size * np.eye(len(matrix)))
+        return bool(units()._has_factor(np.eye(2), Fraction(1, 2**40)))
+
+
 def flat(j: int, shape: tuple[int, ...]) -> bool:
     reader = parts.TermReader(fake(RELU, z=shape), Part(["x", "y"], [], "every", 0))
-    return reader.keeps_entries_of(j, "x", "z")
+    return bool(reader.keeps_entries_of(j, "x", "z"))
 
 
 @pytest.mark.parametrize("name", FALSE)

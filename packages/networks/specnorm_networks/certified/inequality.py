@@ -198,8 +198,6 @@ def _is_positive(blocks: Blocks, errors: Blocks, multipliers: FloatArray, square
     g_size = _size(g)
     of_units = float(np.max(multipliers * squares[m:], initial=0.0))
     diagonal_size = float(np.max(squares[:m], initial=0.0)) * square + 2 * of_units
-        np.max(multipliers * squares[m:], initial=0.0)
-    )
     own = ROUNDINGS * 2.0**-53
     e_error = _size(np.hstack([errors[3], errors[2]]) * scales) + own * e_size
     g_error = _size(np.hstack([errors[1], errors[0]]) * scales * row_scales) + own * g_size

@@ -801,28 +801,22 @@ def _rows(module: nn.Module, name: str, weight: Tensor, dim: int | None) -> int 
 class GramRescaling(_Parametrization):
     """Parametrization behind `gram_rescaling`."""
 
-    def __init__(self, geometry: dict[str, Any], n_iter: int) -> None:
+    def __init__(self, geometry: dict[str, Any]) -> None:
         super().__init__()
-        self.geometry, self.n_iter = geometry, n_iter
+        self.geometry = geometry
 
     def forward(self, weight: Tensor) -> Tensor:
         """Divide each channel by its divisor, see `specnorm.gram_rescaling`."""
-        return specnorm.gram_rescaling(weight, n_iter=self.n_iter, **self.geometry)
-
-    def extra_repr(self) -> str:
-        """Number of Gram products."""
-        return f"n_iter={self.n_iter}"
+        return specnorm.gram_rescaling(weight, **self.geometry)
 
 
-def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> ModuleT:
-    """Make a layer 1-Lipschitz by construction, at every step: AOL (``n_iter=1``) and spectral rescaling.
+def gram_rescaling(module: ModuleT, name: str = "weight") -> ModuleT:
+    """Make a layer 1-Lipschitz by construction, at every step (AOL): see `specnorm.gram_rescaling`.
 
     Parameters
     ----------
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
     name : str, default "weight"
-    n_iter : int, default 1
-        Number of Gram products, see `specnorm.gram_rescaling`.
 
     Returns
     -------
@@ -841,5 +835,5 @@ def gram_rescaling(module: ModuleT, name: str = "weight", n_iter: int = 1) -> Mo
     if not (parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)):
         names = ", ".join(own for own, _ in module.named_parameters(recurse=False))
         raise KernelError(f"{name_of(module)} has no tensor {name!r} to rescale; its tensors are {names or 'none'}.")
-    parametrize.register_parametrization(module, name, GramRescaling(geometry, n_iter))
+    parametrize.register_parametrization(module, name, GramRescaling(geometry))
     return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -106,9 +106,9 @@ def largest_of_blocks(bounds: Sequence[Upper], count: int) -> Upper:
     return Upper._largest(bounds, bounds[0].what, f"the largest of {len(bounds)} groups")
 
 
-def bounds_by_blocks(claims: Callable[[], Sequence[Upper]], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
-    """Bound the norms of layers of one geometry by 0 and by what claims one bound of each of their blocks."""
-    bounds, groups = claims(), spec.groups
+def bounds_by_blocks(bounds: Sequence[Upper], spec: ConvSpec) -> list[tuple[Lower, Upper]]:
+    """Bound the norms of layers of one geometry by 0 and by one upper bound of each of their blocks."""
+    groups = spec.groups
     layers = [bounds[first : first + groups] for first in range(0, len(bounds), groups)]
     return [(Lower.trivial(), padded_norm(largest_of_blocks(layer, groups), spec)) for layer in layers]
 

@@ -1,1 +1,0 @@
-"""Powers of a convolution's Gram matrix on a grid, and sums that bound its norm."""
