@@ -182,7 +182,7 @@ def _is_positive(blocks: Blocks, errors: Blocks, multipliers: FloatArray, square
     if not np.all(diagonal > 0) or not np.isfinite(diagonal).all():
         return False
     scales = 1 / np.sqrt(diagonal)  # S: any positive numbers would do
-    if not _is_moderate(scales):
+    if not all(_is_moderate(numbers) for numbers in (scales, multipliers)):
         return False
     e = np.hstack([d, c]) * scales
     row_scales = (multipliers * scales[m:])[:, None]
