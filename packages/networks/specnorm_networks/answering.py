@@ -117,13 +117,19 @@ def bound(
     answer = min(answers, key=upper_of)
     others = tuple(run for other in answers if other is not answer for run in other.runs)
     is_complete = not (measure.clock.has_cut or measure.clock.expired)
-    status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
+    status = COMPLETE if is_complete else f"budget: {budget:g} s ended{_in(measure)}; the best proven by then"
     if check:
         with keep_linear_maps(), stage(progress, "attack on the bound"):
             pairs, reached = attack(read, answer, region, ranges_on_ball, measure.clock)
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
+
+
+def _in(measure: Measure) -> str:
+    """Return in words what the clock of a measure cut, if it is known."""
+    cut = str(measure.cut)
+    return f" in {cut}" if cut else ""
 
 
 def bound_as_a_whole(graph: Graph, seconds: float, aim: float = 0.0) -> RunBound:
