@@ -4,7 +4,6 @@ run --size full --out FILE       # under each instruction set; twelve minutes on
 gpu --out FILE                   # what is measured on a GPU, of every library that has one
 compare FILE [COMMITTED]         # what got slower than noise allows; exit code 1 if anything
 page [FILE]                      # docs/benchmarks/index.md, or the tables of a file beside it
-resnet18 --out FILE              # each layer of a ResNet-18 enclosed to 1e-3, and the profile; some two minutes
 constraint --out FILE            # does spectral_norm hold in training? 25 minutes on one thread; --quick takes two
 constraint-long --out FILE       # does it hold for 2,000 steps, and at ten times the rate? 20 minutes on one thread
 constraint-cost --out FILE       # what it costs: a weight, a training step, JAX, the state
@@ -32,7 +31,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import constraint_page, instructions, page, resnet18, suite
+from benchmarks import constraint_page, instructions, page, suite
 from benchmarks.facts import FOLDER, read, write
 
 COMMITTED = FOLDER / "suite.jsonl"
@@ -63,14 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     constraint_cost = parsers.add_parser("constraint-cost")
     parsers.add_parser("constraint-long").add_argument("--out", type=Path)
     parsers.add_parser("constraint-gpu").add_argument("--out", type=Path)
-    by_layer = parsers.add_parser("resnet18")
-    by_layer.add_argument("--threads", type=int, default=2, help="of torch; NumPy's are set by OMP_NUM_THREADS")
     for option in ("--loops", "--methods"):
         constraint.add_argument(option, nargs="+", default=(), help="these alone")
     constraint.add_argument("--seeds", nargs="+", type=int, default=())
     constraint.add_argument("--steps", type=int, help="of each loop; its own number if not given")
     constraint.add_argument("--each-step", action="store_true", help="record the largest norm of each step too")
-    for each in (constraint, constraint_cost, by_layer):
+    for each in (constraint, constraint_cost):
         each.add_argument("--quick", action="store_true", help="a sample")
         each.add_argument("--out", type=Path)
     parsers.add_parser("constraint-page")
@@ -106,9 +103,6 @@ def main(words: list[str] | None = None) -> int:
         suite.write(options.size == "smoke", options.sections, options.libraries, options.out, options.add)
     elif options.command == "run":
         _run_under_each(options)
-    elif options.command == "resnet18":
-        torch.set_num_threads(options.threads)
-        resnet18.write(options.quick, options.out)
     elif options.command.startswith("constraint"):
         _constraint(options)
     elif options.command == "ball":

@@ -35,8 +35,8 @@ FOR_AUTHORS = (
 
 def on_config(config: Any) -> Any:
     """Put the version into the footer; without a repository, link to no source."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    config.copyright = f"specnorm {project['version']} · MIT license"
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["version"]
+    config.copyright = f"specnorm {settings['fallback-version']} · MIT license"
     if not config.repo_url:
         config.edit_uri = config.repo_url = None
     return config

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from specnorm.at_size import layer_tuning
 from specnorm.at_size.circulants import bound_by_circulant
 from specnorm.at_size.groups import find_open_groups
 from specnorm.at_size.own_matrix import enclose_by_matrix
-from specnorm.at_size.proofs.block_tridiagonal import plans
+from specnorm.at_size.proofs.block_tridiagonal import BlockPlan, plans
 from specnorm.at_size.proofs.circulant import shortest
 from specnorm.at_size.proofs.components import PolyphaseComponent, norm_of_groups, norm_of_restriction
 from specnorm.at_size.wave_sum import WaveSum
@@ -73,15 +74,21 @@ class ComponentBounds:
         self.group_spec = component.spec.of_group
         self.kernel = kernel
         self.kernels = self.xp.reshape(kernel, (self.groups, kernel.shape[1] // self.groups, *kernel.shape[2:]))
-        self.gram_plan = min(plans(self.group_spec), key=lambda plan: (plan.memory > ops.memory, plan.work))
         self._open_groups: np.ndarray | None = None
         self._bound_of_others: Upper | None = None
 
     # -- what is affordable ------------------------------------------------------------------------------------------
+    @cached_property
+    def gram_plan(self) -> BlockPlan:
+        """How the layer's own matrix is formed with the least work, in the memory if there is such a way."""
+        return min(plans(self.group_spec), key=lambda plan: (plan.memory > self.ops.memory, plan.work))
+
     @property
     def is_small(self) -> bool:
         """Whether the layer's own matrix is less work than a search."""
-        return self.gram_plan.work * self.groups <= layer_tuning.IMMEDIATE_WORK
+        # The plan of many rows is not asked for: it takes a pass over the layer's pixels.
+        may_be = fewest_rows(self.group_spec) / 3 <= layer_tuning.IMMEDIATE_WORK
+        return may_be and self.gram_plan.work * self.groups <= layer_tuning.IMMEDIATE_WORK
 
     @property
     def points_of_shortest(self) -> tuple[int, ...] | None:
@@ -128,6 +135,8 @@ class ComponentBounds:
         The first call searches for the open groups.
         """
         count = len(self.open_groups(bounds))
+        if 8 * 6 * fewest_rows(self.group_spec) > self.ops.memory:  # the least memory and work of a plan
+            return math.inf
         return self.gram_plan.work * count if self.gram_plan.memory <= self.ops.memory else math.inf
 
     # -- bounds ------------------------------------------------------------------------------------------------------
@@ -364,3 +373,10 @@ def witness_shapes(spec: ConvSpec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if math.prod(inputs) + math.prod(outputs) > layer_tuning.WITNESS_ENTRIES:
         return (0,), (0,)
     return inputs, outputs
+
+
+def fewest_rows(spec: ConvSpec) -> int:
+    """The smaller number of rows of the two Gram matrices of a layer of one group."""
+    large, small = spec.sides
+    first, second = spec.group_channels
+    return min(second * math.prod(large), first * math.prod(small))

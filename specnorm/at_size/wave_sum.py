@@ -58,7 +58,7 @@ class WaveSum:
             half_step = math.pi / (pixels + 1)
             of_axis = np.asarray([0.0]) if taps == 1 else angle + np.asarray([-1, 1]) * half_step
             angles_of_axes.append(of_axis)
-            factors.append(np.exp(1j * np.outer(of_axis, np.arange(pixels))) / math.sqrt(pixels))
+            factors.append(_plane_waves(of_axis, pixels))
         self._waves = Waves(kernel, spec, factors, ops=ops)
         right = _best_channels(kernel, angles_of_axes, ops=ops)
         weights = self._best_weights(right)
@@ -95,6 +95,19 @@ class WaveSum:
             # The first axis of waves goes, and its pixels come last.
             total = np.tensordot(total, factor, axes=(1, 0))
         return as_vectors(larger_part(total), self._waves.kernel, ops=self._ops)
+
+
+_LONG = 2**16
+"""Pixels of an axis from which on its waves are stored in single precision: they are numbers of a vector, as good."""
+
+
+def _plane_waves(angles: np.ndarray, pixels: int) -> np.ndarray:
+    """Plane waves of an axis, shape (len(angles), pixels), as unit vectors."""
+    waves = np.empty((len(angles), pixels), dtype=np.complex64 if pixels > _LONG else np.complex128)
+    for first in range(0, pixels, _LONG):
+        part = np.arange(first, min(first + _LONG, pixels))
+        waves[:, part] = np.exp(1j * np.outer(angles, part)) / math.sqrt(pixels)
+    return waves
 
 
 def _complex_from_host(x: np.ndarray, like: Array, *, ops: ArrayOps) -> Array:

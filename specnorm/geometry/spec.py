@@ -445,8 +445,7 @@ class ConvSpec:
             return None
         reads_pixel = np.ones(self.kernel_shape, dtype=np.bool_)
         for number, axis in enumerate(self.axes):
-            reads_pixel_of_axis = (axis.table < axis.pixels).any(axis=1)
-            reads_pixel &= reads_pixel_of_axis.reshape((-1,) + (1,) * (self.ndim - 1 - number))
+            reads_pixel &= axis.reads_pixel.reshape((-1,) + (1,) * (self.ndim - 1 - number))
         return None if reads_pixel.all() else reads_pixel
 
     def grid_sizes(self, kernel_shape: tuple[int, ...]) -> tuple[int, ...]:

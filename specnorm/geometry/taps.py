@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
+
+PART = 2**14
+"""Outputs of a part of an axis's table."""
+
+
+def in_parts(count: int) -> Iterator[tuple[int, int]]:
+    """Yield the first number of each part of a long axis, and the end of the part."""
+    for first in range(0, count, PART):
+        yield first, min(first + PART, count)
 
 
 class Axis(NamedTuple):
@@ -35,7 +45,6 @@ class Axis(NamedTuple):
 
         Raises `GeometryError` if the table takes more memory than one chunk.
         """
-        n = self.pixels
         memory = 8 * self.taps * self.outputs
         if memory > ArrayOps.memory:
             raise GeometryError(
@@ -43,8 +52,25 @@ class Axis(NamedTuple):
                 f"{memory / 2**30:.3g} GiB, more than {ArrayOps.memory / 2**30:g} GiB. Without input_shape, every size "
                 "at once is bounded, and no table is needed."
             )
+        return self._reads(np.arange(self.outputs))
+
+    @property
+    def reads_pixel(self) -> np.ndarray:
+        """Whether each tap reads a pixel for some output, shape (taps,), with zeros as padding."""
         firsts = self.dilation * np.arange(self.taps) - self.before
-        position = firsts[:, None] + self.stride * np.arange(self.outputs)[None, :]
+        output = np.maximum(0, -(firsts // self.stride))  # the first one for which the tap reads no padding in front
+        return np.asarray((output < self.outputs) & (firsts + self.stride * output < self.pixels))
+
+    def parts_of_table(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number of an output, and the columns of the table from there on, part by part in little memory."""
+        for first, end in in_parts(self.outputs):
+            yield first, self._reads(np.arange(first, end))
+
+    def _reads(self, outputs: np.ndarray) -> np.ndarray:
+        """The columns of the table for some outputs."""
+        n = self.pixels
+        firsts = self.dilation * np.arange(self.taps) - self.before
+        position = firsts[:, None] + self.stride * outputs[None, :]
         is_inside = (position >= 0) & (position < n)
         if self.mode == "circular":
             return np.asarray(position % n)
@@ -55,7 +81,7 @@ class Axis(NamedTuple):
         # "symmetric" repeats the pixel at which it mirrors.
         repeated = 1 if self.mode == "symmetric" else 0
         mirrored_at_end = 2 * (n - 1) + repeated - position
-        return np.where(position < 0, -repeated - position, np.where(is_inside, position, mirrored_at_end))
+        return np.asarray(np.where(position < 0, -repeated - position, np.where(is_inside, position, mirrored_at_end)))
 
 
 def readers_of(table: np.ndarray, size: int) -> np.ndarray:

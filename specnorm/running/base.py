@@ -99,27 +99,15 @@ class Followed(NamedTuple):
         numbers, r at most 2.
     state : tuple of arrays
         The state after the step.
-    sketch : array, shape (b, rows of a sketch, 4)
-        Random sums of the blocks' entries, by which `Stepped.due` sees how far the kernels have gone.
-    room : array, shape (b,)
-        The way that a kernel may go before a sweep is due, as a multiple of that since the sweep before. Negative if
-        sweeps are due: of a kernel that was swept, minus the number of those left.
-    known : tuple of arrays
-        What a sweep needs to know of the pass before it.
+    room : array, shape (b,), optional
+        `Stepped.room` before the step.
     """
 
     value: Array
     left: Array
     right: Array
     state: tuple[Array, ...] = ()
-    sketch: Any = None
     room: Any = None
-    known: tuple[Array, ...] = ()
-
-    @property
-    def is_due(self) -> Any:
-        """Whether sweeps (b,) are due; where the room is not a number, too."""
-        return ~(self.room >= 0)
 
 
 @dataclass(frozen=True)
@@ -424,48 +412,54 @@ class Stepped(Method):
         raise NotImplementedError
 
     def is_swept(self, spec: ConvSpec) -> bool:
-        """Whether layers are swept, if one is due, after what `follow` does."""
+        """Whether a layer's maxima are searched for (`sweep`) before they are followed."""
         raise NotImplementedError
 
-    def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-        """What `follow` returned, and the room before a sweep is due."""
+    def way(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
+        """How far (b,) the kernels have gone since the last sweep, and what to measure the next way from."""
         raise NotImplementedError
 
-    def rank(self, spec: ConvSpec) -> int:
-        """Rank r of the gradients that `follow` returns."""
+    def room(self, way: Array) -> Array:
+        """What is left of the way (b,) after which a sweep is due; not at least 0 if it is."""
         raise NotImplementedError
 
-    def passes(self, spec: ConvSpec) -> int:
-        """Number of passes after a sweep."""
+    def sweeps_due(self, way: Array, *, xp: Namespace) -> Array:
+        """Number of sweeps (b,) after such a way; 0 if none is due."""
         raise NotImplementedError
 
-    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-        """What a compiler's loop begins with: arrays in the shapes and dtypes of what `due` returns."""
+    def passes(self, sweeps: Any, spec: ConvSpec) -> Any:
+        """Number of times that a state is followed after so many sweeps, at most, of a block."""
+        raise NotImplementedError
+
+    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """What a compiler's loop begins with: arrays like value and factors of what `follow` returns."""
         raise NotImplementedError
 
     def sweep(
-        self, blocks: Array, followed: Followed, spec: ConvSpec, *, sweeps: Any, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        sketch: Array,
+        spec: ConvSpec,
+        *,
+        sweeps: Any,
+        way: Array | None = None,
+        ops: ArrayOps,
     ) -> tuple[Array, ...]:
-        """Search for the norm where no state knows of it, a number of times, after a pass.
+        """Search for the maxima a number of times.
 
         Parameters
         ----------
         blocks : array, shape (b, m, p, *kernel_shape)
             Zero or scaled to about 1.
-        followed : Followed
-            From `due`.
+        state : tuple of arrays
+        sketch : array
+        way : array, shape (b,), optional
+            As `way` returned them; None if the sweeps are as many as are due.
 
         Returns
         -------
         tuple of arrays
-            The state for the passes after it.
+            The state to follow.
         """
-        raise NotImplementedError
-
-    def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
-        """What the last pass after a sweep followed, and the room before the next is due, by the value before it."""
-        raise NotImplementedError
-
-    def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
-        """Number of sweeps (b,) that blocks need if one is due."""
         raise NotImplementedError

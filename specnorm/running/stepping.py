@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -165,50 +165,59 @@ class SteppedProgram(Program):
         kernels = kernels.map(in_own_dtype) if isinstance(kernels, Parts) else in_own_dtype(kernels)
         rows: Any = kernels if isinstance(kernels, Parts) else polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
-        is_swept = self.stepped.is_swept(self.spec)
-        if is_swept and sweeps is None and not run.concrete:
-            followed = self._followed_by_loop(kernels, rows, block_state, run)
-        else:
+        room = None
+        if not self.stepped.is_swept(self.spec):
             followed = self.stepped.follow(rows, block_state, self.spec, sweeps=sweeps, ops=run)
-            if is_swept:
-                followed = self.stepped.due(followed, self.spec, ops=run)
-            if is_swept and sweeps != 0:
-                followed = self._swept(kernels, rows, followed, sweeps, run)
-        return self._by_layers(followed, kernels, state, xp=xp)
+        else:
+            way, sketch = self.stepped.way(rows, block_state, self.spec, ops=run)
+            room = self.stepped.room(way)
+            if sweeps is None and not run.concrete:
+                followed = self._followed_by_loops(kernels, rows, block_state, way, sketch, run)
+            else:
+                block_state = self._swept(kernels, rows, block_state, way, sketch, sweeps, run)
+                followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
+        return self._by_layers(followed._replace(room=room), kernels, state, xp=xp)
 
     def _swept(
-        self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int | None, run: ArrayOps
-    ) -> Followed:
-        """Sweep the layers, or with None those for which it is due."""
+        self,
+        kernels: Any,
+        rows: Any,
+        state: tuple[AnyArray, ...],
+        way: AnyArray,
+        sketch: AnyArray,
+        sweeps: int | None,
+        run: ArrayOps,
+    ) -> tuple[AnyArray, ...]:
+        """Sweep the layers, or with None those for which it is due. More than one sweep is followed by passes."""
+        stepped, groups = self.stepped, self.spec.groups
+        if sweeps == 0:
+            return state
         if sweeps is not None:
-            return self._swept_together(kernels, rows, followed, sweeps, run)
-        layers, groups = kernels.shape[0], self.spec.groups
-        is_due = run.to_numpy(followed.is_due).reshape(layers, groups)
-        if not is_due.any():
-            return followed
-        needed = run.to_numpy(self.stepped.sweeps_due(followed, xp=run.xp)).reshape(layers, groups)
-        counts = np.max(np.where(is_due, needed, 0), axis=1)
-        for count in np.unique(counts[counts > 0]):
+            blocks = self._blocks_to_sweep(kernels, run)
+            state = stepped.sweep(blocks, state, sketch, self.spec, sweeps=sweeps, way=way, ops=run)
+            return self._passed(rows, state, sweeps, run)
+        due = stepped.sweeps_due(way, xp=run.xp)
+        counts = np.max(run.to_numpy(due).reshape(-1, groups), axis=1)
+        for count in np.unique(counts[counts > 0]).tolist():
             chosen = np.flatnonzero(counts == count)
-            if len(chosen) == layers:
-                return self._swept_together(kernels, rows, followed, int(count), run)
+            if len(chosen) == len(counts):
+                blocks = self._blocks_to_sweep(kernels, run)
+                state = stepped.sweep(blocks, state, sketch, self.spec, sweeps=int(count), ops=run)
+                state = self._passed(rows, state, int(count), run)
+                continue
             places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
-            some = _map(lambda x, places=places: arrays.rows(x, places, ops=run), followed)  # type: ignore[misc]
-            chosen_kernels, chosen_rows = (arrays.rows(x, at, ops=run) for x, at in ((kernels, chosen), (rows, places)))
-            swept = self._swept_together(chosen_kernels, chosen_rows, some, int(count), run)
-            followed = _merged(followed, swept, places, run)
-        return followed
+            blocks = self._blocks_to_sweep(arrays.rows(kernels, chosen, ops=run), run)
+            some_rows, some_sketch, *some = (arrays.rows(x, places, ops=run) for x in (rows, sketch, *state))
+            swept = stepped.sweep(blocks, tuple(some), some_sketch, self.spec, sweeps=int(count), ops=run)
+            swept = self._passed(some_rows, swept, int(count), run)
+            state = tuple(_merged(x, y, places, run) for x, y in zip(state, swept, strict=True))
+        return state
 
-    def _swept_together(
-        self, kernels: AnyArray, rows: AnyArray, followed: Followed, sweeps: int, run: ArrayOps
-    ) -> Followed:
-        stepped, blocks = self.stepped, self._blocks_to_sweep(kernels, run)
-        state = stepped.sweep(blocks, followed, self.spec, sweeps=sweeps, ops=run)
-        for _ in range(stepped.passes(self.spec) - 1):
-            state = stepped.follow(rows, state, self.spec, ops=run).state
-        # The kernel has not moved since the first pass.
-        last = stepped.follow(rows, state, self.spec, ops=run)._replace(known=followed.known)
-        return stepped.swept(last, followed.value, sweeps=sweeps, xp=run.xp)
+    def _passed(self, rows: Any, state: tuple[AnyArray, ...], sweeps: int, run: ArrayOps) -> tuple[AnyArray, ...]:
+        """The state after the passes that so many sweeps need before the one that each step has."""
+        for _ in range(self.stepped.passes(sweeps, self.spec) - 1):
+            state = self.stepped.follow(rows, state, self.spec, ops=run).state
+        return state
 
     def _blocks_to_sweep(self, kernels: AnyArray, run: ArrayOps) -> AnyArray:
         """Blocks that are scaled to about 1, not exactly where operations are launched or compiled."""
@@ -218,64 +227,52 @@ class SteppedProgram(Program):
         size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
         return self._blocks(kernels / (size + arrays.TINY), run.own_dtype, run)
 
-    def _followed_by_loop(
-        self, kernels: AnyArray | Parts, rows: Any, state: tuple[AnyArray, ...], run: ArrayOps
+    def _followed_by_loops(
+        self, kernels: Any, rows: Any, state: tuple[AnyArray, ...], way: AnyArray, sketch: AnyArray, run: ArrayOps
     ) -> Followed:
-        """Follow the norm where no value can be looked at: a pass, and if layers are due their sweeps and more passes.
+        """Follow the norm where no value can be looked at: a loop that sweeps one layer a turn, and one of passes.
 
-        The passes are the turns of one loop, so that they are compiled once, and so are the sweeps, one layer a turn.
+        What is in a loop is compiled once.
         """
         xp, stepped, groups = run.xp, self.stepped, self.spec.groups
-        first = arrays.counter(state[0], ops=run)
         device = run.device(state[0])
-        passes = 1 + stepped.passes(self.spec)
 
         def by_layer(x: Any) -> Any:
             return xp.reshape(x, (-1, groups, *x.shape[1:]))
 
-        def turn(last: tuple[Any, ...]) -> tuple[Any, ...]:
-            number, counts, last_value, followed = last
-
-            def next_swept(waiting_and_state: tuple[Any, ...]) -> tuple[Any, ...]:
-                waiting, *state = waiting_and_state
-                place = xp.reshape(xp.argmax(waiting, axis=0), (1,))
-                waiting_layers = followed._replace(state=tuple(state))
-                of_layer = _map(lambda x: xp.take(by_layer(x), place, axis=0)[0, ...], waiting_layers)
-                kernel = kernels.take(place) if isinstance(kernels, Parts) else xp.take(kernels, place, axis=0)
-                # One, by a number of this loop: compilers would compute the blocks before it, in every step.
-                kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)
-                blocks = self._blocks_to_sweep(kernel, run)
-                new = stepped.sweep(blocks, of_layer, self.spec, sweeps=xp.max(waiting), ops=run)
-                is_next = xp.arange(waiting.shape[0], device=device) == place
-                return xp.where(is_next, 0, waiting), *(
-                    xp.reshape(xp.where(_beside(is_next, x.ndim + 1), y, by_layer(x)), x.shape)
-                    for x, y in zip(state, new, strict=True)
-                )
-
-            before: Any = xp.where(number == 1, counts, 0), *followed.state
-            _, *after = run.loop(lambda x: xp.any(x[0] > 0), next_swept, before)
-            followed = stepped.due(stepped.follow(rows, tuple(after), self.spec, ops=run), self.spec, ops=run)
-            is_due: Any = followed.is_due
-            needed = xp.where(is_due, stepped.sweeps_due(followed, xp=xp), 0.0)
-            needed = xp.astype(xp.max(by_layer(needed), axis=1), number.dtype)
-            is_first = number == 0
-            return (
-                number + 1,
-                xp.where(is_first, needed, counts),
-                xp.where(is_first, followed.value, last_value),
-                followed,
+        def next_swept(waiting_and_state: tuple[Any, ...]) -> tuple[Any, ...]:
+            waiting, *state = waiting_and_state
+            place = xp.reshape(xp.argmax(waiting, axis=0), (1,))
+            some = tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in (*state, sketch))
+            kernel = kernels.take(place) if isinstance(kernels, Parts) else xp.take(kernels, place, axis=0)
+            # One, by a number of this loop: compilers would compute the blocks before it, in every step.
+            kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)
+            blocks = self._blocks_to_sweep(kernel, run)
+            new = stepped.sweep(blocks, some[:-1], some[-1], self.spec, sweeps=xp.max(waiting), ops=run)
+            is_next = xp.arange(waiting.shape[0], device=device) == place
+            return xp.where(is_next, 0, waiting), *(
+                xp.reshape(xp.where(_beside(is_next, x.ndim + 1), y, by_layer(x)), x.shape)
+                for x, y in zip(state, new, strict=True)
             )
 
+        def again(last: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
+            left_over, _, _, _, *state = last
+            found = stepped.follow(rows, tuple(state), self.spec, ops=run)
+            # Not those that others need: a layer has the same passes in each stack.
+            moves = has_more | (left_over == 1)
+            moved = (xp.where(_beside(moves, new.ndim), new, old) for new, old in zip(found.state, state, strict=True))
+            return left_over - 1, found.value, found.left, found.right, *moved
+
+        integer = arrays.counter(state[0], ops=run)
+        due = xp.astype(stepped.sweeps_due(way, xp=xp), integer.dtype)
+        counts = xp.max(by_layer(due), axis=1)
+        _, *swept = run.loop(lambda x: xp.any(x[0] > 0), next_swept, (counts, *state))
+        has_more = xp.reshape(xp.broadcast_to((counts > 1)[:, None], (counts.shape[0], groups)), (-1,))
+        passes = integer + stepped.passes(xp.max(counts), self.spec)
         nothing = stepped.nothing(rows, state, self.spec, ops=run)
-        none = xp.zeros(kernels.shape[0], dtype=first.dtype, device=device)
-        state_before: Any = first, none, nothing.value, nothing
-        last: Any = run.loop(lambda x: (x[0] == 0) | ((x[0] < passes) & xp.any(x[1] > 0)), turn, state_before)
-        _, counts, last_value, followed = last
-        counts = xp.reshape(xp.broadcast_to(counts[:, None], (counts.shape[0], groups)), (-1,))
-        swept = stepped.swept(followed, last_value, sweeps=xp.astype(counts, rows.dtype), xp=xp)
-        pairs = zip(swept.state, followed.state, strict=True)
-        state = tuple(xp.where(_beside(counts > 0, new.ndim), new, old) for new, old in pairs)
-        return cast(Followed, followed._replace(state=state))
+        last: Any = run.loop(lambda x: x[0] > 0, again, (passes, *nothing, *swept))
+        _, value, left, right, *after = last
+        return Followed(value, left, right, tuple(after))
 
     def _by_layers(self, followed: Followed, kernels: Any, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""
@@ -379,23 +376,11 @@ def _beside(x: Array, ndim: int) -> Array:
     return x[(slice(None), *(None,) * (ndim - 1))]
 
 
-def _map(function: Callable[[Any], Any], followed: Followed) -> Followed:
-    """`Followed` of blocks with a function applied to each array."""
-    values: Any = [tuple(map(function, x)) if isinstance(x, tuple) else function(x) for x in followed]
-    return Followed(*values)
-
-
-def _merged(followed: Followed, swept: Followed, places: np.ndarray, run: ArrayOps) -> Followed:
-    """What was followed, with the blocks at some places replaced by those that were swept."""
-    numbers = np.arange(len(run.to_numpy(followed.value)))
+def _merged(x: AnyArray, some: AnyArray, places: np.ndarray, run: ArrayOps) -> AnyArray:
+    """An array whose entries at some places of the first axis are replaced."""
+    numbers = np.arange(x.shape[0])
     numbers[places] = len(numbers) + np.arange(len(places))
-
-    def joined(one: Array, other: Array) -> Array:
-        return arrays.rows(run.xp.concat([one, other]), numbers, ops=run)
-
-    parts: Any = zip(followed, swept, strict=True)
-    values: Any = [tuple(map(joined, x, y)) if isinstance(x, tuple) else joined(x, y) for x, y in parts]
-    return Followed(*values)
+    return arrays.rows(run.xp.concat([x, some]), numbers, ops=run)
 
 
 def stepped_program(

@@ -1,9 +1,9 @@
-"""The norm between two sweeps of the grid: a bundle of plane waves that follows the maxima that a sweep found.
+"""A bundle of plane waves that follows the highest maxima of a norm.
 
 The norm of a layer is the supremum of ``Re(u* G(theta) v)`` over unit vectors u, v and frequencies theta, so each wave
 attains a lower bound, however old it is. A pass moves every wave by one power step and one Newton step of its
 frequency: one product with the transposed kernel, and one with the kernel. What it cannot see is a maximum that is not
-in the bundle: for that the grid is swept again, when the `Course` says so.
+in the bundle: for that the grid is swept, before the pass, whenever the kernel has moved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from specnorm.backends import arrays
 from specnorm.geometry import polyphase
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.frequencies import tap_points
-from specnorm.running.base import Followed
 from specnorm.symbols import ascent
 from specnorm.training.grid_vectors import placed
 
@@ -38,6 +37,8 @@ _FURTHER = 0.17, 3.0
 0.75 of the squared norm, near the zeros of a Chebyshev polynomial."""
 _SHORT, _LONG = 0.5, 2.0
 """Limits of the squared length of a wave that is kept."""
+_NEAR = 0.6
+"""Waves are near each other up to this part of the distance of the points of the grid."""
 
 
 class Waves(NamedTuple):
@@ -55,35 +56,48 @@ class Waves(NamedTuple):
     angles: Array
 
 
-def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-    """`move` the waves, which are the state, and choose the highest, whose number is what a sweep needs to know."""
+class Moved(NamedTuple):
+    """Waves after a pass, and what they attain.
+
+    Parameters
+    ----------
+    waves : Waves
+        Those of a kernel stay that is zero or not finite.
+    norms : array, shape (b, g)
+        What each wave attains, divided by ``size``.
+    size : array, shape (b,)
+    left : array, shape (b, g, 2, m)
+        Left vectors, transposed.
+    right : array, shape (b, g, 2, n)
+    """
+
+    waves: Waves
+    norms: Array
+    size: Array
+    left: Array
+    right: Array
+
+
+def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array, Array, Moved]:
+    """`move` the waves, and return the highest norm of each block, its factors as in `Followed`, and all waves."""
     xp, found = ops.xp, move(rows, waves, spec, ops=ops)
-    (size,) = found.known
-    b, count = found.value.shape
-    best = xp.argmax(found.value, axis=1)
+    b, count = found.norms.shape
+    best = xp.argmax(found.norms, axis=1)
     if b > 1:
         (firsts,) = placed(("first waves", b, count), lambda _: (count * np.arange(b),), best, ops=ops)
     places = best + firsts if b > 1 else best
     by_wave = (xp.reshape(x, (b * count, *x.shape[2:])) for x in (found.left, found.right))
     left, right = (ops.entries_at(x, places, 0) for x in by_wave)
-    value = xp.max(found.value, axis=1) * size
-    return Followed(value, xp.matrix_transpose(left), right, found.state, found.sketch, known=(best,))
+    return xp.max(found.norms, axis=1) * found.size, xp.matrix_transpose(left), right, found
 
 
-def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
+def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     """Move the waves by a power step and a Newton step.
 
     Parameters
     ----------
     rows : array, shape (b, m, n)
         The kernels' own entries, in any scale.
-
-    Returns
-    -------
-    Followed
-        Of each wave: ``value`` (b, g) is divided by a size (b,), which is ``known``; ``left`` (b, g, 2, m) is
-        transposed, and ``right`` has the shape (b, g, 2, n). ``state`` is `Waves`, in which those of a kernel stay that
-        is zero or not finite.
     """
     xp, (b, m) = ops.xp, rows.shape[:2]
     count = waves.left.shape[2]
@@ -108,9 +122,8 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Followe
     power = power / (arrays.lengths(power, ops=ops) + arrays.TINY)
     right = xp.reshape(power, (b, count, 1, 2, -1))
     columns = xp.reshape(_to_taps(right, turns, spec, ops=ops), (b, 2 * count, -1))
-    images = _images(rows, beside(columns, sketch_rows(spec, left, ops=ops), axis=1, ops=ops), ops=ops) / size
-    sketch = xp.matrix_transpose(images[:, 2 * count :, :])
-    found = xp.reshape(images[:, : 2 * count, :], (b, count, 2 * m))
+    images = _images(rows, columns, ops=ops) / size
+    found = xp.reshape(images, (b, count, 2 * m))
     norms = arrays.lengths(found, ops=ops)
     moved = xp.reshape(found / (norms + arrays.TINY), (b, count, 2, m))
     # False for what is not a number, too.
@@ -120,7 +133,7 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Followe
         xp.where(xp.matrix_transpose(has_directions), xp.matrix_transpose(angles), waves.angles),
     )
     columns = xp.reshape(columns, (b, count, 2, -1))
-    return Followed(norms[..., 0], moved, columns, new, unit_sketch(sketch, ops=ops), known=(size[:, 0, 0],))
+    return Moved(new, norms[..., 0], size[:, 0, 0], moved, columns)
 
 
 def _images(rows: Array, columns: Array, *, ops: ArrayOps) -> Array:
@@ -131,17 +144,46 @@ def _images(rows: Array, columns: Array, *, ops: ArrayOps) -> Array:
     return ops.xp.matrix_transpose(rows @ ops.xp.matrix_transpose(columns))
 
 
-def with_one_kept(new: Waves, old: Waves, kept: Array, *, xp: Namespace) -> Waves:
-    """New waves, and after them the old one of each block with the number ``kept``.
+def with_highest_kept(new: Waves, old: Waves, norms: Array, count: int, *, ops: ArrayOps) -> Waves:
+    """The highest old waves of each block, by their norms (b, g), and new ones.
 
-    In place of a wave that is not of about unit length, as in a state that was never filled, the first is repeated.
+    In place of a wave that is not of about unit length, as in a state that was never filled, the first new one stands.
     """
-    left, angles = one_of(old, kept, xp=xp)
-    square = xp.sum(left * left, axis=(1, 2, 3)) + xp.sum(0.0 * angles, axis=(1, 2))
-    is_unit = ((square > _SHORT) & (square < _LONG))[:, None, None]
+    xp, order = ops.xp, ops.places_of_largest(norms, count)
+    left, angles = taken(old, order, xp=xp)
+    square = xp.sum(left * left, axis=(1, 3)) + xp.sum(0.0 * angles, axis=1)
+    is_unit = ((square > _SHORT) & (square < _LONG))[:, None, :]
     left = xp.where(is_unit[..., None], left, new.left[:, :, :1, :])
     angles = xp.where(is_unit, angles, new.angles[:, :, :1])
-    return Waves(xp.concat([new.left, left], axis=2), xp.concat([new.angles, angles], axis=2))
+    return Waves(xp.concat([left, new.left], axis=2), xp.concat([angles, new.angles], axis=2))
+
+
+def taken(waves: Waves, numbers: Array, *, xp: Namespace) -> Waves:
+    """The waves of each block with some numbers (b, k)."""
+    left, angles = waves
+    if left.shape[0] == 1:
+        return Waves(xp.take(left, numbers[0, :], axis=2), xp.take(angles, numbers[0, :], axis=2))
+    at = numbers[:, None, :, None]
+    left = xp.take_along_axis(left, xp.broadcast_to(at, (*left.shape[:2], *at.shape[2:3], 2)), axis=2)
+    at = at[..., 0]
+    return Waves(left, xp.take_along_axis(angles, xp.broadcast_to(at, (*angles.shape[:2], at.shape[2])), axis=2))
+
+
+def without_twins(norms: Array, angles: Array, spacing: float, *, ops: ArrayOps) -> Array:
+    """Norms (b, g), zero for each wave that is near a higher one: both lead to one maximum.
+
+    Parameters
+    ----------
+    angles : array, shape (b, d, g)
+    spacing : float
+        Distance of the points of the grid.
+    """
+    xp = ops.xp
+    cos, sin = xp.cos(angles), xp.sin(angles)
+    # The sum of the cosines of the differences along the axes; theta and -theta are one frequency.
+    cosines = xp.matmul(xp.matrix_transpose(cos), cos) + xp.abs(xp.matmul(xp.matrix_transpose(sin), sin))
+    is_twin = (cosines > angles.shape[1] - 0.5 * (_NEAR * spacing) ** 2) & (norms[:, :, None] < norms[:, None, :])
+    return xp.where(xp.any(is_twin, axis=2), 0.0, norms)
 
 
 def one_of(waves: Waves, number: Array, *, xp: Namespace) -> Waves:
@@ -173,9 +215,9 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
         def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
             further, next_further, left, angles, *_ = state
             found = move(rows, Waves(left, angles), spec, ops=ops)
-            new_left, new_angles = found.state
+            new_left, new_angles = found.waves
             ahead = new_left + further * (new_left - left)
-            return next_further, further, ahead, new_angles, new_left, found.value, found.right
+            return next_further, further, ahead, new_angles, new_left, found.norms, found.right
 
         further = xp.asarray(_FURTHER, dtype=rows.dtype, device=ops.device(rows))
         columns = xp.zeros((b, waves.left.shape[2], 2, rows.shape[2]), dtype=rows.dtype, device=ops.device(rows))
@@ -281,10 +323,23 @@ SKETCHES = 4
 """Number of random signs by which each entry is multiplied. A sum over a row is then as long as the row, on average."""
 
 
-def sketch_rows(spec: ConvSpec, like: Array, *, ops: ArrayOps) -> Array:
-    """Random signs (1, 4, n): the sums of a kernel's rows with them are as long as the rows, on average."""
+def sketch(rows: Array, like: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+    """Sums of a kernel's rows times random signs, of unit length: on average they are as far apart as the rows are.
+
+    Parameters
+    ----------
+    rows : array, shape (b, m, n)
+    like : array
+        Of the state.
+
+    Returns
+    -------
+    array, shape (b, m, 4)
+    """
+    xp, b = ops.xp, rows.shape[0]
     (signs,) = placed(("signs", spec), functools.partial(_sign_rows, spec), like, ops=ops)
-    return signs
+    signs = xp.broadcast_to(signs, (b, *signs.shape[1:])) if b > 1 else signs
+    return unit_sketch(xp.matrix_transpose(_images(rows, signs, ops=ops)), ops=ops)
 
 
 def beside(vectors: Array, signs: Array, *, axis: int, ops: ArrayOps) -> Array:

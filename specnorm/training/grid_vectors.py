@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 
 _TABLE_BYTES = ArrayOps.memory / 4
 """Memory of the phases of all points and taps; fewer points are taken for a larger kernel."""
-WAVES = 11, 35
-"""Number of points of the grid that are followed: its local maxima first, then the highest others. Kernels with three
-axes, which have more maxima, take the second number. With 7, a layer of 3 outputs reached 1.0135, with 11 1.0075; with
-11, one of three axes reached 1.023, with 23 1.0123, with 35 1.008."""
+WAVES = 5, 15
+"""Number of points of the grid from which new waves begin: its local maxima first, then the highest others. Kernels
+with three axes, which have more maxima, take the second number."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42
@@ -76,19 +75,31 @@ class Grid:
     def __len__(self) -> int:
         return len(self.angles)
 
-    def neighbours(self, _dtype: type[np.floating]) -> tuple[np.ndarray]:
-        """Numbers of the points next to each point, or its mirror image; the point itself in places that are left."""
+    @functools.cached_property
+    def spacing(self) -> float:
+        """Distance of a point from its nearest one, the largest, in radians."""
+        if len(self) == 1:
+            return 2 * np.pi
+        return float(self._distances().min(axis=1).max())
+
+    def _distances(self) -> np.ndarray:
+        """Of the points, or their mirror images; infinite of a point from itself."""
 
         def distances(others: np.ndarray) -> np.ndarray:
             turn = (self.angles[:, None] - others[None] + np.pi) % (2 * np.pi) - np.pi
             return np.asarray(np.sqrt(np.sum(turn**2, axis=-1)))
 
         points = np.arange(len(self))
-        apart = np.minimum(distances(self.angles), distances(-self.angles))
+        apart: np.ndarray = np.minimum(distances(self.angles), distances(-self.angles))
         apart[points, points] = np.inf
+        return apart
+
+    def neighbours(self, _dtype: type[np.floating]) -> tuple[np.ndarray]:
+        """Numbers of the points next to each point, or its mirror image; the point itself in places that are left."""
+        points, apart = np.arange(len(self)), self._distances()
         if len(self) == 1:
             return (points[:, None],)
-        is_near = apart < _NEAR * apart.min(axis=1).max()
+        is_near = apart < _NEAR * self.spacing
         order = np.argsort(apart, axis=1, kind="stable")[:, : int(is_near.sum(axis=1).max())]
         return (np.where(np.take_along_axis(is_near, order, axis=1), order, points[:, None]),)
 

@@ -11,7 +11,7 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
-from specnorm.training import bundle, course, grid_scalars, grid_vectors, matrix_vectors
+from specnorm.training import bundle, grid_scalars, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves
 from specnorm.training.proof import attained_down
 
@@ -30,8 +30,17 @@ _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
-_PASSES = 2
-"""Passes over the bundle after a sweep, whose waves begin at points of the grid."""
+_LEAST_WAY = 0.001
+"""Kernels that have gone no further, as a part of their length, are not swept. The norm at a frequency that is not in
+the bundle may rise by two to five times as much."""
+_WAY_OF_A_SWEEP = 0.01
+"""A kernel that has gone so far needs a second sweep, and twice as many for twice the way."""
+_DOUBLINGS = 4
+"""So often is the number of sweeps doubled at most."""
+_KEPT = 4, 9
+"""Waves that a sweep keeps: the highest that lead to maxima of their own."""
+_PASSES = 3
+"""Passes over the bundle after more than one sweep, in at most two axes: new waves begin at points of the grid."""
 _STEPS, _LAST_STEPS = 4, 12
 """Newton steps of the highest points of depthwise layers, in training and outside of it."""
 
@@ -133,7 +142,7 @@ class SymbolNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Vectors of the grid, the waves of the bundle, and what decides on sweeps; the block of a matrix.
+        """Vectors of the grid, the bundle with its norms, and the sketch of the last sweep; the block of a matrix.
 
         Layers without a state are computed anew in each pass: depthwise ones, and matrices with a short side.
         """
@@ -143,25 +152,24 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return matrix_vectors.shapes(max(m, p), min(m, p))
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        # One more than the points: the best wave before a sweep.
-        count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid)) + 1
+        count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid)) + _kept(spec)
         axes = sum(k > 1 for k in spec.block_kernel_shape)
         vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
-        deciding = {"sketch": (m, bundle.SKETCHES), "course": (1, course.NUMBERS)}
-        return {"vectors": vectors, "left": (m, count, 2), "angles": (axes, count), **deciding}
+        waves = {"left": (m, count, 2), "angles": (axes, count), "norms": (1, count)}
+        return {"vectors": vectors, **waves, "sketch": (m, bundle.SKETCHES)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Vectors after the first steps. A sketch of zeros is far from every kernel, so that a sweep is due."""
         xp = ops.xp
         if _is_matrix(spec):
             return matrix_vectors.start(_tall_matrices(blocks, xp=xp), sweeps=_MATRIX_SWEEPS, ops=ops)
-        *_, sketch, now = self.state_shapes(spec).values()
-        zeros = [xp.zeros((blocks.shape[0], *x), dtype=blocks.dtype, device=ops.device(blocks)) for x in (sketch, now)]
-        waves = self._waves(blocks, ops=ops)
-        vectors, first = self._first_steps(waves, spec)
-        # The first wave stands in the place of the best one before.
-        kept = xp.argmax(zeros[1][:, 0, :], axis=1)
-        return arrays.real_pair(vectors, xp=xp), *bundle.with_one_kept(first, first, kept, xp=xp), *zeros
+        *_, norms, sketch = self.state_shapes(spec).values()
+        b, device = blocks.shape[0], ops.device(blocks)
+        zeros = [xp.zeros((b, *x), dtype=blocks.dtype, device=device) for x in (norms, sketch)]
+        vectors, new = self._first_steps(self._waves(blocks, ops=ops), spec)
+        # No wave was followed before.
+        bundle_of_all = bundle.with_highest_kept(new, new, zeros[0][:, 0, : new.angles.shape[2]], _kept(spec), ops=ops)
+        return arrays.real_pair(vectors, xp=xp), *bundle_of_all, *zeros
 
     def follow(
         self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None = None, ops: ArrayOps
@@ -171,63 +179,72 @@ class SymbolNorm(Stepped):
             return self._follow_scalars(rows, spec, ops=ops)
         if _is_matrix(spec):
             return _follow_matrices(rows, state, spec, sweeps=sweeps, ops=ops)
-        grid, left, angles, sketch, now = state
-        followed = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
-        return followed._replace(state=(grid, *followed.state, sketch, now))
+        vectors, left, angles, _, sketch = state
+        value, left, right, moved = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
+        return Followed(value, left, right, (vectors, *moved.waves, moved.norms[:, None, :], sketch))
 
     def is_swept(self, spec: ConvSpec) -> bool:
         """Convolutions are; a matrix has no other maxima that its block does not see."""
         return not (_is_scalar(spec) or _is_matrix(spec))
 
-    def due(self, followed: Followed, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-        """By the course of each block, and the way that its kernel has gone since the last sweep."""
-        *_, sketch, now = followed.state
-        distance, reach = bundle.distance(followed.sketch, sketch, ops=ops), _reach(spec)
-        distance = distance if reach == 1 else reach * distance
-        room = course.room(now, distance, xp=ops.xp)
-        return followed._replace(room=room, known=(*followed.known, distance))
+    def way(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
+        """The distance of the kernel's sketch from that of the last sweep."""
+        sketch = bundle.sketch(rows, state[-1], spec, ops=ops)
+        distance, reach = bundle.distance(sketch, state[-1], ops=ops), _reach(spec)
+        return distance if reach == 1 else reach * distance, sketch
 
-    def rank(self, spec: ConvSpec) -> int:
-        """Real and imaginary parts; the vectors of a matrix are real."""
-        return 1 if _is_matrix(spec) else 2
+    def room(self, way: Array) -> Array:
+        """Negative for kernels that have moved by `_LEAST_WAY`."""
+        return _LEAST_WAY - way
 
-    def passes(self, spec: ConvSpec) -> int:
-        """A wave from a point of the grid needs more steps of its frequency, and one more in three axes."""
-        return max(_PASSES, sum(k > 1 for k in spec.block_kernel_shape))
+    def sweeps_due(self, way: Array, *, xp: Namespace) -> Array:
+        """0, 1, 2, 4, 8 or 16: few numbers, since layers that need as many are swept together."""
+        # What is not a number counts as far.
+        count = xp.where(way <= _LEAST_WAY, xp.zeros_like(way), xp.ones_like(way))
+        for doubling in range(_DOUBLINGS):
+            count = xp.where(way <= 2**doubling * _WAY_OF_A_SWEEP, count, count + count)
+        return count
 
-    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> Followed:
-        """Zeros, and the state."""
+    def passes(self, sweeps: Any, spec: ConvSpec) -> Any:
+        """More after a long way: a wave from a point of the grid needs some steps of its frequency."""
+        more = max(_PASSES, 1 + sum(k > 1 for k in spec.block_kernel_shape)) - 1
+        return 1 + more * (sweeps > 1)
+
+    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
+        """Zeros in the shapes of value, left and right factors."""
         xp, (b, m, n), like = ops.xp, rows.shape, state[-1]
-        rank = self.rank(spec)
-        shapes = (b,), (b, m, rank), (b, rank, n)
-        value, left, right = (xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
-        known = xp.argmax(value[:, None], axis=1), value
-        return Followed(value, left, right, state, xp.zeros_like(state[-2]), value, known=known)
+        shapes = (b,), (b, m, 2), (b, 2, n)
+        return tuple(xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
 
     def sweep(
-        self, blocks: Array, followed: Followed, spec: ConvSpec, *, sweeps: Any, ops: ArrayOps
+        self,
+        blocks: Array,
+        state: tuple[Array, ...],
+        sketch: Array,
+        spec: ConvSpec,
+        *,
+        sweeps: Any,
+        way: Array | None = None,
+        ops: ArrayOps,
     ) -> tuple[Array, ...]:
-        """Step the vectors of the grid. The bundle begins anew at the best points, with the best wave before."""
+        """Step the vectors of the grid. The bundle begins anew at the best points, with the best waves before."""
         xp = ops.xp
-        given, *old, sketch, now = followed.state
+        given, left, angles, norms, last_sketch = state
         waves = self._waves(blocks, ops=ops)
         vectors = xp.reshape(ops.complex(given[..., 0], given[..., 1]), waves.shape)
         vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-        vectors, left, phases = grid_vectors.steps(waves, vectors, sweeps)
-        best = followed.known[0]
-        new = bundle.with_one_kept(_bundle(left, phases, spec, ops=ops), bundle.Waves(*old), best, xp=xp)
-        return xp.reshape(arrays.real_pair(vectors, xp=xp), given.shape), *new, sketch, now
-
-    def swept(self, followed: Followed, last_value: Array, *, sweeps: Any, xp: Namespace) -> Followed:
-        """The slope of the error, and the sketch from which the next way is measured."""
-        *moving, _, now = followed.state
-        error = followed.value / (last_value + arrays.TINY) - 1.0
-        now = course.after_sweep(now, followed.known[-1], error, sweeps, xp=xp)
-        return followed._replace(state=(*moving, followed.sketch, now), room=-now[:, 0, 1])
-
-    def sweeps_due(self, followed: Followed, *, xp: Namespace) -> Array:
-        """Number of sweeps, by the way that the kernel has gone since the last one."""
-        return course.sweeps_needed(followed.state[-1], followed.known[-1], xp=xp)
+        vectors, left_of_new, phases = grid_vectors.steps(waves, vectors, sweeps)
+        heights = bundle.without_twins(norms[:, 0, :], angles, waves.grid.spacing, ops=ops)
+        old, new = bundle.Waves(left, angles), _bundle(left_of_new, phases, spec, ops=ops)
+        kept = bundle.with_highest_kept(new, old, heights, _kept(spec), ops=ops)
+        if way is not None:
+            # Each sweep is for a part of the way. The sketch stays where so much of it is left.
+            least = xp.clip(way, 0.0, 2**_DOUBLINGS * _WAY_OF_A_SWEEP)
+            rest = xp.maximum(least - sweeps * _WAY_OF_A_SWEEP, xp.zeros_like(way)) / (way + arrays.TINY)
+            sketch = sketch + rest[:, None, None] * (last_sketch - sketch)
+        # Sums that are not finite are far from every kernel, as zeros are.
+        sketch = xp.where(xp.isfinite(sketch), sketch, 0.0)
+        return xp.reshape(arrays.real_pair(vectors, xp=xp), given.shape), *kept, norms, sketch
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
@@ -266,6 +283,11 @@ class SymbolNorm(Stepped):
 
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
+
+
+def _kept(spec: ConvSpec) -> int:
+    """Number of waves that a sweep keeps."""
+    return _KEPT[sum(k > 1 for k in spec.block_kernel_shape) > 2]
 
 
 def _next_taps(spec: ConvSpec) -> list[int]:

@@ -252,25 +252,6 @@ def test_programs_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert planned(input_shape=5) is kept
 
 
-@pytest.mark.nightly
-def test_a_torch_graph_outlives_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backward needs its program after a thousand others were made, and so does what a compiler has traced."""
-    torch = pytest.importorskip("torch")
-    monkeypatch.setattr(programs, "LIMIT", 4)
-    kernel = torch.cos(torch.arange(108.0, dtype=torch.float64)).reshape(SHAPE).requires_grad_()
-    traced = torch.compile(lambda k: specnorm.f4_bound(k, stride=(1, 2)), fullgraph=True, backend="aot_eager")
-    before = traced(kernel)
-    values = specnorm.unfolding_bounds(kernel, stride=(2, 1))
-    for j in range(12):
-        planned(ExactFFT(), input_shape=20 + j)
-    gc.collect()
-    values.sum().backward()
-    assert float(kernel.grad.abs().sum()) > 0
-    for j in range(12):
-        planned(ExactFFT(), input_shape=20 + j)
-    assert float(traced(kernel)) == float(before)
-
-
 def test_the_versions_that_the_page_states_are_those_that_are_installed() -> None:
     """Oldest versions are those of pyproject.toml, tested ones those of constraints.txt and of the sessions of nox."""
     root = Path(__file__).parents[2]

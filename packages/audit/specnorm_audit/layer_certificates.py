@@ -54,13 +54,16 @@ class Certificate:
         Claims in the form that ``specnorm_check.check`` takes.
     model : bytes
         The ONNX file that was exported from a live model, and which the claims are about; empty for other models.
+    note : str
+        The rules that the checker lacks, if a claim about a network is more than 1 % above its bound.
     """
 
     claims: tuple[Claim, ...]
     model: bytes = b""
+    note: str = ""
 
     def __add__(self, other: Certificate) -> Certificate:
-        return Certificate(self.claims + other.claims, self.model or other.model)
+        return Certificate(self.claims + other.claims, self.model or other.model, self.note or other.note)
 
     def __repr__(self) -> str:
         return "\n".join([*aligned(shortened(self._rows())), self._advice()])
@@ -82,7 +85,8 @@ class Certificate:
 
     def _advice(self) -> str:
         count = "1 claim" if len(self.claims) == 1 else f"{len(self.claims)} claims"
-        return f"{count}. After save(path), others check: python -m specnorm_check path MODEL"
+        note = f" {self.note}" if self.note else ""
+        return f"{count}.{note} After save(path), others check: python -m specnorm_check path MODEL"
 
     def dumps(self) -> bytes:
         """Return the content of the file that ``python -m specnorm_check`` reads."""

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
-from specnorm_check.inequality import Form, new_units
+from specnorm_check.inequality import MOST_UNITS, Form, new_units
+from specnorm_check.matrices import step_of
 from specnorm_check.networks import ValueBounds
+from specnorm_check.rules import slopes_of
 from specnorm_networks.tools import RATE, Inequality, NetworkBound, Proposal, RunBound, Units, Weighted, proposals
 
 from specnorm.errors import CertificateError
@@ -53,6 +55,26 @@ MARGINS = (1e-5, 1e-4, 1e-3, 8e-3)
 """Relative distances from the bound of a whole network that are tried, in order."""
 CLOSE = 5e-3
 """Relative distance from the network's bound below which no further parts are tried."""
+LOOSE = 0.01
+"""Relative distance from the network's bound above which a certificate names the rules that the checker lacks."""
+OTHER_FUNCTIONS = "other functions, or functions of several operators"
+OF_SEVERAL_VALUES = "products, quotients and normalizations of several values"
+TOO_LARGE = "multipliers of layers that are too large for one matrix inequality"
+LACKING = {
+    "maxima and sorting as differences of entries": {
+        "MaxPool", "GlobalMaxPool", "Max", "Min", "ReduceMax", "ReduceMin", "TopK",
+    },
+    "other linear maps": {
+        "Col2Im", "ConvTranspose", "CumSum", "DFT", "DepthToSpace", "Einsum", "GatherElements", "GatherND",
+        "GlobalAveragePool", "GridSample", "Mean", "Neg", "Pad", "Resize", "ReverseSequence", "ScatterElements",
+        "ScatterND", "SpaceToDepth", "Sum", "Tile", "Upsample",
+    },
+    OF_SEVERAL_VALUES: {
+        "Attention", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
+        "RMSNormalization",
+    },
+}  # fmt: skip
+"""Rules that the checker lacks, with operators that need them."""
 SECONDS = 8.0
 """Time limit of a search for multipliers of units."""
 STEPS = 100
@@ -96,6 +118,7 @@ def certificate_of_network(
     if len(shapes) != 1:
         raise CertificateError("it cannot be certified: it has several inputs.")
     shape = list(shapes[0])
+    network: Network | None = None
     try:
         network = Network(content, shape)
         proven_parts = _least_parts(network, answer)
@@ -103,18 +126,42 @@ def certificate_of_network(
         completions = [proven.completion for proven in proven_parts]
         upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
     except (Refused, OverflowError) as error:
-        raise CertificateError(f"no claim about it can be made: {error}.") from error
+        lacking = f" {_lacking(network)}" if isinstance(error, Refused) and network is not None else ""
+        raise CertificateError(f"no claim about it can be made: {error}.{lacking}") from error
     if answer.product is not None and upper > answer.product * (1 + ABOVE_PRODUCT):
         raise CertificateError(
-            f"it would state {upper:.6g}, above the product of the constants of its operators, {answer.product:.6g}: "
-            "the format has no rule for functions of one value that are computed by several operators. Write the "
-            "function as one operator, or certify the layers alone."
+            f"it would state {upper:.6g}, above the product of the constants of its operators, {answer.product:.6g}. "
+            f"{_lacking(network)} Certify the layers alone."
         )
+    is_loose = answer.upper is not None and upper > answer.upper * (1 + LOOSE)
     statement = {
         "name": name, "sha256": hashlib.sha256(content).hexdigest(), "input_shape": shape, "upper": upper.hex(),
         "parts": parts,
     }  # fmt: skip
-    return Certificate((Claim(statement, completions),), content if exported else b"")
+    note = _lacking(network) if is_loose else ""
+    return Certificate((Claim(statement, completions),), content if exported else b"", note)
+
+
+def _lacking(network: Network) -> str:
+    """Return in words the rules that the checker lacks for a network, with the operators that need them."""
+    operators: dict[str, list[str]] = {}
+    for name in set(network.nodes) - network.fixed - {network.start}:
+        node = network.nodes[name]
+        try:
+            step_of(network, name)
+        except Exception:
+            op = node.op.removesuffix(" as it is given")
+            changing = set(network.changing_inputs(name))
+            rule = OF_SEVERAL_VALUES if len(changing) > 1 else OTHER_FUNCTIONS
+            rule = next((rule for rule, ops in LACKING.items() if op in ops), rule)
+            operators.setdefault(rule, []).append(op)
+    if not operators:
+        changing = set(network.nodes) - network.fixed
+        functions = [name for name in changing if slopes_of(network.nodes[name]) is not None]
+        entries = sum(math.prod(network.shapes.get(name, ())) for name in (network.start, *functions))
+        return f"The checker has no rule for {TOO_LARGE if entries > MOST_UNITS else OTHER_FUNCTIONS}."
+    rules = [f"{rule} ({', '.join(sorted({*ops}))})" for rule, ops in sorted(operators.items())]
+    return f"The checker has no rule for {' and '.join(rules)}."
 
 
 class ProvenPart(NamedTuple):

@@ -261,7 +261,7 @@ def tensors_of(graph: Any) -> list[Any]:
 def fixed_arrays_of(graph: Any) -> dict[str, Array]:
     """Return the arrays that an ONNX graph states, by their names.
 
-    They are its initializers and the Constant operators that hold a tensor or integers.
+    They are its initializers and the Constant operators that hold a tensor or numbers.
     Arrays of bfloat16 are returned as float32, which is exact.
     """
     from onnx import numpy_helper
@@ -277,6 +277,8 @@ def fixed_arrays_of(graph: Any) -> dict[str, Array]:
             arrays[node.output[0]] = numpy_helper.to_array(attribute.t)
         if attribute.name == "value_ints":
             arrays[node.output[0]] = np.array(attribute.ints, np.int64)
+        if attribute.name == "value_floats":
+            arrays[node.output[0]] = np.array(attribute.floats, np.float32)
     for name, array in arrays.items():
         if array.dtype.name == "bfloat16":
             arrays[name] = array.astype(np.float32)

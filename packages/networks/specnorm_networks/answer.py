@@ -149,8 +149,8 @@ class NetworkBound(AnswerWithFile):
     others : tuple of RunBound
         Bounds by further searches, whose constants are larger. A certificate may use their multipliers.
     status : str
-        "complete", or "budget: ..." if the time limit was reached before all searches and proofs ended. The bound is
-        proven in both cases.
+        "complete", or "budget: ..." if the time limit was reached before all searches and proofs ended, with the norms
+        and searches that it cut. The bound is proven in both cases.
     """
 
     claim: Upper | None

@@ -71,9 +71,9 @@ def bound(
     budget : float, optional
         Seconds for searches and proofs; the comparison is not counted. On a busy machine they are those of its
         processors, so that the answer is that of an idle one. When they end, the best bound proven so far is returned,
-        ``status`` says so, and another run may return another number. A step that has begun is finished, and each layer
-        that was not measured takes a twentieth of a second. The method's own ``seconds`` are no more than these.
-        None means no limit.
+        ``status`` says so, and another run may return another number. A step that has begun is finished. Layers that
+        were not measured by then take a tenth of the seconds, or half a second. The method's own ``seconds`` are no
+        more than these. None means no limit.
     progress : callable, optional
         See `live.network_bound`.
 
@@ -103,19 +103,25 @@ def bound(
         method = method.limited(budget, progress)
     with stage(progress, "search and proof"):
         ranges_on_ball = None if balls is None else balls.ranges_near(graph, ball, measure)
-        answers = [by_channels_and_units(graph, lambda: _with_units(graph), measure, method)]
+        answers = [by_channels_and_units(read, lambda: _with_units(read), measure, method)]
         if balls is not None:
             answers.append(balls.near(graph, ball, measure, method, ranges_on_ball))
     answer = min(answers, key=upper_of)
     others = tuple(run for other in answers if other is not answer for run in other.runs)
     is_complete = not (measure.clock.has_cut or measure.clock.expired)
-    status = COMPLETE if is_complete else f"budget: {budget:g} s ended; the best proven by then"
+    status = COMPLETE if is_complete else f"budget: {budget:g} s ended{_in(measure)}; the best proven by then"
     if check:
         with keep_linear_maps(), stage(progress, "attack on the bound"):
-            pairs, reached = attack(read, answer, region, ranges_on_ball)
+            pairs, reached = attack(read, answer, region, ranges_on_ball, measure.clock)
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
+
+
+def _in(measure: Measure) -> str:
+    """Return in words what the clock of a measure cut, if it is known."""
+    cut = str(measure.cut)
+    return f" in {cut}" if cut else ""
 
 
 def by_channels_and_units(
@@ -156,7 +162,7 @@ def by_channels_and_units(
 
 
 def _with_units(graph: Graph) -> Graph:
-    written = written_out(prepare(graph))[-1]
+    written = written_out(graph)[-1]
     return with_slopes_on(written, unlimited_ranges(written))
 
 

@@ -72,7 +72,7 @@ def bounded(
     answer = _bounded(graph, measure, method, values)
     if isinstance(method, Searching) and abs(upper_of(answer) - 1) <= NEAR_1 and not measure.clock.expired:
         rtol = min(measure.rtol, max(measure.rtol / 10, CLOSE))
-        finer = Measure(rtol, measure.known, measure.clock)
+        finer = Measure(rtol, measure.known, measure.clock, cut=measure.cut)
         longer = replace(method, steps=4 * method.steps)
         second = _bounded(graph, finer, longer, values)
         if upper_of(second) < upper_of(answer):
@@ -99,7 +99,7 @@ def _bounded(
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
-    if has_constant and isinstance(method, Searching):
+    if has_constant and isinstance(method, Searching) and not measure.clock.expired:
         improved_runs = _improved_runs(runs(graph), measure, method, by_rules)
     has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired
     if improved_runs or has_cut_norms:
@@ -133,7 +133,8 @@ def _improved_runs(
     total_links = sum(len(run.links) for run, _ in useful)
     for run, product in useful:
         if measure.clock.expired:
-            break
+            measure.cut.searches[f"{_search_of(run)}, which was not begun"] = None
+            continue
         share = len(run.links) / total_links  # of the method's seconds
         bounds = _by_parts(run, measure, method, share, product)
         with suppress(NoBoundError):
@@ -189,7 +190,14 @@ def _by_parts(
     bounds: list[RunBound] = []
     parts = method.parts(run)
     starts = tuple(first for first, _ in parts)
-    for weights in method.search(run, parts, share, measure.clock):
+    has_cut_others = measure.clock.has_cut
+    measure.clock.has_cut = False
+    proposals = method.search(run, parts, share, measure.clock)
+    if measure.clock.has_cut:
+        in_parts = f", in {len(parts)} parts" if len(parts) > 1 else ""
+        measure.cut.searches[f"{_search_of(run)}{in_parts}"] = None
+    measure.clock.has_cut |= has_cut_others
+    for weights in proposals:
         if measure.clock.expired and (bounds or not measure.clock.affords(proof_products(run, parts), LATE)):
             break
         expected = expected_constant(run, weights)
@@ -207,6 +215,10 @@ def _by_parts(
             weighted = Weighted(tuple(link.end for link in run.links), starts, tuple(weights))
             bounds.append(RunBound(run.start, run.end, layers, product, claim, weighted))
     return bounds
+
+
+def _search_of(run: Run) -> str:
+    return f"the search for the layers from {run.start} to {run.end}"
 
 
 def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:

@@ -74,6 +74,7 @@ class Search:
         clock = self.measure.clock
         if not clock.affords(work / SHARE):
             clock.has_cut = True
+            self.measure.cut.searches["the inequality of the whole network, which was not begun"] = None
             raise NoBoundError("a search takes too long")
 
     def _next(self) -> Proposal | None:
@@ -89,7 +90,9 @@ class Search:
             raise NoBoundError("a search begins far above a proven constant")
         while self.best.constant > aim and (proposal := self._next()) is not None:
             self.best = proposal
-        self.measure.clock.has_cut |= self.clock.expired
+        if self.clock.expired:
+            self.measure.clock.has_cut = True
+            self.measure.cut.searches["the search for the whole network"] = None
         if not self.best.constant < limit:
             raise NoBoundError("a search ended above a proven constant")
         claim = _proven(self.inequality, self.best)

@@ -67,8 +67,8 @@ def network_bound(
         Center of the ball, with its batch axis; ``input_shape`` is then not needed.
     budget : float, default 60
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
-        bound proven so far is returned and ``status`` says so. A step that has begun is finished, and each layer that
-        was not measured takes a twentieth of a second. None means no limit.
+        bound proven so far is returned and ``status`` says so. A step that has begun is finished. Layers that were not
+        measured by then take a tenth of this time, or half a second. None means no limit.
     progress : callable, optional
         ``progress(done, total, text)``, called when each stage begins and ends ("export", "comparison with the model",
         "search and proof", "attack on the bound") and after each step of a search.

@@ -12,8 +12,14 @@ from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
-from specnorm.proof import Clock, arithmetic, backends, check_values, proven
-from specnorm_networks.certified.kernels import PlacedLayer, SizesOfLayer, norm_of_layer, norm_of_matrices
+from specnorm.proof import Clock, arithmetic, backends, check_values, counted, proven
+from specnorm_networks.certified.kernels import (
+    PlacedLayer,
+    SizesOfLayer,
+    norm_by_entries,
+    norm_of_layer,
+    norm_of_matrices,
+)
 from specnorm_networks.certified.subjects import digest_of_bits
 
 if TYPE_CHECKING:
@@ -34,8 +40,31 @@ CELLS = 2**34
 """Largest product of that number of cells and the cube of the kernel's smaller side."""
 LEAST = 0.05
 """Time limit in seconds of a layer's proof that begins when the clock has expired, or shortly before."""
+NAMED = 3
+"""Number of layers that are named of those whose norms were cut short."""
+LATE = 0.1
+"""Share of the time by which such proofs may be late together, if it is more than `LATEST`."""
+LATEST = 0.5
+"""Seconds by which they may be late together. Later layers are bounded by their entries."""
 LARGEST = 2**20
 """Largest number of entries on either side of a layer that is enclosed at its own size, however small the other is."""
+
+
+@dataclass
+class Cut:
+    """What a clock ended early, or left out."""
+
+    layers: dict[str, None] = field(default_factory=dict)
+    """Names of layers whose norms were cut short."""
+    searches: dict[str, None] = field(default_factory=dict)
+    """Searches, in words."""
+
+    def __str__(self) -> str:
+        parts = [*self.searches]
+        if self.layers:
+            names = ", ".join([*self.layers][:NAMED]) + (", ..." if len(self.layers) > NAMED else "")
+            parts.insert(0, f"the norms of {counted(len(self.layers), 'layer')} ({names})")
+        return "; ".join(parts)
 
 
 @dataclass
@@ -62,6 +91,8 @@ class Measure:
     """Norms of layers, by kernel, geometry, size and scale; of stacks of matrices, by the digest of their bits."""
     _cut_norms: dict[Any, Upper] = field(init=False, default_factory=dict)
     """Norms of layers that were cut short."""
+    cut: Cut = field(default_factory=Cut, repr=False)
+    """What the clock cut so far."""
 
     def __post_init__(self) -> None:
         Enclose(rtol=self.rtol)  # raises if rtol is no tolerance
@@ -101,8 +132,15 @@ class Measure:
         is_plain = scale is None and shrink is None
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))
+        if earlier_claim is None and self.clock.left < -max(LATEST, LATE * self.clock.seconds):
+            prove = norm_by_entries
         norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
-        (self._cut_norms if self.clock.expired else self._norms)[key] = norm
+        if self.clock.expired:
+            self._cut_norms[key] = norm
+            self.cut.layers[layer.name] = None
+        else:
+            self._norms[key] = norm
+            self.cut.layers.pop(layer.name, None)
         return norm
 
     def matrices(self, layer: Layer) -> Upper:

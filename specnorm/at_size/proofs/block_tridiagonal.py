@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.geometry.taps import Axis
 
 _SOLVED_AT_ONCE = 64
 """Rows of a triangular matrix up to which the library's `solve` is as fast as that of its halves."""
@@ -116,46 +117,45 @@ class BlockPlan:
 def plans(spec: ConvSpec) -> tuple[BlockPlan, ...]:
     """All ways to cut the Gram matrix of a layer of one group, sorted by their work."""
     large, small = spec.sides
-    tables = [axis.table for axis in spec.axes]
     plans = []
-    for axis in range(len(tables)):
-        plans += _plans_of_axis(spec, axis, tables[axis], large, small)
+    for number, axis in enumerate(spec.axes):
+        plans += _plans_of_axis(spec, number, axis, large, small)
     return tuple(sorted(plans, key=lambda plan: plan.work))
 
 
 def _plans_of_axis(
     spec: ConvSpec,
-    axis: int,
-    table: np.ndarray,
+    number: int,
+    axis: Axis,
     large: tuple[int, ...],
     small: tuple[int, ...],
 ) -> list[BlockPlan]:
     """Plans with lines along one axis: A*A and AA*, in blocks as small as possible, and as a single block."""
     output_channels, input_channels = spec.group_channels
-    tap_count = table.shape[0]
-    stride = spec.stride[axis]
-    large_of_other_axes = math.prod(large) // large[axis]
-    small_of_other_axes = math.prod(small) // small[axis]
+    tap_count = axis.taps
+    stride = spec.stride[number]
+    large_of_other_axes = math.prod(large) // large[number]
+    small_of_other_axes = math.prod(small) // small[number]
     output_entries = output_channels * small_of_other_axes
     input_entries = input_channels * large_of_other_axes
     tap_entries = tap_count * output_entries * input_entries
     # Two outputs that share a pixel read it by taps whose distance is a multiple of the stride, unless padding repeats
     # pixels. (With a dilation r, it is a multiple of s / gcd(s, r) only; then all distances are counted.)
-    if spec.padding_mode == "zeros" and spec.dilation[axis] == 1:
+    if spec.padding_mode == "zeros" and spec.dilation[number] == 1:
         distance_count = min(tap_count, 2 * ((tap_count - 1) // stride) + 1)
     else:
         distance_count = tap_count
     plans = []
     for rows_are_outputs in (False, True):
         if rows_are_outputs:
-            lines, entries = small[axis], output_entries
+            lines, entries = small[number], output_entries
             pairs = tap_count * distance_count
         else:
-            lines, entries = large[axis], input_entries
+            lines, entries = large[number], input_entries
             pairs = tap_count**2
-        for bandwidth in {_bandwidth(table, large[axis], rows_are_outputs), lines}:
+        for bandwidth in {_bandwidth(axis, rows_are_outputs), lines}:
             lines_of_block = max(1, min(bandwidth, lines))
-            plans.append(BlockPlan(axis, rows_are_outputs, lines, lines_of_block, entries, tap_entries, pairs))
+            plans.append(BlockPlan(number, rows_are_outputs, lines, lines_of_block, entries, tap_entries, pairs))
     return plans
 
 
@@ -246,15 +246,24 @@ def to_layer(vectors: Array, spec: ConvSpec, plan: BlockPlan, *, xp: Namespace) 
     return xp.reshape(xp.permute_dims(split, order), (b, r, -1))
 
 
-def _bandwidth(table: np.ndarray, n: int, rows_are_outputs: bool) -> int:
-    """Largest distance of two coupled lines, from the table of one axis with n pixels."""
-    lines, _ = _connected_lines(table, n, rows_are_outputs)
-    is_line = lines >= 0
-    # Fillers that cannot win the maximum, or the minimum, against a line.
-    above_all = max(lines.max(initial=0), 0)
-    highest = np.where(is_line, lines, -1).max(axis=1, initial=-1)
-    lowest = np.where(is_line, lines, above_all).min(axis=1, initial=n + table.shape[1])
-    return int(np.max(highest - lowest, initial=0))
+def _bandwidth(axis: Axis, rows_are_outputs: bool) -> int:
+    """Largest distance of two coupled lines along an axis: pixels of one output, or outputs that read one pixel."""
+    n, outputs = axis.pixels, axis.outputs
+    if not rows_are_outputs:
+        distances = [0]
+        for _, table in axis.parts_of_table():
+            is_pixel = table < n
+            distances.append(int((np.where(is_pixel, table, -1).max(0) - np.where(is_pixel, table, n).min(0)).max()))
+        return max(distances)
+    whole: Any = np.int32 if outputs < 2**31 else np.int64
+    first: Any = np.full(n + 1, outputs, dtype=whole)
+    last: Any = np.full(n + 1, -1, dtype=whole)
+    for start, table in axis.parts_of_table():
+        readers = (start + np.arange(table.shape[1])).astype(whole)
+        for pixels in table:
+            np.minimum.at(first, pixels, readers)
+            np.maximum.at(last, pixels, readers)
+    return max(0, int((last - first)[:n].max(initial=0)))
 
 
 def _connected_lines(table: np.ndarray, n: int, rows_are_outputs: bool) -> tuple[np.ndarray, np.ndarray]:

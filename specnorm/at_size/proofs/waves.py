@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.taps import Axis
+from specnorm.geometry.taps import Axis, in_parts
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import HypothesisError, Lower
 
@@ -36,6 +36,8 @@ class Waves:
         The geometry of that group, with ``input_shape``, zero padding, and neither stride nor dilation.
     factors : list of complex arrays, shape (f_j, n_j)
         For each axis j, f_j factors E_j at the n_j pixels. Any numbers are valid, so their own rounding does not count.
+    magnitudes : bool
+        Whether the magnitudes of the factors take their place.
 
     Attributes
     ----------
@@ -57,6 +59,7 @@ class Waves:
         spec: ConvSpec,
         factors: list[np.ndarray],
         *,
+        magnitudes: bool = False,
         ops: ArrayOps,
     ) -> None:
         if spec.groups > 1 or max((*spec.stride, *spec.dilation), default=1) > 1 or not spec.reads_zeros:
@@ -77,10 +80,9 @@ class Waves:
         axes = zip(factors, large, small, spec.kernel_shape, spec.padding, strict=True)
         for factor, pixels, outputs, taps, (before, _) in axes:
             axis = Axis(pixels, outputs, taps, stride=1, dilation=1, before=before)
-            with_zero = np.concatenate([factor, np.zeros((len(factor), 1))], axis=1)
-            read_factor = with_zero[:, axis.table].reshape(-1, outputs)
-            self._grams_of_factors.append(factor.conj() @ factor.T)
-            self._grams_of_reads.append(read_factor.conj() @ read_factor.T)
+            gram_of_factors, gram_of_reads = _grams(factor, axis, magnitudes)
+            self._grams_of_factors.append(gram_of_factors)
+            self._grams_of_reads.append(gram_of_reads)
             # Sums over pixels or outputs in an entry of the tables, and the products with the tables, whose rows have
             # f_j entries (factors) or f_j k_j (reads).
             table_roundings += pixels + outputs + len(factor) * (1 + taps)
@@ -92,8 +94,7 @@ class Waves:
 
     def magnitude(self) -> Waves:
         """The same sums with the magnitudes of kernel and factors: rounding errors are bounded by multiples of them."""
-        factors = [np.abs(factor) for factor in self.factors]
-        return Waves(self.xp.abs(self.kernel), self.spec, factors, ops=self.ops)
+        return Waves(self.xp.abs(self.kernel), self.spec, self.factors, magnitudes=True, ops=self.ops)
 
     def inner(self, a: Array) -> Array:
         """Inner products (b, b) of b sums of waves, given by their coefficients a (b, count, second)."""
@@ -167,6 +168,34 @@ class Waves:
 
     def _from_host(self, table: np.ndarray) -> Array:
         return self.ops.from_numpy(np.ascontiguousarray(table, dtype=np.float64), self.kernel)
+
+
+def _grams(factors: np.ndarray, axis: Axis, magnitudes: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Inner products of an axis's factors over its pixels, and of what each tap reads of each over its outputs.
+
+    Both are sums over parts of the axis: a long one does not fit the memory as often as there are taps. Tap t of output
+    m reads pixel m + t - before: the axis has neither stride nor dilation.
+    """
+    count, pixels = factors.shape
+    of_factors = np.zeros((count, count), dtype=np.complex128)
+    of_reads = np.zeros((count * axis.taps, count * axis.taps), dtype=np.complex128)
+
+    def wide(part: np.ndarray) -> np.ndarray:
+        part = part.astype(np.complex128)
+        return np.abs(part) if magnitudes else part
+
+    for first, end in in_parts(pixels):
+        part = wide(factors[:, first:end])
+        of_factors += part.conj() @ part.T
+    for first, last in in_parts(axis.outputs):
+        outputs = last - first
+        begin, end = first - axis.before, last - axis.before + axis.taps - 1
+        pixels_read = slice(max(begin, 0), max(min(end, pixels), 0))
+        with_zeros = np.zeros((count, end - begin), dtype=np.complex128)
+        with_zeros[:, pixels_read.start - begin : pixels_read.stop - begin] = wide(factors[:, pixels_read])
+        read = np.lib.stride_tricks.sliding_window_view(with_zeros, outputs, axis=1).reshape(count * axis.taps, outputs)
+        of_reads += read.conj() @ read.T
+    return of_factors, of_reads
 
 
 def norm_by_waves(waves: Waves, a: Array, *, ops: ArrayOps) -> Lower:

@@ -73,7 +73,7 @@ def follower(kernel: np.ndarray, **geometry: Any) -> Any:
         followed: Any = program.follow(kernel[None], state, sweeps=sweeps, backend=backend)
         state = followed.state
         return float(followed.value[0]), bool(state) and not np.array_equal(
-            np.asarray(before[-2]), np.asarray(state[-2])
+            np.asarray(before[-1]), np.asarray(state[-1])
         )
 
     return follow

@@ -111,17 +111,3 @@ def test_what_lanczos_found_is_not_trusted(noise: float, monkeypatch: pytest.Mon
 
 
 # -- the plain reshape -----------------------------------------------------------------------------------------------
-@pytest.mark.widths
-def test_is_the_norm_of_the_reshape(xp: Lib) -> None:
-    """As in ``torch.nn.utils.spectral_norm``, but rounded down."""
-
-    def check(layer: Layer) -> None:
-        kernel = layer.kernel.astype(np.float64)
-        scale = float(np.max(np.abs(kernel))) or 1.0
-        plain = scale * float(np.linalg.norm((kernel / scale).reshape(kernel.shape[0], -1), 2))
-        value = xp.number(specnorm.reshaped_norm(xp.asarray(layer.kernel)))
-        rounding = rounded(sigma_star(layer.kernel, max_cells=500), layer.recipe, xp)
-        assert value <= plain * (1 + 1e-14)
-        assert value >= plain * (1 - 8 * layer.recipe.eps) - (rounding.hi - rounding.lo)
-
-    for_all(xp, layers_for(xp), check)

@@ -20,6 +20,7 @@ from specnorm_networks.certified.kernels import (
     PlacedLayer,
     checked_norm,
     checked_norm_of_stack,
+    norm_by_entries,
     norm_of_layer,
     norm_of_matrices,
 )
@@ -286,6 +287,8 @@ def layers() -> Iterator[tuple[Upper | None, float]]:
     yield norm_of_layer(PlacedLayer(LAYER, LAYER.geometry), (5,), np.ones(2), None, lambda *_: claims), 1.0
     stack = np.stack([np.eye(3), np.diag([2.0, 1.0, 0.5])])
     yield norm_of_matrices(stack, Clock()), 2.0
+    (by_entries,) = norm_by_entries(np.ones((2, 1, 3)), ConvSpec.of((2, 1, 3)))
+    yield by_entries, 3 * float(np.sqrt(2))
 
 
 def branches() -> Iterator[tuple[Upper | None, float]]:
@@ -376,5 +379,6 @@ NETWORK_CHECKS = {
     "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
     "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
+    "norm_by_entries": layers,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

@@ -13,18 +13,16 @@ from helpers.libraries import OPS
 from helpers.oracle import sigma_star
 from numpy.typing import NDArray
 
-import specnorm
 from specnorm.grid import search as pruned
 from specnorm.grid.proof import LargestBound, gram_iteration_of_parts_up, largest_of_all, symbol_norms_up
 from specnorm.grid.search import leave_out
-from specnorm.methods import Gram, Grid
 from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.proofs.norms import GramIterates
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover
-from specnorm.symbols.proofs.polynomial import _CACHED_ENTRIES, GramPolynomial, Polynomial
+from specnorm.symbols.proofs.polynomial import GramPolynomial, Polynomial
 
 
 def blocks_of(seed: int, *shape: int) -> Any:
@@ -103,45 +101,6 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
             with pytest.raises(HypothesisError, match="open"):
                 cover.proven()
     assert fathomed > 50
-
-
-@pytest.mark.parametrize("rank", [4, 2])
-@pytest.mark.parametrize("used", [{(0, 0), (4, 0), (2, 2), (0, 4), (4, 4)}, {(1, 3)}, set(np.ndindex(5, 5)), set()])
-def test_taps_that_are_0_are_passed_over(used: set[tuple[int, int]], rank: int) -> None:
-    """No lag that no two others have; and the polynomial is G* G all the same."""
-    blocks = blocks_of(3, 5, 4, 5, 5)
-    off = [place for place in np.ndindex(5, 5) if place not in used]
-    for place in off:
-        blocks[(..., *place)] = 0
-    basis: Any = np.linalg.qr(np.random.RandomState(0).standard_normal((1, 4, 4)))[0]
-    unrotated = Polynomial(blocks, xp=OPS.xp)
-    found = (unrotated.rotated(basis, rank, ops=OPS) if rank < 4 else unrotated).gram(ops=OPS)
-    lags = {(a - c, b - d) for a, b in used for c, d in used} | {(0, 0)}
-    assert {tuple(x) for x in found.lags.tolist()} | {tuple(-x) for x in found.lags} == lags
-    assert len(found.lags) == len(lags) // 2 + 1
-    points = Frequencies.half_grid((7, 7))
-    turn = np.eye(4) if rank == 4 else basis[0]
-    taps = np.stack(np.meshgrid(np.arange(5), np.arange(5), indexing="ij"), axis=-1)
-    formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
-    for theta, columns in zip(points.angles, formed, strict=True):
-        symbol = (blocks[0] * np.exp(1j * (taps @ theta))).sum(axis=(2, 3)) @ turn
-        assert np.linalg.norm(columns - (symbol.conj().T @ symbol)[:, :rank], 2) <= found.error + 1e-13
-
-
-def test_large_matrices_are_formed_in_parts() -> None:
-    """Several parts, the last of them shorter: G* G in float64 and in float32, to within the bound of the rounding."""
-    blocks, points = blocks_of(5, 51, 51, 3, 2), Frequencies.half_grid((5, 4))
-    none = np.zeros(len(points), dtype=int)
-    whole = Polynomial(blocks, xp=OPS.xp).gram(ops=OPS)
-    assert whole.size**2 > _CACHED_ENTRIES
-    assert whole.size**2 % _CACHED_ENTRIES
-    taps = np.stack(np.meshgrid(np.arange(3), np.arange(2), indexing="ij"), axis=-1)
-    for polynomial in (whole, whole.float32_copy()):
-        formed: Any = polynomial.columns_at(points, none)
-        assert formed.dtype == (np.complex64 if polynomial.is_float32 else np.complex128)
-        for theta, columns in zip(points.angles, formed, strict=True):
-            symbol = (blocks[0] * np.exp(1j * (taps @ theta))).sum(axis=(2, 3))
-            assert np.linalg.norm(columns - symbol.conj().T @ symbol, 2) <= polynomial.error
 
 
 def test_a_rotation_in_float32_is_paid_for() -> None:
@@ -288,22 +247,3 @@ def test_products_that_lose_every_small_term_are_allowed_for() -> None:
     iterates = GramIterates(column, xp=OPS.xp)  # type: ignore[arg-type]
     iterates.square()
     assert truth <= float(iterates.norms_up()[0]) <= 1.02 * truth
-
-
-@pytest.mark.parametrize("shape", [(12, 16, 3, 3), (16, 12, 3), (3, 8, 8, 2, 2)])
-def test_values_and_gradients_are_those_of_a_visit_to_all(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
-) -> None:
-    """Groups too: (groups, out, in, taps)."""
-    groups = shape[0] if len(shape) == 5 else 1
-    kernel = decaying(5, shape[0] * shape[1], *shape[2:]) if groups > 1 else decaying(5, *shape)
-    size = 600 if kernel.ndim == 3 else 40
-    methods: list[tuple[Any, Any]] = [(Gram(n_iter=t), size) for t in (1, 5, 12)] + [(Grid(n=size), None)]
-    for method, n in methods:
-        found = []
-        for worth in (1, 10**12):
-            monkeypatch.setattr(pruned, "_ENTRIES_A_LAG", worth)
-            found.append(specnorm.value_and_grad(kernel, method, input_shape=n, groups=groups))
-        (value, gradient), (whole, expected) = found
-        np.testing.assert_allclose(value, whole, rtol=1e-12)
-        np.testing.assert_allclose(gradient, expected, atol=1e-6 * np.abs(expected).max())

@@ -121,19 +121,3 @@ def wrong(act: str, value: float) -> list[str]:
 def test_checkers_can_fail(act: str, value: float, count: int) -> None:
     """By one unit in the last place."""
     assert len(wrong(act, value)) == count
-
-
-def test_verdicts_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A library that always says True, or always False, is found out."""
-    claims = Claims(Case(0, "binomial", np.array([[[1.0, 2.0, 1.0]]]), lambda _: arb(4)))
-
-    class Says:
-        def __init__(self, proven: bool) -> None:
-            self.stats = {"proven": proven, "refuted": not proven}
-
-    monkeypatch.setattr("helpers.plans.run", lambda *_, **__: Says(True))
-    claims.verdicts((-1e-15, 0.0, 1e-15))
-    assert len(claims.tally.violations) == 1
-    monkeypatch.setattr("helpers.plans.run", lambda *_, **__: Says(False))
-    claims.verdicts((-1e-15, 0.0, 1e-15))
-    assert len(claims.tally.violations) == 3

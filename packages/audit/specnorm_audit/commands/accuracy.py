@@ -17,8 +17,8 @@ _SAMPLE_FORMATS = ("table", "json", "csv")
 
 
 @click.command("accuracy", epilog=EXIT_CODES)
-@click.argument("model", metavar="MODEL.onnx")
-@click.argument("data", metavar="DATA.npz")
+@click.argument("model", metavar="MODEL.onnx", shell_complete=options.completed(files=True))
+@click.argument("data", metavar="DATA.npz", shell_complete=options.completed(files=True))
 @click.option(
     "--radius", "radii", type=options.radius, multiple=True, required=True, metavar="R",
     help="Radius of the ball around each sample, in the 2-norm; repeatable.",

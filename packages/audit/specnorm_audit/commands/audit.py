@@ -32,17 +32,21 @@ from specnorm_audit.streams import complain, progress
 LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 """Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
 
+_BACKENDS = ("numpy", "torch", "jax", "cupy")
+"""Libraries that a shell completes; others may be installed."""
+
 
 @click.command("audit", epilog=EXIT_CODES)
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=options.completed(files=True))
 @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
 @click.option(
     "--input-shape", multiple=True, type=options.size, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
+    shell_complete=options.completed("file"),
     help="Spatial input sizes, such as 32 or 32x48, or those of the file; or the complete shape of a network's "
     "input by its name, such as audio=1x16000; repeatable.",
 )  # fmt: skip
 @click.option(
-    "--geometry", type=options.geometry, metavar="JSON|FILE",
+    "--geometry", type=options.geometry, metavar="JSON|FILE", shell_complete=options.completed(files=True),
     help="Geometry of layers, as JSON or a JSON file: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
 )  # fmt: skip
 @click.option(
@@ -55,6 +59,7 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 )  # fmt: skip
 @click.option(
     "--attention", type=options.attention, metavar="auto|JSON|FILE",
+    shell_complete=options.completed("auto", files=True),
     help="Also bound the largest logits of attention heads, by the config.json beside MODEL (auto), or by facts in "
     "JSON, which count before it.",
 )  # fmt: skip
@@ -65,8 +70,9 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 )  # fmt: skip
 @RANGE
 @click.option(
-    "--methods", type=options.methods, metavar="NAME,...", help=f"Columns for other methods: {', '.join(COLUMNS)}."
-)
+    "--methods", type=options.methods, metavar="NAME,...", help=f"Columns for other methods: {', '.join(COLUMNS)}.",
+    shell_complete=options.completed(*COLUMNS, several=True),
+)  # fmt: skip
 @click.option(
     "--smallest", is_flag=True,
     help="Also a lower bound on the smallest singular value, and an upper bound on the condition number; if borders "
@@ -84,10 +90,13 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
     help="Time limit for each row, and for the network's bound; if it ends a search, the row says how wide its "
     "interval is. inf: no limit.",
 )  # fmt: skip
-@click.option("--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.")
+@click.option(
+    "--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.",
+    shell_complete=options.completed(*_BACKENDS),
+)  # fmt: skip
 @click.option("--device", metavar="NAME", help="Device of that library.")
 @click.option(
-    "--jobs", type=options.jobs, default="auto", metavar="N|auto",
+    "--jobs", type=options.jobs, default="auto", metavar="N|auto", shell_complete=options.completed("auto"),
     help="Number of processes, with one thread each; auto: one per processor.",
 )  # fmt: skip
 @reporting(FORMATS, "every layer's interval")

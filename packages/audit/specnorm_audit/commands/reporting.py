@@ -34,14 +34,15 @@ def reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., i
             help="Format of the report. Default: by the suffix of --output, or a table.",
         ),
         click.option(
-            "-o", "--output", type=options.output_file, metavar="FILE",
+            "-o", "--output", type=options.output_file, metavar="FILE", shell_complete=options.completed(files=True),
             help="Write to this file, whose suffix selects the format; - is standard output.",
         ),
         click.option(
             "-q", "--quiet", is_flag=True, help="Print the verdict alone; do not show progress and passed gates."
         ),
         click.option(
-            "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {picture}; needs the extra 'plot'."
+            "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {picture}; needs the extra 'plot'.",
+            shell_complete=options.completed(files=True),
         ),
     )  # fmt: skip
 

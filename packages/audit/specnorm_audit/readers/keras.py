@@ -591,8 +591,7 @@ def _in_vars(groups: Sequence[str], names: Mapping[Place, str], config: Node | N
 def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     """Return a kernel with the geometry that its owner states."""
     if owner.kind in ("Dense", "Embedding"):
-        layout = "IO" if owner.kind == "Dense" else "OI"
-        return replace(tensor, kind="linear", geometry={"layout": layout})
+        return replace(tensor, kind="linear", geometry={"layout": "IO" if owner.kind == "Dense" else "OI"})
     shape = tensor.shape
     load = tensor.load
     if not 3 <= len(shape) <= 5:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import io
 import json
 import struct
@@ -206,9 +205,3 @@ def _twice_wide(content: bytes) -> bytes:
 def shell(marker: Path) -> bytes:
     """A pickled call of os.system that leaves a file behind if it runs."""
     return name("os", "system") + b"(" + text(f"touch '{marker}'") + b"tR"
-
-
-class Phase(enum.Enum):
-    """What a training script may save beside its weights."""
-
-    TRAIN = "train"

@@ -21,6 +21,7 @@ pytest.importorskip("jinja2")
 pytest.importorskip("safetensors")
 
 import click
+from click.shell_completion import BashComplete
 from specnorm_audit import cli
 from specnorm_audit.commands import audit as audit_command
 from specnorm_audit.renderers import render
@@ -232,3 +233,25 @@ def test_programs_that_review_code_get_gates_and_bad_layers(
     assert "nan.weight" in lines[1]
     report = Report("1", "a:b\n,c", (), (), error="x\n::error::y")
     assert render([report], "github").count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "incomplete", "expected"),
+    [
+        ("audit --layout", "HW", {"HWIO"}),
+        ("audit --format", "s", {"sarif"}),
+        ("audit --methods", "tn,f", {"tn,f4", "tn,fft"}),
+        ("audit --backend", "to", {"torch"}),
+        ("audit --jobs", "", {"auto"}),
+        ("audit --fail-above", "", set()),
+    ],
+)
+def test_shells_complete_values(words: str, incomplete: str, expected: set[str]) -> None:
+    completion = BashComplete(cli.application, {}, "specnorm", "_SPECNORM_COMPLETE")
+    assert {item.value for item in completion.get_completions(words.split(), incomplete)} == expected
+
+
+@pytest.mark.parametrize("words", ["audit", "audit --output", "audit --geometry", "accuracy a.onnx", "verify a.npz"])
+def test_shells_complete_files(words: str) -> None:
+    completion = BashComplete(cli.application, {}, "specnorm", "_SPECNORM_COMPLETE")
+    assert [item.type for item in completion.get_completions(words.split(), "m")] == ["file"]

@@ -186,3 +186,15 @@ def cluster() -> Iterator[Any]:
 def test_rows_by_dask_are_those_of_an_audit_here(cluster: Any) -> None:
     arrays: dict[str, Any] = {**_kernels(5), "nan.weight": np.full((2, 2), np.nan)}
     assert audit(arrays, executor=cluster.get_executor()).to_dict() == audit(arrays).to_dict()
+
+
+@pytest.mark.nightly
+def test_a_worker_of_dask_that_dies_is_an_error_row(cluster: Any) -> None:
+    """Here no other worker tries the layer again; layers that waited for the same worker may share its fate."""
+    plain = _kernels(3)
+    arrays: dict[str, Any] = {**plain, "1.weight": deadly(plain["1.weight"])}
+    rows = {row.name: row for row in audit(arrays, executor=cluster.get_executor()).layers}
+    assert len(rows) == 3
+    assert rows["1.weight"].status == "error"
+    assert "KilledWorker" in str(rows["1.weight"].reason)
+    assert all(row.status == "ok" or "KilledWorker" in str(row.reason) for row in rows.values())

@@ -420,7 +420,7 @@ def layer_of(shape: tuple[int, ...] = (2, 1, 3), **other: Any) -> Any:
 GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a thread without subnormal numbers": (thread_without_subnormal_numbers, "subnormal numbers are taken"),
     "two inputs of which one is a constant": (lambda: graphs.set_input_shape(
-        proto(input=[proto(name="a"), proto(name="b")]), {"a": H}, []), "a constant of the model"),
+        proto(input=[proto(name="a"), proto(name="b")]), {"a": FACTOR}, []), "a constant of the model"),
     "a matrix of units as large as the limit": (
         lambda: with_limit(inequality, "MOST_NUMBERS", 64, units), "too large a matrix"),
     "a start of units with a huge multiplier": (lambda: units(q_0=(2.0**300,)).is_nonnegative(), "very different"),

@@ -169,6 +169,30 @@ def test_a_certificate_above_the_product_is_refused() -> None:
         found.certificate()
 
 
+@pytest.mark.parametrize(
+    ("operators", "shape", "words"),
+    [
+        ([("MaxPool", ["u"], ["y"], {"kernel_shape": [2], "strides": [1]})], (1, 4, 6), "maxima and sorting"),
+        ([("Selu", ["u"], ["y"], {})], (1, 4, 6), "other functions"),
+        ([("DepthToSpace", ["u"], ["y"], {"blocksize": 2})], (1, 4, 2, 2), "other linear maps"),
+    ],
+)
+def test_the_rule_that_the_checker_lacks_is_named(operators: list[Any], shape: tuple[int, ...], words: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    from helpers.onnx_models import model
+
+    kernel = np.cos(np.arange(144.0) ** 2)[: 16 * 3 ** (len(shape) - 2)].reshape(4, 4, *[3] * (len(shape) - 2))
+    pads = [1] * (2 * len(shape) - 4)
+    nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["c"], pads=pads), onnx.helper.make_node("Relu", ["c"], ["u"])]
+    nodes += [onnx.helper.make_node(name, inputs, outputs, **how) for name, inputs, outputs, how in operators]
+    found: Any = network_bound(model(nodes, shape, {"w": kernel}))
+    try:
+        said = found.certificate().note
+    except CertificateError as error:
+        said = str(error)
+    assert f"has no rule for {words}" in said or f", or {words}" in said
+
+
 def test_a_bound_without_a_certificate_says_why() -> None:
     model = DOCS / "reference-networks" / "dense-relu.onnx"
     near = network_bound(model, radius=0.001, centre=np.ones((1, 4)))

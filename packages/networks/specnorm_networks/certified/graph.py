@@ -186,6 +186,8 @@ class Graph:
     note: str = ""
     _origin: Graph | None = field(default=None, init=False, repr=False)
     _regions: frozenset[Region] = field(default=frozenset(), init=False, repr=False)
+    is_prepared: bool = field(default=False, init=False, repr=False)
+    """Whether patterns are recognized and unused nodes left out (`patterns.prepare`)."""
 
     def __post_init__(self) -> None:
         earlier_names: set[str] = set()

@@ -253,11 +253,24 @@ def scaling_error(kernel: Numbers, spec: ConvSpec) -> float:
 
     Each entry has a relative error of at most `ROUNDINGS` roundings (of the scale, of the weights and of the products),
     so that the Frobenius norm of the errors is at most that share of the kernel's. An entry that underflows changes by
-    less than the smallest normal number, 2^-1022 < 2^-1000. A layer's norm is at most the Frobenius norm of its kernel,
-    times the root of the number of taps (an unfolding bound), times the factor of the padding.
+    less than the smallest normal number, 2^-1022 < 2^-1000.
     """
     frobenius = float(host.norm_up(kernel.reshape(-1)))
     rounding = host.mul_up(frobenius, ROUNDINGS * 2.0**-53)
     underflow = kernel.size * 2.0**-1000
-    norm_per_frobenius = host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
-    return host.mul_up(norm_per_frobenius, host.add_up(rounding, underflow))
+    return host.mul_up(_norm_per_frobenius(spec), host.add_up(rounding, underflow))
+
+
+def _norm_per_frobenius(spec: ConvSpec) -> float:
+    """Return the largest quotient of a layer's norm and its kernel's Frobenius norm.
+
+    It is the root of the number of taps (an unfolding bound), times the factor of the padding.
+    """
+    return host.root_up(math.prod(spec.kernel_shape) * spec.padding_gain_sq)
+
+
+def norm_by_entries(kernel: AnyArray, spec: ConvSpec) -> tuple[Upper]:
+    """Bound the norm of a layer at once, by the sum of the squares of its kernel's entries."""
+    numbers: Numbers = np.asarray(backends.backend_for(kernel).to_numpy(kernel), dtype=np.float64)
+    norm = host.mul_up(float(host.norm_up(numbers.reshape(-1))), _norm_per_frobenius(spec))
+    return (make_upper(norm, spec, "root of the sum of squares", digest=digest_of(numbers)),)

@@ -258,12 +258,13 @@ class Run:
 
         No link after such a value reads an earlier one.
         """
-        earliest_sources = [min(link.sources, default=before) for before, link in enumerate(self.links)]
-        cut_points = []
-        for number in range(len(self.links) + 1):
-            if all(source >= number for source in earliest_sources[number:]):
+        cut_points = [len(self.links)]
+        earliest_source = len(self.links)  # of the links after a value
+        for number in reversed(range(len(self.links))):
+            earliest_source = min((earliest_source, *self.links[number].sources))
+            if earliest_source >= number:
                 cut_points.append(number)
-        return tuple(cut_points)
+        return tuple(reversed(cut_points))
 
     def part(self, first: int, last: int) -> Run:
         """Return links ``first:last`` as a separate run, whose values are numbered from 0; both ends are cut points."""

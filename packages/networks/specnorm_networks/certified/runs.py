@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -69,10 +70,16 @@ def _longest_run(
     ``computed``: values of earlier runs, but for their first ones.
     """
     reached = {start}
-    for number in range(start + 1, len(values)):
-        link = values[number].link
-        if link is not None and link.terms and number not in computed and reached.issuperset(link.sources):
-            reached.add(number)
+    waiting = sorted(readers[start])  # a heap: each value after those that it reads
+    while waiting:
+        number = heappop(waiting)
+        link = _link(values[number])
+        if number in reached or number in computed or not link.terms or not reached.issuperset(link.sources):
+            continue
+        reached.add(number)
+        # What reads an escaping value does not belong to the run, so that nothing is gone through for each start.
+        for reader in () if number in escaping else readers[number]:
+            heappush(waiting, reader)
     for end in sorted(reached - {start}, reverse=True):
         with suppress(NoBoundError):
             return sorted(_needed_for(end, start, values, readers, escaping))

@@ -318,7 +318,7 @@ def inequality_of(graph: Graph) -> Inequality:
             if name != end:  # values that nothing reads any more are dropped, to save memory
                 reader.sums.pop(name, None)
     output = reader.sums[end]
-    reader.append_rows(output, np.arange(output.matrix[0].size))
+    reader.append_rows(output, np.arange(math.prod(output.matrix.shape[1:])))
     if any(not (row.matrix.any() or row.error.any()) for row in reader.rows):
         raise NoBoundError("a value that does not depend on the input: other rules prove the constant 0")
     whole, errors = reader.gathered(of_errors=False), reader.gathered(of_errors=True)

@@ -10,11 +10,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 
 from specnorm.errors import InternalError
-from specnorm.proof import Interval, visible
+from specnorm.proof import Clock, Interval, visible
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray, LinearMap, Operator
@@ -40,6 +41,7 @@ def attack(
     answer: NetworkBound,
     region: Area | None = None,
     ranges: Mapping[str, Interval] | None = None,
+    clock: Clock | None = None,
 ) -> tuple[int, float]:
     """Try to contradict a bound.
 
@@ -53,6 +55,8 @@ def attack(
         Region of the inputs in which the bound holds.
     ranges : mapping of str to Interval, optional
         Proven ranges of values in the region.
+    clock : Clock, optional
+        Once it has expired, one pair is tried.
 
     Returns
     -------
@@ -69,7 +73,9 @@ def attack(
     constants = {name: claim.value for name, claim in answer.constants.items()}
     pairs = Pairs(graph, constants, answer.upper, region, ranges)
     for inputs in itertools.islice(probes(graph, graph.input_shapes, region), PROBES):
-        pairs.ascend(inputs, STEPS, DISTANCES)
+        is_late = clock is not None and clock.expired
+        if not (is_late and pairs.count):
+            pairs.ascend(inputs, 1 if is_late else STEPS, DISTANCES)
     return pairs.count, pairs.reached
 
 
@@ -101,13 +107,21 @@ class Pairs:
         self.upper = upper
         self.ranges = ranges or {}
         self.regions: list[Area] = [box_of(graph)] if region is None else [region, box_of(graph)]
-        self.plain_graph = written_out(without_sorting(graph))[-1]  # maxima and sorting by linear maps and ReLU
-        self.linear = self.plain_graph.linear_maps()
         self.rng = np.random.default_rng(1)
         self.count = 0
         self.reached = 0.0
         self.best: tuple[Inputs, Inputs] | None = None
         """The pair that reaches the largest ratio."""
+
+    @cached_property
+    def plain_graph(self) -> Graph:
+        """The network with maxima and sorting by linear maps and ReLU."""
+        return written_out(without_sorting(self.graph))[-1]
+
+    @cached_property
+    def linear(self) -> dict[str, LinearMap]:
+        """Its linear operators, by the names of their values."""
+        return self.plain_graph.linear_maps()
 
     def ascend(self, start: Inputs, steps: int, distances: Sequence[float]) -> None:
         """Raise the ratio of a pair step by step: turn the pair, then move both of its inputs uphill.
@@ -121,7 +135,7 @@ class Pairs:
             share = distances[step % len(distances)] * size
             other = self._nearest(moved(x, direction, share))
             outputs = self._pair(x, other)
-            if not outputs:
+            if not outputs or step + 1 == steps:
                 return
             output_length = length(outputs)
             if not 0 < output_length < math.inf:

@@ -61,15 +61,19 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
 
 def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     """Return the outputs of a node by the evaluator itself."""
-    values = {name: array for name, array in zip(node.input, inputs, strict=True) if name}
-    is_small = node.ByteSize() < _SMALL
-    evaluator = _kept_evaluator(node.SerializeToString(), opset) if is_small else _evaluator(node, opset)
+    numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(node.input)) if name}
+    values = {numbers[name]: array for name, array in zip(node.input, inputs, strict=True) if name}
+    call = NodeProto(op_type=node.op_type, domain=node.domain, attribute=node.attribute)
+    call.input.extend(numbers.get(name, "") for name in node.input)
+    call.output.extend(name and f"value {number}" for number, name in enumerate(node.output))
+    is_small = call.ByteSize() < _SMALL
+    evaluator = _kept_evaluator(call.SerializeToString(), opset) if is_small else _evaluator(call, opset)
     return list(evaluator.run(None, values))
 
 
 @lru_cache(maxsize=256)
 def _kept_evaluator(serialized: bytes, opset: int) -> Any:
-    """Return onnx's evaluator of a serialized node; it is kept, since a node is computed for many samples."""
+    """Return onnx's evaluator of a serialized node; it is kept, since nodes that differ in names alone are one."""
     return _evaluator(NodeProto.FromString(serialized), opset)
 
 

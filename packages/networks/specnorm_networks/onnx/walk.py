@@ -181,7 +181,8 @@ class Walk:
         return Graph(tuple(self.nodes), computed_outputs, model)
 
     def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
-        walk = Walk(self.model, self.reader.again(), {**self.shapes, **inputs})
+        is_own = all(name in self.values and self.values[name].shape == shape for name, shape in inputs.items())
+        walk = self if is_own else Walk(self.model, self.reader.again(), {**self.shapes, **inputs})
         return {name: value.shape for name, value in walk.values.items()}
 
     def _scope(self, graph: Any) -> dict[str, Value]:

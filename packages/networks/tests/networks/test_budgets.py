@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -148,11 +149,19 @@ def test_a_clock_cuts_and_says_so() -> None:
     assert whole.status == product.status == "complete"
     assert "status" not in whole.to_dict()
     assert cut.status.startswith("budget: 0.001 s")
+    assert re.fullmatch(r"budget: 0.001 s ended in .*(norms|search|inequality).*; the best proven by then", cut.status)
     assert cut.status in str(cut)
     assert cut.to_dict()["status"] == cut.status
     assert present(whole.upper) < present(cut.upper) <= 1.01 * present(product.upper)
     with pytest.raises(MethodError, match="budget=0"):
         bound(graph, budget=0)
+
+
+@pytest.mark.parametrize(("part", "words"), [(0.02, "the norms of 4 layers"), (0.6, "the search for")])
+def test_what_the_clock_cut_is_named(part: float, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, ticks = clocked(monkeypatch, 1e6)
+    _, status, _ = clocked(monkeypatch, part * ticks)
+    assert words in status
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
+import sys
 import tracemalloc
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
@@ -47,3 +52,65 @@ def test_many_nodes_are_compared_on_few_inputs() -> None:
         graph = graph_of(model([node("Relu", one, out=two) for one, two in itertools.pairwise(names)], (1, 4)))
         counts.append(len(list(probes(graph, {"x": (1, 4)}))))
     assert counts == [16, 9]
+
+
+# -- growth ------------------------------------------------------------------------------------------------------------
+def _nodes(kind: str, number: int) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Operators of one step of a chain, each with the names of what it reads besides the value before it."""
+    match kind:
+        case "functions":
+            yield "Relu", ()
+        case "layers":
+            yield from (("MatMul", (f"w{number}",)), ("Tanh", ()))
+        case "branches":
+            yield from (("MatMul", (f"w{number}",)), ("Relu", ()), ("Add", (f"v{number}",)))
+        case "shapes":
+            yield "Reshape", ("s0" if number % 2 else "s1",)
+
+
+def _chain(kind: str, steps: int) -> Any:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {"s0": np.array([1, 4]), "s1": np.array([4, 1])} if kind == "shapes" else {}
+    nodes = []
+    last = "x"
+    for number in range(steps):
+        before = last
+        for place, (operator, others) in enumerate(_nodes(kind, number)):
+            reads = [before if name.startswith("v") else name for name in others]
+            arrays |= {name: rng.standard_normal((4, 4)).astype("f4") for name in reads if name.startswith("w")}
+            last, source = f"h{number}.{place}", last
+            nodes.append(node(operator, source, *reads, out=last))
+    nodes[-1].output[0] = "y"
+    return model(nodes, (1, 4), arrays)
+
+
+def _lines(work: Callable[[], object]) -> collections.Counter[CodeType]:
+    """Lines of the packages that a call executes, by function."""
+    counts: collections.Counter[CodeType] = collections.Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> Any:
+        counts[frame.f_code] += event == "line"
+        return count if "specnorm" in frame.f_code.co_filename else None
+
+    earlier = sys.gettrace()
+    sys.settrace(count)
+    try:
+        work()
+    finally:
+        sys.settrace(earlier)
+    return counts
+
+
+def _bound_of_chain(kind: str, steps: int) -> None:
+    bound(graph_of(_chain(kind, steps)), budget=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["functions", "layers", "branches", "shapes"])
+def test_what_no_clock_ends_takes_time_linear_in_the_nodes(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """20,000 nodes in a row took 21 s for a budget of 3: sums over all nodes stood in loops over all nodes."""
+    for limit in ("units.MOST_UNITS", "patterns.splines.MOST_NODES", "patterns.curves.finding.MOST_BASES"):
+        monkeypatch.setattr(f"specnorm_networks.certified.{limit}", 4)
+    few, many = (_lines(partial(_bound_of_chain, kind, steps)) for steps in (16, 32))
+    assert sum(many.values()) > 32 * 1000
+    grown = {code.co_qualname: (few[code], lines) for code, lines in many.items() if lines > 3 * few[code] + 32}
+    assert not grown

@@ -290,11 +290,14 @@ def test_a_run_is_traced_once_and_resumes_to_the_bit() -> None:
         gradient, (after, weights) = jax.grad(loss, has_aux=True)(params)
         return jax.tree_util.tree_map(lambda x, d: x - 2e-2 * d, params, gradient), after, weights
 
+    def along_of(j: int) -> np.ndarray:
+        return normal(3, 6, 6, seed=j // 6) * (1e-3 if j > 6 else 1.0)
+
     params = {"Conv_0": {"kernel": normal(3, 6, 6)}}
     state = training.init_spectral_norm(params)
     passes, saved = [], None
     for j in range(12):
-        params, state, weights = step(params, state, normal(3, 6, 6, seed=j // 6))
+        params, state, weights = step(params, state, along_of(j))
         passes.append((state["Conv_0/kernel"]["vectors"] + 0, weights))
         if j == 5:
             saved = jax.tree_util.tree_map(np.array, (params, state))
@@ -302,7 +305,7 @@ def test_a_run_is_traced_once_and_resumes_to_the_bit() -> None:
     assert {*are_equal} == {True, False}
     params, state = jax.tree_util.tree_map(jnp.asarray, saved)
     for j in range(6, 12):
-        params, state, weights = step(params, state, normal(3, 6, 6, seed=j // 6))
+        params, state, weights = step(params, state, along_of(j))
     np.testing.assert_array_equal(weights["Conv_0"]["kernel"], passes[-1][1]["Conv_0"]["kernel"])
     np.testing.assert_array_equal(state["Conv_0/kernel"]["vectors"], passes[-1][0])
     assert len(traces) == 1
@@ -432,25 +435,6 @@ def test_the_penalty_is_a_sum_over_norms(method: Any) -> None:
         assert value.dtype == jnp.float32
     with pytest.raises(MethodError, match="hinge"):
         training.SpectralPenalty(form="squares")
-
-
-@pytest.mark.nightly
-def test_the_state_is_carried_by_scan() -> None:
-    """In a compiled loop the vectors follow kernels that drift: never above the norm, and not far below."""
-    penalty = training.SpectralPenalty()
-    tree, drift = parameters(), parameters(seed=30)
-
-    def body(carry: Any, _: Any) -> Any:
-        moved, state = carry
-        norms, state = penalty.norms(moved, state)
-        return (jax.tree_util.tree_map(lambda x, d: x + 0.02 * d, moved, drift), state), norms
-
-    (last, _), norms = jax.jit(lambda c: jax.lax.scan(body, c, length=20))((tree, penalty.init(tree)))
-    before = jax.tree_util.tree_map(lambda x, d: x - 0.02 * d, last, drift)
-    for name, (kernel, geometry) in training.kernels(before).items():
-        truth = specnorm.enclose(kernel, **geometry)
-        assert 0.98 * truth.lower < float(norms[name][-1]) < 1.0001 * truth.upper, name
-        assert norms[name].shape == (20,)
 
 
 # -- certified ---------------------------------------------------------------------------------------------------

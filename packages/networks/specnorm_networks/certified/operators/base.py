@@ -409,8 +409,15 @@ class Known(Operator):
         return None
 
 
-_KEPT_MAPS: ContextVar[dict[Any, LinearMap] | None] = ContextVar("_KEPT_MAPS", default=None)
-"""Maps by operator and shapes of the inputs; None outside of `keep_linear_maps`."""
+class _KeptMaps(dict[Any, "LinearMap"]):
+    """Maps by operator and shapes of the inputs."""
+
+    numbers = 0
+    """Numbers of kernels that they hold together."""
+
+
+_KEPT_MAPS: ContextVar[_KeptMaps | None] = ContextVar("_KEPT_MAPS", default=None)
+"""None outside of `keep_linear_maps`."""
 
 
 @contextmanager
@@ -419,7 +426,7 @@ def keep_linear_maps() -> Iterator[None]:
 
     Kernels must not change until the context ends. Maps hold at most `MOST_KEPT_NUMBERS` numbers of kernels together.
     """
-    token = _KEPT_MAPS.set({})
+    token = _KEPT_MAPS.set(_KeptMaps())
     try:
         yield
     finally:
@@ -537,10 +544,9 @@ class Affine(Operator):
         linear = self._new_map(befores) if kept is None or key not in kept else kept[key]
         if linear is None:
             return None
-        if kept is not None and key not in kept:
-            numbers = linear.kept_numbers + sum(each.kept_numbers for each in kept.values())
-            if numbers <= MOST_KEPT_NUMBERS:
-                kept[key] = linear
+        if kept is not None and key not in kept and kept.numbers + linear.kept_numbers <= MOST_KEPT_NUMBERS:
+            kept[key] = linear
+            kept.numbers += linear.kept_numbers
         return linear if place.fits(linear.shape) else None
 
     def _new_map(self, befores: list[Shape]) -> LinearMap | None:

@@ -90,7 +90,11 @@ def _replacements(node: Node, structure: Structure, rules: Sequence[Rule]) -> li
 
 def prepare(graph: Graph) -> Graph:
     """Return the network as `bound` reads it: patterns recognized, and without nodes that no output needs."""
-    return recognise_patterns(graph).pruned()
+    if graph.is_prepared:
+        return graph
+    prepared = recognise_patterns(graph).pruned()
+    object.__setattr__(prepared, "is_prepared", True)
+    return prepared
 
 
 def without_sorting(graph: Graph) -> Graph:

@@ -143,10 +143,6 @@ def rearranged(rule: Callable[..., Plant], key: str, *order: int) -> Plant:
     return rule(key, wrap)
 
 
-def method(cls: type, name: str, made: Callable[[Any], Any]) -> Plant:
-    return lambda patch: patch.setattr(cls, name, made(getattr(cls, name)))
-
-
 # -- networks --------------------------------------------------------------------------------------------------------
 def onnx_graph(
     nodes: list[Any],
