@@ -93,9 +93,7 @@ def test_an_output_needs_no_stated_shape() -> None:
 
 ON_THE_PAGE = {
     "dense-relu": "reference-networks/dense-relu.onnx",
-    "convolutions": "reference-networks/convolutions.onnx",
     "pooling": "reference-networks/pooling.onnx",
-    "residual": "reference-networks/residual.onnx",
 }
 
 

@@ -331,7 +331,7 @@ def unit_run(graph: Graph) -> Run:
                 units.sums.pop(name, None)
     # The function of the last link is the identity.
     output = units.sums[end]
-    count = output.matrix[0].size
+    count = math.prod(output.matrix.shape[1:])
     units.append_link(end, output, np.arange(count), np.ones(count), np.ones(count))
     links = tuple(units.links)
     if any(not link.terms for link in links):
