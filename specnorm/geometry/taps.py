@@ -10,6 +10,15 @@ import numpy as np
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
 
+PART = 2**14
+"""Outputs of a part of an axis's table."""
+
+
+def in_parts(count: int) -> Iterator[tuple[int, int]]:
+    """Yield the first number of each part of a long axis, and the end of the part."""
+    for first in range(0, count, PART):
+        yield first, min(first + PART, count)
+
 
 class Axis(NamedTuple):
     """One axis of the convolution behind a layer: pixels are on its large side, outputs on its small side.
@@ -29,8 +38,6 @@ class Axis(NamedTuple):
     mode: str = "zeros"
     pixel_positions: tuple[int, int] = (0, 1)
     output_positions: tuple[int, int] = (0, 1)
-    PART = 2**14  # without a type: no field
-    """Outputs of a part of `table`."""
 
     @property
     def table(self) -> np.ndarray:
@@ -52,12 +59,12 @@ class Axis(NamedTuple):
         """Whether each tap reads a pixel for some output, shape (taps,), with zeros as padding."""
         firsts = self.dilation * np.arange(self.taps) - self.before
         output = np.maximum(0, -(firsts // self.stride))  # the first one for which the tap reads no padding in front
-        return (output < self.outputs) & (firsts + self.stride * output < self.pixels)
+        return np.asarray((output < self.outputs) & (firsts + self.stride * output < self.pixels))
 
     def parts_of_table(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yield the number of an output, and the columns of the table from there on, part by part in little memory."""
-        for first in range(0, self.outputs, self.PART):
-            yield first, self._reads(np.arange(first, min(first + self.PART, self.outputs)))
+        for first, end in in_parts(self.outputs):
+            yield first, self._reads(np.arange(first, end))
 
     def _reads(self, outputs: np.ndarray) -> np.ndarray:
         """The columns of the table for some outputs."""
@@ -74,7 +81,7 @@ class Axis(NamedTuple):
         # "symmetric" repeats the pixel at which it mirrors.
         repeated = 1 if self.mode == "symmetric" else 0
         mirrored_at_end = 2 * (n - 1) + repeated - position
-        return np.where(position < 0, -repeated - position, np.where(is_inside, position, mirrored_at_end))
+        return np.asarray(np.where(position < 0, -repeated - position, np.where(is_inside, position, mirrored_at_end)))
 
 
 def readers_of(table: np.ndarray, size: int) -> np.ndarray:

@@ -59,8 +59,8 @@ def network_of(
         answer: NetworkBound = ask(
             model, seconds, _bounded, tuple(rows), input_shape, input_range, budget, progress=progress
         )
-    except GeometryError:
-        raise
+    except GeometryError as error:
+        raise GeometryError(f"{error} Layers chosen by name (--layers, layers=) are measured alone.") from error
     except SpecnormError as error:
         return NetworkBound(None, {}, (), (UnknownNode("graph", "Graph", str(error)),), {})
     return answer

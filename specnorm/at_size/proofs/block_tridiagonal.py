@@ -15,7 +15,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -255,9 +255,9 @@ def _bandwidth(axis: Axis, rows_are_outputs: bool) -> int:
             is_pixel = table < n
             distances.append(int((np.where(is_pixel, table, -1).max(0) - np.where(is_pixel, table, n).min(0)).max()))
         return max(distances)
-    whole = np.int32 if outputs < 2**31 else np.int64
-    first = np.full(n + 1, outputs, dtype=whole)
-    last = np.full(n + 1, -1, dtype=whole)
+    whole: Any = np.int32 if outputs < 2**31 else np.int64
+    first: Any = np.full(n + 1, outputs, dtype=whole)
+    last: Any = np.full(n + 1, -1, dtype=whole)
     for start, table in axis.parts_of_table():
         readers = (start + np.arange(table.shape[1])).astype(whole)
         for pixels in table:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.geometry.taps import Axis
+from specnorm.geometry.taps import Axis, in_parts
 from specnorm.proofs import host, rounding
 from specnorm.proofs.bound import HypothesisError, Lower
 
@@ -184,12 +184,12 @@ def _grams(factors: np.ndarray, axis: Axis, magnitudes: bool) -> tuple[np.ndarra
         part = part.astype(np.complex128)
         return np.abs(part) if magnitudes else part
 
-    for first in range(0, pixels, Axis.PART):
-        part = wide(factors[:, first : first + Axis.PART])
+    for first, end in in_parts(pixels):
+        part = wide(factors[:, first:end])
         of_factors += part.conj() @ part.T
-    for first in range(0, axis.outputs, Axis.PART):
-        outputs = min(Axis.PART, axis.outputs - first)
-        begin, end = first - axis.before, first - axis.before + outputs + axis.taps - 1
+    for first, last in in_parts(axis.outputs):
+        outputs = last - first
+        begin, end = first - axis.before, last - axis.before + axis.taps - 1
         pixels_read = slice(max(begin, 0), max(min(end, pixels), 0))
         with_zeros = np.zeros((count, end - begin), dtype=np.complex128)
         with_zeros[:, pixels_read.start - begin : pixels_read.stop - begin] = wide(factors[:, pixels_read])

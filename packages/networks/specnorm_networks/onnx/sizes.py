@@ -55,7 +55,7 @@ def input_shapes(graph: Any, sizes: Sizes) -> dict[str, Shape]:
         if is_other or (whole is not None and len(whole[name]) != len(dims)):
             advice = "Give the whole shape, with its batch axis"
             if whole is None:
-                advice = 'Leave it out, or choose layers (--layers "*") to measure these alone'
+                advice = "Leave it out"
             raise GeometryError(
                 f"The network's input {name!r} is given the shape {_shown(sizes if whole is None else whole[name])}; "
                 f"the file states {_words(dims)}. {advice}."
