@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
 from specnorm_check import Part as ReadPart
-from specnorm_check.inequality import MOST_UNITS, new_units
+from specnorm_check.inequality import MOST_UNITS, Form, new_units
 from specnorm_check.matrices import step_of
 from specnorm_check.networks import ValueBounds
 from specnorm_check.rules import slopes_of
-from specnorm_networks.tools import NetworkBound, NoBoundError, RunBound, Weighted, bound_as_a_whole, read_onnx
+from specnorm_networks.tools import RATE, Inequality, NetworkBound, Proposal, RunBound, Units, Weighted, proposals
 
-from specnorm.errors import CertificateError, SpecnormError
+from specnorm.errors import CertificateError
+from specnorm.proof import Clock
 from specnorm_audit.layer_certificates import COLUMNS, WORTH, Certificate, search_completion
 
 AIM = 0.008
@@ -76,7 +76,13 @@ LACKING = {
 }  # fmt: skip
 """Rules that the checker lacks, with operators that need them."""
 SECONDS = 8.0
-"""Time limit of a search for multipliers of all units."""
+"""Time limit of a search for multipliers of units."""
+STEPS = 100
+"""Largest number of its steps."""
+LEAST = 2.0**-90
+"""Least constant of a part of units: multipliers of certificates are moderate numbers."""
+Proposed: TypeAlias = tuple[float, Mapping[str, NDArray[np.float64]]]
+"""A constant, and the multipliers of the new units of each function by which it may be proven."""
 NO_COMPLETION = np.zeros((0, 0), dtype=np.int8)
 """Array of a part that needs no H."""
 Part = dict[str, Any]
@@ -115,7 +121,7 @@ def certificate_of_network(
     network: Network | None = None
     try:
         network = Network(content, shape)
-        proven_parts = _least_parts(network, answer, content)
+        proven_parts = _least_parts(network, answer)
         parts = [proven.part for proven in proven_parts]
         completions = [proven.completion for proven in proven_parts]
         upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
@@ -171,7 +177,7 @@ class ProvenPart(NamedTuple):
         return str(self.part["values"][-1])
 
 
-def _least_parts(network: Network, answer: NetworkBound, content: bytes) -> list[ProvenPart]:
+def _least_parts(network: Network, answer: NetworkBound) -> list[ProvenPart]:
     """Return the parts that prove the least constant: one of all units if that suffices, else others are tried, too."""
     candidates: list[list[ProvenPart]] = []
     refusal: Refused | None = None
@@ -180,44 +186,68 @@ def _least_parts(network: Network, answer: NetworkBound, content: bytes) -> list
         least = min((_constant(network, parts) for parts in candidates), default=math.inf)
         return answer.upper is not None and least <= answer.upper * (1 + CLOSE)
 
-    for run in (*answer.runs, *answer.others):
+    runs = [*answer.runs, *answer.others]
+    for run in runs:
         candidates += _as_a_whole(network, run)
     if not is_close():
         try:
-            candidates.append(_best_parts(network, [*answer.runs, *answer.others]))
+            candidates.append(_best_parts(network, runs))
         except Refused as error:
             refusal = error
-    if not is_close():
-        candidates += _by_search(network, content, answer.input_shapes, aim=answer.upper * (1 + CLOSE))
+    if not is_close() and len(network.ends) == 1:
+        with contextlib.suppress(Refused):
+            (end,) = network.ends
+            found = _proposed(network, network.start, end, Clock.of(SECONDS), answer.upper * (1 + CLOSE))
+            candidates.append([_proven_units(network, network.start, end, *found)])
     if not candidates:
         raise refusal or Refused("no parts prove a constant")
     return min(candidates, key=lambda parts: _constant(network, parts))
 
 
-def _by_search(
-    network: Network,
-    content: bytes,
-    shapes: Mapping[str, tuple[int, ...]],
-    aim: float = 0.0,
-) -> list[list[ProvenPart]]:
-    """Return the part of all units whose multipliers a new search finds, until ``aim``; none if it finds none."""
-    try:
-        graph = read_onnx(io.BytesIO(content), "model", len(content)).graph(shapes)
-        return _as_a_whole(network, bound_as_a_whole(graph, SECONDS, aim))
-    except (NoBoundError, SpecnormError):
-        return []
-
-
 def _as_a_whole(network: Network, run: RunBound) -> list[list[ProvenPart]]:
     """Return one part of all units of a network that was bounded as a whole; none if the format has no such part."""
     end = network.first.get(run.end, run.end)
-    for margin in MARGINS:
-        with contextlib.suppress(Refused, KeyError, ValueError, IndexError):
-            multipliers = _multipliers_of(network, run)
-            part = _part_of_units(network, run.start, end, run.upper * (1 + margin), multipliers)
-            constant = network.constant_of_part(ReadPart.read(part), NO_COMPLETION)
-            return [[ProvenPart(part, NO_COMPLETION, constant)]]
+    with contextlib.suppress(Refused, KeyError, ValueError, IndexError):
+        return [[_proven_units(network, run.start, end, run.upper, _multipliers_of(network, run))]]
     return []
+
+
+def _proven_units(
+    network: Network,
+    start: str,
+    end: str,
+    constant: float,
+    multipliers: Mapping[str, NDArray[np.float64]],
+) -> ProvenPart:
+    """Return a part of all units between two values; `Refused` if the multipliers do not prove the constant."""
+    for margin in MARGINS:
+        # If multipliers grow half as much as the square of the constant, the form grows by parts of both ends.
+        larger = {name: numbers * (1 + margin) for name, numbers in multipliers.items()}
+        part = _part_of_units(network, start, end, constant * (1 + margin), larger)
+        with contextlib.suppress(Refused):
+            return ProvenPart(part, NO_COMPLETION, network.constant_of_part(ReadPart.read(part), NO_COMPLETION))
+    raise Refused("its multipliers prove nothing near the bound")
+
+
+def _proposed(network: Network, start: str, end: str, clock: Clock, aim: float = 0.0) -> Proposed:
+    """Return a constant of all that is between two values, and multipliers of its functions, until ``aim``."""
+    functions = new_units(network, start, end)
+    ones = {name: np.ones(int(is_new.sum())) for name, is_new in functions.items()}
+    form = Form(network, ReadPart.read(_part_of_units(network, start, end, 1.0, ones)))
+    if not functions:
+        return max(_largest_norm(form.ends), LEAST), {}
+    units = tuple(Units(name, np.flatnonzero(is_new)) for name, is_new in functions.items())
+    matrix = np.concatenate([form.arguments, form.ends])
+    inequality = Inequality(form.inputs, units, matrix, np.zeros_like(matrix))
+    best: Proposal | None = None
+    with np.errstate(all="ignore"):
+        for best in proposals(inequality, STEPS, clock, clock.left * RATE):
+            if best.constant <= aim:
+                break
+    if best is None:
+        raise Refused("no multipliers were found")
+    multipliers = best.constant**2 / best.multipliers if best.is_transposed else best.multipliers
+    return best.constant, {name: multipliers[part] for name, part in zip(functions, inequality.values, strict=True)}
 
 
 def _multipliers_of(network: Network, run: RunBound) -> Mapping[str, NDArray[np.float64]]:
@@ -263,14 +293,19 @@ def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
         except (Refused, KeyError, ValueError):
             continue  # the format has no such part: the layers stay parts by themselves
         best = _better(network, best, run.start, run.end, parts_of_run)
+    clock = Clock.of(SECONDS)
     for end in network.nodes:
-        for part, norm in _matrices_to(network, end):
-            bounds = _bounds(network, best)
-            start = part["values"][0]
-            before = bounds[start].without_multipliers
-            now = bounds[end].without_multipliers
-            if before is not None and (now is None or float(before) * norm < float(now) * (1 - WORTH)):
-                best = _better(network, best, start, end, [_prove(network, part)])
+        for start in _starts_of(network, end):
+            try:
+                constant, multipliers = _proposed(network, start, end, clock)
+                bounds = _bounds(network, best)
+                before = bounds[start].without_multipliers
+                now = bounds[end].without_multipliers
+                if before is not None and (now is None or float(before) * constant < float(now) * (1 - WORTH)):
+                    part = _proven_units(network, start, end, constant, multipliers)
+                    best = _better(network, best, start, end, [part])
+            except Refused:
+                break
     return best
 
 
@@ -375,11 +410,8 @@ def _before_flattening(network: Network, value: str) -> str:
     return value
 
 
-def _matrices_to(network: Network, end: str) -> Iterator[tuple[Part, float]]:
-    """Yield parts of matrices from earlier values, through which all paths to a value lead, the nearest first.
-
-    Each comes with about the largest norm of its matrices.
-    """
+def _starts_of(network: Network, end: str) -> Iterator[str]:
+    """Yield earlier values, through which all paths to a value lead, the nearest first, if several operators do."""
     positions = {name: number for number, name in enumerate(network.nodes)}
     if network.nodes[end].op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
         return
@@ -392,22 +424,14 @@ def _matrices_to(network: Network, end: str) -> Iterator[tuple[Part, float]]:
         is_alone = network.nodes[end].op in {"MatMul", "Resize"}
         if len(waiting) == 1 and (operators > 1 or is_alone):
             (start,) = waiting
-            part = {**_part([start, end], []), "sizes": "matrix"}
-            if math.prod(network.shapes.get(start, (math.inf,))) > COLUMNS:
-                continue
-            try:
-                joint = network.joint(ReadPart.read(part))
-            except Refused:
-                return
-            yield part, _largest_norm(joint.kernel.reshape(joint.layer.groups, -1, joint.kernel.shape[1]))
+            if math.prod(network.shapes.get(start, (math.inf,))) <= COLUMNS:
+                yield start
 
 
-def _largest_norm(matrices: NDArray[np.float64]) -> float:
-    """Return about the largest norm of some matrices."""
-    transposed = matrices.swapaxes(1, 2)
-    is_wide = matrices.shape[2] > matrices.shape[1]
-    grams = matrices @ transposed if is_wide else transposed @ matrices
-    return math.sqrt(max(float(np.linalg.eigvalsh(grams).max()), 0.0))
+def _largest_norm(matrix: NDArray[np.float64]) -> float:
+    """Return about the norm of a matrix."""
+    gram = matrix @ matrix.T if matrix.shape[1] > matrix.shape[0] else matrix.T @ matrix
+    return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))
 
 
 def _prove(network: Network, part: Part) -> ProvenPart:

@@ -376,7 +376,7 @@ def _is_layer_node(node: Node) -> bool:
     operator = node.operator
     if isinstance(operator, ops.Convolution):
         return True
-    return isinstance(operator, ops.Matrix) and operator.alpha == 1 and operator.layer.error is None
+    return isinstance(operator, ops.Matrix) and operator.alpha == 1
 
 
 def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -> Row | None:

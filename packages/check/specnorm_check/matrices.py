@@ -1,9 +1,6 @@
-"""Bound a value by an earlier one, between which little is nonlinear, by Lemma 6.
+"""Read the operators between two values, the start and the end, as matrices, by Lemma 6.
 
-The steps A to D are those of the README of this folder, section Lemma 6. Both values are
-called the start and the end. Between them are linear operators, and functions of each
-entry. The end's difference is a matrix times that of the start. The matrix depends on the
-slopes of the functions; its norm is largest where each slope is an end of its range.
+The steps A and B are those of the README of this folder, section Lemma 6.
 """
 
 from __future__ import annotations
@@ -17,13 +14,12 @@ import numpy as np
 
 from specnorm_check.arithmetic import Array, require
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import LARGEST_MATRIX, Layer, matrix_at_size
+from specnorm_check.layers import Layer, matrix_at_size
 from specnorm_check.moves import MOVES, moved
-from specnorm_check.parts import LAYER_OPERATORS, Joint, Part, Slopes, read_kernel
+from specnorm_check.parts import LAYER_OPERATORS, Slopes, read_kernel
 from specnorm_check.resizing import matrix_of_resize
 from specnorm_check.rules import (
     LEAST_PRODUCT,
-    ONE,
     REDUCTIONS,
     SUMS,
     axes_of_windows,
@@ -32,8 +28,6 @@ from specnorm_check.rules import (
 )
 
 MOST_VALUES = 512  # between
-MOST_NUMBERS = 2**25  # of the matrices of all values between together
-MOST_FUNCTIONS = 6  # of entries, in one block
 ROUNDING = 2.0**-52  # of a number and of its error: twice 2^-53
 
 Size = Callable[[Array], Array]
@@ -52,61 +46,6 @@ class Step(NamedTuple):
     roundings: int
     apply: Callable[[Array, Sequence[Array]], Array]
     slopes: Slopes | None = None
-
-
-def joint_of_matrices(graph: Graph, part: Part) -> Joint:
-    """Return the matrices whose largest norm bounds a part, as groups of one kernel."""
-    start, end = part.values
-    between = values_between(graph, start, end)
-    columns = math.prod(graph.shape_of(start))
-    entries = sum(math.prod(graph.shape_of(name)) for name in (start, *between))
-    require(entries * columns < MOST_NUMBERS, "a part has too large a matrix")
-    steps: dict[str, Step] = {}
-    for name in between:
-        steps[name] = step_of(graph, name)
-        weights_of_all = sum(step.weights.size for step in steps.values())
-        require(weights_of_all < LARGEST_MATRIX, "a part has too large layers")
-    identity = np.eye(columns).reshape(*graph.shape_of(start), columns)
-
-    def run(slopes: Mapping[str, Array], size: Size) -> dict[str, Array]:
-        """Return the matrix of each value; ``size`` is applied to all weights."""
-        matrices = {start: identity}
-        for name, step in steps.items():
-            weights = size(slopes.get(name, step.weights))
-            sources = [matrices[source] for source in step.sources]
-            matrices[name] = step.apply(weights, sources)
-        return matrices
-
-    magnitudes = run({}, np.abs)
-    blocks = Blocks(magnitudes[end].reshape(-1, columns) > 0)
-    functions: dict[str, Array] = {}
-    for name, step in steps.items():
-        if step.slopes is not None:
-            argument = magnitudes[step.sources[0]].reshape(-1, columns)
-            functions[name] = blocks.numbers_of_functions(argument > 0)
-    most = max(blocks.functions, default=0)
-    require(most <= MOST_FUNCTIONS, "a part has too many functions of each entry")
-
-    kernel = blocks.zeros()
-    errors = blocks.zeros()
-    e = error_of_roundings(steps, start, end) * magnitudes[end].reshape(-1, columns)
-    for vertex in range(2**most):
-        slopes = {}
-        for name, numbers in functions.items():
-            slopes[name] = slopes_at(vertex, numbers, steps[name], graph.shape_of(name))
-        matrix = run(slopes, np.asarray)[end].reshape(-1, columns)
-        blocks.put(vertex, matrix, kernel)
-        blocks.put(vertex, e, errors)
-    groups, rows, inputs = kernel.shape
-    layer = Layer(axes=(), groups=groups, padding_mode="zeros", sizes=None)
-    return Joint(
-        kernel.reshape(groups * rows, inputs),
-        layer,
-        adds_half_identity=False,
-        depth=1,
-        factor=ONE,
-        errors=errors.reshape(groups * rows, inputs),
-    )
 
 
 # -- step A: the operators between -----------------------------------------------------
@@ -270,78 +209,7 @@ def multiplied_pixels(
     return np.asarray(np.matmul(weights, by_channel).reshape(*after, columns))
 
 
-# -- step B: blocks --------------------------------------------------------------------
-class Blocks:
-    """Disjoint sets of rows and columns of a matrix, outside of which it is zero."""
-
-    def __init__(self, is_read: Array) -> None:
-        self.columns = np.arange(is_read.shape[1])
-        while True:
-            self.rows = self._least(is_read)
-            least = np.where(is_read, self.rows[:, np.newaxis], is_read.shape[1])
-            columns = least.min(axis=0, initial=is_read.shape[1])
-            columns = np.minimum(columns, self.columns)
-            columns = columns[columns]  # a set's number is that of one of its columns
-            if (columns == self.columns).all():
-                break
-            self.columns = columns
-        self.numbers = np.unique(self.columns)
-        self.functions = [0] * len(self.numbers)
-
-    def _least(self, is_read: Array) -> Array:
-        """Return the least number of a set that each row reads."""
-        least = np.where(is_read, self.columns, is_read.shape[1])
-        return np.asarray(least.min(axis=1))
-
-    def numbers_of_functions(self, is_read: Array) -> Array:
-        """Return for each entry of a function its number among those of its block.
-
-        ``is_read`` says which columns the entry's argument reads. The number of entries
-        that read none is 0.
-        """
-        numbers = np.zeros(len(is_read), np.int64)
-        for entry in np.flatnonzero(is_read.any(axis=1)).tolist():
-            column = int(is_read[entry].argmax())
-            block = int(np.searchsorted(self.numbers, self.columns[column]))
-            numbers[entry] = self.functions[block]
-            self.functions[block] += 1
-        return numbers
-
-    def zeros(self) -> Array:
-        """Return room for each block at each vertex of its slopes."""
-        _, rows = np.unique(self.rows[self.rows < len(self.columns)], return_counts=True)
-        _, columns = np.unique(self.columns, return_counts=True)
-        groups = sum(2**count for count in self.functions)
-        shape = (groups, rows.max(initial=1), columns.max(initial=1))
-        require(math.prod(shape) < LARGEST_MATRIX, "a part has too large blocks")
-        return np.zeros(shape)
-
-    def put(self, vertex: int, matrix: Array, room: Array) -> None:
-        """Put a matrix's blocks into those groups of ``room`` that have this vertex."""
-        group = 0
-        for number, functions in zip(self.numbers.tolist(), self.functions, strict=True):
-            if vertex < 2**functions:
-                rows = np.flatnonzero(self.rows == number)
-                columns = np.flatnonzero(self.columns == number)
-                block = matrix[np.ix_(rows, columns)]
-                room[group + vertex, : len(rows), : len(columns)] = block
-            group += 2**functions
-
-
-# -- step C: vertices ------------------------------------------------------------------
-def slopes_at(
-    vertex: int,
-    numbers: Array,
-    step: Step,
-    shape: tuple[int, ...],
-) -> Array:
-    """Return the slopes of a function at a vertex: bit n is 1 if entry n has the high."""
-    low, high = step.slopes or (0.0, 0.0)
-    has_high = (vertex >> numbers) & 1 == 1
-    return np.where(has_high, high, low).reshape(shape)
-
-
-# -- step D: roundings -----------------------------------------------------------------
+# -- step B: roundings -----------------------------------------------------------------
 def error_of_roundings(steps: Mapping[str, Step], start: str, end: str) -> float:
     """Return the error of an entry of the end's matrix, relative to its magnitude.
 

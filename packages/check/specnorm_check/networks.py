@@ -26,7 +26,6 @@ from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.inequality import constant_of_units
 from specnorm_check.layers import proven_norm
-from specnorm_check.matrices import joint_of_matrices
 from specnorm_check.parts import (
     Joint,
     Part,
@@ -114,10 +113,7 @@ class Network(Graph):
 
     def joint(self, part: Part) -> Joint:
         """Return the kernel whose norm proves a part."""
-        part = self.with_first_names(part)
-        if part.sizes == "matrix":
-            return joint_of_matrices(self, part)
-        return joint_of_part(self, part)
+        return joint_of_part(self, self.with_first_names(part))
 
     def constant(
         self,

@@ -49,7 +49,7 @@ from specnorm_check.statements import Statement, plain, read_exponent, read_hexa
 KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SKIP_OPERATORS = {"Pad", "Slice"}
-SIZES = ("every", "own", "matrix", "units")
+SIZES = ("every", "own", "units")
 MOST_NORMALISATIONS = 4  # behind a layer
 # An entry of N has 8 roundings, and 5 more for each normalization: 28 at most. Their
 # relative error is below 32 times 2^-53.
@@ -68,9 +68,9 @@ class Part:
     ``values`` are the names of z_0, ..., z_n. ``multipliers`` are q_0, ..., q_n, each an
     array with one number for each channel; a layer by itself may have none. With the
     ``sizes`` "own", a part of one layer is proven at the size of its input in the graph,
-    else at every size. With "matrix", all that is between both values is bounded by
-    Lemma 6, with "units" by Lemma 7. The claim's array holds 2^``exponent`` H of the
-    part's kernel; by Lemma 7 there is none.
+    else at every size. With "units", all that is between the first and the last value is
+    bounded by Lemma 7. The claim's array holds 2^``exponent`` H of the part's kernel; by
+    Lemma 7 there is none.
     """
 
     values: list[str]
@@ -97,7 +97,7 @@ class Part:
             multipliers.append(q)
         sizes = statement["sizes"]
         has_none = len(values) == 2 and not multipliers
-        has_all = len(multipliers) == len(values) and sizes != "matrix"
+        has_all = len(multipliers) == len(values)
         message = "a part has not multipliers for each value"
         require(has_none or has_all, message)
         require(sizes in SIZES, f"the sizes of a part are none of {', '.join(SIZES)}")
@@ -130,10 +130,9 @@ class Joint(NamedTuple):
     """The kernel whose norm proves a part.
 
     It is N + I/2 if ``adds_half_identity`` (step E), else T of a chain (step F) or V of a
-    layer by itself (step G), or has the matrices of Lemma 6 as its groups. ``errors``
-    bounds the absolute error of each entry. ``depth`` is the number of layers on the
-    longest way to z_n. The part's constant is `growth` to the power of ``depth``, times
-    ``factor``: the constant of the pooling and, in step G, the slope.
+    layer by itself (step G). ``depth`` is the number of layers on the longest way to z_n.
+    The part's constant is `growth` to the power of ``depth``, times ``factor``: the
+    constant of the pooling and, in step G, the slope.
     """
 
     kernel: Array
@@ -141,7 +140,11 @@ class Joint(NamedTuple):
     adds_half_identity: bool
     depth: int
     factor: Fraction
-    errors: Array
+
+    @property
+    def errors(self) -> Array:
+        """Bounds of the absolute errors of the kernel's entries."""
+        return ENTRY_ERROR * np.abs(self.kernel)
 
 
 def joint_of_part(graph: Graph, part: Part) -> Joint:
@@ -458,8 +461,7 @@ def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> J
     if part.sizes == "every":
         layer = replace(layer, sizes=None)
     factor = pooling * largest_slope(slopes)
-    errors = ENTRY_ERROR * np.abs(term.kernel)
-    return Joint(term.kernel, layer, False, depth=1, factor=factor, errors=errors)
+    return Joint(term.kernel, layer, False, depth=1, factor=factor)
 
 
 # -- steps C to F: several layers ------------------------------------------------------
@@ -497,8 +499,7 @@ def joint_of_several(
     layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=None)
     depth = depth_of(terms, last=len(slopes))
     adds_half_identity = not is_chain
-    errors = ENTRY_ERROR * np.abs(kernel)
-    return Joint(kernel, layer, adds_half_identity, depth, pooling, errors)
+    return Joint(kernel, layer, adds_half_identity, depth, pooling)
 
 
 def require_one_grid(terms: Sequence[Term]) -> None:

@@ -52,15 +52,12 @@ def bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
-    run: Run | None = None,
     known: Ranges | None = None,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states, as `near.bound` promises.
 
     Parameters
     ----------
-    run : Run, optional
-        The run to bound together, in place of all `runs` of the graph.
     known : Ranges, optional
         Ranges of the values. Default: those on the box that the graph states.
     """
@@ -72,12 +69,12 @@ def bounded(
             f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
         )
     values = LazyRanges(graph, known)
-    answer = _bounded(graph, measure, method, run, values)
+    answer = _bounded(graph, measure, method, values)
     if isinstance(method, Searching) and abs(upper_of(answer) - 1) <= NEAR_1 and not measure.clock.expired:
         rtol = min(measure.rtol, max(measure.rtol / 10, CLOSE))
         finer = Measure(rtol, measure.known, measure.clock, cut=measure.cut)
         longer = replace(method, steps=4 * method.steps)
-        second = _bounded(graph, finer, longer, run, values)
+        second = _bounded(graph, finer, longer, values)
         if upper_of(second) < upper_of(answer):
             return second
     return answer
@@ -92,7 +89,6 @@ def _bounded(
     graph: Graph,
     measure: Measure,
     method: Method,
-    run: Run | None,
     values: LazyRanges,
 ) -> NetworkBound:
     measure_for_rules = measure
@@ -104,8 +100,7 @@ def _bounded(
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
     if has_constant and isinstance(method, Searching) and not measure.clock.expired:
-        candidates = runs(graph) if run is None else [run]
-        improved_runs = _improved_runs(candidates, measure, method, by_rules)
+        improved_runs = _improved_runs(runs(graph), measure, method, by_rules)
     has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired
     if improved_runs or has_cut_norms:
         claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}

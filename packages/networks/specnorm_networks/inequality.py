@@ -12,10 +12,11 @@ from specnorm_networks.answer import RunBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
 from specnorm_networks.certified.operators.base import NoBoundError
-from specnorm_networks.certified.units import coefficients_of, unit_run
+from specnorm_networks.certified.units import coefficients_of, inequality_of
+from specnorm_networks.descent.costs import RATE
 from specnorm_networks.descent.inequality import Proposal, proposals, work_of
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Multipliers
+from specnorm_networks.methods import Searching
 
 SHARE = 0.9
 """Share of the time in which reading, a start and a proof have to be affordable."""
@@ -23,6 +24,8 @@ HOPE = 3.0
 """Largest factor by which a search is expected to lower the constant of its start."""
 PROOF = 3
 """Evaluations of the inequality that take about as long as its proof."""
+NEWTON_SHARE = 1 / 4
+"""Newton steps are made if the expected ones take no larger share of the seconds."""
 READING = 700
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
 MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
@@ -35,7 +38,7 @@ class Search:
     Parameters
     ----------
     graph : Graph
-        As for `units.unit_run`.
+        As for `units.inequality_of`.
 
     Raises
     ------
@@ -43,19 +46,24 @@ class Search:
         If the graph is too large for the time, or no multipliers are found.
     """
 
-    def __init__(self, graph: Graph, measure: Measure, method: Multipliers) -> None:
+    def __init__(self, graph: Graph, measure: Measure, method: Searching) -> None:
         self.graph = graph
         self.measure = measure
         clock = measure.clock
         self._require(READING * coefficients_of(graph))
-        self.inequality = Inequality(unit_run(graph))
-        if not self.inequality.units:
-            raise NoBoundError("a linear network: the norm of its matrix is known otherwise")
+        self.inequality = inequality_of(graph)
         work = work_of(self.inequality)
         self._require((1 + PROOF) * work)
         self.clock = clock.before(PROOF * clock.seconds_of(work))
         """Ends when a proof has to begin."""
-        self.proposals = proposals(self.inequality, method.steps, self.clock)
+        newton_work = NEWTON_SHARE * method.seconds * RATE
+        ends = self.inequality.map
+
+        def tell(steps_made: int) -> None:
+            if method.progress is not None:
+                method.progress(steps_made, method.steps, f"{ends.start} to {ends.end}")
+
+        self.proposals = proposals(self.inequality, method.steps, self.clock, newton_work, tell)
         start = self._next()
         if start is None:
             raise NoBoundError("no multipliers were found")
@@ -88,37 +96,24 @@ class Search:
         if not self.best.constant < limit:
             raise NoBoundError("a search ended above a proven constant")
         claim = _proven(self.inequality, self.best)
-        run = self.inequality.run
         layers = tuple(dict.fromkeys(node.layer.name for node in self.graph.nodes if node.layer is not None))
-        multipliers = self.best.multipliers
+        multipliers = self.best.multipliers * (claim.value / self.best.constant)
         if self.best.is_transposed:
             multipliers = claim.value**2 / multipliers
-        ends = [link.end for link in run.links[:-1]]
-        by_function = {end: multipliers[units] for end, units in zip(ends, self.inequality.values, strict=True)}
-        return RunBound(run.start, run.end, (layers,), math.inf, claim, multipliers=by_function)
+        pairs = zip(self.inequality.functions, self.inequality.values, strict=True)
+        by_function = {function.name: multipliers[units] for function, units in pairs}
+        ends = self.inequality.map
+        return RunBound(ends.start, ends.end, (layers,), math.inf, claim, multipliers=by_function)
 
 
 def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
     """Prove the constant of a proposal, enlarged by the least margin that suffices."""
     for margin in MARGINS:
-        constant = proposal.constant * (1 + margin)
+        factor = 1 + margin
+        # If multipliers grow half as much as the square of the constant, the form grows by parts of both ends.
+        multipliers = proposal.multipliers * factor
         with suppress(NoBoundError):
             return constant_of_inequality(
-                inequality, proposal.multipliers, constant, is_transposed=proposal.is_transposed
+                inequality, multipliers, proposal.constant * factor, is_transposed=proposal.is_transposed
             )
     raise NoBoundError("no margin proves the inequality")
-
-
-def has_branches(graph: Graph) -> bool:
-    """Whether a node reads two values that change with the input, or one of them twice.
-
-    Layers in a row are bounded together by other rules.
-    """
-    changes = set(graph.inputs)
-    for node in graph.nodes:
-        reads = [name for name in node.inputs if name in changes]
-        if len(reads) > 1:
-            return True
-        if reads:
-            changes.add(node.name)
-    return False

@@ -55,6 +55,11 @@ class Searching(Method):
     seconds: float = 60.0
     progress: Progress | None = field(default=None, repr=False, compare=False, kw_only=True)
 
+    @property
+    def takes_whole(self) -> bool:
+        """Whether a small network is bounded as a whole, too, by the inequality of its units."""
+        return True
+
     def __post_init__(self) -> None:
         if int(self.steps) != self.steps or self.steps < 0:
             raise MethodError(f"steps={self.steps!r}; expected a whole number of at least 0.")
@@ -73,7 +78,7 @@ class Searching(Method):
         share: float,
         clock: Clock,
     ) -> list[list[FloatArray]]:
-        """Return proposals of weights, the most promising one first: by gradient steps, and Newton steps for matrices.
+        """Return proposals of weights, the most promising one first.
 
         A proposal has for each link an array with one weight for each channel of the link's value. ``share`` is the
         part of the method's seconds that the search may take. It leaves time for the proof.
@@ -88,19 +93,10 @@ class Searching(Method):
         clock.has_cut |= until.has_cut or until.expired
         return [weights for weights in proposals if all(map(usable, weights))]
 
-    def begins_at(self, run: Run) -> float:
-        """Return the constant that is expected from the weights of the closed form, before any step of the search."""
-        proposals = replace(self, steps=0).search(run, self.parts(run), 1.0, Clock())
-        return expected_constant(run, proposals[0]) if proposals else math.inf
-
-    def affordable(self, run: Run, share: float = 1.0) -> bool:
-        """Whether search and proof of a run of units, the entries of values, take less than a share of the seconds."""
-        return self._fits(run, self.parts(run), share)
-
-    def _fits(self, run: Run, parts: Parts, share: float = 1.0) -> bool:
-        """Whether a search of `SOME_STEPS` steps and the proof take less than a share of the method's seconds."""
+    def _fits(self, run: Run, parts: Parts) -> bool:
+        """Whether a search of `SOME_STEPS` steps and the proof take less than the method's seconds."""
         products = SOME_STEPS * cost(run, parts, ROUNDS[0][0]).products + proof_products(run, parts)
-        return products < share * self.seconds * RATE
+        return products < self.seconds * RATE
 
 
 @dataclass(frozen=True)
@@ -116,10 +112,6 @@ class Scaled(Searching):
     progress : callable, optional
         Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
     """
-
-    def affordable(self, run: Run, share: float = 1.0) -> bool:
-        """Whether search and proof would take less than a share of the seconds if all links were bounded together."""
-        return self._fits(run, cut_into_parts(run), share)
 
 
 @dataclass(frozen=True)
@@ -140,6 +132,11 @@ class Multipliers(Searching):
     """
 
     widest: int | None = None
+
+    @property
+    def takes_whole(self) -> bool:
+        """Whether the layers that are bounded together are not limited."""
+        return self.widest is None
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Return the longest parts that are affordable, at most ``widest`` channels wide."""

@@ -6,8 +6,9 @@ The functions for users are in `specnorm_networks` itself, and the types for rea
 from __future__ import annotations
 
 from specnorm_networks.answer import AnswerWithFile, NetworkBound, RunBound, Weighted
-from specnorm_networks.answering import Centre, bound, bound_as_a_whole, bound_by_units
+from specnorm_networks.answering import Centre, bound, by_channels_and_units
 from specnorm_networks.bounding import bounded
+from specnorm_networks.certified.inequality import Inequality, Units
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators import Function, NoBoundError
@@ -31,6 +32,8 @@ from specnorm_networks.certified.subjects import Area, Inputs, Map, Region
 from specnorm_networks.comparison.attack import gradient, length, moved
 from specnorm_networks.comparison.execution import inside, moved_up, run_with_errors
 from specnorm_networks.descent.adam import Adam
+from specnorm_networks.descent.costs import RATE
+from specnorm_networks.descent.inequality import Proposal, proposals
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Searching
@@ -55,7 +58,9 @@ __all__ = [
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of",
     "with_slopes_on",
     # Proofs and searches.
-    "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "bound_as_a_whole", "bound_by_units", "constants", "runs",
+    "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "by_channels_and_units",
+    "RATE", "Inequality", "Proposal", "Units", "proposals", "constants",
+    "runs",
     # Execution.
     "gradient", "inside", "length", "moved", "run_with_errors",
 ]

@@ -44,7 +44,7 @@ from specnorm_networks.certified.ranges import Ranges, unlimited_ranges, with_sl
 from specnorm_networks.certified.rules import Scope
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.certified.subjects import Region
-from specnorm_networks.certified.units import unit_run
+from specnorm_networks.certified.units import inequality_of
 from specnorm_networks.descent.inequality import proposals
 from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.ranges import Ball, ranges
@@ -143,12 +143,11 @@ def spec(size: tuple[int, ...] | None = None, **geometry: Any) -> ConvSpec:
     return ConvSpec.of(CONV.shape, **(geometry or LAYER.geometry), input_shape=size)
 
 
-def headed(weight: Any = 1.0, widths: int = 1, error: float = 0.0, **changed: Any) -> Upper:
+def headed(weight: Any = 1.0, widths: int = 1, **changed: Any) -> Upper:
     """Two channels of four pixels, flattened behind ReLU, and a matrix; the body's link changed afterwards."""
-    off = (lambda: np.full((2, 1, 3), error)) if error else None
     kernel: Any = np.full((2, 1, 3), 0.25)
     matrix: Any = np.ones((1, 8))
-    layer = Layer("k", lambda: kernel, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1, error=off)
+    layer = Layer("k", lambda: kernel, {"padding_mode": "zeros", "padding": ((1, 1),)}, 1)
     nodes = (
         Node("x", Input(), (), (1, 1, 4)), Node("c", Convolution(layer), ("x",), (1, 2, 4)),
         Node("z", ReLU(), ("c",), (1, 2, 4)), Node("f", Reshape((1, 8)), ("z",), (1, 8)),
@@ -221,7 +220,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a head's form that is not positive definite": lambda: headed(1e3),
     "a head without what is before it": lambda: through(behind(), None),
     "a head behind another": lambda: through(behind(), heads.constant_before(behind(), Measure())),
-    "a head's kernel that may be off": lambda: headed(0.1, error=1e-3),
+    "an inequality of nobody's": lambda: constant_of_inequality(replace(one_unit()), np.full(1, 20.0), 60.0),
     "attention by constants of other values": lambda: attended(SCOPE.map("x", "v")),
     "multipliers of other units": lambda: constant_of_inequality(one_unit(), np.ones(2), 31.0),
     "a multiplier of a unit that is negative": lambda: constant_of_inequality(one_unit(), -np.ones(1), 31.0),
@@ -345,7 +344,7 @@ def attended(what: object) -> Upper:
 def one_unit() -> Inequality:
     """Six times a number, ReLU, and five times that."""
     graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
-    return Inequality(unit_run(with_slopes_on(graph, unlimited_ranges(graph))))
+    return inequality_of(with_slopes_on(graph, unlimited_ranges(graph)))
 
 
 def attention() -> Iterator[tuple[Upper | None, float]]:

@@ -55,6 +55,8 @@ COVER = {
     "_what",
     "_with_nodes",
     "_with_domain",
+    "_of_map",
+    "_map",
     "_origin",
     "_regions",
     "_domain",

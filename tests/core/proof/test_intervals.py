@@ -133,7 +133,7 @@ def test_a_contradiction_names_the_operator(said: Any) -> None:
 POINT = Graph((Node("x", operators.Input(), (), (1, 2)),), ("x",))
 ENTRIES: dict[str, Callable[[], object]] = {
     "ranges": lambda: ranges.ranges(POINT, ranges.Ball({"x": np.zeros((1, 2))}, 1.0)),
-    "units": lambda: units.unit_run(POINT),
+    "units": lambda: units.inequality_of(POINT),
     "constants of margins": lambda: margins.constants_of_differences(np.eye(2), np.ones(2), assumed(1.0)),
     "radii": lambda: margins.radii(np.eye(2), np.arange(2), within(np.ones((2, 2)))),
     "linear bounds": lambda: LinearBounds(Network(POINT), np.zeros(2), 1.0),

@@ -258,7 +258,6 @@ def by_fixed() -> Any:
 
 
 RELU, TWICE = Node("Relu", ["x"], {}), Node("Add", ["x", "x"], {})
-BLOCKS = matrices.Blocks(np.ones((2, 2), bool))
 OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "an entry of 2^26.5": (lambda: product(2**26 + 2**25, 1), "2\\^26.5 or more"),
     "an entry that is just too large": (lambda: with_limit(arithmetic, "EXACT", 9, lambda: product(3, 1)), "2\\^26.5"),
@@ -268,12 +267,6 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a sum in a branch that broadcasts": (lambda: branch(TWICE, y=(2, 2, 2)), "broadcasts a value"),
     "as many entries of branches as the limit": (lambda: with_limit(
         branches, "MOST_NUMBERS", 9, lambda: branch(TWICE)), "too many entries"),
-    "weights of a part as many as the limit": (lambda: with_limit(matrices, "LARGEST_MATRIX", 4, lambda: (
-        matrices.joint_of_matrices(fake(RELU), Part(["x", "y"], [], "matrix", 0)))), "too large layers"),
-    "a part with a matrix as large as the limit": (lambda: with_limit(matrices, "MOST_NUMBERS", 32, lambda: (
-        matrices.joint_of_matrices(fake(RELU), Part(["x", "y"], [], "matrix", 0)))), "too large a matrix"),
-    "a part with more functions than the limit": (lambda: with_limit(matrices, "MOST_FUNCTIONS", 0, lambda: (
-        matrices.joint_of_matrices(fake(RELU), Part(["x", "y"], [], "matrix", 0)))), "too many functions"),
     "a part that begins at no value": (lambda: matrices.values_between(fake(RELU), "w", "y"), "begins at no computed"),
     "a part from a value to itself": (lambda: matrices.values_between(fake(RELU), "y", "y"), "has no operator"),
     "a sum of constants in a matrix": (
@@ -295,8 +288,6 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "averages padded behind": (lambda: pool([0, 1]), "averages of fewer pixels"),
     "averages padded along one axis": (lambda: matrices.kernel_of(fake(RELU), Node("AveragePool", ["x"], {
         "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2)), "averages of fewer pixels"),
-    "blocks as large as the limit": (
-        lambda: with_limit(matrices, "LARGEST_MATRIX", 4, BLOCKS.zeros), "too large blocks"),
     "a weight that is not finite": (lambda: rounded([1.0, math.inf]), "NaN or infinity"),
     "a weight that is too small": (lambda: rounded([rules.LEAST_PRODUCT]), "so small that products"),
     "2^32 roundings of a matrix": (lambda: rounded([1.0], 2**32 - 1), "too many roundings"),
@@ -491,8 +482,6 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a multiplier of 2^-99": (lambda: read_part(weights=[["0x1.0p-99"], ["0x1.0p+0"]]), "close to it or beyond"),
     "a multiplier of 2^99": (lambda: read_part(weights=[["0x1.0p+0"], ["0x1.0p+99"]]), "close to it or beyond"),
     "multipliers of one value": (lambda: read_part(weights=[["0x1.0p+0"]]), "not multipliers for each"),
-    "multipliers of a matrix": (
-        lambda: read_part(weights=[["0x1.0p+0"], ["0x1.0p+0"]], sizes="matrix"), "not multipliers for each"),
     "three values without multipliers": (lambda: read_part(values=["x", "z", "y"]), "not multipliers for each"),
     "a part of a constant": (lambda: joint(Node("Relu", ["c"], {}), arrays={"c": np.ones(FOUR)}), "has no layer"),
     "a part whose only layer is inside": (

@@ -26,17 +26,16 @@ matrix K that is proven to have eigenvalues below 1 by more than the error of it
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import ArrayOps, HypothesisError, Upper, arithmetic, backends, host, make_upper, matrix_norms
-from specnorm_networks.certified.links import Link, Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
-from specnorm_networks.certified.parts import map_of, usable
+from specnorm_networks.certified.subjects import Map
 
 ROUNDINGS = 16
 """Roundings that are counted for each entry of a scaled matrix: more than there can be."""
@@ -46,81 +45,88 @@ Blocks = tuple[FloatArray, FloatArray, FloatArray, FloatArray]
 """A, B, C and D."""
 
 
+class Units(NamedTuple):
+    """The units of one function that no earlier function has."""
+
+    name: str
+    """Name of the function's value."""
+    channels: NDArray[np.intp]
+    """Number of the channel of each unit."""
+
+
 @dataclass(frozen=True, eq=False)
 class Inequality:
-    """A network as v = phi(A v + B x), y = C v + D x, with slopes of phi in [0, 1]."""
+    """A network as v = phi(A v + B x), y = C v + D x, with slopes of phi in [0, 1].
 
-    run: Run
-    """The network as a run in which every unit is a channel (`units.unit_run`)."""
+    Parameters
+    ----------
+    inputs : int
+        Number m of entries of x.
+    functions : tuple of Units
+        The functions with n units v, in the order of computation.
+    matrix : array, shape (n + outputs, m + n)
+        The blocks ``[[B, A], [D, C]]``.
+    error : array of the same shape
+        Bounds of the errors of its entries.
+    """
+
+    inputs: int
+    functions: tuple[Units, ...]
+    matrix: FloatArray
+    error: FloatArray
+    _map: Map | None = field(default=None, init=False)
+
+    def _of_map(self, what: Map) -> Inequality:
+        """State of which map of a network this is, and return it; nothing checks the statement (`Run._with_domain`)."""
+        object.__setattr__(self, "_map", what)
+        return self
 
     @property
-    def inputs(self) -> int:
-        """Number of entries of the input."""
-        return self.run.width
+    def map(self) -> Map:
+        """The map between values of a network that this describes."""
+        if self._map is None:
+            raise HypothesisError("an inequality that was not read off a graph")
+        return self._map
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return int(self.matrix.shape[1]) - self.inputs
 
     @property
     def outputs(self) -> int:
         """Number of entries of the output."""
-        return self.run.links[-1].width
-
-    @cached_property
-    def units(self) -> int:
-        """Number of units."""
-        return sum(link.width for link in self.run.links[:-1])
+        return len(self.matrix) - self.units
 
     @property
     def values(self) -> list[slice]:
-        """The units of each value, in the order of computation."""
-        ends = np.cumsum([0, *(link.width for link in self.run.links[:-1])]).tolist()
+        """The units of each function."""
+        ends = np.cumsum([0, *(len(function.channels) for function in self.functions)]).tolist()
         return [slice(first, last) for first, last in itertools.pairwise(ends)]
 
     @cached_property
     def channels(self) -> NDArray[np.intp]:
-        """Number of the channel of each unit."""
+        """Number of the channel of each unit, among those of all functions."""
         numbers: list[NDArray[np.intp]] = [np.zeros(0, np.intp)]
         first = 0
-        for link in self.run.links[:-1]:
-            channels = np.arange(link.width) if link.channels is None else link.channels
-            numbers.append(np.unique(channels, return_inverse=True)[1] + first)
+        for function in self.functions:
+            numbers.append(np.unique(function.channels, return_inverse=True)[1] + first)
             first += int(numbers[-1].max(initial=-1)) + 1
-        return np.concatenate([np.zeros(0, dtype=np.intp), *numbers])
+        return np.concatenate(numbers)
 
-    @cached_property
+    @property
     def blocks(self) -> Blocks:
         """A, B, C and D, correct up to `errors`."""
-        return self._gather(of_errors=False)
+        return self._blocks(self.matrix)
 
-    @cached_property
+    @property
     def errors(self) -> Blocks:
         """Bounds of the errors of the entries of `blocks`."""
-        return self._gather(of_errors=True)
+        return self._blocks(self.error)
 
-    def _gather(self, *, of_errors: bool) -> Blocks:
-        n = self.units
-        whole = np.zeros((n + self.outputs, self.inputs + n))
-        columns = [0, self.inputs]  # where the values of the run begin
-        row = 0
-        for link in self.run.links:
-            for term in link.terms:
-                first = columns[term.source]
-                block = _block(term.placed_layer, link, of_errors=of_errors)
-                whole[row : row + link.width, first : first + block.shape[1]] += block
-            row += link.width
-            columns.append(columns[-1] + link.width)
-        m = self.inputs
+    def _blocks(self, whole: FloatArray) -> Blocks:
+        n, m = self.units, self.inputs
         return whole[:n, m:], whole[:n, :m], whole[n:, m:], whole[n:, :m]
-
-
-def _block(placed_layer: Any, link: Link, *, of_errors: bool) -> FloatArray:
-    """Return the matrix of a term, its rows multiplied by the largest slopes, or bounds of its entries' errors."""
-    layer = placed_layer.layer
-    slopes = link.largest_slopes[:, None]
-    matrix: FloatArray = layer.kernel()
-    if not of_errors:
-        return slopes * matrix
-    rounding = np.where(slopes == 1, 0.0, abs(slopes * matrix) * 2.0**-52 + 2.0**-1000)
-    error = 0.0 if layer.error is None else np.asarray(layer.error(), np.float64)
-    return np.asarray(host.inflate(slopes * error + rounding, 4))
 
 
 def transposed(blocks: Blocks) -> Blocks:
@@ -151,9 +157,9 @@ def constant_of_inequality(
     NoBoundError
         If the constant is not proven.
     HypothesisError
-        If the multipliers cannot be such.
+        If the multipliers cannot be such, or the inequality was not read off a graph.
     """
-    if multipliers.shape != (inequality.units,) or not usable(multipliers):
+    if multipliers.shape != (inequality.units,) or not _is_moderate(multipliers):
         raise HypothesisError(f"no multipliers of {inequality.units} units")
     blocks = inequality.blocks
     errors = inequality.errors
@@ -162,7 +168,7 @@ def constant_of_inequality(
     if not _is_positive(blocks, errors, multipliers, host.mul_down(proposed, proposed)):
         raise NoBoundError("the inequality is not proven")
     rule = f"LipSDP of {inequality.units} units together"
-    return make_upper(proposed, map_of(inequality.run), rule)
+    return make_upper(proposed, inequality.map, rule)
 
 
 def _is_positive(blocks: Blocks, errors: Blocks, multipliers: FloatArray, square: float) -> bool:
@@ -190,7 +196,8 @@ def _is_positive(blocks: Blocks, errors: Blocks, multipliers: FloatArray, square
     # Each entry of e and g has few roundings, and the error of its block.
     e_size = _size(e)
     g_size = _size(g)
-    diagonal_size = float(np.max(squares[:m], initial=0.0)) * square + 2 * float(np.max(multipliers * squares[m:]))
+    of_units = float(np.max(multipliers * squares[m:], initial=0.0))
+    diagonal_size = float(np.max(squares[:m], initial=0.0)) * square + 2 * of_units
     own = ROUNDINGS * 2.0**-53
     e_error = _size(np.hstack([errors[3], errors[2]]) * scales) + own * e_size
     g_error = _size(np.hstack([errors[1], errors[0]]) * scales * row_scales) + own * g_size

@@ -21,9 +21,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm.proof import Upper, host
+from specnorm.proof import Upper
 from specnorm_networks.certified.graph import Layer
-from specnorm_networks.certified.kernels import ROUNDINGS, PlacedLayer, by_channel
+from specnorm_networks.certified.kernels import PlacedLayer, by_channel
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.subjects import Domain
@@ -83,21 +83,6 @@ class Term:
         return max(self.stride, default=1) > 1
 
     @property
-    def entry_error(self) -> FloatArray | float:
-        """Bound of the error of each kernel entry, shape of the kernel, in units of `ROUNDINGS` unit roundoffs.
-
-        That is the relative error that `kernels.scaling_error` allows for each entry. So an entry with an error of e
-        units counts there as if its magnitude were larger by e.
-        """
-        if self.placed_layer is None or self.placed_layer.layer.error is None:
-            return 0.0
-        error_of_layer = np.asarray(self.placed_layer.layer.error(), np.float64)
-        error = error_of_layer[:, self.columns.start : self.columns.stop]
-        if self.scale is not None:
-            error = error * abs(self.scale)[:, None]
-        return host.inflate(abs(error) * (abs(self.factor) * 2.0**53 / ROUNDINGS), ROUNDINGS)
-
-    @property
     def borders(self) -> Borders:
         """Border treatment under which a bound for the whole grid is valid for this term."""
         if self.placed_layer is None:
@@ -140,7 +125,7 @@ class Term:
     def magnitudes(self, axes: int) -> PlacedKernel:
         """Return the same with the absolute values to which errors of the entries are relative."""
         kernel, start = self.dense(axes)
-        return PlacedKernel(abs(kernel) + self.entry_error, start)
+        return PlacedKernel(abs(kernel), start)
 
     def _dense_identity(self, axes: int) -> PlacedKernel:
         one_tap = (1,) * axes
@@ -186,8 +171,6 @@ class Link:
     """Number of the group of each channel, if the function sorts, or reflects, channels of one group together. Such a
     function moves no two vectors further apart in a norm that has one weight for each group. None: each channel is
     treated by itself."""
-    channels: NDArray[np.intp] | None = None
-    """Number of the channel of each unit, if every unit is a channel of the link (`units`); None elsewhere."""
 
     def fits_groups(self, weights: FloatArray) -> bool:
         """Whether all channels of a group have one weight."""
@@ -230,11 +213,11 @@ class Link:
 
     @property
     def single_layer(self) -> Term | None:
-        """The only term, if it is a whole layer with exact entries, whose norm at its own size can be asked for."""
+        """The only term, if it is a whole layer, whose norm at its own size can be asked for."""
         if len(self.terms) != 1:
             return None
         (term,) = self.terms
-        if term.placed_layer is None or term.placed_layer.layer.error is not None:
+        if term.placed_layer is None:
             return None
         is_whole = len(term.columns) == term.placed_layer.spec.cin and len(term.rows) == self.width
         return term if is_whole else None
@@ -329,11 +312,6 @@ class Run:
     def is_chain(self) -> bool:
         """Whether each link reads only the value before it."""
         return all(link.sources == (source,) for source, link in enumerate(self.links))
-
-    @property
-    def has_entry_errors(self) -> bool:
-        """Whether entries of a kernel are known only up to an error."""
-        return any(placed_layer.layer.error is not None for placed_layer in self.placed_layers)
 
     @property
     def depth(self) -> int:

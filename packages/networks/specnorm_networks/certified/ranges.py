@@ -33,7 +33,6 @@ from specnorm_networks.certified.operators.base import (
     NoBoundError,
     NotRunError,
     Slopes,
-    is_extent,
 )
 from specnorm_networks.certified.subjects import Box, Region
 
@@ -145,16 +144,6 @@ def unlimited_ranges(graph: Graph) -> Ranges:
     """Return ranges without limits: each value of known size may be anything."""
     intervals = {node.name: anything(node.shape) for node in graph.nodes if node.shape is not None}
     return Ranges(intervals, graph.origin, frozenset())
-
-
-def has_function_with_positive_slopes(graph: Graph) -> bool:
-    """Whether some function of each entry has only positive slopes on the whole line.
-
-    Functions whose slopes are already those on a range do not count.
-    """
-    functions = [node.function for node in graph.nodes if node.function is not None]
-    extents = [function.extent() for function in functions if function.slopes_on_range is None]
-    return any(is_extent(extent) and extent[0] > 0 for extent in extents)
 
 
 def _with_slopes(node: Node, before: Sequence[Interval | None], regions: frozenset[Region]) -> Node:

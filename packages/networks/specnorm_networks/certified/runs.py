@@ -167,8 +167,8 @@ def by_phases(run: Run) -> Run:
     links = run.links
     if not all(link.ends_with_function for link in links[:-1]) or any(link.groups is not None for link in links):
         raise NoBoundError("operators on several channels or pixels between the layers")
-    if not run.axes or run.borders - {"zeros"} or run.has_entry_errors:
-        raise NoBoundError("layers without pixels, with borders that are not zeros, or with inexact entries")
+    if not run.axes or run.borders - {"zeros"}:
+        raise NoBoundError("layers without pixels, or with borders that are not zeros")
     grids = grids_of(run)
     if math.prod(grids[0]) > MOST_PHASES:
         raise NoBoundError("too many phases")

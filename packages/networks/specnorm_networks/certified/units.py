@@ -1,4 +1,4 @@
-"""A small network read unit by unit, for LipSDP: every unit that may switch is a channel of one run.
+"""A small network read unit by unit, for LipSDP's inequality (`inequality`).
 
 A function z of an entry v with slopes in [a, b] is ``z = a v + w``, where w is a function of v with slopes in [0, b -
 a]. If a < b, w is called a *unit*; if a = b, w is 0. So each value is a sum of linear maps of the input and of units
@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.proof import arithmetic, host
-from specnorm_networks.certified.graph import Graph, Layer, Node
-from specnorm_networks.certified.links import Link, Run, Term
+from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.inequality import Inequality, Units
 from specnorm_networks.certified.operators.base import (
     FloatArray,
     LinearMap,
@@ -69,19 +68,18 @@ class _Sum:
         return rows
 
 
-class _Units:
-    """Reads a graph as links in which each unit is a channel.
-
-    The entries of the input, and then all units, are numbered consecutively.
-    """
+class _Reader:
+    """Reads a graph as sums of the entries of the input and of units, which are numbered consecutively."""
 
     def __init__(self, graph: Graph) -> None:
         self.nodes = graph.by_name
         self.sums: dict[str, _Sum] = {}
         """Values as sums, by name."""
-        self.numbers: list[range] = []
-        """Numbers of the input's entries, and then the numbers of the units of each link."""
-        self.links: list[Link] = []
+        self.count = 0
+        """Number of the input's entries and of all units so far."""
+        self.functions: list[Units] = []
+        self.rows: list[_Sum] = []
+        """Rows of the inequality: for the units of each function, and for the output."""
         self.entries: dict[str, NDArray[np.intp]] = {}
         """Numbers of a value's entries, counted from 1. Entries that were only moved keep their numbers."""
         self.entries_so_far = 0
@@ -129,16 +127,11 @@ class _Units:
         """Read the input: each of its entries is itself."""
         shape = node.shape or ()
         count = math.prod(shape)
-        self.numbers.append(range(count))
+        self.count = count
         eye = np.eye(count).reshape(count, *shape)
         # `np.zeros` takes no memory until it is written.
         self.sums[node.name] = _Sum(np.arange(count), eye, np.zeros(eye.shape))
         self.entries[node.name] = self._new_entries(shape)
-
-    @property
-    def count(self) -> int:
-        """Number of the input's entries and of all units so far."""
-        return self.numbers[-1].stop
 
     def _linear(self, linear: LinearMap, before: Sequence[_Sum], shape: tuple[int, ...]) -> _Sum:
         """Return a linear map of values, without the constants that it adds."""
@@ -157,7 +150,7 @@ class _Units:
         return _Sum.of(numbers, matrix, error)
 
     def _function(self, node: Node, before: _Sum, slopes: Slopes) -> _Sum:
-        """Return a function of v as ``low v + w``, and add the link that makes its units w.
+        """Return a function of v as ``low v + w``, with the units w.
 
         ``before``: v. ``slopes``: smallest slope ``low`` and largest slope of each entry.
         """
@@ -186,7 +179,7 @@ class _Units:
         low: FloatArray,
         high: FloatArray,
     ) -> NDArray[np.intp]:
-        """Return the numbers of the units of some entries, and add a link of those that are new.
+        """Return the numbers of the units of some entries, and add those that are new.
 
         Branches may apply one function to the same entries, such as the blocks of a DenseNet: these are the same units.
         ``low`` and ``high``: slopes of the entries.
@@ -199,43 +192,39 @@ class _Units:
             units[:] = [self.known_units.get((function, *key), -1) for key in keys]
         is_new = units < 0
         if is_new.any():
-            largest_slopes = np.where(low == 0, high, host.next_up(high - low))[is_new]
-            channels = _channels_of(node.shape or ())[entries[is_new]]
-            count = len(channels)
-            self.append_link(node.name, before, entries[is_new], np.zeros(count), largest_slopes, channels)
+            widths = np.where(low == 0, high, host.next_up(high - low))[is_new]
+            self.append_rows(before, entries[is_new], widths)
             first = self.count
-            self.numbers.append(range(first, first + count))
-            units[is_new] = np.arange(first, first + count)
+            self.count += int(is_new.sum())
+            channels = _channels_of(node.shape or ())[entries[is_new]]
+            self.functions.append(Units(node.name, channels))
+            units[is_new] = np.arange(first, self.count)
             if function is not None:
                 # An entry without a number is 0, and may have been moved from several places.
                 self.known_units |= {(function, *key): unit for key, unit in zip(keys, units, strict=True) if key[0]}
         return units
 
-    def append_link(
-        self,
-        name: str,
-        value: _Sum,
-        entries: NDArray[np.intp],
-        low: FloatArray,
-        high: FloatArray,
-        channels: NDArray[np.intp] | None = None,
-    ) -> None:
-        """Add the link of functions of some entries of a value, with slopes between ``low`` and ``high``.
+    def append_rows(self, value: _Sum, entries: NDArray[np.intp], widths: FloatArray | None = None) -> None:
+        """Add rows of some entries of a value, multiplied by the widths of their slopes (None: 1).
 
-        ``entries``: flat positions of these entries, which are the channels of the link. ``channels``: numbers of the
-        channels of the value that they are in (`Link.channels`).
+        ``entries``: flat positions.
         """
-        terms = []
-        # One matrix for each value of the run that the link reads: the input, or the units of an earlier link.
-        for source, numbers in enumerate(self.numbers):
-            rows = value.rows(np.arange(numbers.start, numbers.stop))
-            matrix = rows.matrix.reshape(len(numbers), -1)[:, entries].T
-            error = rows.error.reshape(len(numbers), -1)[:, entries].T
-            if not (matrix.any() or error.any()):
-                continue
-            layer = Layer(name, partial(np.array, matrix), {}, 0, error=partial(np.array, error))
-            terms.append(Term.of_matrix(source, layer))
-        self.links.append(Link(tuple(terms), len(entries), (low, high), name, channels=channels))
+        matrix = value.matrix.reshape(len(value.matrix), -1)[:, entries]
+        error = value.error.reshape(len(value.error), -1)[:, entries]
+        if widths is not None:
+            rounding = np.where(widths == 1, 0.0, abs(widths * matrix) * 2.0**-52 + 2.0**-1000)
+            error = host.inflate(widths * error + rounding, 4)
+            matrix = widths * matrix
+        self.rows.append(_Sum(value.numbers, matrix, error))
+
+    def gathered(self, *, of_errors: bool) -> FloatArray:
+        """Return the matrix of all rows, or bounds of the errors of its entries."""
+        parts = []
+        for row in self.rows:
+            part = np.zeros((row.matrix.shape[1], self.count))
+            part[:, row.numbers] = (row.error if of_errors else row.matrix).T
+            parts.append(part)
+        return np.concatenate(parts)
 
 
 def _union(values: Sequence[_Sum]) -> NDArray[np.intp]:
@@ -300,8 +289,8 @@ def coefficients_of(graph: Graph) -> int:
 
 
 @arithmetic.on_host()
-def unit_run(graph: Graph) -> Run:
-    """Return a whole network as one run in which every unit is a channel.
+def inequality_of(graph: Graph) -> Inequality:
+    """Return a whole network as the inequality of its units.
 
     Parameters
     ----------
@@ -317,23 +306,21 @@ def unit_run(graph: Graph) -> Run:
     coefficients_of(graph)
     (start,) = graph.inputs
     (end,) = graph.outputs
-    units = _Units(graph)
-    input_node = units.nodes[start]
+    reader = _Reader(graph)
+    input_node = reader.nodes[start]
     graph = graph.pruned()
-    width = math.prod(input_node.shape or ())
-    units.start(input_node)
+    reader.start(input_node)
     unread_after = graph.last_readers()
     for number, node in enumerate(graph.nodes):
         if not node.is_input:
-            units.read(node)
+            reader.read(node)
         for name in unread_after.get(number, ()):
             if name != end:  # values that nothing reads any more are dropped, to save memory
-                units.sums.pop(name, None)
-    # The function of the last link is the identity.
-    output = units.sums[end]
-    count = math.prod(output.matrix.shape[1:])
-    units.append_link(end, output, np.arange(count), np.ones(count), np.ones(count))
-    links = tuple(units.links)
-    if any(not link.terms for link in links):
+                reader.sums.pop(name, None)
+    output = reader.sums[end]
+    reader.append_rows(output, np.arange(math.prod(output.matrix.shape[1:])))
+    if any(not (row.matrix.any() or row.error.any()) for row in reader.rows):
         raise NoBoundError("a value that does not depend on the input: other rules prove the constant 0")
-    return Run(start, width, links)._with_domain(Scope(graph).domain)
+    whole, errors = reader.gathered(of_errors=False), reader.gathered(of_errors=True)
+    inequality = Inequality(math.prod(input_node.shape or ()), tuple(reader.functions), whole, errors)
+    return inequality._of_map(Scope(graph).map(start, end))

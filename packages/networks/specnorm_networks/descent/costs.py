@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -69,23 +68,6 @@ def proof_products(run: Run, parts: Parts) -> float:
         wide_axes = frequencies(part, 2).bit_length() - 1
         products += VISITED ** min(wide_axes, 2) * float(side) ** 3
     return products
-
-
-def newton_products(run: Run, parts: Parts) -> float:
-    """Estimate a Newton step, in products; infinite if a layer has more than one frequency."""
-    products = 0.0
-    unknowns = 0
-    for first, last in parts:
-        part = run.part(first, last)
-        if frequencies(part, 2) > 1:
-            return math.inf
-        widths = widths_of(part, reads_input=first == 0)
-        n = sum(widths[:-1])
-        m = sum(widths[1:])
-        read = sum(link.width * sum(widths[source] for source in link.sources) for link in part.links)
-        products += 2.0 * n**3 + 2.0 * n * read + 4.0 * (n + m) ** 2
-        unknowns += m
-    return products + unknowns**3 / 3 + 4.0 * unknowns**2
 
 
 def frequencies(part: Run, points: int) -> int:

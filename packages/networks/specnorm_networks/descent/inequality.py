@@ -4,14 +4,15 @@ For given multipliers L, the least g^2 is the largest eigenvalue of D^T D + R^T 
 ``N = 2 L - L A - A^T L - C^T C``, if N is positive definite. It is a convex function of L. It is made smooth: the
 logarithm of a sum of exponentials replaces the largest eigenvalue. Quasi-Newton steps (L-BFGS) in log L lower it. A
 gradient needs no derivative of a factorization: for an eigenvector x of length 1 and v = N^-1 R x, the derivative by
-L_i is 2 v_i (A v + B x - v)_i.
+L_i is 2 v_i (A v + B x - v)_i. Networks of few units take Newton steps instead.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,13 +21,12 @@ from numpy.typing import NDArray
 from specnorm.proof import Clock
 from specnorm_networks.certified.inequality import Blocks, Inequality, transposed
 from specnorm_networks.certified.operators.base import FloatArray
+from specnorm_networks.descent.newton import EXPECTED_STEPS, newton_products, newton_steps
 
 OF_CHANNELS = (0.03, 0.01)
 """Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other: multipliers of channels."""
 OF_UNITS = (0.01, 0.003, 0.001)
 """The same for multipliers of units."""
-GROWTH = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 16.0)
-"""Factors by which multipliers of a value exceed what its readers need: the start is the best of these."""
 PATIENCE = 10
 """Steps with one width end if so many of them together lower the logarithm of g^2 by less than `LEAST_GAIN`."""
 LEAST_GAIN = 1e-3
@@ -34,10 +34,6 @@ MEMORY = 60
 """Steps that the quasi-Newton method remembers."""
 SHORTEST = 1e-3
 """Shortest step of a line search, as a share of the whole step."""
-LEAST_SHARE = 1e-12
-"""Least multiplier at the start, as a share of the largest."""
-POWERS = 8
-"""Power steps for the norm of a block."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +55,82 @@ def work_of(inequality: Inequality) -> float:
     return n**3 / 3 + n * n * m + 9 * m**3
 
 
-def proposals(inequality: Inequality, steps: int, clock: Clock) -> Iterator[Proposal]:
-    """Yield better and better multipliers until the clock expires, the steps are made, or little is gained."""
+def proposals(
+    inequality: Inequality,
+    steps: int,
+    clock: Clock,
+    newton_work: float = math.inf,
+    tell: Callable[[int], None] = lambda _: None,
+) -> Iterator[Proposal]:
+    """Yield better and better multipliers until the clock expires, the steps are made, or little is gained.
+
+    ``newton_work``: multiplications that Newton steps may make; they are made if so many suffice. ``tell`` is called
+    with the number of steps made so far.
+    """
     is_transposed = inequality.outputs < inequality.inputs
     blocks = transposed(inequality.blocks) if is_transposed else inequality.blocks
     problem = _Problem(blocks, inequality.channels, clock)
-    constant, logs = problem.start(inequality.values, is_transposed, work_of(inequality))
-    if not constant < math.inf:
-        return
-    yield Proposal(constant, problem.multipliers(logs), is_transposed)
-    for channels, widths in ((inequality.channels, OF_CHANNELS), (np.arange(inequality.units), OF_UNITS)):
-        if channels is not inequality.channels:
-            logs = logs[inequality.channels]
-            problem = _Problem(blocks, channels, clock)
-        steps_left = steps
-        for width in widths:
-            logs, steps_made = _descend(problem, logs, width, steps_left)
-            steps_left -= steps_made
-            after = problem.constant(logs)
-            if after < constant:
-                constant = after
-                yield Proposal(constant, problem.multipliers(logs), is_transposed)
-            if clock.expired:
-                return
+    try:
+        least, logs = problem.start(inequality.values, is_transposed)
+    except (np.linalg.LinAlgError, ValueError):
+        return  # a function of no input or of no output
+    yield Proposal(least, problem.multipliers(logs), is_transposed)
+    if not inequality.units:
+        return  # the constant of a linear network is a norm
+    whole = _Problem(blocks, np.arange(inequality.units), clock)
+    ends = sorted([inequality.inputs, inequality.outputs])
+    is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
+    for multipliers in _searched(problem, whole, logs, steps, is_newton, tell):
+        constant = whole.constant(np.log(multipliers))
+        if constant < least:
+            least = constant
+            yield Proposal(constant, multipliers, is_transposed)
+        if clock.expired:
+            return
+
+
+def _searched(
+    problem: _Problem,
+    whole: _Problem,
+    logs: FloatArray,
+    steps: int,
+    is_newton: bool,
+    tell: Callable[[int], None],
+) -> Iterator[FloatArray]:
+    """Yield multipliers of units: by steps of channels, then by steps of units.
+
+    ``problem``, ``logs``: of channels; ``whole``: of units.
+    """
+    multipliers = problem.multipliers(logs)
+    for multipliers in _by_descent(problem, logs, OF_CHANNELS, steps, tell):
+        yield multipliers
+    if is_newton:
+        newton = newton_steps(whole.blocks, multipliers, whole.constant(np.log(multipliers)))
+        for number, multipliers in enumerate(itertools.islice(newton, steps), 1):
+            tell(number)
+            yield multipliers
+    else:
+        yield from _by_descent(whole, np.log(multipliers), OF_UNITS, steps, tell)
+
+
+def _by_descent(
+    problem: _Problem, logs: FloatArray, widths: Sequence[float], steps: int, tell: Callable[[int], None]
+) -> Iterator[FloatArray]:
+    """Yield multipliers after the steps with each width."""
+    made = 0
+    for width in widths:
+        so_far = made
+        for point, number in _descend(problem, logs, width, steps - so_far):
+            logs, made = point, so_far + number
+            tell(made)
+        yield problem.multipliers(logs)
 
 
 class _Problem:
     """The least g^2 as a function of the logarithms of the channels' multipliers."""
 
     def __init__(self, blocks: Blocks, channels: NDArray[np.intp], clock: Clock) -> None:
+        self.blocks = blocks
         self.a, self.b, self.c, self.d = (np.ascontiguousarray(block) for block in blocks)
         self.channels = channels
         self.clock = clock
@@ -142,86 +185,48 @@ class _Problem:
         form[np.diag_indices(len(form))] += 2 * multipliers
         return form
 
-    # -- start -------------------------------------------------------------------------------------------------------
-    def start(self, values: Sequence[slice], is_transposed: bool, work: float) -> tuple[float, FloatArray]:
-        """Return g and logarithms of multipliers, one number for each value; an infinite g if none are found.
+    def start(self, values: Sequence[slice], is_transposed: bool) -> tuple[float, FloatArray]:
+        """Return a constant, and logarithms of its multipliers, one number for each value.
 
-        ``values``: the units of each value, in the order of computation. ``work``: that of an evaluation. A value's
-        multiplier is what its readers need, from the last value back, times one of the factors `GROWTH`. In transposed
-        matrices, earlier values read later ones.
+        ``values``: the units of each value, in the order of computation; in transposed matrices, earlier values read
+        later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value by value, each after those that it reads.
+        Let F be its inverse so far, and G = R F R^T for the rows R of a value in [B A]. With the multiplier L the Schur
+        complement of its units is 2 L - L^2 G, which is largest at L = 1 / |G|. At the end, |[D C] F [D C]^T| is the
+        square of the constant.
         """
-        order = values if is_transposed else values[::-1]  # readers first
-        to_output = [_norm(self.c[:, value]) ** 2 for value in order]
-        to_readers = [[_norm(self.a[reader, value]) ** 2 for reader in order[:at]] for at, value in enumerate(order)]
-        best = (math.inf, np.zeros(0))
-        for growth in GROWTH:
-            of_values: list[float] = []
-            for squares, square in zip(to_readers, to_output, strict=True):
-                needs = square + sum(number * of_reader for number, of_reader in zip(squares, of_values, strict=True))
-                of_values.append(growth * needs)
-            units = np.zeros(len(self.channels))
-            for value, number in zip(order, of_values, strict=True):
-                units[value] = max(number, LEAST_SHARE * max(of_values))
-            scaled = self._scaled(units)
-            if best[0] < math.inf and not scaled[0] < best[0]:
-                break
-            best = min(best, scaled, key=lambda pair: pair[0])
-            if not self.clock.affords(work):
-                break
-        return best
-
-    def _scaled(self, units: FloatArray) -> tuple[float, FloatArray]:
-        """Return g for multipliers times the best factor, if D is 0 and there is one eigenvalue, and their logarithms.
-
-        Let P = 2 L - L A - A^T L. The factor s has to be above the largest eigenvalue of C P^-1 C^T, and s^2 / (s P -
-        C^T C) is least at twice that. ``(s P - C^T C)^-1 = P^-1 / s + P^-1 C^T (s - C P^-1 C^T)^-1 C P^-1 / s``.
-        """
-        form = self._form(units)
-        nothing = (math.inf, np.zeros(0))
-        if not np.all(np.isfinite(form)):
-            return nothing
-        try:
-            np.linalg.cholesky(form)
-            solution = np.linalg.solve(form, np.hstack([self.c.T, units[:, None] * self.b]))
-            of_c, of_b = np.split(solution, [len(self.c)], axis=1)
-            small = self.c @ of_c
-            largest = float(np.linalg.norm(small, 2))
-            if not 0 < largest < math.inf:
-                return nothing
-            s = 2 * largest
-            # R = C^T D + s L B, and P^-1 R.
-            right = self.cd + s * units[:, None] * self.b
-            solution = of_c @ self.d + s * of_b
-            through = self.c @ solution
-            inner = np.linalg.solve(s * np.eye(len(small)) - small, through)
-            gram = self.dd + (right.T @ solution + through.T @ inner) / s
-            square = float(np.linalg.eigvalsh((gram + gram.T) / 2)[-1])
-        except np.linalg.LinAlgError:
-            return nothing
+        m = self.b.shape[1]
+        inverse = np.eye(m)
+        columns = np.arange(m)
+        """The columns of [B A] that F is of."""
         logs = np.zeros(self.count)
-        logs[self.channels] = np.log(units * s)
-        return (math.sqrt(square) if 0 < square < math.inf else math.inf), logs
-
-
-def _norm(block: FloatArray) -> float:
-    """Estimate the norm of a matrix by power steps."""
-    x = np.cos(np.arange(block.shape[1]) ** 2.0)
-    norm = 0.0
-    for _ in range(POWERS):
-        x = block.T @ (block @ (x / (np.linalg.norm(x) or 1.0)))
-        norm = math.sqrt(float(np.linalg.norm(x)))
-    return norm
+        for units in values[::-1] if is_transposed else values:
+            rows = np.hstack([self.b[units], self.a[units]])[:, columns]
+            reads = np.flatnonzero(rows.any(axis=0))
+            of_rows = rows[:, reads] @ inverse[reads]
+            gram = of_rows[:, reads] @ rows[:, reads].T
+            largest = float(np.linalg.eigvalsh(gram)[-1]) or 1.0  # any number, if the value depends on nothing
+            logs[self.channels[units]] = -math.log(largest)
+            own = np.linalg.inv(2 * np.eye(len(gram)) - gram / largest) * largest
+            across = own @ of_rows / largest
+            inverse = np.block([[inverse + across.T @ of_rows / largest, across.T], [across, own]])
+            columns = np.concatenate([columns, np.arange(len(self.a))[units] + m])
+        ends = np.hstack([self.d, self.c])[:, columns]
+        square = float(np.linalg.eigvalsh(ends @ inverse @ ends.T)[-1])
+        return math.sqrt(square), logs + math.log(square)
 
 
 # -- descent -----------------------------------------------------------------------------------------------------------
-def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> tuple[FloatArray, int]:
-    """Make quasi-Newton steps (Nocedal, "Updating quasi-Newton matrices with limited storage", Math. Comp. 1980)."""
+def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> Iterator[tuple[FloatArray, int]]:
+    """Make quasi-Newton steps (Nocedal, "Updating quasi-Newton matrices with limited storage", Math. Comp. 1980).
+
+    Yields the point after each, and the number of steps so far.
+    """
     value, gradient = problem.evaluate(logs, width)
     history: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=MEMORY)
     values = [value]
-    for made in range(steps):
+    for made in range(1, steps + 1):
         if problem.clock.expired or not np.isfinite(gradient).all() or not gradient.any():
-            return logs, made
+            return
         direction = -_preconditioned(gradient, history)
         direction /= max(1.0, float(abs(direction).max()))
         share = 1.0
@@ -235,7 +240,7 @@ def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> t
                 break
         if not new_value < value:
             if not history:
-                return logs, made
+                return
             history.clear()
             continue
         change = new_gradient - gradient
@@ -243,9 +248,9 @@ def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> t
             history.append((step, change))
         logs, value, gradient = logs + step, new_value, new_gradient
         values.append(value)
+        yield logs, made
         if len(values) > PATIENCE and values[-1 - PATIENCE] - value < LEAST_GAIN:
-            return logs, made
-    return logs, steps
+            return
 
 
 def _preconditioned(gradient: FloatArray, history: deque[tuple[FloatArray, FloatArray]]) -> FloatArray:

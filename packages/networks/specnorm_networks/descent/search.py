@@ -1,4 +1,4 @@
-"""The search of a run's weights: rounds of gradient and Newton steps, and what they propose at the end.
+"""The search of a run's weights: rounds of gradient steps, and what they propose at the end.
 
 The *last grid* is the finest one that is affordable. On it, the multipliers of the best states are made feasible at the
 end. T is the matrix of weighted layers whose norm a proof bounds (`certified.parts`).
@@ -19,7 +19,7 @@ from specnorm.proof import Clock, OutOfTime, arithmetic, backends
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.descent.adam import Adam
-from specnorm_networks.descent.costs import RATE, cost, cost_at, newton_products
+from specnorm_networks.descent.costs import RATE, cost, cost_at
 from specnorm_networks.descent.gradient import (
     ALMOST,
     DECAY,
@@ -28,19 +28,14 @@ from specnorm_networks.descent.gradient import (
     gradient_steps,
     last_log,
     log_of_norm,
-    parameters,
     value_alone,
 )
-from specnorm_networks.descent.newton import newton_steps
 from specnorm_networks.descent.stages import Parts, Stage, frequencies_of_part, stages_of_part, stages_of_run
 from specnorm_networks.progress import Progress
 
 ROUNDS = ((6, 20), (6, 30), (10, 50), (16, 100))
 """Rounds of gradient steps: frequencies an axis, and steps. Further rounds are as the last, each with twice as many
 steps as the one before."""
-EXPECTED_NEWTON_STEPS = 40
-NEWTON_SHARE = 1 / 4
-"""Newton steps follow the first round, and end the search, if the expected ones take no larger share of the budget."""
 WORTH_KEEPING = 2.5e-3
 """Gain of the constant's square that makes another proposal: more than a proof adds."""
 MEMORY = 2**30
@@ -114,7 +109,7 @@ def search_weights(
     Parameters
     ----------
     steps : int
-        Largest number of gradient and Newton steps, rounded down to 1, 2 or a multiple of 5; 0: the closed form.
+        Largest number of gradient steps, rounded down to 1, 2 or a multiple of 5; 0: the closed form.
     seconds : float
         Budget in units of `RATE` products, after which no step is begun.
     progress : callable, optional
@@ -216,7 +211,7 @@ class _Search:
 
     # -- rounds ------------------------------------------------------------------------------------------------------
     def _make_rounds(self) -> None:
-        """Make rounds of gradient steps or, if Newton steps are affordable, one round and then these."""
+        """Make rounds of gradient steps."""
         last_points, _ = ROUNDS[-1]
         points_of_grid = 0
         grid: list[Stage] = []
@@ -235,8 +230,6 @@ class _Search:
                 grid = stages_of_run(self.network, self.parts, points, self.dtype)
             self._descend(grid, steps, cost(self.network, self.parts, points).products, anew=is_new_grid)
             if wanted_points == last_points and len(self.states) == states_before:
-                return
-            if self.steps_done < self.last_step and self._make_newton_steps(grid):
                 return
 
     def _affords(self, points: int, steps: int) -> bool:
@@ -384,24 +377,6 @@ class _Search:
         *inner, last = self._values_of_links(part, multipliers, np.complex128, angles)
         is_feasible = (np.array(inner) < ALMOST).all()
         return last if is_feasible else np.full(len(angles), math.inf)
-
-    def _make_newton_steps(self, grid: Sequence[Stage]) -> bool:
-        """Make Newton steps to the end, if they take no large share of the budget; return whether any were made."""
-        step_cost = newton_products(self.network, self.parts)
-        if EXPECTED_NEWTON_STEPS * step_cost > min(self.budget_left, NEWTON_SHARE * self.budget):
-            return False
-        self.clock.require(step_cost)
-        value, multipliers = value_alone(grid, self.point)
-        for better, is_last in newton_steps(grid, self.links, multipliers, math.exp(value)):
-            self.budget_left -= step_cost
-            self.clock.require(step_cost)
-            self._count_step()
-            if is_last or _may_be_kept(self.steps_done):
-                self.point = np.concatenate(parameters(grid, better))
-                self._keep(self._value(grid), anew=is_last)
-            if self.steps_done >= self.last_step or self.budget_left < step_cost:
-                break
-        return True
 
     def _count_step(self) -> None:
         self.steps_done += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -19,10 +18,9 @@ from specnorm_networks.tools import (
     Measure,
     Method,
     NetworkBound,
-    NoBoundError,
     Ranges,
-    bound_by_units,
     bounded,
+    by_channels_and_units,
     prepare,
     with_slopes_on,
     without_sorting,
@@ -41,7 +39,7 @@ def near(
     measure: Measure,
     method: Method,
     ranges_on_ball: Ranges,
-) -> list[NetworkBound]:
+) -> NetworkBound:
     """Bound a network on a ball: with the slopes of each channel there, and of each unit if the network is small.
 
     Parameters
@@ -50,13 +48,13 @@ def near(
         `ranges_near` of the ball.
     """
     on_ball = with_slopes_on(prepare(graph), ranges_on_ball)
-    answers = [bounded(on_ball, measure, method, known=ranges_on_ball)]
-    if not isinstance(method, Product):
+
+    def with_units() -> Graph:
         written = written_out(without_sorting(graph))[-1]
-        written_on_ball = with_slopes_on(written, ranges(written, ball, {}, ranges_on_ball))
-        with suppress(NoBoundError):
-            answers.append(bound_by_units(written_on_ball, measure, method, ranges_on_ball))
-    return [replace(answer, radius=ball.radius) for answer in answers]
+        return with_slopes_on(written, ranges(written, ball, {}, ranges_on_ball))
+
+    answer = by_channels_and_units(on_ball, with_units, measure, method, ranges_on_ball)
+    return replace(answer, radius=ball.radius)
 
 
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:

@@ -172,7 +172,7 @@ def test_each_stage_and_step_is_told() -> None:
     stages = [what for done, _, what in told if done == 0]
     assert stages == ["export", "comparison with the model", "search and proof", "attack on the bound"]
     assert [what for done, of, what in told if done == of == 1] == stages
-    (run,) = found.runs
+    run = found.runs[0]
     steps = [(done, of) for done, of, what in told if what == f"{run.start} to {run.end}"]
     assert steps[:3] == [(1, 100), (2, 100), (3, 100)]
     assert told[-1] == (1, 1, "attack on the bound")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -47,11 +48,16 @@ def regions(drawn: Drawn) -> Iterator[Region]:
         yield Region("box", (size,), np.full(size, low), np.full(size, high))
 
 
+REPR = re.compile(r"[A-Za-z_]+\([a-z_]+=|<[\w.]+ .*at 0x|\bFraction\(|\bnp\.|\barray\(|<class")
+"""What a message has that shows an object of ours, or of NumPy, as Python prints it."""
+
+
 def claim(drawn: Drawn, rng: np.random.Generator) -> tuple[float, float] | None:
     """Bound, and what is reached; None if there is no bound."""
     for region in regions(drawn):
         boxed = region.kind == "box"
         found = bound(within(drawn.graph, region.first[0], region.second[0]) if boxed else drawn.graph)
+        assert not [node.reason for node in found.unknown if REPR.search(node.reason)]
         if found.upper is not None:
             break
         if not any("within(" in node.reason for node in found.unknown):

@@ -290,7 +290,7 @@ def test_a_run_is_traced_once_and_resumes_to_the_bit() -> None:
         gradient, (after, weights) = jax.grad(loss, has_aux=True)(params)
         return jax.tree_util.tree_map(lambda x, d: x - 2e-2 * d, params, gradient), after, weights
 
-    def along_of(j: int) -> np.ndarray:
+    def along_of(j: int) -> Any:
         return normal(3, 6, 6, seed=j // 6) * (1e-3 if j > 6 else 1.0)
 
     params = {"Conv_0": {"kernel": normal(3, 6, 6)}}

@@ -311,8 +311,6 @@ class Operator:
     """Name of the rule that gives its constant, in tables and JSON."""
     lipschitz_constant: ClassVar[float | None] = None
     """The constant, if it is the same for all shapes and fields."""
-    units_say_more: ClassVar[bool] = False
-    """Whether weights of entries may give less than weights of channels, which ignore borders and order."""
     joins: ClassVar[Literal["sum", "squares"] | None] = None
     """How the changes of several inputs join (`shares`): they add up, or their squares do; None: unknown."""
 

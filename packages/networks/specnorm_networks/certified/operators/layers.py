@@ -51,15 +51,13 @@ class Layer:
     """Number of the kernel's spatial axes."""
     outputs_last: bool = False
     """Whether ``load`` returns a matrix with its outputs along the last axis."""
-    error: Callable[[], AnyArray] | None = None
-    """Returns a bound of the error of each entry, if the matrix was computed; None: entries are exact."""
     to_host: Callable[[AnyArray], NDArray[Any]] = np.asarray
     """Makes a NumPy array of what ``load`` returns, exactly."""
 
     @property
     def digested(self) -> tuple[Any, ...]:
         """What digests have of the layer: its kernel and its geometry."""
-        return self.to_host(self.stored()), self.geometry, self.spatial, self.error
+        return self.to_host(self.stored()), self.geometry, self.spatial
 
     def stored(self) -> Any:
         """Return the kernel as an array of its own library; a matrix with its outputs first."""
@@ -97,7 +95,6 @@ class Convolution(_WithKernel):
 
     rule = "layer"
     is_layer = True
-    units_say_more = True
     extra: tuple[int, ...] = ()
     """Numbers of pixels, one for each spatial axis, that the output has after the last one that reads the input. They
     hold the bias alone. A transposed convolution has such pixels if its output padding exceeds its cropping."""
@@ -249,7 +246,7 @@ class Matrix(_WithKernel):
         return lengths_at(len(after), (axis,), length)
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
-        if self.layer.error is not None or not math.isfinite(self.alpha):
+        if not math.isfinite(self.alpha):
             return None
         kernel = self.layer.kernel()
         _, inputs = kernel.shape

@@ -90,7 +90,9 @@ class Resize(Affine):
         rows_of_axis = {}
         for axis, resizing in self._resizings(before).items():
             if max(resizing.size, resizing.outputs) > axes.LONGEST:
-                raise NoBoundError(f"resizing of more than {axes.LONGEST} pixels is not supported: {resizing}")
+                raise NoBoundError(
+                    f"resizing of {resizing.size} pixels to {resizing.outputs}: at most {axes.LONGEST} are supported"
+                )
             rows_of_axis[axis] = axes.resized_rows(resizing, kind)
         return rows_of_axis
 

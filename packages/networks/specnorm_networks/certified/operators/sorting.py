@@ -44,7 +44,6 @@ class Sorted(Known):
     lipschitz_constant = 1.0
     is_monotone_and_exact = True
     axis: int
-    units_say_more = True
 
     def groups(self, count: int) -> NDArray[np.intp]:
         """Return for each entry along the axis the number of its group: entries of one group are sorted together."""
