@@ -34,8 +34,8 @@ _LEAST_WAY = 0.001
 """Kernels that have gone no further, as a part of their length, are not swept. The norm at a frequency that is not in
 the bundle may rise by two to five times as much."""
 _FAR = 0.007
-"""Kernels that have gone further are swept four times, twice as often for twice the way, and take more passes. With 0.01,
-residual and strided networks under Adam 2e-3 reached 1.027 and 1.023, with 0.007 1.010 and 1.009."""
+"""Kernels that have gone further are swept four times, twice as often for twice the way, and take more passes. With
+0.01, residual and strided networks under Adam 2e-3 reached 1.027 and 1.023, with 0.007 1.010 and 1.009."""
 _SWEEPS = 4, 8, 16
 """Number of sweeps after `_FAR`, twice and four times as far."""
 _KEPT = 4, 9
