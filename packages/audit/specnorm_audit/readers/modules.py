@@ -18,6 +18,8 @@ _BILINEAR = f"{OF_TORCH}linear.Bilinear"
 _MODES = ("zeros", "circular", "reflect", "replicate")
 _CONTAINERS = ("_parameters", "_buffers")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_METHODS = ("forward", "_conv_forward", "_call_impl")
+"""Methods of torch's layers that an attribute of one object may replace."""
 
 
 def container_of(key: Any, owner: Any) -> Inert | None:
@@ -56,6 +58,9 @@ def stated(module: Inert, leaf: str, axes: int) -> tuple[Stated, str | None]:
     hooks = [name for name in _HOOKS if attributes.get(name)]
     if hooks and leaf == "weight":
         return Stated(), f"its module has hooks ({hooks[0]}), whose code may change it."
+    replaced = [name for name in _METHODS if name in attributes]
+    if replaced:
+        return Stated(), f"its module has a {replaced[0]} of its own, whose code determines the weight."
     if module.name not in _CONVOLUTIONS:
         return Stated(), None
     geometry = _geometry(attributes, axes - 2, is_transposed=_CONVOLUTIONS[module.name])

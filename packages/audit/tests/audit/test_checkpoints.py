@@ -14,6 +14,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from specnorm_audit import audit
 from specnorm_audit.readers import pytorch
+from specnorm_audit.report import gate_layers
 
 from audit import files
 from specnorm.errors import ModelFileError
@@ -249,3 +250,27 @@ def test_a_pickled_module_whose_code_decides_is_not_proven(tmp_path: Path, monke
     (row,) = [row for row in audit(tmp_path / "m.pt", assume_stored="0.*").layers if row.name == "0.weight"]
     assert row.status == "ok"
     assert row.spec is not None
+
+
+def _scaled(x: Any) -> Any:
+    return 5 * x
+
+
+def _scaling(layer: Any, *_: Any) -> None:
+    layer.weight.data.mul_(5)
+
+
+@pytest.mark.parametrize("change", ["forward", "register_forward_pre_hook", "register_forward_hook"])
+@pytest.mark.parametrize("kind", ["Linear", "Conv2d"])
+def test_a_pickled_layer_that_code_changes_is_not_read_as_stored(change: str, kind: str, tmp_path: Path) -> None:
+    nn: Any = pytest.importorskip("torch").nn
+    layer = nn.Linear(3, 3) if kind == "Linear" else nn.Conv2d(3, 3, 3)
+    if change == "forward":
+        layer.forward = _scaled
+    else:
+        getattr(layer, change)(_scaling)
+    pytest.importorskip("torch").save(nn.Sequential(layer, nn.Linear(3, 3)), tmp_path / "m.pt")
+    report = audit(tmp_path / "m.pt")
+    assert [(row.status, row.upper is None) for row in report.layers] == [("error", True), ("ok", False)]
+    assert "code" in str(report.layers[0].reason)
+    assert gate_layers(report, 1e6).outcome == "undecided"

@@ -219,6 +219,51 @@ def test_an_array_that_is_not_understood_is_a_layer_if_the_user_says_so() -> Non
     assert {row.name for row in audit(arrays, assume_stored=["theta"]).layers} == {"theta", "conv.weight"}
 
 
+BESIDE = {
+    "conv.popup_scores": W, "theta": np.eye(5), "conv.scales": np.ones(7), "lora_A.weight": np.ones((2, 4)),
+    "book.codes": np.ones((9, 3), np.int64),
+}  # fmt: skip
+"""Arrays that leave a gate undecided, beside `W`."""
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_an_array_that_is_ignored_settles_the_gate_and_is_no_layer(name: str) -> None:
+    arrays = {"conv.weight": W, name: BESIDE[name]}
+    assert gate_layers(audit(arrays), 1e6).outcome == "undecided"
+    report = audit(arrays, ignore=name)
+    assert [(row.name, row.status) for row in (*report.layers, *report.unmeasured)] == [("conv.weight", "ok")]
+    assert gate_layers(report, 1.1 * _norm(W)).outcome == "passed"
+    assert gate_layers(report, 0.9 * _norm(W)).outcome == "failed"
+    assert report.summary["ignore"] == [name]
+    assert f"--ignore {name}" in str(report)
+
+
+def test_an_ignored_kernel_is_never_a_layer_and_names_are_whole() -> None:
+    arrays = {"conv.weight": W, "old.weight": 9 * W}
+    report = audit(arrays, ignore=["old*"])
+    assert [row.name for row in report.layers] == ["conv.weight"]
+    with pytest.raises(ModelFileError, match="holds no layer"):
+        audit(arrays, ignore="*")
+    for patterns in (["old"], ["old.*", "theta*"]):
+        with pytest.raises(ModelFileError, match=f"no array whose name matches '{patterns[-1][:3]}"):
+            audit(arrays, ignore=patterns)
+
+
+@pytest.mark.parametrize(
+    ("options", "code"), [([], 2), (["--ignore", "conv.popup*"], 0), (["--ignore", "popup*"], 2)], ids=str
+)
+def test_the_command_ignores_what_it_is_told(
+    options: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = pytest.importorskip("specnorm_audit.cli")
+    path = files.save_npz(tmp_path / "m.npz", {"conv.weight": W, "conv.popup_scores": W})
+    assert cli.run(["audit", str(path), "--fail-above", "1e6", *options]) == code
+    if code == 0:
+        assert "--ignore conv.popup*" in capsys.readouterr().out
+    elif options:
+        assert "no array whose name matches 'popup*'" in capsys.readouterr().err
+
+
 # -- stacks ------------------------------------------------------------------------------------------------------------
 STACK = np.cos(np.arange(3.0 * 5 * 7) ** 2).reshape(3, 5, 7).astype(np.float32)
 LARGEST = max(float(np.linalg.norm(x.astype(float), 2)) for x in STACK)
