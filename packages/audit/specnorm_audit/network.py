@@ -60,7 +60,7 @@ def network_of(
             model, seconds, _bounded, tuple(rows), input_shape, input_range, budget, progress=progress
         )
     except GeometryError as error:
-        raise GeometryError(f"{error} Layers chosen by name (--layers, layers=) are measured alone.") from error
+        raise GeometryError(f"{error} Layers that are chosen by name are measured alone.") from error
     except SpecnormError as error:
         return NetworkBound(None, {}, (), (UnknownNode("graph", "Graph", str(error)),), {})
     return answer
