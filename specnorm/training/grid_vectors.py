@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 _TABLE_BYTES = ArrayOps.memory / 4
 """Memory of the phases of all points and taps; fewer points are taken for a larger kernel."""
-WAVES = 5, 15
+WAVES = 11, 23
 """Number of points of the grid from which new waves begin: its local maxima first, then the highest others. Kernels
-with three axes, which have more maxima, take the second number."""
+with three axes, which have more maxima, take the second number. With 5, a layer of 3 outputs reached 1.0154, with 11
+1.0073."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42

@@ -153,7 +153,8 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return matrix_vectors.shapes(max(m, p), min(m, p))
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        count = grid_vectors.most_waves(spec.block_kernel_shape, len(grid)) + _kept(spec)
+        new = grid_vectors.most_waves(spec.block_kernel_shape, len(grid))
+        count = new + _kept(spec, new)
         axes = sum(k > 1 for k in spec.block_kernel_shape)
         vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
         waves = {"left": (m, count, 2), "angles": (axes, count), "norms": (1, count)}
@@ -169,7 +170,9 @@ class SymbolNorm(Stepped):
         zeros = [xp.zeros((b, *x), dtype=blocks.dtype, device=device) for x in (norms, sketch)]
         vectors, new = self._first_steps(self._waves(blocks, ops=ops), spec)
         # No wave was followed before.
-        bundle_of_all = bundle.with_highest_kept(new, new, zeros[0][:, 0, : new.angles.shape[2]], _kept(spec), ops=ops)
+        bundle_of_all = bundle.with_highest_kept(
+            new, new, zeros[0][:, 0, : new.angles.shape[2]], _kept(spec, new.angles.shape[2]), ops=ops
+        )
         return arrays.real_pair(vectors, xp=xp), *bundle_of_all, *zeros
 
     def follow(
@@ -238,7 +241,7 @@ class SymbolNorm(Stepped):
         vectors, left_of_new, phases = grid_vectors.steps(waves, vectors, sweeps)
         heights = bundle.without_twins(norms[:, 0, :], angles, waves.grid.spacing, ops=ops)
         old, new = bundle.Waves(left, angles), _bundle(left_of_new, phases, spec, ops=ops)
-        kept = bundle.with_highest_kept(new, old, heights, _kept(spec), ops=ops)
+        kept = bundle.with_highest_kept(new, old, heights, _kept(spec, new.angles.shape[2]), ops=ops)
         if way is not None:
             # Each sweep is for a part of the way. The sketch stays where so much of it is left.
             of_one = _FAR / _SWEEPS[0]
@@ -288,9 +291,9 @@ class SymbolNorm(Stepped):
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
 
 
-def _kept(spec: ConvSpec) -> int:
-    """Number of waves that a sweep keeps."""
-    return _KEPT[sum(k > 1 for k in spec.block_kernel_shape) > 2]
+def _kept(spec: ConvSpec, new: int) -> int:
+    """Number of waves that a sweep keeps beside so many new ones."""
+    return min(_KEPT[sum(k > 1 for k in spec.block_kernel_shape) > 2], new)
 
 
 def _next_taps(spec: ConvSpec) -> list[int]:

@@ -268,3 +268,16 @@ def test_a_gradient_of_a_depthwise_layer_is_that_of_its_highest_group(groups: in
     step = 1e-5
     ends = [float(specnorm.enclose(kernel + t * direction, groups=groups, rtol=1e-9).lower) for t in (step, -step)]
     assert np.sum(gradient * direction) == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-3)
+
+
+@pytest.mark.parametrize("points", [1, 2, 3])
+def test_a_grid_of_few_points_is_followed(points: int) -> None:
+    """It has fewer points than waves that a sweep keeps."""
+    kernel = np.random.RandomState(0).standard_normal((4, 3, 3, 3))
+    method = SymbolNorm(points=points)
+    value, state = specnorm.track(kernel, method, specnorm.init_tracking(kernel, method))
+    truth = sigma_star(kernel)
+    assert 0.5 * truth.lo <= float(value) <= truth.hi * (1 + 1e-12)
+    assert {name: x.shape for name, x in state.items()} == {
+        name: x.shape for name, x in specnorm.init_tracking(kernel, method).items()
+    }
