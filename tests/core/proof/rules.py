@@ -72,7 +72,7 @@ def own_matrix() -> Iterator[tuple[Upper | Lower | None, float]]:
 
 def arrays_of_bounds() -> Iterator[tuple[Upper, float]]:
     """The claims that are read from arrays: of each block, of all, of two arrays; and with premises."""
-    uppers = Uppers._by_rule(np.asarray([1.0, 3.0]), ALL_FREQUENCIES, "assumed")  # type: ignore[arg-type]
+    uppers = Uppers._by_rule(np.asarray([1.0, 3.0]), ALL_FREQUENCIES, "assumed")
     yield uppers.largest(ops=OPS), 3.0
     joined = Uppers.joined([uppers, uppers], xp=OPS.xp).claims(ops=OPS)
     yield from zip(joined, (1.0, 3.0, 1.0, 3.0), strict=True)

@@ -209,8 +209,8 @@ class _Reader:
 
         ``entries``: flat positions.
         """
-        matrix = value.matrix.reshape(len(value.matrix), -1)[:, entries]
-        error = value.error.reshape(len(value.error), -1)[:, entries]
+        matrix = value.matrix.reshape(len(value.matrix), math.prod(value.matrix.shape[1:]))[:, entries]
+        error = value.error.reshape(len(value.error), math.prod(value.error.shape[1:]))[:, entries]
         if widths is not None:
             rounding = np.where(widths == 1, 0.0, abs(widths * matrix) * 2.0**-52 + 2.0**-1000)
             error = host.inflate(widths * error + rounding, 4)
