@@ -111,7 +111,7 @@ class Inequality:
         first = 0
         for function in self.functions:
             numbers.append(np.unique(function.channels, return_inverse=True)[1] + first)
-            first += int(numbers[-1].max(initial=-1)) + 1
+            first = int(numbers[-1].max(initial=first - 1)) + 1
         return np.concatenate(numbers)
 
     @property

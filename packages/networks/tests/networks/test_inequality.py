@@ -112,6 +112,15 @@ def test_it_holds_for_all_slopes_and_is_close(name: str) -> None:
     assert reached <= found <= 1.7 * reached
 
 
+def test_the_channels_of_all_functions_are_numbered_without_gaps() -> None:
+    """Gaps that doubled from function to function took 16 GiB for 31 layers."""
+    network = Written((1, 2, 3, 3))
+    value = "x"
+    for _ in range(4):
+        value = network(ops.ReLU(), convolution(network, 2, value))
+    assert np.array_equal(inequality_of(network.graph()).channels, np.repeat(np.arange(8), 9))
+
+
 @pytest.mark.parametrize("name", ["resolutions", "few outputs"])
 def test_no_smaller_constant_is_proven(name: str) -> None:
     """Nor one of multipliers that cannot be such, or of entries that are known less well."""
