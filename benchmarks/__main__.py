@@ -17,6 +17,8 @@ jax-first-calls-page             # prints their table, from the committed lines
 starts --before COMMIT --out FILE  # processor time of imports, first calls, the command; prints a table; a minute
 widths --out FILE                # processor time of calls by the number of channels; six minutes on one thread
 widths-page                      # their table of docs/benchmarks/index.md from its committed lines
+long-axes --out FILE             # time and memory of layers with many pixels; two minutes on one thread
+long-axes-page                   # their table of docs/benchmarks/index.md from its committed lines
 networks --out FILE              # bounds of published networks by each method; 12 minutes on one thread
 networks-page                    # the tables of docs/benchmarks/index.md from its committed lines
 
@@ -80,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     by_width.add_argument("--calls", nargs="+", default=(), help="these alone")
     by_width.add_argument("--out", type=Path)
     parsers.add_parser("widths-page")
+    parsers.add_parser("long-axes").add_argument("--out", type=Path, required=True)
+    parsers.add_parser("long-axes-page")
     parsers.add_parser("launches")
     first_calls = parsers.add_parser("jax-first-calls")
     first_calls.add_argument("--functions", nargs="+", default=(), help="these alone")
@@ -122,6 +126,13 @@ def main(words: list[str] | None = None) -> int:
             widths.write(options.widths, options.calls, options.out)
         else:
             widths.write_page()
+    elif options.command.startswith("long-axes"):
+        from benchmarks import long_axes
+
+        if options.command == "long-axes":
+            long_axes.write(options.out)
+        else:
+            long_axes.write_page()
     elif options.command.startswith("jax-first-calls"):
         from benchmarks import jax_first_calls
 

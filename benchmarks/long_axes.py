@@ -1,0 +1,78 @@
+"""Time and memory of `enclose` for layers with many pixels: ``python -m benchmarks long-axes --out FILE``, one thread.
+
+Each layer has one channel and three taps, and is enclosed within a budget, in a process of its own.
+``long-axes-page`` makes the table of docs/benchmarks/index.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks import facts
+from benchmarks.constraint_page import about
+from benchmarks.facts import FOLDER, Row
+from benchmarks.marks import put_all
+from benchmarks.page import table
+
+COMMITTED, PAGE = FOLDER / "long-axes.jsonl", FOLDER / "index.md"
+LAYERS = [
+    (mode, 10**power, budget) for mode in ("zeros", "reflect") for power in (5, 6, 7) for budget in (1.0, 60.0)
+]  # fmt: skip
+PROGRAM = """
+import json, resource, sys, time
+import numpy, specnorm
+mode, pixels, budget = json.loads(sys.argv[1])
+kernel = numpy.random.default_rng(0).standard_normal((1, 1, 3))
+specnorm.enclose(kernel, 64, padding_mode=mode)  # what a first call loads is not counted
+memory = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before, begin = memory(), time.process_time()
+found = specnorm.enclose(kernel, pixels, padding_mode=mode, budget=budget)
+seconds = time.process_time() - begin
+print(json.dumps([seconds, memory() - before, float(found.lower), float(found.upper)]))
+"""
+
+
+def write(out: Path) -> None:
+    """Measure all layers; write and print each line as soon as it is there."""
+    rows = []
+    for mode, pixels, budget in LAYERS:
+        given = json.dumps([mode, pixels, budget])
+        done = subprocess.run([sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=True)
+        seconds, memory, lower, upper = json.loads(done.stdout)
+        rows.append(
+            facts.about("numpy")
+            | {
+                "threads": int(os.environ.get("OMP_NUM_THREADS", "0")),
+                "padding": mode,
+                "pixels": pixels,
+                "budget": budget,
+                "seconds": seconds,
+                "bytes": memory,
+                "lower": lower,
+                "upper": upper,
+            }  # fmt: skip
+        )
+        print(_cells(rows[-1]), flush=True)
+        facts.write(out, rows)
+
+
+def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
+    """Put the table of the lines, and when and where they were measured, into the page."""
+    rows = facts.read(source)
+    found = table(
+        ["padding, pixels", "budget", "time", "over it", "bytes a pixel", "upper / lower"], [*map(_cells, rows)]
+    )
+    parts = {"long axes": found, "long axes measured": about(rows)}
+    page.write_text(put_all(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+
+
+def _cells(row: Row) -> list[str]:
+    over = max(0.0, row["seconds"] - row["budget"])
+    return [
+        f"{row['padding']}, 10^{len(str(row['pixels'])) - 1}", f"{row['budget']:g} s", f"{row['seconds']:.2g} s",
+        f"{over:.2g} s", f"{row['bytes'] / row['pixels']:.0f}", f"{row['upper'] / row['lower']:.4f}",
+    ]  # fmt: skip
