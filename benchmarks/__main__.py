@@ -120,19 +120,9 @@ def main(words: list[str] | None = None) -> int:
     elif options.command.startswith("networks"):
         _networks(options)
     elif options.command.startswith("widths"):
-        from benchmarks import widths
-
-        if options.command == "widths":
-            widths.write(options.widths, options.calls, options.out)
-        else:
-            widths.write_page()
+        _widths(options)
     elif options.command.startswith("long-axes"):
-        from benchmarks import long_axes
-
-        if options.command == "long-axes":
-            long_axes.write(options.out)
-        else:
-            long_axes.write_page()
+        _long_axes(options)
     elif options.command.startswith("jax-first-calls"):
         from benchmarks import jax_first_calls
 
@@ -202,6 +192,24 @@ def _constraint(options: argparse.Namespace) -> None:
         constraint_page.renew(options.out)
     else:
         constraint_page.write()
+
+
+def _widths(options: argparse.Namespace) -> None:
+    from benchmarks import widths
+
+    if options.command == "widths":
+        widths.write(options.widths, options.calls, options.out)
+    else:
+        widths.write_page()
+
+
+def _long_axes(options: argparse.Namespace) -> None:
+    from benchmarks import long_axes
+
+    if options.command == "long-axes":
+        long_axes.write(options.out)
+    else:
+        long_axes.write_page()
 
 
 def _networks(options: argparse.Namespace) -> None:
