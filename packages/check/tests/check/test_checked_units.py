@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 from check.test_checked_networks import ONE, drawn_branches, file_of, gemm, node, reached
 from specnorm_audit import network_certificates as certificates
-from specnorm_check.inequality import constant_of_units, new_units
+from specnorm_check.inequality import Form, constant_of_units, new_units
 
 from specnorm.proof import Clock
 
@@ -132,6 +133,19 @@ def test_a_factor_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np.linalg, "cholesky", lambda matrix: np.eye(len(matrix)))
     with pytest.raises(Refused, match="do not prove"):
         constant_of_units(network, Part.read(part))
+
+
+def test_the_error_of_a_matrix_covers_its_roundings() -> None:
+    """Two layers in a row, less their input: against the same product of fractions."""
+    a, b = np.random.default_rng(0).standard_normal((2, 8, 8)).astype(np.float32)
+    nodes = [gemm("x", "a", "h"), gemm("h", "b", "g"), node("Sub", "g x")]
+    network = specnorm_check.Network(file_of(nodes, (1, 8), {"a": a, "b": b}), [1, 8])
+    form = Form(network, Part.read(part_of(["x", "y"], 1, 1)))
+    fractions = np.vectorize(Fraction, otypes=[object])
+    exact = fractions(b.astype(np.float64)) @ fractions(a.astype(np.float64)) - fractions(np.eye(8))
+    differences = abs(fractions(form.ends) - exact)
+    assert differences.any()
+    assert (differences <= Fraction(form.error) * fractions(form.end_sizes)).all()
 
 
 @pytest.mark.parametrize(
