@@ -116,12 +116,11 @@ def test_drawn_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
     network = specnorm_check.Network(content, list(shape))
     truth = reached(content, shape, 12)
     found = certificates._proven_units(network, "x", "y", *certificates._proposed(network, "x", "y", Clock()))
-    values, weights = found.part["values"], found.part["weights"]
-    assert float.fromhex(weights[0][0]) >= truth * (1 - 1e-6)
+    values, weights = found.part.values, found.part.multipliers
+    assert weights[0] >= truth * (1 - 1e-6)
     draw = np.random.default_rng(seed)
-    q = [np.array([float.fromhex(text) for text in texts]) for texts in weights[1:-1]]
     for spread in (0.0, 0.1, 1.0):
-        others = [numbers * np.exp(spread * draw.normal(size=numbers.shape)) for numbers in q]
+        others = [numbers * np.exp(spread * draw.normal(size=numbers.shape)) for numbers in weights[1:-1]]
         assert not is_proven(network, part_of(values, 0.999 * truth, *others, 1))
 
 
