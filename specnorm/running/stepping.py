@@ -198,7 +198,7 @@ class SteppedProgram(Program):
             return self._passed(rows, state, sweeps, run)
         due = stepped.sweeps_due(way, xp=run.xp)
         counts = np.max(run.to_numpy(due).reshape(-1, groups), axis=1)
-        for count in np.unique(counts[counts > 0]).tolist():
+        for count in sorted({*counts.tolist()} - {0}):
             chosen = np.flatnonzero(counts == count)
             if len(chosen) == len(counts):
                 blocks = self._blocks_to_sweep(kernels, run)

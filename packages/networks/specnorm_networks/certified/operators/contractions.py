@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Shape
+
+_SMALL = 2**16
+"""Number of products up to which they are summed by a loop: NumPy's choice of a matrix product takes longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,9 @@ class Contraction:
             if len(letters) == len(sides):
                 sizes |= dict(zip(letters, sides, strict=True))
         entries = x.reshape(len(x), *(sizes[axis] for axis in axes))
-        product = np.einsum(f"Z{axes},{self.c}->Z{axes_after}", entries, self.constant, optimize=True)
+        work = len(x) * math.prod(sizes.values())
+        equation = f"Z{axes},{self.c}->Z{axes_after}"
+        product = np.einsum(equation, entries, self.constant, optimize=work > _SMALL)
         product = product if self.factor == 1 else self.factor * product
         return np.asarray(product).reshape(len(x), *shape)
 
