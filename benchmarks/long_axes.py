@@ -1,7 +1,6 @@
 """Time and memory of `enclose` for layers with many pixels: ``python -m benchmarks long-axes --out FILE``, one thread.
 
 Each layer has one channel and three taps, and is enclosed within a budget, in a process of its own.
-``long-axes-page`` makes the table of docs/benchmarks/index.md.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import sys
 from pathlib import Path
 
 from benchmarks import facts
-from benchmarks.constraint_page import about
 from benchmarks.facts import FOLDER, Row
-from benchmarks.marks import put_all
+from benchmarks.page import measured as when_and_where
 from benchmarks.page import table
 
-COMMITTED, PAGE = FOLDER / "long-axes.jsonl", FOLDER / "index.md"
+COMMITTED = FOLDER / "long-axes.jsonl"
 LAYERS = [(mode, 10**power, budget) for mode in ("zeros", "reflect") for power in (5, 7) for budget in (1.0, 60.0)]
 PROGRAM = """
 import json, sys, time, tracemalloc
@@ -36,7 +34,7 @@ print(json.dumps([seconds, tracemalloc.get_traced_memory()[1], float(found.lower
 """
 
 
-def write(out: Path) -> None:
+def write(out: Path | None) -> None:
     """Measure all layers; write and print each line as soon as it is there."""
     rows = []
     for mode, pixels, budget in LAYERS:
@@ -47,17 +45,15 @@ def write(out: Path) -> None:
         threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
         rows.append(facts.about("numpy") | {"threads": threads} | row | {"lower": lower, "upper": upper})
         print(_cells(rows[-1]), flush=True)
-        facts.write(out, rows)
+        if out:
+            facts.write(out, rows)
 
 
-def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
-    """Put the table of the lines, and when and where they were measured, into the page."""
-    rows = facts.read(source)
-    found = table(
-        ["padding, pixels", "budget", "time", "over it", "bytes a pixel", "upper / lower"], [*map(_cells, rows)]
-    )
-    parts = {"long axes": found, "long axes measured": about(rows)}
-    page.write_text(put_all(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+def tables() -> dict[str, str]:
+    """Return the table of the lines, and when and where they were measured."""
+    rows = facts.read(COMMITTED)
+    header = ["padding, pixels", "budget", "time", "over it", "bytes a pixel", "upper / lower"]
+    return {"long axes": table(header, [*map(_cells, rows)]), "long axes measured": when_and_where(rows)}
 
 
 def _cells(row: Row) -> list[str]:

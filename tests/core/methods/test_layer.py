@@ -237,7 +237,7 @@ def test_a_matrix_takes_the_memory_that_its_plan_says(taps: int, size: Any, mode
     """A layer of 1e5 pixels took 1.26 GB, and its plan said a tenth."""
     shape = (2, 2, *[taps] * (1 if isinstance(size, int) else 2))
     spec = ConvSpec.of(shape, padding_mode=mode, padding="same", stride=stride, input_shape=size)
-    kernels = np.random.default_rng(0).standard_normal((1, *shape))
+    kernels: Any = np.random.default_rng(0).standard_normal((1, *shape))
     ops = ArrayOps.of(load("numpy"), kernels)
     for plan in plans(spec)[:2]:
         assert peak(lambda: gram_blocks(kernels, spec, plan, ops=ops)) < plan.memory  # noqa: B023
