@@ -144,7 +144,7 @@ def test_no_smaller_constant_is_proven(name: str, monkeypatch: pytest.MonkeyPatc
     inequality = replace(inequality, error=1e-6 * abs(inequality.matrix))._of_map(inequality.map)
     with pytest.raises(NoBoundError):
         prove(least * (1 + 1e-6))
-    assert prove(2 * least) == 2 * least
+    assert prove(2 * least, 2 * best.multipliers) == 2 * least
 
 
 @pytest.mark.parametrize("name", ["resolutions", "few outputs"])
