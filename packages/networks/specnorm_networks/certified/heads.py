@@ -456,7 +456,7 @@ def _approximate_gram(
 
 def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
     """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
-    of_sum = float(Polynomial(kernel[None], xp=np).error[0])  # type: ignore[arg-type]
+    of_sum = float(Polynomial(cast(Any, kernel[None]), xp=cast(Any, np)).error[0])
     return host.add_up(of_sum, scaling_error(magnitudes, ConvSpec.of(magnitudes.shape)))
 
 
