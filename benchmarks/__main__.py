@@ -9,6 +9,7 @@ constraint-gpu   # what a training step costs on a CUDA device; a minute
 launches         # operations of the constraint in one pass, which a GPU launches
 ball             # does training inside the ball work? 25 minutes on one thread
 widths           # processor time of calls by the number of channels; six minutes on one thread
+long-axes        # time and memory of layers with many pixels; a minute on one thread
 networks         # bounds of published networks by each method; 12 minutes on one thread
 page             # the tables of docs/benchmarks/index.md from the committed lines
 
@@ -49,10 +50,11 @@ COMMANDS = {
     "constraint-gpu": ("constraint_gpu", ""),
     "ball": ("ball", "--quick"),
     "widths": ("widths", "--widths --calls"),
+    "long-axes": ("long_axes", ""),
     "networks": ("networks", "--networks --methods"),
 }
 """The module whose ``write`` is called with the options."""
-TABLES = "page", "widths", "constraint_page", "ball_page", "networks"
+TABLES = "page", "widths", "long_axes", "constraint_page", "ball_page", "networks"
 """Modules with the page's tables, in their ``tables``."""
 
 
