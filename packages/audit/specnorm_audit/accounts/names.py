@@ -88,12 +88,11 @@ TABLE = (
     Known("activations", r"weight|bias|alpha|beta|alpha_[pn]|eps|filter", "is_of_activation"),
     # What blocks add to their features, or scale them by
     Known("biases of blocks", r"(\w+_)?(bias|biases)(_factor|_\d+)?", "is_added"),
-    Known("biases of blocks", r"b\d+|latent_bias_factor", "is_vector_of_block"),
     Known("layer scales", r"(ffn_)?gamma(_?\d+|_xca)?|ls\d+|lambda_?[qk]?_?\d+|layer_scal(ar|e(_parameter|_?\d+)?)"
           r"|(text_audio_)?logit_scale(_[at])?|skipinit_gain|temperature|gating_param|sinks|per_dim_scale"
           r"|(num|n)_points_scale|reg_scale|mix_factor|(vision|text)_param|(residual|hidden_states|input_hidden_states"
           r"|router_states|correct_output|global)_scale|(gate|alpha)_(attn|ffn|dense|cross_attn)"
-          r"|cross_attn_(attn|mlp)_gate|recall_gate|high_res_vision_alpha|latent_scaling_factor|closure_weight",
+          r"|cross_attn_(attn|mlp)_gate|recall_gate|high_res_vision_alpha|latent_(scaling|bias)_factor|closure_weight",
           "is_vector_of_block"),
     Known("state spaces, decays", r"A_log|D|dt_bias|time_(decay|first)|recurrent_param|slope_rate", "is_decay"),
     Known("state spaces, decays", r"time_mix_\w+|(query|key|diagonal)_decay", "is_sequence"),

@@ -201,7 +201,8 @@ class File:
     def is_added(self, array: Array) -> bool:
         """Whether a bias of a block is a vector."""
         is_alone = array.leaf in names.BIASES and len(array.shape) == 1 and not self._only_kernels(array.scope)
-        return (is_alone and bool(self.kernels)) or (array.is_vector and self.in_block(array))
+        is_row = math.prod(array.shape) == math.prod(array.shape[-1:])
+        return (is_alone and bool(self.kernels)) or (is_row and self.in_block(array))
 
     def is_statistic(self, array: Array) -> bool:
         """Whether a running statistic is a vector, and no kernel stands beside it."""
