@@ -1,10 +1,4 @@
-"""Constants of softmax attention on the unit ball: by an ascent, by `network_bound`, and by published formulas.
-
-Newhouse et al. (arXiv:2507.13338) give transformers a constant in another norm, the largest RMS of a token. In this
-norm, splitting tokens into heads is not 1-Lipschitz, since one head's part may have the root of h times the RMS of its
-token. With that paper's scale 1 / d_head and factor 1/3, and with matrices of norm 1, an ascent found that attention
-stretches changes by 2.6 at four heads and by 1.3 at two, where the formula says 1. One head reaches 0.7.
-"""
+"""Constants of softmax attention on the unit ball: by an ascent, by `network_bound`, and by published formulas."""
 
 from __future__ import annotations
 
@@ -102,41 +96,5 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def stretched(heads: int, n: int = 6, size: int = 4, steps: int = 400) -> float:
-    """Return how much an ascent stretches changes in the norm "largest RMS of a token" (of Newhouse et al. 2025).
-
-    The block has that paper's scale, 1 / (size of a head), its factor 1/3, and matrices of spectral norm 1.
-    """
-    width = size * heads
-    torch.manual_seed(0)
-    parameters: Any = [torch.randn(width, width).double() for _ in range(4)]
-    parameters += [torch.randn(n, width).double() for _ in range(2)]
-    optimizer = torch.optim.Adam([each.requires_grad_() for each in parameters], 0.03)
-
-    def rms(x: Tensor) -> Tensor:
-        return x.square().mean(1, keepdim=True).sqrt()
-
-    def block(x: Tensor, matrices: list[Tensor]) -> Tensor:
-        q, k, v = ((x @ w.T).reshape(-1, heads, size).transpose(0, 1) for w in matrices[:3])
-        y = torch.softmax(q @ k.transpose(1, 2) / size, 2) @ v
-        mixed: Tensor = y.transpose(0, 1).flatten(1) @ matrices[3].T / 3
-        return mixed
-
-    best = 0.0
-    for _ in range(steps):
-        *free, x, change = parameters
-        matrices = [w / torch.linalg.matrix_norm(w, 2).clamp(min=1) for w in free]
-        of_tokens = partial(block, matrices=matrices)
-        moved = torch.func.jvp(of_tokens, (x / rms(x).clamp(min=1),), (change / rms(change).max(),))[1]
-        stretch = rms(moved).max()
-        best = max(best, float(stretch.detach()))
-        optimizer.zero_grad()
-        torch.autograd.backward(-stretch)
-        optimizer.step()
-    return best
-
-
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n\n")
-    for heads in (1, 2, 4):
-        sys.stdout.write(f"{heads} heads, largest RMS of a token: {stretched(heads):.2f}\n")
+    sys.stdout.write(table() + "\n")

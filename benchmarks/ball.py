@@ -27,10 +27,9 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 import specnorm
-from benchmarks import ball_loops, facts, jax_loops, launches, loops
+from benchmarks import digits, facts
 from benchmarks.constraint_cost import paired
 from benchmarks.facts import Row
-from benchmarks.trained import MODELS
 from benchmarks.ways import WAYS
 
 CHANNELS = 16
@@ -41,7 +40,7 @@ ALL_RADII = 0.1, 0.25, 0.5, 1.0
 LOGIT_FACTORS = 1.0, 2.0, 4.0, 8.0, 16.0, 32.0
 """Factors of the logits in the loss, for the table of certified radii."""
 SEEDS = 0, 1, 2, 3, 4
-NETWORKS = [(depth, residual) for depth in (3, 6, 10) for residual in (False, True)]
+NETWORKS = (3, False), (6, False), (10, False), (10, True)
 """Numbers of convolutions, and whether they are in residual blocks."""
 
 
@@ -175,16 +174,6 @@ def temperature(residual: bool) -> float:
     return 128.0 if residual else 32.0
 
 
-@cache
-def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images and labels for training and for testing."""
-    data: Any = importlib.import_module("sklearn.datasets").load_digits()
-    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    images = (torch.tensor(data.images, dtype=torch.float32)[:, None] / 16)[order]
-    labels = torch.tensor(data.target)[order]
-    return images[:1300], labels[:1300], images[1300:], labels[1300:]
-
-
 # -- classifiers -------------------------------------------------------------------------------------------------------
 def classify(
     way: Way,
@@ -200,7 +189,7 @@ def classify(
 ) -> Row:
     """Train a classifier of digits, and measure it. ``factor``: of the logits in the loss; None: `temperature`."""
     factor = temperature(residual) if factor is None else factor
-    images, labels, test_images, test_labels = digits()
+    images, labels, test_images, test_labels = digits.images()
     torch.manual_seed(seed)
     model = network(depth, residual, way.constrain, ACTIVATIONS[activation])
     optimiser = way.optimiser(model, rate)
@@ -362,11 +351,6 @@ def write(quick: bool, out: Path | None) -> None:
         costs = cache(functools.partial(cost, 3 if quick else 7, batch=batch))
         for way in COSTS:
             lines.measured({"task": "cost", "way": way, "images": batch}, lambda: costs()[way])  # noqa: B023
-    for name, make in {"six convolutions": six, **{name: it.make for name, it in MODELS.items()}}.items():
-        lines.measured({"task": "operations", "network": name}, functools.partial(operations, make))
-    steps = 5 if quick else None
-    for name in ["one convolution"] if quick else [*loops.LOOPS, *jax_loops.JAX_LOOPS]:
-        lines.measured({"task": "loop", "loop": name}, functools.partial(ball_loops.figures, name, steps))
     if quick:
         train_classifiers(lines, "ball", 3, False, epochs=1, seeds=SEEDS[:1])
         train_denoisers(lines, "ball", steps=5, seeds=SEEDS[:1])
@@ -390,15 +374,6 @@ def train_at_radii(lines: Lines, seeds: Sequence[int] = SEEDS[:3]) -> None:
         lines.measured(key, run)
 
 
-def operations(make: Callable[[], nn.Module]) -> Row:
-    """Numbers of operations of a step of a network, by Adam and in the ball; those of Adam for the rest count."""
-    row: Row = {}
-    for way in ("plain, Adam", "ball"):
-        model = make()
-        row[way] = sum(launches.of_a_step(model, COSTS[way](model, 1e-3)).values())
-    return row
-
-
 def train_classifiers(
     lines: Lines, name: str, depth: int, residual: bool, epochs: int = EPOCHS, seeds: Sequence[int] = SEEDS
 ) -> None:
@@ -420,13 +395,18 @@ def train_denoisers(lines: Lines, name: str, steps: int = DENOISER_STEPS, seeds:
     with_best_rate(lines, {"task": "denoiser", "way": name}, way, functools.partial(denoise, way, steps=steps), seeds)
 
 
+def best_of(losses: dict[float, float]) -> float:
+    """Return the rate with the least loss."""
+    return min(losses, key=lambda rate: losses[rate] if math.isfinite(losses[rate]) else math.inf)
+
+
 def with_best_rate(lines: Lines, key: Row, way: Way, run: Callable[[float, int], Row], seeds: Sequence[int]) -> None:
     """Train with each rate by the first seed, then with the best one by the others."""
 
     def measured(rate: float, seed: int) -> Row:
         return lines.measured({**key, "rate": rate, "seed": seed}, lambda: run(rate, seed))
 
-    best = ball_loops.best({rate: measured(rate, seeds[0])["loss"] for rate in way.rates})
+    best = best_of({rate: measured(rate, seeds[0])["loss"] for rate in way.rates})
     for seed in seeds[1:]:
         measured(best, seed)
 
@@ -438,7 +418,7 @@ def six(channels: int = 64) -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
 
 
-COSTS = {"plain, Adam": adam, "ball": ball, "MuonConv": muon, "constraint, Adam": adam}
+COSTS = {"plain, Adam": adam, "ball": ball, "constraint, Adam": adam}
 """Optimisers whose steps are timed, by the names of the ways."""
 
 

@@ -34,18 +34,17 @@ def write(
     out: Path | None,
     *,
     each_step: bool = False,
+    quick: bool = False,
 ) -> None:
-    """Print a line of JSON for each run, and put it in place of its like in a file."""
+    """Print a line of JSON for each run, and put it in place of its like in a file; ``quick``: a sample."""
+    torch.set_num_threads(1)
+    if quick:
+        chosen, methods, seeds, steps = QUICK_LOOPS, QUICK_METHODS, (0,), QUICK_STEPS
     for row in rows(chosen, methods, seeds, steps, each_step=each_step):
         print(json.dumps(row), flush=True)
         if out:
             others = [other for other in facts.read(out) if any(other[name] != row[name] for name in KEY)]
             facts.write(out, sorted([*others, row], key=place))
-
-
-def quick(out: Path | None) -> None:
-    """Take a sample in two minutes."""
-    write(QUICK_LOOPS, QUICK_METHODS, (0,), QUICK_STEPS, out)
 
 
 def rows(

@@ -1,6 +1,6 @@
 """Small networks that are trained on the digits of scikit-learn in seconds.
 
-All but the last two are made of `nn.Sequential`, `Residual`, `Beside` and torch's layers, so that `with_tangents` can
+They are made of `nn.Sequential`, `Residual`, `Beside` and torch's layers, so that `with_tangents` can
 write their Jacobians. `lirpa` imports this module beside torch 1.12.
 """
 
@@ -10,7 +10,6 @@ import copy
 import functools
 import importlib
 import itertools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -45,52 +44,6 @@ class Beside(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([x, self.body(x)], 1)
-
-
-class Tokens(nn.Module):
-    """Layer normalisation and two dense layers of the tokens, or of the entries of each one, beside a shortcut."""
-
-    def __init__(self, tokens: int, width: int, across: bool) -> None:
-        super().__init__()
-        self.across, size = across, tokens if across else width
-        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(size, 2 * size), nn.Linear(2 * size, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.norm(x)
-        y = y.transpose(1, 2) if self.across else y
-        y = self.down(F.gelu(self.up(y)))
-        return x + (y.transpose(1, 2) if self.across else y)
-
-
-class Mixer(nn.Module):
-    """An MLP-Mixer: patches of 2x2 pixels, a layer across tokens and one across channels, their mean, a head."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        tokens = SIDE * SIDE // 4
-        self.patches = nn.Conv2d(1, width, 2, stride=2)
-        self.mixing = nn.Sequential(Tokens(tokens, width, across=True), Tokens(tokens, width, across=False))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.norm(self.mixing(self.patches(x).flatten(2).transpose(1, 2))).mean(1))
-        return logits
-
-
-class Transformer(nn.Module):
-    """A ViT: patches of 2x2 pixels, two encoder layers that normalise first, the mean of the tokens, a head."""
-
-    def __init__(self, width: int = 16) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, width, 2, stride=2)
-        self.places = nn.Parameter(0.1 * torch.randn(SIDE * SIDE // 4, width))
-        layer = nn.TransformerEncoderLayer(width, 2, 2 * width, 0.0, "gelu", batch_first=True, norm_first=True)
-        self.encoder = nn.TransformerEncoder(layer, 2, nn.LayerNorm(width), enable_nested_tensor=False)
-        self.head = nn.Linear(width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2) + self.places).mean(1))
-        return logits
 
 
 def conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
@@ -133,11 +86,10 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
     "ResNet": lambda: nn.Sequential(*normed(1, 8), nn.ReLU(), *block(8), *block(8), *head(8)),
     "DnCNN": denoiser,
     "U-Net": unet,
-    "MLP-Mixer": Mixer,
-    "ViT": Transformer,
 }
 
 
+@functools.cache
 def images() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return images and labels for training, and those for testing."""
     data: Any = importlib.import_module("sklearn.datasets").load_digits()
@@ -235,15 +187,15 @@ def with_tangents(module: nn.Module, x: Tensor, tangents: Tensor) -> tuple[Tenso
     return module(x), without_bias(module, tangents)
 
 
-def matrices(model: nn.Module, shape: tuple[int, int, int] = (1, SIDE, SIDE)) -> list[Tensor]:
-    """Return the layers between the ReLU functions of a chain as matrices in float64, for inputs of a shape.
+def matrices(model: nn.Module) -> list[Tensor]:
+    """Return the layers between the ReLU functions of a chain as matrices in float64.
 
     Raises
     ------
     TypeError
         If the network is no chain of linear layers and ReLU functions.
     """
-    x = torch.eye(math.prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    x = torch.eye(SIDE * SIDE, dtype=torch.float64).reshape(-1, 1, SIDE, SIDE)
     found: list[Tensor] = []
     if not isinstance(model, nn.Sequential):
         raise TypeError(type(model).__name__ + " is not a chain")

@@ -19,11 +19,6 @@ def flat(channels: int, seed: int = 0) -> np.ndarray:
     return np.random.RandomState(seed).standard_normal((channels, channels, 3, 3)).astype(np.float32)
 
 
-def depthwise(channels: int, taps: int, seed: int = 0) -> np.ndarray:
-    """Gaussian entries, a group each channel."""
-    return np.random.RandomState(seed).standard_normal((channels, 1, taps, taps)).astype(np.float32)
-
-
 def decaying(channels: int, seed: int = 0) -> np.ndarray:
     """Gaussian entries times a geometric decay of the inputs, 1 to 1/16: a wide spectrum, and no few directions."""
     scale = np.geomspace(1, 1 / 16, channels)[:, None, None]

@@ -14,7 +14,6 @@ from specnorm_train.torch import steps
 from specnorm_train.torch.constraint import SpectralNorm
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as torchs_spectral_norm
-from torch.optim import Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.trained import MODELS
@@ -94,17 +93,6 @@ def constrained(make: Callable[[], nn.Module], constrain: Callable[[Any], Any] |
             for layer in layers:
                 constrain(layer)
         return of_a_pass(model, layers)
-
-
-def of_a_step(model: nn.Module, optimiser: Optimizer) -> Counter[str]:
-    """Count the operations of an optimiser's second step."""
-    count = Launches()
-    for j in range(2):
-        for x in model.parameters():
-            x.grad = torch.randn_like(x)
-        with as_on_a_device(), count if j else contextlib.nullcontext():
-            optimiser.step()
-    return count.names
 
 
 def of_steps(make: Callable[[], nn.Module], sweeps: int) -> tuple[int, int]:

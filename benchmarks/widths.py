@@ -1,7 +1,7 @@
 """Processor time of a call by the number of channels: ``python -m benchmarks widths --out FILE``, on one thread.
 
 Kernels are 3x3 with as many inputs as outputs, and have the spectra of trained ones (`kernels.like_trained`); one row
-is of Gaussian kernels, the worst case of a search. ``widths-page`` makes the table of docs/benchmarks/index.md.
+is of Gaussian kernels, the worst case of a search.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import numpy as np
 
 import specnorm
 from benchmarks import facts, kernels
-from benchmarks.constraint_page import about
 from benchmarks.facts import FOLDER, Row
-from benchmarks.marks import put_all
+from benchmarks.page import measured as when_and_where
 from benchmarks.page import span, table
 
-COMMITTED, PAGE = FOLDER / "widths.jsonl", FOLDER / "index.md"
+COMMITTED = FOLDER / "widths.jsonl"
 WIDTHS = 16, 32, 64, 128, 256, 512
 SIZE = 32
 MOST, ENOUGH = 5, 2.0
@@ -84,14 +83,13 @@ def timed(call: Call, kernel: np.ndarray) -> list[float]:
     return seconds[1:] or seconds
 
 
-def write_page(source: Path = COMMITTED, page: Path = PAGE) -> None:
-    """Put the table of the lines, and when and where they were measured, into the page."""
-    rows = facts.read(source)
+def tables() -> dict[str, str]:
+    """Return the table of the lines, and when and where they were measured."""
+    rows = facts.read(COMMITTED)
     cells = {(row["contestant"], row["channels"]): span(row["seconds"]) for row in rows}
     lines = [[_named(name), *(cells[name, channels] for channels in WIDTHS)] for name in CALLS]
     found = table(["channels", *map(str, WIDTHS)], lines)
-    parts = {"widths": found, "widths measured": about(rows)}
-    page.write_text(put_all(page.read_text(encoding="utf-8"), parts), encoding="utf-8")
+    return {"widths": found, "widths measured": when_and_where(rows)}
 
 
 def _named(contestant: str) -> str:

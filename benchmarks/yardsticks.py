@@ -41,62 +41,17 @@ def hopm_einsum(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
     return value
 
 
-def hopm_products(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
-    """The same iteration by real products of two contiguous matrices with vectors: the fastest form that we know."""
-    o, i, h, w = kernel.shape
-    rows, columns = kernel.reshape(o, -1), kernel.transpose(0, 1).reshape(i, -1)
-    generator = torch.Generator().manual_seed(seed)
-    u, v, a, _ = (torch.randn(n, dtype=torch.complex64, generator=generator) for n in kernel.shape)
-    norm = torch.zeros(())
-
-    def times(x: Tensor, matrix: Tensor) -> Tensor:
-        return torch.complex(*(torch.view_as_real(x).T @ matrix)).reshape(-1, h * w)
-
-    for _ in range(sweeps):
-        inner = times(u / torch.linalg.vector_norm(u), rows)
-        taps = (v / torch.linalg.vector_norm(v) @ inner).reshape(h, w)
-        b = (a / torch.linalg.vector_norm(a) @ taps).conj()
-        b = b / torch.linalg.vector_norm(b)
-        a = (taps @ b).conj()
-        waves = torch.outer(a / torch.linalg.vector_norm(a), b).reshape(-1)
-        v = (inner @ waves).conj()
-        u = (times(v / torch.linalg.vector_norm(v), columns) @ waves).conj()
-        norm = torch.linalg.vector_norm(u)
-    value: Tensor = norm * math.sqrt(h * w)
-    return value
-
-
 def rfft_svd(kernel: Tensor, n: int) -> Tensor:
     """Exact circular norm: FFT of the padded kernel, then singular values (Sedghi et al. 2019)."""
-    return rfft_svdvals(kernel, n).max()
+    symbol = torch.fft.rfft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(-1, *kernel.shape[:2])
+    largest: Tensor = torch.linalg.svdvals(symbol).max()
+    return largest
 
 
 def rfft_svd_in_numpy(kernel: np.ndarray, n: int) -> float:
     """The same in NumPy, in two lines."""
     symbol = np.moveaxis(np.fft.rfft2(kernel, s=(n, n)), (0, 1), (-2, -1))
     return float(np.linalg.svd(symbol, compute_uv=False).max())
-
-
-def rfft_svdvals(kernel: Tensor, n: int) -> Tensor:
-    """Singular values of a circular layer, those of most frequencies once for two (Sedghi et al. 2019)."""
-    symbol = torch.fft.rfft2(kernel, s=(n, n)).permute(2, 3, 0, 1).reshape(-1, *kernel.shape[:2])
-    values: Tensor = torch.linalg.svdvals(symbol)
-    return values
-
-
-def rfft_double(kernel: Tensor, n: int) -> Tensor:
-    """The largest of them in double precision, from all values."""
-    return rfft_svdvals(kernel.double(), n).max()
-
-
-def rfft_largest(kernel: Tensor, n: int | None = None) -> Tensor:
-    """Norm of a circular depthwise layer: the largest modulus of the FFT of its padded kernels (Sedghi et al. 2019).
-
-    Without a size, at four points a tap and axis.
-    """
-    size = n or 4 * max(kernel.shape[2:])
-    value: Tensor = torch.fft.rfft2(kernel, s=(size, size)).abs().max()
-    return value
 
 
 def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:

@@ -9,15 +9,14 @@ from specnorm.geometry.words import check_words
 from specnorm.power.probable import LinearOperator, Vector
 from specnorm.running.checks import count as check_count
 from specnorm.running.checks import values as check_values
-from specnorm.running.parts import Parts, padded
 from specnorm.running.program import keep, program
 from specnorm.running.stacks import Stack, joint_stacks, stacks
 from specnorm.running.stepping import follow_all, stepped_program
 
 # fmt: off
 __all__ = [
-    "Comparison", "LinearOperator", "Parts", "Stack", "Vector", "at_every_size", "check_bound", "check_count",
+    "Comparison", "LinearOperator", "Stack", "Vector", "at_every_size", "check_bound", "check_count",
     "check_values", "check_words", "counted", "door", "fold_stack", "follow_all", "joint_stacks", "keep",
-    "lmo_many", "padded", "program", "stacks", "stepped_program", "updates_in_ball",
+    "lmo_many", "program", "stacks", "stepped_program", "updates_in_ball",
 ]
 # fmt: on

@@ -85,7 +85,7 @@ COMMANDS = {
     "audit a.npz --rtol 2": "'2' is not a number between 0 and 1",
     "audit a.npz --rtol 1_0e-2": "is not a number between 0 and 1",
     "audit a.npz --input-shape ٣": "such as 32 or 32x48",
-    "audit a.npz --max-bytes 100": "more than the limit of 100. Raise max_bytes (--max-bytes)",
+    "audit a.npz --max-bytes 100": "more than the limit of 100. Raise the limit (--max-bytes)",
     "audit a.npz --output no/such/folder/report": "is not a folder",
     "audit a.npz --budget soon": "is not a time: give seconds above 0, such as 10, 10s or inf",
     "audit a.npz --fail-above 1_0": "is not a finite number of at least 0",

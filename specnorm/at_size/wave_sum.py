@@ -104,9 +104,11 @@ _LONG = 2**16
 def _plane_waves(angles: np.ndarray, pixels: int) -> np.ndarray:
     """Plane waves of an axis, shape (len(angles), pixels), as unit vectors."""
     waves = np.empty((len(angles), pixels), dtype=np.complex64 if pixels > _LONG else np.complex128)
+    # Every part of a long axis is the first one, turned: exponentials would take half of the time of a bound.
+    first_part = np.exp(1j * np.outer(angles, np.arange(min(pixels, _LONG)))) / math.sqrt(pixels)
     for first in range(0, pixels, _LONG):
-        part = np.arange(first, min(first + _LONG, pixels))
-        waves[:, part] = np.exp(1j * np.outer(angles, part)) / math.sqrt(pixels)
+        part = waves[:, first : first + _LONG]
+        np.multiply(first_part[:, : part.shape[1]], np.exp(1j * angles * first)[:, None], out=part, casting="same_kind")
     return waves
 
 

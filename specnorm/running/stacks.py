@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.geometry import polyphase
-from specnorm.running.parts import Parts
 from specnorm.running.program import program
 from specnorm.running.stepping import SteppedProgram, stepped_program
 
@@ -26,17 +25,14 @@ _PlainStack: TypeAlias = tuple[str, tuple[int, ...]]
 _ADDED_PART = 0.5
 """Zeros that kinds of layers may be padded with to join a stack, as a part of the entries of their kernels."""
 _ADDED_ENTRIES = 2**16
-"""Number of zeros that they may be padded with anyway: products of so few take less time than calls; and for
-convolutions where one program multiplies with the stacks one by one, XLA takes half a second for each on a CPU."""
+"""Number of zeros that they may be padded with anyway: products of so few take less time than calls, and XLA takes 3 s
+on a CPU to compile the step of a stack of convolutions."""
 _ADDED_ON_DEVICE = 2**22
 """The same where calls only start work on a device. On a GPU, the some 300 calls of a stack take 1 ms, products of so
 many zeros a tenth of that."""
 _ADDED_WHERE_COMPILED = 2**19
 """The same for matrices where a compiler makes a program for each stack. XLA takes 2 to 3 s for one on a CPU; products
 of so many zeros take half a millisecond in each pass."""
-_ADDED_TO_ROWS = 2**13
-"""Zeros for which stacks of convolutions join where a compiler makes a program for each, in a row of each kernel.
-Products leave them out; what is done with the products takes about a millisecond for so many in each pass."""
 
 
 class Stack(NamedTuple):
@@ -48,13 +44,10 @@ class Stack(NamedTuple):
         Of one member of the stack.
     members : tuple of int
         Places of the layers.
-    parts : tuple of Stack
-        The stacks that a compiler makes one program for; their kernels fit in those of ``program``. Else empty.
     """
 
     program: SteppedProgram
     members: tuple[int, ...]
-    parts: tuple[Stack, ...] = ()
 
     def joined(
         self,
@@ -77,20 +70,6 @@ class Stack(NamedTuple):
     ) -> list[AnyArray]:
         """Kernels of the layers as members of the stack."""
         return [self._member(*x, backend=backend) for x in zip(layers, kernels, strict=True)]
-
-    def padded_parts(
-        self, layers: Sequence[SteppedProgram], kernels: Sequence[AnyArray], *, backend: Backend
-    ) -> list[list[AnyArray]]:
-        """The members of all layers' kernels, by part."""
-        return [
-            part.padded_kernels([layers[j] for j in part.members], [kernels[j] for j in part.members], backend=backend)
-            for part in self.parts
-        ]
-
-    def joined_parts(self, members: Sequence[Sequence[AnyArray]], *, backend: Backend) -> AnyArray | Parts:
-        """The members by part, as one stack."""
-        joined = [_stacked(x, backend.namespace(x[0])) for x in members]
-        return joined[0] if len(joined) == 1 else Parts(joined, self.program.shape, backend=backend)
 
     def out_of(self, layer: SteppedProgram, member: AnyArray, *, backend: Backend) -> AnyArray:
         """An array like a member of the stack, such as its gradient, as one like the layer's kernel."""
@@ -178,11 +157,7 @@ def joint_stacks(programs: Sequence[SteppedProgram]) -> list[Stack]:
 
     The states are those of the joint stacks, not of their members, so that layers may join whose states differ.
     """
-    joint = []
-    for key, plain_parts in _joint_stacks(tuple(x.key for x in programs)):
-        parts = tuple(_stack(*x) for x in plain_parts)
-        joint.append(Stack(_program(key), tuple(j for part in parts for j in part.members), parts))
-    return joint
+    return [_stack(*x) for x in _joint_stacks(tuple(x.key for x in programs))]
 
 
 def unstacked(x: AnyArray, *, backend: Backend) -> Sequence[AnyArray]:
@@ -208,7 +183,7 @@ def _stacks(keys: tuple[str, ...], added: int) -> tuple[_PlainStack, ...]:
 
 
 @called_while_tracing
-def _joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainStack, ...]], ...]:
+def _joint_stacks(keys: tuple[str, ...]) -> tuple[_PlainStack, ...]:
     """`joint_stacks` of the programs behind keys, as plain values."""
     return _found_joint_stacks(keys)
 
@@ -221,25 +196,13 @@ def _found_stacks(keys: tuple[str, ...], added: int) -> tuple[_PlainStack, ...]:
 
 
 @functools.lru_cache(maxsize=64)
-def _found_joint_stacks(keys: tuple[str, ...]) -> tuple[tuple[str, tuple[_PlainStack, ...]], ...]:
+def _found_joint_stacks(keys: tuple[str, ...]) -> tuple[_PlainStack, ...]:
     members, found = _places(keys), []
-
-    def costs_little(parts: Sequence[list[str]]) -> bool:
-        rows = [(sum(len(members[kind]) for kind in kinds), _row_of(kinds)) for kinds in parts]
-        common = _row_of([kind for kinds in parts for kind in kinds])
-        return sum(count * (common - row) for count, row in rows) <= _ADDED_TO_ROWS
-
     for family in _families(list(members), _joint_family):
-        by_taps = _families(family, lambda kind: _padded_shape(_program(kind), tall=True)[2:])
-        has_taps = len(_padded_shape(_program(family[0]), tall=True)) > 2
-        added = _ADDED_ENTRIES if has_taps else _ADDED_WHERE_COMPILED
-        parts = [kinds for kinds_of_taps in by_taps for kinds in _joined(kinds_of_taps, members, added, tall=True)]
-        parts.sort(key=lambda kinds: -_row_of(kinds))
-        for joined in _greedily(parts, costs_little) if has_taps else [[kinds] for kinds in parts]:
-            is_kernel = len(joined) == len(joined[0]) == 1
-            key_of = _common if is_kernel else functools.partial(_padded, tall=True)
-            stacks_of_keys = tuple((key_of(kinds), _members(kinds, members)) for kinds in joined)
-            found.append((key_of([kind for kinds in joined for kind in kinds]), stacks_of_keys))
+        has_taps = len(_padded_shape(_program(family[0]))) > 2
+        for kinds in _joined(family, members, _ADDED_ENTRIES if has_taps else _ADDED_WHERE_COMPILED, tall=True):
+            key = kinds[0] if len(kinds) == 1 else _padded(kinds, tall=True)
+            found.append((key, _members(kinds, members)))
     return tuple(found)
 
 
@@ -331,11 +294,6 @@ def _padded(kinds: Sequence[str], *, tall: bool = False) -> str:
 
 def _common_shape(kinds: Sequence[str], *, tall: bool = False) -> tuple[int, ...]:
     return tuple(map(max, zip(*(_padded_shape(_program(kind), tall=tall) for kind in kinds), strict=True)))
-
-
-def _row_of(kinds: Sequence[str]) -> int:
-    """Entries of a row of the kernels in which the blocks of these kinds fit, the longer side first."""
-    return math.prod(_common_shape(kinds, tall=True)[1:])
 
 
 def _padded_shape(layer: SteppedProgram, *, tall: bool = False) -> tuple[int, ...]:

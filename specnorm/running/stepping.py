@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,7 +15,6 @@ from specnorm.geometry import polyphase
 from specnorm.proofs import arithmetic
 from specnorm.running import checks
 from specnorm.running.base import Followed, Stepped
-from specnorm.running.parts import Parts, padded
 from specnorm.running.program import Program, program, program_for
 from specnorm.running.proofs import scaling
 
@@ -136,13 +134,13 @@ class SteppedProgram(Program):
 
     # -- methods that follow the norm between sweeps -------------------------------------------------------------------
     def follow(
-        self, kernels: AnyArray | Parts, state: tuple[AnyArray, ...], *, sweeps: int | None, backend: Backend
+        self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int | None, backend: Backend
     ) -> Followed:
         """`step` of a method that follows the norm, with the gradients in factors.
 
         Parameters
         ----------
-        kernels : array, shape (layers, *shape), or Parts
+        kernels : array, shape (layers, *shape)
         state : tuple of arrays
             With leading axis layers.
         sweeps : int or None
@@ -154,16 +152,14 @@ class SteppedProgram(Program):
             With leading axis layers. ``left`` (layers, rows, r) times ``right`` (layers, r, n) is the gradient as a
             matrix, of all groups, as of `polyphase.to_rows`. Several programs at once: `follow_all`.
         """
-        kernels = kernels if sweeps is None else padded(kernels)
         (followed,) = follow_all([self], [kernels], [state], [sweeps], backend=backend)
         return followed
 
     def _followed(self, kernels: Any, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps) -> Followed:
         """`follow` where the context of `arithmetic.exact` is entered already."""
         xp = run.xp
-        in_own_dtype: Any = partial(_as_dtype, dtype=getattr(xp, run.own_dtype), xp=xp)
-        kernels = kernels.map(in_own_dtype) if isinstance(kernels, Parts) else in_own_dtype(kernels)
-        rows: Any = kernels if isinstance(kernels, Parts) else polyphase.to_rows(kernels, self.spec, xp=xp)
+        kernels = _as_dtype(kernels, getattr(xp, run.own_dtype), xp=xp)
+        rows = polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
         room = None
         if not self.stepped.is_swept(self.spec):
@@ -198,7 +194,7 @@ class SteppedProgram(Program):
             return self._passed(rows, state, sweeps, run)
         due = stepped.sweeps_due(way, xp=run.xp)
         counts = np.max(run.to_numpy(due).reshape(-1, groups), axis=1)
-        for count in np.unique(counts[counts > 0]).tolist():
+        for count in sorted({*counts.tolist()} - {0}):
             chosen = np.flatnonzero(counts == count)
             if len(chosen) == len(counts):
                 blocks = self._blocks_to_sweep(kernels, run)
@@ -244,7 +240,7 @@ class SteppedProgram(Program):
             waiting, *state = waiting_and_state
             place = xp.reshape(xp.argmax(waiting, axis=0), (1,))
             some = tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in (*state, sketch))
-            kernel = kernels.take(place) if isinstance(kernels, Parts) else xp.take(kernels, place, axis=0)
+            kernel = xp.take(kernels, place, axis=0)
             # One, by a number of this loop: compilers would compute the blocks before it, in every step.
             kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)
             blocks = self._blocks_to_sweep(kernel, run)
@@ -351,16 +347,15 @@ class SteppedProgram(Program):
 
 def follow_all(
     programs: Sequence[SteppedProgram],
-    kernels: Sequence[AnyArray | Parts],
+    kernels: Sequence[AnyArray],
     states: Sequence[tuple[AnyArray, ...]],
     sweeps: Sequence[int | None],
     *,
     backend: Backend,
 ) -> list[Followed]:
     """`SteppedProgram.follow` of layers of several programs, whose arithmetic is prepared once."""
-    like = [x.stacks[0] if isinstance(x, Parts) else x for x in kernels]
-    runs = [x.execution(y, backend=backend, training=True) for x, y in zip(programs, like, strict=True)]
-    largest = max(like, key=lambda x: math.prod(x.shape))
+    runs = [x.execution(y, backend=backend, training=True) for x, y in zip(programs, kernels, strict=True)]
+    largest = max(kernels, key=lambda x: math.prod(x.shape))
     with arithmetic.exact(largest, backend=backend):
         layers = zip(programs, kernels, states, sweeps, runs, strict=True)
         return [program._followed(x, state, count, run) for program, x, state, count, run in layers]

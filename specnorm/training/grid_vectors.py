@@ -363,6 +363,8 @@ def with_invalid_replaced(vectors: Array, waves: PlaneWaves) -> Array:
     xp = waves.ops.xp
     squared_length = _squared_norm(vectors, xp=xp)
     is_unit = (squared_length > _SHORT**2) & (squared_length < _LONG**2)
+    if waves.ops.concrete and not waves.ops.asynchronous and xp.all(is_unit):
+        return vectors
     return xp.where(is_unit, vectors, start_vectors(waves))
 
 

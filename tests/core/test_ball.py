@@ -348,9 +348,9 @@ def test_the_grid_is_counted() -> None:
     spec = ConvSpec.of((1, 1, 7))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proof, "grid_points", lambda _: (13,))
-        kernel = np.zeros((1, 1, 1, 7))
+        kernel: Any = np.zeros((1, 1, 1, 7))
         kernel[..., 0], kernel[..., -1] = 1.0, -1.0
-        bound = proof._norm_on_grid_up(kernel, spec, ops=OPS)  # type: ignore[arg-type]
+        bound = proof._norm_on_grid_up(kernel, spec, ops=OPS)
     assert float(bound[0]) >= 2.0
 
 

@@ -20,6 +20,8 @@ from specnorm.backends.types import ArrayOps
 
 OPS: Any = ArrayOps(BACKEND, BACKEND.namespace(None))
 """NumPy's, for functions below the front door."""
+NUMPY: Any = np
+"""NumPy, whose arrays pass as specnorm's: mypy takes up to a minute to see that their overloads match no protocol."""
 
 LIBRARIES = {
     "numpy": "numpy", "strict": "strict", "torch": "torch", "jax": "jax", "jax32": "jax", "cupy": "cupy",

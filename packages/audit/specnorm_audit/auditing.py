@@ -276,7 +276,7 @@ def _refuse_questions_about_inputs(label: str | None, input_range: Any, shapes_b
     """Refuse arguments about a network's inputs for a model that has no graph."""
     if not (input_range or shapes_by_name):
         return
-    argument = "input_range" if input_range else "input_shape by name"
+    argument = "input_range=" if input_range else "input_shape= by name"
     raise ModelFileError(
         f"{label} contains weights, but no graph, and {argument} is about a network's inputs: give its ONNX file, "
         f"or leave {argument} out."
@@ -335,8 +335,7 @@ def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | 
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise ModelFileError(
-                f"{label} holds no array whose name matches {pattern!r} (--{argument.replace('_', '-')}, {argument}). "
-                f"Arrays are {tables.some(names)}."
+                f"{label} holds no array whose name matches {argument}={pattern!r}. Arrays are {tables.some(names)}."
             )
 
 

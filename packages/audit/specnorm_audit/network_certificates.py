@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from specnorm_check import LAYER_OPERATORS, Claim, Network, Refused, float_up
-from specnorm_check import Part as ReadPart
+from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up
+from specnorm_check import Units as AllUnits
+from specnorm_check.branches import starts_of
 from specnorm_check.inequality import MOST_UNITS, Form, new_units
 from specnorm_check.matrices import step_of
 from specnorm_check.networks import ValueBounds
 from specnorm_check.rules import slopes_of
-from specnorm_networks.tools import RATE, Inequality, NetworkBound, Proposal, RunBound, Units, Weighted, proposals
+from specnorm_networks.tools import RATE, Inequality, NetworkBound, Proposal, RunBound, Units, proposals
 
 from specnorm.errors import CertificateError
 from specnorm.proof import Clock
@@ -85,8 +86,6 @@ Proposed: TypeAlias = tuple[float, Mapping[str, NDArray[np.float64]]]
 """A constant, and the multipliers of the new units of each function by which it may be proven."""
 NO_COMPLETION = np.zeros((0, 0), dtype=np.int8)
 """Array of a part that needs no H."""
-Part = dict[str, Any]
-"""A part as the certificate states it; `specnorm_check.Part` is the same, read and checked."""
 
 
 def certificate_of_network(
@@ -122,7 +121,7 @@ def certificate_of_network(
     try:
         network = Network(content, shape)
         proven_parts = _least_parts(network, answer)
-        parts = [proven.part for proven in proven_parts]
+        parts = [proven.part.stated() for proven in proven_parts]
         completions = [proven.completion for proven in proven_parts]
         upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
     except (Refused, OverflowError) as error:
@@ -174,7 +173,7 @@ class ProvenPart(NamedTuple):
     @property
     def end(self) -> str:
         """Name of the part's last value."""
-        return str(self.part["values"][-1])
+        return self.part.values[-1]
 
 
 def _least_parts(network: Network, answer: NetworkBound) -> list[ProvenPart]:
@@ -225,7 +224,7 @@ def _proven_units(
         larger = {name: numbers * (1 + margin) for name, numbers in multipliers.items()}
         part = _part_of_units(network, start, end, constant * (1 + margin), larger)
         with contextlib.suppress(Refused):
-            return ProvenPart(part, NO_COMPLETION, network.constant_of_part(ReadPart.read(part), NO_COMPLETION))
+            return ProvenPart(part, NO_COMPLETION, network.constant_of_part(part, NO_COMPLETION))
     raise Refused("its multipliers prove nothing near the bound")
 
 
@@ -233,7 +232,7 @@ def _proposed(network: Network, start: str, end: str, clock: Clock, aim: float =
     """Return a constant of all that is between two values, and multipliers of its functions, until ``aim``."""
     functions = new_units(network, start, end)
     ones = {name: np.ones(int(is_new.sum())) for name, is_new in functions.items()}
-    form = Form(network, ReadPart.read(_part_of_units(network, start, end, 1.0, ones)))
+    form = Form(network, _part_of_units(network, start, end, 1.0, ones))
     if not functions:
         return max(_largest_norm(form.ends), LEAST), {}
     units = tuple(Units(name, np.flatnonzero(is_new)) for name, is_new in functions.items())
@@ -252,13 +251,14 @@ def _proposed(network: Network, start: str, end: str, clock: Clock, aim: float =
 
 def _multipliers_of(network: Network, run: RunBound) -> Mapping[str, NDArray[np.float64]]:
     """Return the multipliers of a run by function; none if it was bounded in several parts."""
-    if run.multipliers is not None:
-        return run.multipliers
-    if run.weighted is None or len(run.weighted.starts) > 1:
-        return {}
-    # The form of `parts` has the terms q^2 z (z - v) of functions with slopes in [0, 1]; these are -2 L z (v - z).
-    named = zip(run.weighted.values, run.weighted.weights, strict=True)
-    return {_before_flattening(network, name): np.square(run.upper * q) / 2 for name, q in named}
+    match run.statements:
+        case [AllUnits() as units]:
+            return {name: np.square(q) for name, q in zip(units.values[1:-1], units.multipliers[1:-1], strict=True)}
+        case [part]:
+            # The form of `parts` has q^2 z (z - v) of functions with slopes in [0, 1]; these are -2 L z (v - z).
+            named = zip(part.values[1:], part.multipliers[1:], strict=True)
+            return {_before_flattening(network, name): np.square(run.upper * q) / 2 for name, q in named}
+    return {}
 
 
 def _part_of_units(
@@ -267,11 +267,11 @@ def _part_of_units(
     end: str,
     constant: float,
     multipliers: Mapping[str, NDArray[np.float64]],
-) -> Part:
+) -> AllUnits:
     """Return a part of all units; `ValueError` if functions of the file have other units."""
     by_name = {network.first.get(name, name): numbers for name, numbers in multipliers.items()}
     values = [start]
-    weights: list[Any] = [[constant]]
+    weights = [np.array([constant])]
     for name, is_new in new_units(network, start, end).items():
         q = np.sqrt(by_name[name])
         if len(q) != network.shape_of(name)[1]:
@@ -279,20 +279,19 @@ def _part_of_units(
             q[is_new] = of_units
         values.append(name)
         weights.append(q)
-    return {**_part([*values, end], [*weights, [1.0]]), "sizes": "units"}
+    return AllUnits((*values, end), (*weights, np.ones(1)))
 
 
 def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
     """Return parts in the order of the graph: one for each layer, or those of runs and matrices if they prove less."""
     best = [_prove(network, part) for part in _parts_of_layers(network)]
     for run in runs:
-        if run.weighted is None:
-            continue
         try:
-            parts_of_run = [_prove(network, part) for part in _parts_of_run(network, run.start, run.weighted)]
+            parts_of_run = [_prove(network, part) for part in _parts_of_run(network, run)]
         except (Refused, KeyError, ValueError):
             continue  # the format has no such part: the layers stay parts by themselves
-        best = _better(network, best, run.start, run.end, parts_of_run)
+        if parts_of_run:
+            best = _better(network, best, run.start, run.end, parts_of_run)
     clock = Clock.of(SECONDS)
     for end in network.nodes:
         for start in _starts_of(network, end):
@@ -329,7 +328,7 @@ def _better(
 
 def _bounds(network: Network, proven_parts: Sequence[ProvenPart]) -> dict[str, ValueBounds]:
     """Return the bounds of all values by some parts."""
-    parts = [ReadPart.read(proven.part) for proven in proven_parts]
+    parts = [proven.part for proven in proven_parts]
     return network.bounds_of_values(parts, [proven.constant for proven in proven_parts])
 
 
@@ -353,7 +352,7 @@ def _values_between(network: Network, start: str, end: str) -> Iterator[str]:
             yield name
 
 
-def _parts_of_layers(network: Network) -> Iterator[Part]:
+def _parts_of_layers(network: Network) -> Iterator[Together]:
     """Yield a part for each layer; a normalization that is a layer's only reader belongs to its part."""
     readers: dict[str, list[str]] = {}
     for name, node in network.nodes.items():
@@ -368,38 +367,37 @@ def _parts_of_layers(network: Network) -> Iterator[Part]:
             reader = layer_readers[0]
             if network.nodes[reader].op == "BatchNormalization":
                 end = reader
-        yield _part([node.inputs[0], end], [])
+        yield Together((node.inputs[0], end))
 
 
-def _parts_of_run(network: Network, start: str, weighted: Weighted) -> Iterator[Part]:
+def _parts_of_run(network: Network, run: RunBound) -> Iterator[Together]:
     """Yield the parts of a run, cut once more if a kernel is too large for a search for H."""
-    values = [start, *(_before_flattening(network, value) for value in weighted.values)]
-    channels = network.shapes[start][1]
-    weights = [np.ones(channels), *weighted.weights]
-    cuts = [*weighted.starts, len(weighted.values)]
-    for first, last in itertools.pairwise(cuts):
-        begin = first
-        while begin < last:
+    for statement in run.statements:
+        if not isinstance(statement, Together):
+            continue
+        first, *others = statement.values
+        start = first if first == run.start else _before_flattening(network, first)
+        values = (start, *(_before_flattening(network, value) for value in others))
+        begin, last = 0, len(values)
+        while begin < last - 1:
             end = last
-            part = _part(values[begin : end + 1], weights[begin : end + 1])
-            while end > begin + 1 and not _can_be_completed(network, part):
+            while not _can_be_completed(network, part := _slice(values, statement.multipliers, begin, end)):
                 end -= 1
-                part = _part(values[begin : end + 1], weights[begin : end + 1])
             yield part
-            begin = end
+            begin = end - 1
 
 
-def _can_be_completed(network: Network, part: Part) -> bool:
-    """Whether a part's kernel is a matrix, or small enough for a search for H."""
-    kernel = network.joint(ReadPart.read(part)).kernel
+def _slice(values: Sequence[str], weights: Sequence[NDArray[np.float64]], first: int, end: int) -> Together:
+    return Together(tuple(values[first:end]), tuple(weights[first:end]))
+
+
+def _can_be_completed(network: Network, part: Together) -> bool:
+    """Whether a part has one layer, or its kernel is a matrix, or small enough for a search for H."""
+    if len(part.values) == 2:
+        return True
+    kernel = network.joint(part).kernel
     is_matrix = math.prod(kernel.shape[2:]) == 1
     return is_matrix or min(kernel.shape[:2]) <= WIDEST
-
-
-def _part(values: Sequence[str], weights: Sequence[Any]) -> Part:
-    """Return a part at every size; exponent and completion are placeholders until H is computed."""
-    texts = [[float(x).hex() for x in q] for q in weights]
-    return {"values": [*values], "weights": texts, "sizes": "every", "exponent": 0, "completion": ""}
 
 
 def _before_flattening(network: Network, value: str) -> str:
@@ -412,20 +410,13 @@ def _before_flattening(network: Network, value: str) -> str:
 
 def _starts_of(network: Network, end: str) -> Iterator[str]:
     """Yield earlier values, through which all paths to a value lead, the nearest first, if several operators do."""
-    positions = {name: number for number, name in enumerate(network.nodes)}
-    if network.nodes[end].op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
+    op = network.nodes[end].op
+    if op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
         return
-    waiting = {end}
-    operators = 0
-    while waiting and waiting != {network.start}:
-        last = max(waiting, key=positions.__getitem__)
-        waiting = waiting - {last} | {*network.changing_inputs(last)}
-        operators += 1
-        is_alone = network.nodes[end].op in {"MatMul", "Resize"}
-        if len(waiting) == 1 and (operators > 1 or is_alone):
-            (start,) = waiting
-            if math.prod(network.shapes.get(start, (math.inf,))) <= COLUMNS:
-                yield start
+    for start, between in starts_of(network, end, network.changing_inputs):
+        has_several = len(between) > 1 or op in {"MatMul", "Resize"}
+        if has_several and math.prod(network.shapes.get(start, (math.inf,))) <= COLUMNS:
+            yield start
 
 
 def _largest_norm(matrix: NDArray[np.float64]) -> float:
@@ -434,9 +425,9 @@ def _largest_norm(matrix: NDArray[np.float64]) -> float:
     return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))
 
 
-def _prove(network: Network, part: Part) -> ProvenPart:
+def _prove(network: Network, part: Together) -> ProvenPart:
     """Compute H for a part; return the part with its exponent and sizes, and H."""
-    joint = network.joint(ReadPart.read(part))
+    joint = network.joint(part)
     layers = sum(node.op in LAYER_OPERATORS for node in network.nodes.values())
     # If the norm of N + I/2 is 3/2 (1 + d), the part's constant has a factor 1 + 3 d for each layer of its depth.
     amplification = 3 * joint.depth if joint.adds_half_identity else 1
@@ -445,11 +436,10 @@ def _prove(network: Network, part: Part) -> ProvenPart:
     else:
         aim = max(AIM / max(layers, amplification), LEAST_AIM)
     own_size: Any = ()
-    if part["sizes"] == "every":
+    if part.sizes == "every":
         with contextlib.suppress(Refused):
-            own_size = network.joint(ReadPart.read({**part, "sizes": "own"})).layer.sizes or ()
+            own_size = network.joint(replace(part, sizes="own")).layer.sizes or ()
     proof = search_completion(joint.kernel, joint.layer, own_size, aim, joint.errors)
-    sizes = "own" if proof.at_size else part["sizes"]
-    proven: Part = {**part, "sizes": sizes, "exponent": proof.exponent}
-    constant = network.constant_of_part(ReadPart.read(proven), proof.completion)
+    proven = replace(part, sizes="own" if proof.at_size else part.sizes, exponent=proof.exponent)
+    constant = network.constant_of_part(proven, proof.completion)
     return ProvenPart(proven, proof.completion, constant)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -245,15 +245,19 @@ def notes(report: Report) -> list[str]:
     lines += _attention(report)
     lines += _reasons(report)
     if report.assume_stored:
-        patterns = " ".join(f"--assume-stored {visible(pattern)}" for pattern in report.assume_stored)
-        lines.append(f"Used as they are stored, as the user states, whatever is beside them: {patterns}")
+        lines.append(
+            f"Used as they are stored, as the user states, whatever is beside them: {_patterns(report.assume_stored)}"
+        )
     if report.ignore:
-        patterns = " ".join(f"--ignore {visible(pattern)}" for pattern in report.ignore)
-        lines.append(f"Used by no layer, as the user states: {patterns}")
+        lines.append(f"Used by no layer, as the user states: {_patterns(report.ignore)}")
     remarks = [(row.name, note) for row in report.layers for note in (row.note, row.unsettled) if note is not None]
     for names, note in _shared(remarks):
         lines.append(f"{tables.some(list(map(visible, names)))}: {visible(note).rstrip('.')}.")
     return lines
+
+
+def _patterns(patterns: Sequence[str]) -> str:
+    return ", ".join(map(visible, patterns))
 
 
 def _attention(report: Report) -> list[str]:

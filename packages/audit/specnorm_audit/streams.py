@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,11 @@ from specnorm.proof import visible
 
 Tick = Callable[[int, int, str], None]
 """Called with (number of steps done, number of steps, name of the last one)."""
+_PARAMETER = re.compile(
+    r"\b(assume_stored|attention|geometry|ignore|input_range|input_shape|layers|layout|max_bytes|padding_mode)="
+    r"(?=[\s.,:;)]|$|(?P<quote>'))"
+)
+"""Parameters of functions that are options of the commands too, as errors and reports name them."""
 _BAR = 24
 """Number of characters of a progress bar."""
 
@@ -31,13 +37,19 @@ def open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(file, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
+def in_options(text: str) -> str:
+    """Return a function's text with the options of the command in place of its parameters: of ``layout=``, --layout."""
+    return _PARAMETER.sub(lambda match: f"--{match[1].replace('_', '-')}{' ' if match['quote'] else ''}", text)
+
+
 def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
-    """Write and flush text; return the reason why it is lost, or None.
+    """Write and flush text, parameters in it as options; return the reason why it is lost, or None.
 
     Characters that the stream's encoding lacks become escapes; on a terminal so do control characters, unless ``raw``.
     If a reader such as head or less has ended, the text does not count as lost.
     """
     encoding = stream.encoding or "utf-8"
+    text = in_options(text)
     try:
         if stream.isatty() and not raw:
             text = "\n".join(map(visible, text.split("\n")))

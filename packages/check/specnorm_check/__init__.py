@@ -27,8 +27,17 @@ from specnorm_check.layers import (
     stride_one_kernels,
 )
 from specnorm_check.networks import Network
-from specnorm_check.parts import LAYER_OPERATORS, Part
-from specnorm_check.statements import FLOATING, digest, float_up, plain, read_layer
+from specnorm_check.parts import LAYER_OPERATORS
+from specnorm_check.statements import (
+    FLOATING,
+    Part,
+    Together,
+    Units,
+    digest,
+    float_up,
+    plain,
+    read_layer,
+)
 
 __all__ = [
     "FLOATING",
@@ -39,6 +48,8 @@ __all__ = [
     "Network",
     "Part",
     "Refused",
+    "Together",
+    "Units",
     "Verdict",
     "check",
     "digest",

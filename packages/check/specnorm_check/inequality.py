@@ -26,9 +26,8 @@ from specnorm_check.matrices import (
     values_between,
 )
 from specnorm_check.moves import MOVES, moved
-from specnorm_check.parts import Part
 from specnorm_check.rules import ONE
-from specnorm_check.statements import plain
+from specnorm_check.statements import Part, plain
 
 MOST_NUMBERS = 2**26  # of the matrices of all values between together
 MOST_UNITS = 2**13  # units and entries of the start
@@ -80,7 +79,7 @@ class Form:
         self.inputs = math.prod(graph.shape_of(start))
         functions = functions_of(graph, start, steps, self.inputs)
         listed = [name for name, function in functions.items() if function.is_new.any()]
-        is_same = part.values[1:-1] == listed
+        is_same = [*part.values[1:-1]] == listed
         require(is_same, "a part lists other functions than those between its values")
         self.squares = np.concatenate(
             [np.zeros(0), *self._squares(graph, part, functions)]

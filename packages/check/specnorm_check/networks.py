@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -28,7 +28,6 @@ from specnorm_check.inequality import constant_of_units
 from specnorm_check.layers import proven_norm
 from specnorm_check.parts import (
     Joint,
-    Part,
     Slopes,
     growth,
     joint_of_part,
@@ -42,13 +41,16 @@ from specnorm_check.rules import (
     slopes_of,
 )
 from specnorm_check.statements import (
+    Part,
     Statement,
+    Together,
     plain,
     printed,
     read_hexadecimal,
     require_claim_covers,
 )
 
+AnyPart = TypeVar("AnyPart", bound=Part)
 KEYS_OF_A_NETWORK = {"input_shape", "name", "parts", "sha256", "upper"}
 
 
@@ -111,10 +113,6 @@ class ValueBounds(NamedTuple):
 class Network(Graph):
     """A graph, and what is proven of its values."""
 
-    def joint(self, part: Part) -> Joint:
-        """Return the kernel whose norm proves a part."""
-        return joint_of_part(self, self.with_first_names(part))
-
     def constant(
         self,
         parts: Sequence[Part],
@@ -169,9 +167,9 @@ class Network(Graph):
             return bounds[0]
         return root_of_squares(bounds)
 
-    def with_first_names(self, part: Part) -> Part:
+    def with_first_names(self, part: AnyPart) -> AnyPart:
         """Return a part of the first ones of equal values, which operators read."""
-        values = [self.first.get(name, name) for name in part.values]
+        values = tuple(self.first.get(name, name) for name in part.values)
         return replace(part, values=values)
 
     def require_ends(self, parts: Sequence[Part]) -> None:
@@ -289,7 +287,7 @@ class Network(Graph):
 
     def constant_of_part(self, part: Part, completion: Array) -> Fraction:
         """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""
-        if part.sizes == "units":
+        if not isinstance(part, Together):
             return constant_of_units(self, self.with_first_names(part))
         joint = self.joint(part)
         norm = proven_norm(
@@ -300,6 +298,10 @@ class Network(Graph):
             joint.errors,
         )
         return growth(joint, norm) ** joint.depth * joint.factor
+
+    def joint(self, part: Together) -> Joint:
+        """Return the kernel whose norm proves a part."""
+        return joint_of_part(self, self.with_first_names(part))
 
     def bound_by_part(
         self,

@@ -43,13 +43,10 @@ from specnorm_check.rules import (
     product_rounded_once,
     slopes_of,
 )
-from specnorm_check.statements import Statement, plain, read_exponent, read_hexadecimal
+from specnorm_check.statements import Together, plain
 
-# The multipliers q_0, ..., q_n are the entry "weights" of a certificate.
-KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 LAYER_OPERATORS = {"Conv", "Gemm"}
 SKIP_OPERATORS = {"Pad", "Slice"}
-SIZES = ("every", "own", "units")
 MOST_NORMALISATIONS = 4  # behind a layer
 # An entry of N has 8 roundings, and 5 more for each normalization: 28 at most. Their
 # relative error is below 32 times 2^-53.
@@ -59,50 +56,6 @@ HALF = Fraction(1, 2)
 DO_NOT_FIT = "layers of a part do not fit together"
 
 Slopes = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Layers that a certificate proves together.
-
-    ``values`` are the names of z_0, ..., z_n. ``multipliers`` are q_0, ..., q_n, each an
-    array with one number for each channel; a layer by itself may have none. With the
-    ``sizes`` "own", a part of one layer is proven at the size of its input in the graph,
-    else at every size. With "units", all that is between the first and the last value is
-    bounded by Lemma 7. The claim's array holds 2^``exponent`` H of the part's kernel; by
-    Lemma 7 there is none.
-    """
-
-    values: list[str]
-    multipliers: list[Array]
-    sizes: str
-    exponent: int
-
-    @classmethod
-    def read(cls, statement: Statement) -> Part:
-        """Return the part that a claim lists."""
-        has_keys = set(statement) == KEYS_OF_A_PART
-        require(has_keys, "a part has other entries than those of a part")
-        values = statement["values"]
-        is_list = type(values) is list and len(values) > 1
-        require(is_list, "the values of a part are no list of two or more")
-        are_names = all(type(value) is str for value in values)
-        require(are_names, "the values of a part are no names")
-        multipliers = []
-        for texts in statement["weights"]:
-            q = np.array([read_hexadecimal(text) for text in texts])
-            is_moderate = (q > 2.0**-99) & (q < 2.0**99)
-            message = "a multiplier is 0, or close to it or beyond"
-            require(is_moderate.all(), message)
-            multipliers.append(q)
-        sizes = statement["sizes"]
-        has_none = len(values) == 2 and not multipliers
-        has_all = len(multipliers) == len(values)
-        message = "a part has not multipliers for each value"
-        require(has_none or has_all, message)
-        require(sizes in SIZES, f"the sizes of a part are none of {', '.join(SIZES)}")
-        exponent = read_exponent(statement["exponent"])
-        return cls(values, multipliers, sizes, exponent)
 
 
 class Term(NamedTuple):
@@ -147,7 +100,7 @@ class Joint(NamedTuple):
         return ENTRY_ERROR * np.abs(self.kernel)
 
 
-def joint_of_part(graph: Graph, part: Part) -> Joint:
+def joint_of_part(graph: Graph, part: Together) -> Joint:
     """Return the kernel whose norm proves a part."""
     last = len(part.values) - 1
     reader = TermReader(graph, part)
@@ -228,7 +181,7 @@ class TermReader:
     """Reads the layers of a part from a graph."""
 
     graph: Graph
-    part: Part
+    part: Together
 
     def terms(
         self,
@@ -455,7 +408,7 @@ def scale_channels(
 
 
 # -- step G: one layer -----------------------------------------------------------------
-def joint_of_one(part: Part, term: Term, slopes: Slopes, pooling: Fraction) -> Joint:
+def joint_of_one(part: Together, term: Term, slopes: Slopes, pooling: Fraction) -> Joint:
     """Return the kernel of a layer by itself, at every size or at its own."""
     layer = term.layer
     if part.sizes == "every":

@@ -1,4 +1,4 @@
-"""Read what a certificate states of a layer, and prove it by Lemmas 1 to 3.
+"""What a certificate states: records of its parts; layers, which Lemmas 1 to 3 prove.
 
 Nothing that is stated is believed: the kernel is the model's array, known by its digest,
 and the number has to be at least what H proves.
@@ -10,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any
@@ -39,6 +40,8 @@ KEYS_OF_A_LAYER = {
     "transposed",
     "upper",
 }
+# The multipliers q_0, ..., q_n are the entry "weights" of a certificate.
+KEYS_OF_A_PART = {"completion", "exponent", "sizes", "values", "weights"}
 # In its own words, or by `Verdict`: these entries are printed elsewhere in the line.
 PRINTED_ELSEWHERE = {"name", "sizes", "tensor", "upper"}
 NOT_PRINTED = {"completion", "exponent"}
@@ -47,6 +50,83 @@ NUMBER_LIMIT = 2**24  # the whole numbers of a geometry are below
 EXPONENT_LIMIT = 1100  # 2^-1100 and 2^1100 are beyond every float64
 
 Statement = Mapping[str, Any]
+SIZES = ("every", "own", "units")
+
+
+# -- parts of a network ----------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What is between two values: |q_n d_n| <= c |q_0 d_0| for differences d_i.
+
+    ``values`` are the names of z_0, ..., z_n. ``multipliers`` are q_0, ..., q_n, each an
+    array with one number for each channel; a layer by itself may have none.
+    """
+
+    values: tuple[str, ...]
+    multipliers: tuple[Array, ...] = ()
+
+    @classmethod
+    def read(cls, statement: Statement) -> Part:
+        """Return the part that a claim lists."""
+        has_keys = set(statement) == KEYS_OF_A_PART
+        require(has_keys, "a part has other entries than those of a part")
+        values = statement["values"]
+        is_list = type(values) is list and len(values) > 1
+        require(is_list, "the values of a part are no list of two or more")
+        are_names = all(type(value) is str for value in values)
+        require(are_names, "the values of a part are no names")
+        multipliers = []
+        for texts in statement["weights"]:
+            q = np.array([read_hexadecimal(text) for text in texts])
+            is_moderate = (q > 2.0**-99) & (q < 2.0**99)
+            message = "a multiplier is 0, or close to it or beyond"
+            require(is_moderate.all(), message)
+            multipliers.append(q)
+        sizes = statement["sizes"]
+        has_none = len(values) == 2 and not multipliers
+        has_all = len(multipliers) == len(values)
+        message = "a part has not multipliers for each value"
+        require(has_none or has_all, message)
+        require(sizes in SIZES, f"the sizes of a part are none of {', '.join(SIZES)}")
+        exponent = read_exponent(statement["exponent"])
+        if sizes == "units":
+            return Units(tuple(values), tuple(multipliers))
+        return Together(tuple(values), tuple(multipliers), sizes, exponent)
+
+    def stated(self) -> dict[str, Any]:
+        """Return what a claim lists, without the name of its array."""
+        texts = [[float(x).hex() for x in q] for q in self.multipliers]
+        return {
+            "values": [*self.values],
+            "weights": texts,
+            "sizes": "units",
+            "exponent": 0,
+            "completion": "",
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Units(Part):
+    """All that is between the first and the last value, bounded by Lemma 7, without an H.
+
+    ``values`` between are functions, whose units have the multipliers.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Together(Part):
+    """Layers that one kernel H proves together, by Lemma 4.
+
+    With the ``sizes`` "own", a part of one layer is proven at the size of its input in
+    the graph, else at every size. The claim's array holds 2^``exponent`` H.
+    """
+
+    sizes: str = "every"
+    exponent: int = 0
+
+    def stated(self) -> dict[str, Any]:
+        """Return what a claim lists, without the name of its array."""
+        return {**super().stated(), "sizes": self.sizes, "exponent": self.exponent}
 
 
 # -- a claim about a layer -------------------------------------------------------------

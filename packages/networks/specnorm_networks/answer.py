@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from specnorm_check import Part
+
 from specnorm.errors import CertificateError, MethodError
 from specnorm.proof import Upper, counted, lines, number, visible
-from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
 from specnorm_networks.certified.subjects import Map
@@ -68,18 +69,6 @@ class AnswerWithFile:
         Path(path).write_bytes(self.file)
 
 
-@dataclass(frozen=True, eq=False)
-class Weighted:
-    """The weights with which a run of layers was bounded."""
-
-    values: tuple[str, ...]
-    """Names of the run's values, one after each link, without the value before the first link."""
-    starts: tuple[int, ...]
-    """Numbers of the links with which the parts begin; the links of one part are bounded together."""
-    weights: tuple[FloatArray, ...]
-    """For each of the values an array with one weight for each channel."""
-
-
 @dataclass(frozen=True)
 class RunBound:
     """Layers and functions in a row, bounded together.
@@ -94,10 +83,10 @@ class RunBound:
         Lipschitz constant of the run by the rules of single nodes.
     claim : Upper
         Lipschitz constant of the run as a whole, less than ``product``.
-    weighted : Weighted, optional
-        The weights that prove ``claim``.
-    multipliers : mapping of str to array, optional
-        If a whole network was bounded by the inequality of its units: the multipliers of each function's new units.
+    statements : tuple of specnorm_check.Part
+        What proves ``claim``: layers that are bounded together, each value with one weight a channel, or all units of a
+        network, each function with the multipliers of its new units. A certificate states them. Of layers up to a
+        matrix that reads their pixels: those of a larger bound, of each part alone.
     """
 
     start: str
@@ -105,8 +94,7 @@ class RunBound:
     layers: tuple[tuple[str, ...], ...]
     product: float
     claim: Upper
-    weighted: Weighted | None = field(default=None, repr=False, compare=False)
-    multipliers: Mapping[str, FloatArray] | None = field(default=None, repr=False, compare=False)
+    statements: tuple[Part, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def upper(self) -> float:

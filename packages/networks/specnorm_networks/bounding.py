@@ -7,14 +7,18 @@ search computes for these weights, before they are proven.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
+from specnorm_check import Together
+
 from specnorm import SpecnormError
 from specnorm.errors import InternalError, MethodError
-from specnorm_networks.answer import NetworkBound, RunBound, Weighted
+from specnorm_networks.answer import NetworkBound, RunBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.links import Link, Run
 from specnorm_networks.certified.operators.base import NoBoundError
@@ -154,8 +158,8 @@ def _through_head(
 ) -> RunBound:
     """Prove the constant of a run by bounding its last convolutions together with the matrix that reads their pixels.
 
-    ``by_parts``: what `_by_parts` returned. The search may start at its weights, and the head's body begins at the
-    first of its parts from which a constant is proven. `NoBoundError` if the run has no head, or if nothing below
+    ``by_parts``: what `_by_parts` returned. The head's body begins at the first of its parts from which a constant is
+    proven. `NoBoundError` if the run has no head, or if nothing below
     ``product`` is proven.
     """
     # A link is direct if the next one reads its function's value as it is: without averages or a flatten between.
@@ -166,15 +170,15 @@ def _through_head(
     from specnorm_networks.certified.heads import head_of
     from specnorm_networks.heads import bound_through_head
 
-    weighted = by_parts[-1].weighted if by_parts else None
-    starts = (0,) if weighted is None else weighted.starts
-    weights = () if weighted is None else weighted.weights
+    statements = by_parts[-1].statements if by_parts else ()
+    weights = [q for statement in statements for q in statement.multipliers[1:]]
+    starts = [0, *itertools.accumulate(len(statement.values) - 1 for statement in statements[:-1])]
     for first in starts:
         with suppress(NoBoundError):
             head = head_of(run, [start for start in starts if start < first], weights[:first])
-            claim = bound_through_head(head, measure, method, share, weights)
+            claim = bound_through_head(head, measure, method, share)
             if claim < product:
-                return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, weighted)
+                return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, statements)
             break
     raise NoBoundError("no constant below the product was proven")
 
@@ -212,8 +216,10 @@ def _by_parts(
             continue  # a kernel cannot be measured; `propagate` has reported the reason
         if claim < (bounds[-1].upper if bounds else product):
             layers = tuple(_kernel_names(run.links[first:last]) for first, last in parts)
-            weighted = Weighted(tuple(link.end for link in run.links), starts, tuple(weights))
-            bounds.append(RunBound(run.start, run.end, layers, product, claim, weighted))
+            names = (run.start, *(link.end for link in run.links))
+            numbers = (np.ones(run.width), *weights)
+            statements = tuple(Together(names[i : j + 1], numbers[i : j + 1]) for i, j in parts)
+            bounds.append(RunBound(run.start, run.end, layers, product, claim, statements))
     return bounds
 
 

@@ -2,7 +2,7 @@
 
 A *head* is the first matrix after a flatten: it reads all pixels of the last convolution, or averages of them. The
 *body* is the convolutions before it that are bounded with it. The *ring* is the circular grid of pixels on which these
-are Fourier-transformed (`certified.heads`). To *cut* a run is to bound its two sides separately and multiply.
+are Fourier-transformed (`certified.heads`).
 
 The search makes gradient steps with the value and gradient of `descent.gradient`. The frequencies are all those of the
 ring, since the head reads the values at all of them.
@@ -11,8 +11,7 @@ ring, since the head reads the values at all of them.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +25,7 @@ from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.parts import middle_and_leaf_slopes
 from specnorm_networks.descent.costs import RATE, cost, frequencies
-from specnorm_networks.descent.gradient import gradient_steps, parameters, value_alone
+from specnorm_networks.descent.gradient import gradient_steps, value_alone
 from specnorm_networks.descent.search import MEMORY, ROUNDS
 from specnorm_networks.descent.stages import Stage, Vectors, stages_of_part, stages_of_run, symbols_at
 from specnorm_networks.measuring import Measure
@@ -39,9 +38,6 @@ SEARCH_SHARE = 1 / 4
 """Share of the method's seconds that the search may take."""
 PATIENCE = 10
 """Steps without a gain of a thousandth after which the search ends."""
-REDUCED = (1.0, 0.9, 0.7)
-"""Factors of the multipliers of the body's last value that are tried at the start; other values get roots of them. The
-multipliers of a cut run are not quite feasible for the run as a whole, and smaller ones may be."""
 Partition = tuple[list[int], list[FloatArray]]
 """Numbers of the links with which the parts of a run begin, and weights of the run's values."""
 
@@ -51,19 +47,10 @@ def bound_through_head(
     measure: Measure,
     method: Multipliers,
     share: float,
-    weights_of_cut: Sequence[FloatArray] = (),
 ) -> Upper:
     """Return the least constant of a run that is proven within a share of the method's seconds.
 
-    Parameters
-    ----------
-    weights_of_cut : sequence of array
-        Weights of the run's values if it is cut before the head: the search for its last part may begin with them.
-
-    Raises
-    ------
-    NoBoundError
-        If none is proven.
+    `NoBoundError` if none is proven.
     """
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
@@ -82,7 +69,7 @@ def bound_through_head(
             tick()
             constant_ahead = constant_before(head, measure) if head.weights_before else None
             multiplications = SEARCH_SHARE * share * method.seconds * RATE
-            for weights in weights_of(head, method, multiplications, weights_of_cut, tick):
+            for weights in weights_of(head, method, multiplications, tick):
                 tick()
                 claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, tick))
     except OutOfTime:
@@ -100,102 +87,40 @@ def weights_of(
     head: Head,
     method: Multipliers,
     multiplications: float,
-    weights_of_cut: Sequence[FloatArray] = (),
     tick: Callable[[], None] = lambda: None,
 ) -> Iterator[list[FloatArray]]:
     """Yield weights of the body's values but the first, after more and more steps of the search.
 
-    ``multiplications`` is the largest number that the search may make. ``weights_of_cut`` is as for
-    `bound_through_head`. ``tick`` is called before each step and each other evaluation of the run.
+    ``multiplications`` is the largest number that the search may make. ``tick`` is called before each step and each
+    other evaluation of the run.
     """
     products, memory = _cost(head)
     if memory > MEMORY or multiplications < products:
         return
     tick()
-    search = _Search(head, method, tick)
-    if weights_of_cut and head.weights_before:
-        search.begin_with(weights_of_cut)
+    double_grid = _stages(head, method)
+    grid = [replace(stage, symbols=_in_single_precision(stage.symbols)) for stage in double_grid]
+    links = [*head.body.links, *head.run.links[head.matrix_number : -1]]
+    # Logarithms of D of the channels of each link but the last, then the logits of their shares (`descent.gradient`).
+    point = np.zeros(sum(link.width for link in links) + len(links))
+    steps_done = 0
     for rung, next_rung in itertools.pairwise(RUNGS):
+        tick()
+        _, multipliers = value_alone(double_grid, point)
         unit = _unit(head)  # a weight is the root of a multiplier, times the unit
-        yield [np.sqrt(multipliers) * unit for multipliers in search.multipliers_of_body()]
-        if next_rung > min(method.steps, multiplications / products) or not search.descend(next_rung - rung):
+        yield [np.sqrt(numbers) * unit for numbers in multipliers[: len(head.body.links)]]
+        if next_rung > min(method.steps, multiplications / products):
             return
-
-
-class _Search:
-    """State of the search.
-
-    ``point`` is one vector: log D of the channels of each link but the last, then the logits of the shares, one for
-    each of these links. D and the shares are those of `descent.gradient.parameters`.
-    """
-
-    def __init__(self, head: Head, method: Multipliers, tick: Callable[[], None] = lambda: None) -> None:
-        self.tick = tick
-        self.head = head
-        self.method = method
-        self.steps_done = 0
-        self.double_grid = _stages(head, method)
-        self.grid = [replace(stage, symbols=_in_single_precision(stage.symbols)) for stage in self.double_grid]
-        # All links from the body to the last but one.
-        self.links = [*head.body.links, *head.run.links[head.matrix_number : -1]]
-        self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
-
-    def multipliers_of_body(self) -> list[FloatArray]:
-        """Return the body's multipliers at the present point."""
-        self.tick()
-        _, multipliers = value_alone(self.double_grid, self.point)
-        return multipliers[: len(self.head.body.links)]
-
-    def begin_with(self, weights_of_cut: Sequence[FloatArray]) -> None:
-        """Start at the weights of a run that is cut before the head, if their value is less than the closed form's."""
-        count = len(self.head.body.links)
-        multipliers = []
-        for weights, link in zip(weights_of_cut[len(self.head.weights_before) : -1], self.links, strict=True):
-            squares = np.square(weights / _unit(self.head))
-            multipliers.append(np.repeat(squares, link.width // len(squares)))
-        # Let L be a multiplier of the body's last function, c the middle of its slopes, and G the term C F^-1 C* of the
-        # links before it. L enters as L - c^2 L^2 G, which is largest at L = 1 / (2 c^2 G). The cut run has L = 1 / G
-        # (for slopes of at most 1), so L is divided by 2 c^2.
-        centre, _ = middle_and_leaf_slopes(*self.head.body.links[-1].slopes)
-        multipliers[count - 1] /= np.where(centre == 0, 1.0, 2 * np.square(centre))
-        best_value = self._value()
-        best_point = self.point
-        # Value i of the n values of the body gets the power i / n of the factor, later values all of it.
-        depths = np.minimum(np.arange(1, len(self.links) + 1), count)
-        for factor in REDUCED:
-            factors = factor ** (depths / count)
-            reduced = [numbers * by for numbers, by in zip(multipliers, factors, strict=True)]
-            self.tick()
-            self.point = np.concatenate(parameters(self.grid, reduced))
-            value = self._value()
-            if value < best_value:
-                best_value = value
-                best_point = self.point
-        self.point = best_point
-
-    def _value(self) -> float:
-        self.tick()
-        value, _ = value_alone(self.grid, self.point)
-        return value
-
-    def descend(self, steps: int) -> bool:
-        """Make gradient steps, and go to the best point; return whether its value is lower by more than 0.001.
-
-        The value is the logarithm of the square of the constant.
-        """
-        first = math.inf
-        least = math.inf
-        for number, least, point in gradient_steps(self.grid, self.links, self.point, steps, PATIENCE):
-            self.tick()
-            self.point = point
-            if number == 0:
-                first = least
-                continue
-            self.steps_done += 1
-            if self.method.progress is not None:
-                run = self.head.run
-                self.method.progress(self.steps_done, self.method.steps, f"{run.start} to {run.end}")
-        return least < first - 1e-3
+        values = []  # logarithms of the constant's square, the least so far
+        for number, least, best in gradient_steps(grid, links, point, next_rung - rung, PATIENCE):
+            tick()
+            values.append(least)
+            point = best
+            if number > 0 and method.progress is not None:
+                steps_done += 1
+                method.progress(steps_done, method.steps, f"{head.run.start} to {head.run.end}")
+        if not values[-1] < values[0] - 1e-3:
+            return
 
 
 def _in_single_precision(symbols: Vectors) -> Vectors:

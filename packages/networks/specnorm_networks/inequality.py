@@ -6,6 +6,7 @@ import math
 from contextlib import suppress
 
 import numpy as np
+from specnorm_check import Units
 
 from specnorm.proof import Upper
 from specnorm_networks.answer import RunBound
@@ -110,10 +111,11 @@ class Search:
         multipliers = self.best.multipliers * (claim.value / self.best.constant)
         if self.best.is_transposed:
             multipliers = claim.value**2 / multipliers
-        pairs = zip(self.inequality.functions, self.inequality.values, strict=True)
-        by_function = {function.name: multipliers[units] for function, units in pairs}
         ends = self.inequality.map
-        return RunBound(ends.start, ends.end, (layers,), math.inf, claim, multipliers=by_function)
+        values = (ends.start, *(function.name for function in self.inequality.functions), ends.end)
+        roots = [np.sqrt(multipliers[units]) for units in self.inequality.values]
+        statement = Units(values, (np.array([claim.value]), *roots, np.ones(1)))
+        return RunBound(ends.start, ends.end, (layers,), math.inf, claim, (statement,))
 
 
 def _proven(inequality: Inequality, proposal: Proposal) -> Upper:

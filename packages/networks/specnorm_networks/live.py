@@ -68,7 +68,7 @@ def network_bound(
     budget : float, default 60
         Time limit in seconds for search and proof; export and comparison are not counted. When it is reached, the best
         bound proven so far is returned and ``status`` says so. A step that has begun is finished. Layers that were not
-        measured by then take a tenth of this time, or half a second. None means no limit.
+        measured by then take a tenth of this time, or half a second; the attack half of it. None means no limit.
     progress : callable, optional
         ``progress(done, total, text)``, called when each stage begins and ends ("export", "comparison with the model",
         "search and proof", "attack on the bound") and after each step of a search.

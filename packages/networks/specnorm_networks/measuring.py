@@ -19,6 +19,7 @@ from specnorm_networks.certified.kernels import (
     norm_by_entries,
     norm_of_layer,
     norm_of_matrices,
+    spec_of,
 )
 from specnorm_networks.certified.subjects import digest_of_bits
 
@@ -128,7 +129,7 @@ class Measure:
         if known_norm is not None:
             return known_norm
         size = _own_size(placed_layer.spec, placed_layer.sizes)
-        spec = ConvSpec.of(tuple(layer.stored().shape), **placed_layer.geometry, input_shape=size)
+        spec = spec_of(tuple(layer.stored().shape), placed_layer.geometry, size)
         is_plain = scale is None and shrink is None
         earlier_claim = self.known(layer, spec) if self.known and is_plain else None
         prove = self._prove if earlier_claim is None else (lambda *_: (earlier_claim,))

@@ -5,7 +5,7 @@ The functions for users are in `specnorm_networks` itself, and the types for rea
 
 from __future__ import annotations
 
-from specnorm_networks.answer import AnswerWithFile, NetworkBound, RunBound, Weighted
+from specnorm_networks.answer import AnswerWithFile, NetworkBound, RunBound
 from specnorm_networks.answering import Centre, bound, by_channels_and_units
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified.inequality import Inequality, Units
@@ -47,7 +47,7 @@ __all__ = [
     # Files, and the bound of a graph, for which norms of layers may have been measured before.
     "read_onnx", "bound", "Measure", "Method", "moved_up", "registered_operators",
     # Types of answers.
-    "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode", "Weighted",
+    "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
     # Text.
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.

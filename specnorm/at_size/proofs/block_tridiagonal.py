@@ -95,10 +95,12 @@ class BlockPlan:
         """Approximate number of multiplications of a proof; the array calls for a pair of taps count as ten thousand.
 
         One block of d rows is factorized once, in d**3 / 3 multiplications. Of several blocks, each takes two
-        factorizations, a solve and three products (`largest_eigenvalue_up`): together about 6 d**3.
+        factorizations, a solve and three products (`largest_eigenvalue_up`): together about 6 d**3, and array calls
+        that count as four hundred thousand.
         """
-        cubes_per_block = 6 if self.blocks > 1 else 1 / 3
-        return float(self.blocks * self.size**3) * cubes_per_block + 1e4 * self.pairs
+        if self.blocks == 1:
+            return self.size**3 / 3 + 1e4 * self.pairs
+        return self.blocks * (6.0 * self.size**3 + 4e5) + 1e4 * self.pairs
 
     @property
     def memory(self) -> int:
@@ -107,10 +109,11 @@ class BlockPlan:
         band = 3 * 2 * self.blocks * self.size**2
         # The product for one pair of lines and its copy in a stack; the matrices B_t, and two selections of them.
         products = 2 * self.entries**2 + 3 * self.tap_entries
-        # The arrays of `_counts`: on and below the diagonal, a count of each pair; three integers for each coupling.
+        # The arrays of `_counts`: on and below the diagonal, a count of each pair, joined, and its bytes; three
+        # integers for each coupling, joined, and sorted with their order.
         counts = 2 * self.blocks * self.lines_of_block**2 * self.pairs
         couplings = 3 * self.lines * self.pairs
-        return 8 * (band + products + counts + couplings)
+        return 8 * (band + products + 4 * counts + 3 * couplings)
 
 
 @functools.lru_cache(maxsize=64)
@@ -187,8 +190,11 @@ def gram_blocks(
     every_count = np.concatenate(
         [counts.reshape(math.prod(counts.shape[:-1]), len(pairs)) for counts in (diagonal_counts, below_counts)]
     )
-    distinct_counts, class_of_pair = np.unique(every_count, axis=1, return_inverse=True)
-    pair_classes = [pairs[class_of_pair.reshape(-1) == i] for i in range(distinct_counts.shape[1])]
+    # `np.unique` along an axis makes a field of each row.
+    columns = [column.astype(">u4").tobytes() for column in every_count.T]
+    distinct = sorted(set(columns))
+    pair_classes = [pairs[[column == one for column in columns]] for one in distinct]
+    distinct_counts = every_count[:, [columns.index(one) for one in distinct]]
     total = xp.zeros((b, len(distinct_counts), e * e), dtype=kernels.dtype, device=ops.device(kernels))
     # A product has 8 b e**2 bytes. With its copy in the stack and temporary arrays, four times as many are allowed.
     at_once = max(1, ops.memory // (4 * 8 * b * e * e))

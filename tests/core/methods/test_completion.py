@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.cases import Layer, Recipe, recipes
-from helpers.libraries import Lib
+from helpers.libraries import NUMPY, Lib
 from helpers.nightly import NIGHTLY
 from helpers.oracle import sigma_star
 from helpers.promises import for_all, layers_for
@@ -56,7 +56,7 @@ def completion_shape(recipe: Recipe) -> tuple[int, ...]:
 @given(recipe=recipes(), seed=st.integers(0, 99))
 def test_the_lemma_holds_for_any_completion(name: str, recipe: Recipe, seed: int) -> None:
     """In both precisions."""
-    blocks: Any = arrays.tall(recipe.kernel[None], xp=np)  # type: ignore[arg-type]
+    blocks: Any = arrays.tall(NUMPY.asarray(recipe.kernel[None]), xp=NUMPY)
     largest = float(np.max(np.abs(blocks)))
     blocks = blocks / np.asarray(2.0 ** np.floor(np.log2(largest)) if largest else 1, dtype=blocks.dtype)
     h = drawn(completion_shape(recipe), recipe, seed)

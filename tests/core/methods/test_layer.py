@@ -229,6 +229,20 @@ def test_a_long_axis_takes_few_bytes_a_pixel(mode: Any) -> None:
     assert peak(lambda: specnorm.enclose(kernel, 10**6, padding_mode=mode)) < 100 * 10**6
 
 
+@pytest.mark.parametrize(
+    ("taps", "size", "mode", "stride"),
+    [(3, 4000, "symmetric", 1), (9, 600, "reflect", 1), (9, 600, "zeros", 2), (3, (20, 20), "symmetric", 1)],
+)
+def test_a_matrix_takes_the_memory_that_its_plan_says(taps: int, size: Any, mode: Any, stride: int) -> None:
+    """A layer of 1e5 pixels took 1.26 GB, and its plan said a tenth."""
+    shape = (2, 2, *[taps] * (1 if isinstance(size, int) else 2))
+    spec = ConvSpec.of(shape, padding_mode=mode, padding="same", stride=stride, input_shape=size)
+    kernels: Any = np.random.default_rng(0).standard_normal((1, *shape))
+    ops = ArrayOps.of(load("numpy"), kernels)
+    for plan in plans(spec)[:2]:
+        assert peak(lambda: gram_blocks(kernels, spec, plan, ops=ops)) < plan.memory  # noqa: B023
+
+
 def test_attempts_begin_at_the_tolerance_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts for 1e-2 began at 1e-3, and took ten times as long."""
     made: list[float] = []

@@ -4,8 +4,6 @@ Each layer has one or two axes, whose taps, strides, dilations, paddings and siz
 begins to hold, and one less or more. What holds too early makes a claim that one of these matrices contradicts.
 """
 
-# Arrays of NumPy do not match the protocol of arrays.
-# mypy: disable-error-code="arg-type,index"
 from __future__ import annotations
 
 import functools
@@ -15,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
 from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import NUMPY as np
 from helpers.oracle import dense_matrix
-from numpy.typing import NDArray
+from numpy.random import RandomState as Draw
 
 from specnorm.at_size.proofs.circulant import is_long_enough, shortest
 from specnorm.at_size.proofs.components import (
@@ -36,7 +34,6 @@ from specnorm.proofs.norms import norm_of_stack
 from specnorm.running.proofs.padding import is_split_by_parity, other_parts_up, padded_norm
 
 CLOSE = 1e-9
-Draw = np.random.RandomState
 
 
 class Axis(NamedTuple):
@@ -68,11 +65,11 @@ class Layer(NamedTuple):
         size = {"input_shape": tuple(x.size for x in self.axes)} if sized else {}
         return ConvSpec.of((self.rows, self.columns, *(x.taps for x in self.axes)), **self.geometry(), **size)
 
-    def matrix(self, kernel: NDArray[Any], **other: Any) -> NDArray[Any]:
+    def matrix(self, kernel: Any, **other: Any) -> Any:
         return np.asarray(dense_matrix(kernel, tuple(x.size for x in self.axes), **{**self.geometry(), **other}))
 
 
-def norm_of(matrix: NDArray[Any]) -> float:
+def norm_of(matrix: Any) -> float:
     return float(np.linalg.norm(matrix, 2)) if matrix.size else 0.0
 
 
@@ -113,7 +110,7 @@ def built(layer: Layer, **more: Any) -> ConvSpec | None:
 
 
 # -- the other end -----------------------------------------------------------------------------------------------------
-def isometric_kernel(layer: Layer, draw: Draw) -> NDArray[Any] | None:
+def isometric_kernel(layer: Layer, draw: Draw) -> Any | None:
     """A kernel whose symbols have singular values 1 alone: each residue of pixels is read by one tap."""
     by_residue: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for tap in np.ndindex(*(x.taps for x in layer.axes)):
@@ -124,7 +121,7 @@ def isometric_kernel(layer: Layer, draw: Draw) -> NDArray[Any] | None:
         return None
     square, _ = np.linalg.qr(draw.standard_normal((max(layer.rows, wide),) * 2))
     parts = square[: layer.rows, :wide].reshape(layer.rows, len(by_residue), layer.columns)
-    kernel: NDArray[Any] = np.zeros((layer.rows, layer.columns, *(x.taps for x in layer.axes)))
+    kernel: Any = np.zeros((layer.rows, layer.columns, *(x.taps for x in layer.axes)))
     for at, taps in enumerate(by_residue.values()):
         kernel[(..., *taps[draw.randint(len(taps))])] = parts[:, at]
     return kernel
@@ -160,12 +157,10 @@ def unread_pixels() -> Iterator[str]:
 
 
 # -- circulants --------------------------------------------------------------------------------------------------------
-def circulant_matrix(
-    kernel: NDArray[Any], layer: Layer, sizes: tuple[int, ...], skew: tuple[bool, ...]
-) -> NDArray[Any]:
+def circulant_matrix(kernel: Any, layer: Layer, sizes: tuple[int, ...], skew: tuple[bool, ...]) -> Any:
     """Outputs at every stride of a periodic input of some sizes; what is read across a skew end has the other sign."""
     outputs = [range(0, n, x.stride) for n, x in zip(sizes, layer.axes, strict=True)]
-    matrix: NDArray[Any] = np.zeros((*map(len, outputs), layer.rows, *sizes, layer.columns))
+    matrix: Any = np.zeros((*map(len, outputs), layer.rows, *sizes, layer.columns))
     for where in np.ndindex(*map(len, outputs)):
         for tap in np.ndindex(*kernel.shape[2:]):
             reads = [of[at] + x.dilation * t for of, at, x, t in zip(outputs, where, layer.axes, tap, strict=True)]
@@ -177,7 +172,7 @@ def circulant_matrix(
     return matrix.reshape(math.prod(map(len, outputs)) * layer.rows, -1)
 
 
-def kernels(layer: Layer, draw: Draw) -> Iterator[NDArray[Any]]:
+def kernels(layer: Layer, draw: Draw) -> Iterator[Any]:
     shape = (layer.rows, layer.columns, *(x.taps for x in layer.axes))
     yield np.ones(shape)
     yield draw.standard_normal(shape)
@@ -271,9 +266,9 @@ def other_parts() -> Iterator[str]:
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
-def norm_of_spec(kernel: NDArray[Any], spec: ConvSpec) -> float:
+def norm_of_spec(kernel: Any, spec: ConvSpec) -> float:
     geometry = {name: getattr(spec, name) for name in ("stride", "dilation", "padding_mode", "padding", "transposed")}
-    return norm_of(np.asarray(dense_matrix(kernel, spec.input_shape, **geometry)))
+    return norm_of(np.asarray(dense_matrix(kernel, spec.input_shape or (), **geometry)))
 
 
 def near(part: PolyphaseComponent, draw: Draw) -> PolyphaseComponent:
@@ -319,7 +314,9 @@ def others(part: PolyphaseComponent, draw: Draw) -> Iterator[PolyphaseComponent]
             ]
             for before, after in spec.padding
         ]
-        steps = {name: tuple(max(1, x - int(draw.randint(4) == 0)) for x in getattr(spec, name)) for name in STEPS}
+        steps: dict[str, Any] = {
+            name: tuple(max(1, x - int(draw.randint(4) == 0)) for x in getattr(spec, name)) for name in STEPS
+        }
         mode = ("zeros", "replicate", spec.padding_mode, spec.padding_mode)[draw.randint(4)]
         sizes = tuple(max(1, n - int(draw.randint(3))) for n in spec.input_shape or ())
         try:
@@ -346,7 +343,7 @@ def patches() -> Iterator[str]:
             for kernel in kernels(small, draw):
                 plain = replace(part.spec, padding_mode="zeros")
                 geometry = {name: getattr(plain, name) for name in ("stride", "dilation", "padding_mode", "padding")}
-                rows = np.asarray(dense_matrix(kernel, plain.input_shape, **geometry))
+                rows = np.asarray(dense_matrix(kernel, plain.input_shape or (), **geometry))
                 value = float(np.linalg.norm(rows, axis=1).max())
                 try:
                     norms_of_patch(part, assumed_lower(value, subject), assumed(value, subject))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 from core.proof import (
     borders,
     formulas,
@@ -18,10 +17,10 @@ from core.proof import (
     formulas_of_symbols,
 )
 from helpers.assumptions import assumed
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from helpers.mutants import Check
 from helpers.oracle import dense_matrix
-from numpy.typing import NDArray
 
 import specnorm
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
@@ -45,22 +44,22 @@ def wrong(what: str, value: Any, side: str, truth: float) -> Iterator[str]:
         yield f"{what}: {number!r} is no {side} bound of {truth!r}"
 
 
-def alternating(*sizes: int) -> NDArray[Any]:
+def alternating(*sizes: int) -> Any:
     """Signs that alternate along each axis: the norm is the number of taps, reached at the frequency pi alone."""
     return np.asarray((-1.0) ** np.indices(sizes).sum(axis=0))[None, None]
 
 
-def delta(matrix: NDArray[Any], place: tuple[int, ...], sizes: tuple[int, ...]) -> NDArray[Any]:
+def delta(matrix: Any, place: tuple[int, ...], sizes: tuple[int, ...]) -> Any:
     kernel: Any = np.zeros((*matrix.shape, *sizes))
     kernel[(..., *place)] = matrix
     return np.asarray(kernel)
 
 
-def normal(*shape: int, seed: int = 0) -> NDArray[Any]:
+def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def supremum(kernel: NDArray[Any], points: int = 0) -> float:
+def supremum(kernel: Any, points: int = 0) -> float:
     """The largest norm of the symbol on a fine grid, which holds 0 and pi: no larger than the supremum."""
     d = kernel.ndim - 2
     count = points or (0, 4096, 96, 48)[d]
@@ -68,7 +67,7 @@ def supremum(kernel: NDArray[Any], points: int = 0) -> float:
     return float(np.linalg.norm(symbol, 2, axis=(-2, -1)).max()) if d else float(np.linalg.norm(kernel, 2))
 
 
-KERNELS: dict[str, NDArray[Any]] = {
+KERNELS: dict[str, Any] = {
     "difference": alternating(2),
     "corner": alternating(2, 2),
     "long corner": alternating(2, 3),
@@ -137,7 +136,7 @@ def searches() -> Iterator[str]:
 
 UNEQUAL = np.asarray([1.0, 1.0, 2.0, 2.0])[:, None, None]
 TRANSPOSED: dict[str, Any] = {"transposed": True, "stride": 2}
-GEOMETRIES: list[tuple[str, NDArray[Any], Any, dict[str, Any]]] = [
+GEOMETRIES: list[tuple[str, Any, Any, dict[str, Any]]] = [
     ("zeros", normal(2, 3, 3, seed=1), 9, {"padding_mode": "zeros"}),
     ("zeros 2-D", normal(2, 2, 3, 2, seed=2), (4, 5), {"padding_mode": "zeros"}),
     ("strided", normal(2, 2, 3, seed=3), 9, {"padding_mode": "zeros", "stride": 2, "padding": 1}),
@@ -159,7 +158,7 @@ GEOMETRIES: list[tuple[str, NDArray[Any], Any, dict[str, Any]]] = [
 
 
 @functools.cache
-def values_of(index: int) -> NDArray[Any]:
+def values_of(index: int) -> Any:
     _, kernel, size, geometry = GEOMETRIES[index]
     matrix = dense_matrix(kernel, size, **geometry)
     return np.asarray(np.linalg.svd(matrix, compute_uv=False))

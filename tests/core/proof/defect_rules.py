@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
 
@@ -187,7 +187,7 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     ),
     "a block of a matrix": lambda: LayerGram(padded(), plan(blocks=2), ops=OPS).smallest_near(np.zeros(1), 1.0),
     "the larger Gram matrix": lambda: LayerGram(padded(), plan(wide=True), ops=OPS).smallest_near(np.zeros(1), 1.0),
-    "no input": lambda: smallest_quotients(padded(), np.zeros((1, 1, 12)), ops=OPS),  # type: ignore[arg-type]
+    "no input": lambda: smallest_quotients(padded(), np.zeros((1, 1, 12)), ops=OPS),
     "one group of two": lambda: smallest_of_groups(GROUPED, [pair()]),
     "another layer's group": lambda: smallest_of_groups(GROUPED, [pair(), pair("words")]),
     "a circulant for grid points of a nonnegative symbol": lambda: cover.nonnegative_grid_lemma(

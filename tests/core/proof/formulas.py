@@ -13,11 +13,10 @@ from fractions import Fraction
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 from helpers.assumptions import assumed
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
-from numpy.typing import NDArray
 from specnorm_numpy import BACKEND
 
 from specnorm.ball.proofs.multiples import norm_of_multiple
@@ -155,7 +154,7 @@ def lemmas() -> Violations:
     open_cells = Cover(line, Boxes.dft((9,), (2,), by_point=True), supremum, ops=OPS)
     if open_cells.fathom_by_supremum(2.5) or not open_cells.fathom_by_supremum(3.0):
         yield "fathomed by the supremum"
-    if _nowhere_negative(np.ones((1, 1, 1, 1))).is_of(np.ones((1, 1, 1, 3)), ops=OPS):  # type: ignore[arg-type]
+    if _nowhere_negative(np.ones((1, 1, 1, 1))).is_of(np.ones((1, 1, 1, 3)), ops=OPS):
         yield "a symbol of another shape that is nowhere negative"
     for lemma in (grid_lemma, nonnegative_grid_lemma):
         if not np.isinf(lemma(3.0, supremum, RADII)).all():
@@ -165,7 +164,7 @@ def lemmas() -> Violations:
 
 
 # -- rotated channels --------------------------------------------------------------------------------------------------
-def normal(*shape: int, seed: int = 0) -> NDArray[Any]:
+def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
@@ -177,7 +176,7 @@ def rotations() -> Violations:
     length = float(np.linalg.norm(basis.astype(float), axis=(1, 2)).max())
     gram = np.matmul(np.swapaxes(basis, 1, 2), basis)
     apart = float(np.linalg.norm((gram - np.eye(size, dtype=np.float32)).astype(float), axis=(1, 2)).max())
-    shrink, lost = polynomial.rotation_loss(columns, basis, taps, ops=OPS)  # type: ignore[arg-type]
+    shrink, lost = polynomial.rotation_loss(columns, basis, taps, ops=OPS)
     allowed = gamma(size + 2, SINGLE)
     of_columns = float(np.linalg.norm(columns.astype(float), axis=(1, 2)).max())
     own = 1e-5  # the Frobenius norms have allowances of their own, of their roundings in single precision
@@ -187,14 +186,14 @@ def rotations() -> Violations:
     formula = allowed * math.sqrt(taps) * of_columns * length
     yield from between("lost", lost, formula, formula * (1 + own) ** 2)
     # Without a deviation of the basis, what is allowed for its Gram matrix is all.
-    shrink, _ = polynomial.rotation_loss(columns, np.eye(size, dtype=np.float32)[None], taps, ops=OPS)  # type: ignore[arg-type]
+    shrink, _ = polynomial.rotation_loss(columns, np.eye(size, dtype=np.float32)[None], taps, ops=OPS)
     yield from between("shrink of the identity", 1 - shrink**2, allowed * 2 * size, allowed * 2 * size * (1 + 3 * own))
     rest = columns[..., 4:]
     norm_sq = float((np.linalg.norm(rest.astype(float), 2, axis=(1, 2)) ** 2).max())
-    bound = polynomial.truncation_bound(rest, taps, xp=XP)  # type: ignore[arg-type]
+    bound = polynomial.truncation_bound(rest, taps, xp=XP)
     yield from between("truncation", bound, taps * norm_sq, taps * norm_sq * 1.0003)
     blocks: Any = np.moveaxis(columns.reshape(2, 6, 2, size), 1, -1).reshape(2, 2, size, 2, 3)
-    rotated = polynomial.Polynomial(blocks, xp=XP).rotated(basis, 4, ops=OPS)  # type: ignore[arg-type]
+    rotated = polynomial.Polynomial(blocks, xp=XP).rotated(basis, 4, ops=OPS)
     norm_sq = float((np.linalg.norm(rotated.stacked_taps[..., 4:].astype(float), 2, axis=(1, 2)) ** 2).max())  # type: ignore[attr-defined]
     yield from between("truncation of a rotation", rotated.truncation, 6 * norm_sq, 6 * norm_sq * 1.0003)
 

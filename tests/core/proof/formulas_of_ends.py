@@ -4,18 +4,15 @@ Sums of several terms are made of terms of about one size, and stacks of blocks 
 and each block shows.
 """
 
-# Arrays of NumPy do not match the protocol of arrays, and functions of modules are replaced.
-# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg,call-overload,has-type,index,misc,operator"
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import numpy as np
 from core.proof.formulas import SINGLE, Violations, between, down, gamma, normal, up
 from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
-from numpy.typing import NDArray
 
 from specnorm.ends import proof as ends
 from specnorm.proofs.frequencies import Frequencies
@@ -28,12 +25,12 @@ OWN = 1e-4
 SIZES: Any = np.asarray([1.0, 3.0])
 
 
-def stack(*shape: int, seed: int) -> NDArray[Any]:
+def stack(*shape: int, seed: int) -> Any:
     """Two blocks, the second three times as large."""
     return np.asarray(normal(2, *shape, seed=seed) * SIZES.reshape(2, *(1 for _ in shape)))
 
 
-def lengths(x: Any) -> NDArray[Any]:
+def lengths(x: Any) -> Any:
     """Frobenius norms of matrices in double precision."""
     return np.asarray(np.sqrt((np.abs(x).astype(np.float64) ** 2).sum(axis=(-2, -1))))
 
@@ -91,7 +88,7 @@ def defects() -> Violations:
         lags = Polynomial(kernel, xp=OPS.xp).lags(ops=OPS)
         zero: Any = lags.values[:, 0]
         difference = 5.0 * np.eye(3) - (zero + np.swapaxes(zero, 1, 2)) / 2
-        formula = float(lags.error.max()) + of_blocks + DOUBLE * lengths(difference).max()
+        formula = float(np.max(lags.error)) + of_blocks + DOUBLE * lengths(difference).max()
         if basis is not None:
             square = np.swapaxes(matrix, 1, 2) @ matrix
             magnitudes = np.swapaxes(np.abs(matrix), 1, 2) @ np.abs(matrix)

@@ -3,8 +3,8 @@
 Numbers that a function gives away to another one are caught on the way, where a result of that one would hide them.
 """
 
-# Arrays of NumPy do not match the protocol of arrays, and functions of modules are replaced.
-# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg,call-overload,has-type,index,misc,operator"
+# Functions of modules are replaced, and what a function returns may be of a subclass.
+# mypy: disable-error-code="arg-type,assignment,attr-defined"
 from __future__ import annotations
 
 import itertools
@@ -15,11 +15,11 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 from core.proof.formulas import SINGLE, Violations, between, down, gamma, normal, up
 from core.proof.formulas_of_ends import DOUBLE, stack
 from helpers.assumptions import assumed, assumed_lower
 from helpers.checks import present
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
 

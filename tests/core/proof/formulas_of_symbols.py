@@ -1,7 +1,7 @@
 """Functions of proofs about symbols, each alone, held against the formulas of their docstrings as in `formulas`."""
 
-# Arrays of NumPy do not match the protocol of arrays, and functions of modules are replaced.
-# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg,call-overload,has-type,index,misc,operator"
+# Functions of modules are replaced, and what a function returns may be of a subclass.
+# mypy: disable-error-code="assignment,attr-defined,call-arg,has-type,index,misc,arg-type"
 from __future__ import annotations
 
 import itertools
@@ -11,12 +11,11 @@ from fractions import Fraction
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 from core.proof.formulas import SINGLE, Violations, between, down, gamma, normal, up
 from core.proof.formulas_of_ends import DOUBLE, OWN, absolute, lengths, stack
 from helpers.assumptions import assumed, assumed_lower
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
-from numpy.typing import NDArray
 
 from specnorm.gram.proof import divisors, lag_norms
 from specnorm.grid import proof as grid
@@ -43,14 +42,14 @@ XP = OPS.xp
 ROOT2 = math.sqrt(2)
 
 
-def on_grid(kernels: Any, sizes: tuple[int, ...]) -> NDArray[Any]:
+def on_grid(kernels: Any, sizes: tuple[int, ...]) -> Any:
     """Symbols (b, points, m, p) on a whole grid."""
     b, m, p = kernels.shape[:3]
     values = np.fft.fftn(kernels.astype(np.float64), sizes, axes=range(3, 3 + len(sizes)))
     return np.moveaxis(values.reshape(b, m, p, -1), 3, 1).conj()
 
 
-def sums_in_rows(grid: tuple[int, ...], values: NDArray[Any]) -> NDArray[Any]:
+def sums_in_rows(grid: tuple[int, ...], values: Any) -> Any:
     """Sums (b, p) of the magnitudes of the taps of matrices on a grid, in each row."""
     b, _, p, _ = values.shape
     taps = np.fft.fftn(values.reshape(b, *grid, p, p), axes=range(1, 1 + len(grid))).real / math.prod(grid)
@@ -80,7 +79,7 @@ def contractions() -> Violations:
         yield "lags in parts"
 
 
-def tuple_sums(sizes: tuple[int, ...], angles: Any) -> NDArray[Any]:
+def tuple_sums(sizes: tuple[int, ...], angles: Any) -> Any:
     """``k.theta`` of all taps k."""
     return np.asarray(np.indices(sizes).reshape(len(sizes), -1).T @ angles)
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from core.proof import test_claims
 from core.proof.defect_rules import DEFECT_REFUSED
 from core.proof.network_rules import FAR, NETWORK_REFUSED
 from core.proof.test_claims import KERNEL, PART
 from helpers.assumptions import assumed, assumed_lower, interval
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.operators import Input, ReLU
@@ -99,13 +99,13 @@ def waves(**layer: Any) -> Waves:
 
 
 def by_grid(what: object) -> Uppers:
-    return norms_by_grid(Uppers._by_rule(np.ones(1), what, "assumed"), xp=OPS.xp)  # type: ignore[arg-type]
+    return norms_by_grid(Uppers._by_rule(np.ones(1), what, "assumed"), xp=OPS.xp)
 
 
 def grouped() -> LayerGram:
     spec = ConvSpec.of((2, 1, 3), groups=2, **ZEROS)
     plan = next(p for p in plans(spec) if p.blocks == 1)
-    return LayerGram(Convolution(np.ones((1, 2, 1, 3)), spec, ops=OPS), plan, ops=OPS)  # type: ignore[arg-type]
+    return LayerGram(Convolution(np.ones((1, 2, 1, 3)), spec, ops=OPS), plan, ops=OPS)
 
 
 def some_frequencies(count: int) -> object:
@@ -115,7 +115,7 @@ def some_frequencies(count: int) -> object:
 
 
 def below_truncation() -> object:
-    polynomial = Polynomial(KERNEL, xp=OPS.xp).rotated(np.eye(3)[None], 1, ops=OPS).gram(ops=OPS)  # type: ignore[arg-type]
+    polynomial = Polynomial(KERNEL, xp=OPS.xp).rotated(np.eye(3)[None], 1, ops=OPS).gram(ops=OPS)
     planes = polynomial.planes_at(Boxes.torus((4,)).centres, np.zeros(len(Boxes.torus((4,))), dtype=np.int64))
     limits = np.full(planes[0].shape[0], 2 * polynomial.truncation)
     limits[0] = polynomial.truncation / 2

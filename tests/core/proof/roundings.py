@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from core.methods import test_waves
 from core.proof import test_fathom, test_layer_roundings
 from core.proof.test_layer_roundings import UNIT, Instead
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from helpers.mutants import Check
 from test_house import CORE, room
@@ -160,7 +160,7 @@ class Coarse:
 
 def smallest_quotient() -> bool:
     coarse: Any = Coarse()
-    bounds, _ = own_matrix.smallest_quotients(coarse, np.ones((1, 1, 4)), ops=OPS)  # type: ignore[arg-type]
+    bounds, _ = own_matrix.smallest_quotients(coarse, np.ones((1, 1, 4)), ops=OPS)
     return bounds[0].value >= 2.0
 
 

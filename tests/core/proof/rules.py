@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from core.proof.defect_rules import DEFECT_CHECKS
 from core.proof.network_rules import NETWORK_CHECKS
 from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, waves
 from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_grid, by_unfolding, cover_of
 from helpers.assumptions import assumed, assumed_lower, interval
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from helpers.oracle import dense_matrix
 from specnorm_networks.local.certified import margins

@@ -6,12 +6,11 @@ import math
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers.assumptions import assumed
+from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
 from helpers.oracle import sigma_star
-from numpy.typing import NDArray
 
 from specnorm.grid import search as pruned
 from specnorm.grid.proof import LargestBound, gram_iteration_of_parts_up, largest_of_all, symbol_norms_up
@@ -29,7 +28,7 @@ def blocks_of(seed: int, *shape: int) -> Any:
     return np.random.RandomState(seed).standard_normal((1, *shape)) / 4
 
 
-def norm_at(block: NDArray[np.float64], theta: NDArray[np.float64]) -> float:
+def norm_at(block: Any, theta: Any) -> float:
     """Norm of the symbol at one frequency, by a dense SVD."""
     taps = np.stack(np.meshgrid(*map(np.arange, block.shape[2:]), indexing="ij"), axis=-1)
     phase = np.exp(1j * (taps @ theta))
@@ -144,14 +143,14 @@ def test_grid_lemma_is_rounded_down() -> None:
 
 
 # -- frequencies that are left out -----------------------------------------------------------------------------------
-def decaying(seed: int, *shape: int) -> NDArray[np.float32]:
+def decaying(seed: int, *shape: int) -> Any:
     """Spectra that fall as a trained layer's do."""
     kernel = np.random.RandomState(seed).standard_normal(shape)
     kernel += 2 * kernel.mean(axis=tuple(range(2, kernel.ndim)), keepdims=True)
     return np.asarray(kernel * (0.8 ** np.arange(shape[1])).reshape(1, -1, *[1] * (kernel.ndim - 2)), dtype=np.float32)
 
 
-def norms(blocks: NDArray[np.float64], sizes: tuple[int, ...]) -> NDArray[np.float64]:
+def norms(blocks: Any, sizes: tuple[int, ...]) -> Any:
     """At the frequencies of the half grid, by an FFT and dense singular values."""
     symbols = np.moveaxis(np.fft.fftn(blocks[0], s=sizes, axes=range(2, blocks.ndim - 1)), (0, 1), (-2, -1))
     where = Frequencies.half_grid(sizes).numerators
@@ -244,6 +243,6 @@ def test_products_that_lose_every_small_term_are_allowed_for() -> None:
     column = np.full((1, 2**16, 1), small)
     column[0, 0, 0] = 1
     truth = math.sqrt(1 + (2**16 - 1) * float(small) ** 2)
-    iterates = GramIterates(column, xp=OPS.xp)  # type: ignore[arg-type]
+    iterates = GramIterates(column, xp=OPS.xp)
     iterates.square()
     assert truth <= float(iterates.norms_up()[0]) <= 1.02 * truth

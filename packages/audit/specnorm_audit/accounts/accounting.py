@@ -29,20 +29,20 @@ FLOATING = ("float", "bfloat")
 """Beginnings of the names of dtypes of real floating numbers."""
 _OF_MASKS = ("int", "uint", "bool")
 """Beginnings of the names of dtypes that masks, and settings in bytes, have besides."""
-BY_USER = "weight=as stored, by --assume-stored"
+BY_USER = "weight=as stored, as the user says of"
 """Beginning of the assumption about a kernel that the user says is used as it is stored."""
-BY_USER_AS_TORCH = "weight=as torch's own class computes it, by --assume-stored"
+BY_USER_AS_TORCH = "weight=as torch's own class computes it, as the user says of"
 """The same of a weight that a convention computes."""
-_STANDS = "{} stands beside it: the layer may use another weight."
+_STANDS = "{} stands beside it: the layer may use another weight. ignore= or assume_stored= settles it."
 _ADDED = "it is added to another layer's kernel. Merge it first (merge_and_unload())."
 _PART = f"the layer computes its weight from it, in a way that the file does not determine. {BAKE}"
 _UNKNOWN = (
-    "it is not known what it is for, and it may change a layer's weight. --ignore says that no layer uses it, "
-    "--assume-stored that a layer uses it as its kernel."
+    "it is not known what it is for, and it may change a layer's weight. Name it in ignore= if no layer uses it, in "
+    "assume_stored= if a layer uses it as its kernel."
 )
 _OF_SUBCLASS = (
     "torch's own class would use this weight; a subclass with a bound of its own stores the same arrays. Gates pass "
-    "only with --assume-stored"
+    "only if assume_stored= names it"
 )
 
 

@@ -86,7 +86,7 @@ def rows(
         What the user says, as ``config.json`` would; it counts before the file's own.
     """
     config = {**configs.read(path), **stated}
-    advice = "Put the model's config.json beside the file, or state it: attention={...} (--attention JSON)"
+    advice = "Put the model's config.json beside the file, or state the facts (attention=)"
     try:
         attention = Attention.of(config)
     except Missing as missing:

@@ -22,7 +22,7 @@ def check_size(claimed: int, most: int) -> None:
     """Refuse a file whose arrays would take too much memory."""
     if claimed > most:
         raise ModelFileError(
-            f"its arrays claim {claimed} bytes, more than the limit of {most}. Raise max_bytes (--max-bytes) if you "
+            f"its arrays claim {claimed} bytes, more than the limit of {most}. Raise the limit (max_bytes=) if you "
             "trust it."
         )
 

@@ -119,7 +119,7 @@ class _Child:
             advice = "The limit is half of the memory that is free: free some, or read it on a machine with more"
             if memory == self.memory:
                 # The limit is that of ``max_bytes``, not that of the free memory.
-                advice = "Raise max_bytes (--max-bytes) if you trust it"
+                advice = "Raise the limit (max_bytes=) if you trust it"
             message = f"reading it takes more memory than the limit of {memory} bytes. {advice}."
             raise ModelFileError(message) from answer
         if isinstance(answer, BaseException):

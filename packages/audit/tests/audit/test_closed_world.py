@@ -70,7 +70,7 @@ def _of(x: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-@pytest.mark.parametrize("seed", range(SAMPLE))
+@pytest.mark.parametrize("seed", [*range(SAMPLE), 701695])  # the last one: a vector of channels that is called mask
 def test_unknown_layouts_are_not_proven(seed: int) -> None:
     _assert_holds(seed)
 
@@ -135,7 +135,7 @@ def _assert_decided(models: Sequence[str]) -> None:
 def test_public_architectures_are_decided() -> None:
     """Position embeddings, tokens, layer scales and tables of attention leave no gate undecided."""
     models = list(_read())
-    assert len(models) - len(_undecided()) > 850
+    assert len(models) - len(_undecided()) > 920
     _assert_decided([x for x in models if not x.startswith(("timm", "transformers", "diffusers"))])
     _assert_decided(models[::30])
 
@@ -202,11 +202,11 @@ def test_the_user_may_say_that_a_kernel_is_used_as_it_is_stored(tmp_path: Path) 
     assert row.lower is not None
     assert row.upper is not None
     assert row.lower * 0.999 <= _norm(W) <= row.upper
-    assert "weight=as stored, by --assume-stored conv*" in row.assumed
+    assert "weight=as stored, as the user says of conv*" in row.assumed
     assert gate_layers(report, 1.1 * _norm(W)).outcome == "passed"
-    assert "--assume-stored conv*" in str(report)
+    assert "beside them: conv*" in str(report)
     assert report.summary["assume_stored"] == ["conv*"]
-    with pytest.raises(ModelFileError, match="no array whose name matches 'convv"):
+    with pytest.raises(ModelFileError, match="no array whose name matches assume_stored='convv"):
         audit(path, assume_stored=["convv*"])
 
 
@@ -235,7 +235,7 @@ def test_an_array_that_is_ignored_settles_the_gate_and_is_no_layer(name: str) ->
     assert gate_layers(report, 1.1 * _norm(W)).outcome == "passed"
     assert gate_layers(report, 0.9 * _norm(W)).outcome == "failed"
     assert report.summary["ignore"] == [name]
-    assert f"--ignore {name}" in str(report)
+    assert f"as the user states: {name}" in str(report)
 
 
 def test_an_ignored_kernel_is_never_a_layer_and_names_are_whole() -> None:
@@ -245,7 +245,7 @@ def test_an_ignored_kernel_is_never_a_layer_and_names_are_whole() -> None:
     with pytest.raises(ModelFileError, match="holds no layer"):
         audit(arrays, ignore="*")
     for patterns in (["old"], ["old.*", "theta*"]):
-        with pytest.raises(ModelFileError, match=f"no array whose name matches '{patterns[-1][:3]}"):
+        with pytest.raises(ModelFileError, match=f"no array whose name matches ignore='{patterns[-1][:3]}"):
             audit(arrays, ignore=patterns)
 
 
@@ -258,10 +258,14 @@ def test_the_command_ignores_what_it_is_told(
     cli = pytest.importorskip("specnorm_audit.cli")
     path = files.save_npz(tmp_path / "m.npz", {"conv.weight": W, "conv.popup_scores": W})
     assert cli.run(["audit", str(path), "--fail-above", "1e6", *options]) == code
+    said = capsys.readouterr()
     if code == 0:
-        assert "--ignore conv.popup*" in capsys.readouterr().out
+        assert "as the user states: conv.popup*" in said.out
     elif options:
-        assert "no array whose name matches 'popup*'" in capsys.readouterr().err
+        assert "no array whose name matches --ignore 'popup*'" in said.err
+    else:  # a function names its parameter, the command its option
+        assert "Name it in --ignore if no layer uses it, in --assume-stored if" in said.out
+        assert "Name it in ignore= if no layer uses it, in assume_stored= if" in str(audit(path))
 
 
 # -- stacks ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
-from specnorm_check import Claim, Part, Refused
+from specnorm_check import Claim, Part, Refused, Together
 from specnorm_check.graphs import ALLOWED_ATTRIBUTES
 from specnorm_check.parts import steps_of_slice
 
@@ -380,12 +380,21 @@ def reached_of(name: str) -> Fraction:
     return Fraction(reached(file_of(nodes, shape, constants, outputs), shape, 3))
 
 
-def proven_part(network: Any, part: Stated) -> certificates.ProvenPart:
-    """A part with the H, or the multipliers, that a search finds."""
+def proven_part(network: Any, part: Stated) -> tuple[Stated, Any, Fraction]:
+    """A part with the H, or the multipliers, that a search finds, and its constant."""
     if part["sizes"] != "units":
-        return certificates._prove(network, dict(part))
-    start, end = part["values"]
-    return certificates._proven_units(network, start, end, *certificates._proposed(network, start, end, Clock()))
+        found, h, proven = certificates._prove(network, read_together(part))
+    else:
+        start, end = part["values"]
+        proposed = certificates._proposed(network, start, end, Clock())
+        found, h, proven = certificates._proven_units(network, start, end, *proposed)
+    return found.stated(), h, proven
+
+
+def read_together(part: Stated) -> Together:
+    read = Part.read(part)
+    assert isinstance(read, Together)
+    return read
 
 
 def false_of(cases: Mapping[str, Case] = CASES) -> Iterator[str]:
@@ -496,13 +505,13 @@ def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(draw
     """Hostile H, and the one that is searched."""
     content, shape, part = draw_network(seed)
     network, draw = specnorm_check.Network(content, list(shape)), Random(seed)
-    whole, truth = network.joint(Part.read(part)), Fraction(reached(content, shape, 3)) * (1 - CLOSE)
+    whole, truth = network.joint(read_together(part)), Fraction(reached(content, shape, 3)) * (1 - CLOSE)
     blocks = specnorm_check.stride_one_kernels(whole.kernel, whole.layer)
     part["exponent"] = 18 - int(np.frexp(np.abs(blocks).max())[1])
     for rows, largest in ((0, 1), (3, 2**17), (len(whole.kernel), 2**18)):
         h = draw.randint(-largest, largest, (blocks.shape[0], rows, *blocks.shape[2:])).astype(np.int32)
         assert proven_by(network, [part], [h]) >= truth
-    part, h, _ = certificates._prove(network, part)
+    part, h, _ = proven_part(network, part)
     assert proven_by(network, [part], [h]) >= truth
 
 
@@ -515,7 +524,7 @@ def test_the_kernel_of_a_chain_is_that_of_the_quadratic_form() -> None:
         [gemm("x", "w", "h"), node("LeakyRelu", "h", "r", alpha=-0.5), gemm("r", "v", "y")], (1, 2), {"w": w, "v": v}
     )
     network = specnorm_check.Network(content, [1, 2])
-    kernel, _, _, _, factor = network.joint(Part.read(joint(["x", "r", "y"], *q)))
+    kernel, _, _, _, factor = network.joint(read_together(joint(["x", "r", "y"], *q)))
     s = float(np.linalg.norm(kernel.reshape(kernel.shape[:2]), 2)) * (1 + 1e-9)
     q = [each / s**at for at, each in enumerate(q)]
     a, b = -0.5, 1.0
@@ -642,7 +651,7 @@ def test_a_changed_multiplier_proves_its_own_number(seed: int) -> None:
     weights = [2.0 ** draw.uniform(-6, 6, 2) for _ in range(3)]
     part = joint(["x", "r", "g"], *weights)
     network = specnorm_check.Network(CHAIN, [1, 2, 6])
-    largest = np.abs(network.joint(Part.read(part)).kernel).max()
+    largest = np.abs(network.joint(read_together(part)).kernel).max()
     part["exponent"] = 17 - int(np.frexp(largest)[1])
     assert constant(CHAIN, (1, 2, 6), [part]) >= Fraction(REACHED)
 
@@ -1118,9 +1127,9 @@ def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
 def test_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
     content, shape, parts = drawn_branches(seed)
     network = specnorm_check.Network(content, list(shape))
-    proven = [certificates._prove(network, part) for part in parts]
+    proven = [proven_part(network, part) for part in parts]
     truth = Fraction(reached(content, shape, 12)) * (1 - CLOSE)
-    assert proven_by(network, [part.part for part in proven], [part.completion for part in proven]) >= truth
+    assert proven_by(network, [part for part, _, _ in proven], [h for _, h, _ in proven]) >= truth
 
 
 # -- matrices ------------------------------------------------------------------------------------------------------
@@ -1128,15 +1137,15 @@ def test_a_certificate_of_matrices_is_proven_and_a_smaller_number_is_refused() -
     nodes, shape, constants, (part,), _ = MATRICES["pairs that are sorted"]
     content = file_of(nodes, shape, constants)
     network = specnorm_check.Network(content, list(shape))
-    proven = proven_part(network, part)
-    upper = specnorm_check.float_up(proven_by(network, [proven.part], [proven.completion]))
+    proven, h, _ = proven_part(network, part)
+    upper = specnorm_check.float_up(proven_by(network, [proven], [h]))
     statement = {
         "name": "sorted", "sha256": hashlib.sha256(content).hexdigest(), "input_shape": list(shape),
-        "upper": upper.hex(), "parts": [proven.part],
+        "upper": upper.hex(), "parts": [proven],
     }  # fmt: skip
     smaller = {**statement, "upper": np.nextafter(upper, 0.0).hex()}
-    other = {**statement, "parts": [{**proven.part, "values": ["a", *proven.part["values"][1:]]}]}
-    claims = [Claim(each, [proven.completion]) for each in (statement, smaller, other)]
+    other = {**statement, "parts": [{**proven, "values": ["a", *proven["values"][1:]]}]}
+    claims = [Claim(each, [h]) for each in (statement, smaller, other)]
     first, second, third = specnorm_check.check(claims, {}, content)
     assert not first.reason
     assert "its parts prove no less than" in second.reason

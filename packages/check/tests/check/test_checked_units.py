@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 from check.test_checked_networks import ONE, drawn_branches, file_of, gemm, node, reached
 from specnorm_audit import network_certificates as certificates
-from specnorm_check.inequality import constant_of_units, new_units
+from specnorm_check.inequality import Form, constant_of_units, new_units
 
 from specnorm.proof import Clock
 
@@ -115,12 +116,11 @@ def test_drawn_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
     network = specnorm_check.Network(content, list(shape))
     truth = reached(content, shape, 12)
     found = certificates._proven_units(network, "x", "y", *certificates._proposed(network, "x", "y", Clock()))
-    values, weights = found.part["values"], found.part["weights"]
-    assert float.fromhex(weights[0][0]) >= truth * (1 - 1e-6)
+    values, weights = found.part.values, found.part.multipliers
+    assert weights[0] >= truth * (1 - 1e-6)
     draw = np.random.default_rng(seed)
-    q = [np.array([float.fromhex(text) for text in texts]) for texts in weights[1:-1]]
     for spread in (0.0, 0.1, 1.0):
-        others = [numbers * np.exp(spread * draw.normal(size=numbers.shape)) for numbers in q]
+        others = [numbers * np.exp(spread * draw.normal(size=numbers.shape)) for numbers in weights[1:-1]]
         assert not is_proven(network, part_of(values, 0.999 * truth, *others, 1))
 
 
@@ -132,6 +132,19 @@ def test_a_factor_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(np.linalg, "cholesky", lambda matrix: np.eye(len(matrix)))
     with pytest.raises(Refused, match="do not prove"):
         constant_of_units(network, Part.read(part))
+
+
+def test_the_error_of_a_matrix_covers_its_roundings() -> None:
+    """Two layers in a row, less their input: against the same product of fractions."""
+    a, b = np.random.default_rng(0).standard_normal((2, 8, 8)).astype(np.float32)
+    nodes = [gemm("x", "a", "h"), gemm("h", "b", "g"), node("Sub", "g x")]
+    network = specnorm_check.Network(file_of(nodes, (1, 8), {"a": a, "b": b}), [1, 8])
+    form = Form(network, Part.read(part_of(["x", "y"], 1, 1)))
+    fractions = np.vectorize(Fraction, otypes=[object])
+    exact = fractions(b.astype(np.float64)) @ fractions(a.astype(np.float64)) - fractions(np.eye(8))
+    differences = abs(fractions(form.ends) - exact)
+    assert differences.any()
+    assert (differences <= Fraction(form.error) * fractions(form.end_sizes)).all()
 
 
 @pytest.mark.parametrize(

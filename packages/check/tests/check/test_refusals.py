@@ -42,7 +42,7 @@ from specnorm_check import (
 from specnorm_check.attention import Read, Tokens
 from specnorm_check.graphs import Node
 from specnorm_check.moves import moved
-from specnorm_check.parts import Part
+from specnorm_check.statements import Part, Together, Units
 
 ONE = Fraction(1)
 
@@ -329,7 +329,7 @@ def read_part(**other: Any) -> Part:
 
 
 def joint(one: Node, *values: str, arrays: Any = None, **other: Any) -> Any:
-    part = Part(["x", *values, "y"], [], "every", 0)
+    part = Together(("x", *values, "y"))
     found = fake(one, arrays)
     for name, more in other.items():
         found.nodes[name] = more
@@ -341,7 +341,7 @@ def term_of(one: Node, *weights: int, before: Node = RELU, values: tuple[str, ..
     """The term of a matrix of an input of some shape, with so many multipliers for each value."""
     found = fake(one, {"w": np.eye(4), "2": np.eye(2), "3": np.ones(3)}, **shapes)
     found.nodes["z"] = before
-    part = Part([*values], [np.ones(n) for n in weights], "every", 0)
+    part = Together(values, tuple(np.ones(n) for n in weights))
     return [*parts.TermReader(found, part).terms(len(values) - 1, "y")]
 
 
@@ -361,7 +361,7 @@ def edges(*shapes: tuple[int, int, int, int]) -> Any:
 
 
 def units(q_0: Any = (1.0,), q_n: Any = (1.0,), q: Any = (1.0, 1.0), values: Any = ("x", "y", "y")) -> Any:
-    part = Part([*values], [np.array(q_0), np.array(q), np.array(q_n)], "units", 0)
+    part = Units(values, (np.array(q_0), np.array(q), np.array(q_n)))
     return inequality.Form(fake(RELU), part)
 
 
@@ -551,7 +551,7 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a network's claim about another file": (lambda: networks.prove_network(
         dict.fromkeys(networks.KEYS_OF_A_NETWORK, 0), [], b"1"), "model's file is"),
     "a network's part that no operator ends": (
-        lambda: HEADS.require_ends([Part(["x", "w"], [], "every", 0)]), "a part ends at w"),
+        lambda: HEADS.require_ends([Together(("x", "w"))]), "a part ends at w"),
     "a layer's claim with another entry": (lambda: statements.prove_layer(
         dict.fromkeys(["more", *statements.KEYS_OF_A_LAYER], 0), FACTOR, {}),
         "other entries than a claim about a layer"),
@@ -659,7 +659,7 @@ def factored(size: float) -> bool:
 
 
 def flat(j: int, shape: tuple[int, ...]) -> bool:
-    reader = parts.TermReader(fake(RELU, z=shape), Part(["x", "y"], [], "every", 0))
+    reader = parts.TermReader(fake(RELU, z=shape), Together(("x", "y")))
     return bool(reader.keeps_entries_of(j, "x", "z"))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from specnorm.proof import HypothesisError, Upper, host, make_upper
 from specnorm_networks.certified.blocks import claims_of_blocks
 from specnorm_networks.certified.graph import Node
 from specnorm_networks.certified.kernels import Norms, bounds_norm_of
-from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Place
+from specnorm_networks.certified.operators.base import Place
 from specnorm_networks.certified.rules import Scope
+from specnorm_networks.certified.units import Sum, image_of
 
 MOST_NODES = 512
 """Largest number of nodes between both values."""
@@ -100,83 +100,39 @@ def _stretches_unevenly(nodes: Sequence[Node]) -> bool:
 
 def _constant_of_linear_part(scope: Scope, start: str, between: Sequence[Node], norms: Norms) -> Upper | None:
     """Prove the norm of the matrix of linear nodes; None if a shape is unknown, or if the matrix is large."""
-    branches = _branches(scope, start, between)
-    if branches is None or not branches.has_small_matrix:
+    value = _sum_of(scope, start, between)
+    if value is None or not np.isfinite(value.error).all():
         return None
-    matrix, magnitudes, roundings = branches.matrix()
-    if not np.isfinite(magnitudes).all():
-        return None
+    matrix = value.matrix.reshape(len(value.matrix), -1).T.copy()
     spec = ConvSpec.of(matrix.shape)
     norm = norms.of_kernel(matrix, RTOL)
     if not bounds_norm_of(norm, spec, matrix):
         raise HypothesisError(f"{norm.what} is not {spec}")
-    # Roundings of all maps, one after the other, are relative to the magnitudes. 2^-50 is 8 times the unit roundoff
-    # 2^-53, which covers the roundings of the magnitudes, too. Entries may also underflow.
-    frobenius_norm = float(host.norm_up(magnitudes.reshape(-1)))
-    error = host.mul_up(roundings * 2.0**-50, frobenius_norm)
-    underflow = magnitudes.size * 2.0**-1000 if error else 0.0
-    return make_upper(host.add_up(norm.value, error, underflow), scope.map(start, between[-1].name), "linear", norm)
+    error = float(host.norm_up(value.error.reshape(-1)))
+    return make_upper(host.add_up(norm.value, error), scope.map(start, between[-1].name), "linear", norm)
 
 
-@dataclass(frozen=True, eq=False)
-class _Branches:
-    """The nodes between two values, with size 1 along the axes along which all of them are alike."""
+def _sum_of(scope: Scope, start: str, nodes: Sequence[Node]) -> Sum | None:
+    """Return the last of some linear nodes by the entries of the start, with size 1 along the axes where all are alike.
 
-    start: str
-    start_shape: tuple[int, ...]
-    nodes: Sequence[Node]
-    """In the order of computation."""
-    places: list[Place]
-    """Places of the nodes, all of known shapes."""
-    maps: list[LinearMap]
-
-    @property
-    def has_small_matrix(self) -> bool:
-        """Whether the matrix, and the values for all of its columns, have few entries."""
-        columns = math.prod(self.start_shape)
-        largest = max(math.prod(place.after or ()) for place in self.places)
-        return columns <= MOST_COLUMNS and columns * largest <= MOST_ENTRIES
-
-    def matrix(self) -> tuple[FloatArray, FloatArray, int]:
-        """Return the matrix of linear nodes, the same of absolute values, and the number of roundings."""
-        columns = math.prod(self.start_shape)
-        identity = np.eye(columns).reshape(columns, *self.start_shape)
-        matrix = self._values(identity, [linear.apply for linear in self.maps])
-        magnitudes = self._values(identity, [linear.absolute for linear in self.maps])
-        return matrix.T.copy(), magnitudes.T.copy(), sum(linear.roundings for linear in self.maps)
-
-    def _values(self, batch: FloatArray, maps: Sequence[Apply]) -> FloatArray:
-        """Return the last value for a batch of the first one, shape (batch, entries).
-
-        ``maps``: for each node its map. Values that do not depend on the first one are 0.
-        """
-        values = {self.start: batch}
-        for node, place, apply in zip(self.nodes, self.places, maps, strict=True):
-            inputs = []
-            for name, shape in zip(node.inputs, place.known_shapes() or (), strict=True):
-                inputs.append(values[name] if name in values else np.zeros((len(batch), *shape)))
-            values[node.name] = apply(inputs)
-        return values[self.nodes[-1].name].reshape(len(batch), -1)
-
-
-def _branches(scope: Scope, start: str, nodes: Sequence[Node]) -> _Branches | None:
-    """Return the nodes between two values, with the axes along which all are alike shortened; None without shapes."""
-    places = [scope.graph.place(node) for node in nodes]
-    start_place = Place((scope.graph.by_name[start].shape,))
+    ``nodes``: in the order of computation. None as for `_constant_of_linear_part`.
+    """
+    graph = scope.graph
     operators = [node.affine for node in nodes if node.affine is not None]
-    alike_axes = [operator.alike(place) for operator, place in zip(operators, places, strict=True)]
-    short_axes = frozenset(alike_axes[0]).intersection(*alike_axes[1:])
-    start_shapes = start_place.shortened(short_axes).known_shapes()
-    short_places = [place.shortened(short_axes) for place in places]
-    if not start_shapes or not math.prod(start_shapes[0]):
+    places = [graph.place(node) for node in nodes]
+    axes = frozenset.intersection(*(frozenset(each.alike(at)) for each, at in zip(operators, places, strict=True)))
+    places_at_one = [place.shortened(axes) for place in places]
+    (start_shape,) = Place((graph.by_name[start].shape,)).shortened(axes).before
+    columns = 0 if start_shape is None else math.prod(start_shape)
+    largest = max(math.inf if place.after is None else math.prod(place.after) for place in places_at_one)
+    if start_shape is None or not 0 < columns <= MOST_COLUMNS or columns * largest > MOST_ENTRIES:
         return None
-    maps: list[LinearMap] = []
-    for operator, place, short_place in zip(operators, places, short_places, strict=True):
-        after = short_place.after
-        if short_place.known_shapes() is None or after is None or math.prod(after) > MOST_ENTRIES:
+    sums = {start: Sum.identity(start_shape)}
+    for node, operator, place, place_at_one in zip(nodes, operators, places, places_at_one, strict=True):
+        linear = operator.map_at_one_position(place, axes)
+        shapes = place_at_one.known_shapes()
+        if linear is None or shapes is None:
             return None
-        linear = operator.map_at_one_position(place, short_axes)
-        if linear is None:
-            return None
-        maps.append(linear)
-    return _Branches(start, start_shapes[0], nodes, short_places, maps)
+        before = [sums.get(name) or Sum.constant(shape) for name, shape in zip(node.inputs, shapes, strict=True)]
+        sums[node.name] = image_of(linear, before, place_at_one.after or ())
+    return sums[nodes[-1].name].rows(np.arange(columns))

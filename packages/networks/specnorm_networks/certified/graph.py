@@ -37,7 +37,7 @@ from specnorm_networks.certified.operators.sources import Constant, Held, Input,
 from specnorm_networks.certified.subjects import Box, Region
 from specnorm_networks.model import Model
 
-SIZES = "give the input shape (input_shape=, --input-shape; also by name, as NAME=1x3x32x32)"
+SIZES = "give the input shape (input_shape=; of several inputs by their names)"
 __all__ = ["Graph", "Layer", "Node", "Shape"]
 
 

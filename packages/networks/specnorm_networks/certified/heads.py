@@ -54,7 +54,7 @@ from specnorm_networks.certified.parts import (
     constant_of_run,
     constants,
     edges,
-    hermitian_kernel,
+    joint_kernel,
     map_of,
     middle_and_leaf_slopes,
     parts_from,
@@ -394,10 +394,10 @@ def _approximate_gram(
     body = head.body
     slopes = [middle_and_leaf_slopes(*link.slopes) for link in body.links]  # the last function has a multiplier, too
     all_weights = [head.weights_at_start, *weights]
-    k = hermitian_kernel(edges(body, body.kernels, all_weights, slopes))
+    k = joint_kernel(edges(body, body.kernels, all_weights, slopes))
     numbers: Any = k
     ops = ArrayOps.of(backends.backend_for(numbers), numbers)
-    magnitudes = hermitian_kernel(edges(body, body.magnitudes, all_weights, slopes))
+    magnitudes = joint_kernel(edges(body, body.magnitudes, all_weights, slopes))
     last_weights = all_weights[-1].reshape(1, -1, *(1,) * body.axes)
     w = head.matrix / last_weights
     k_error = _symbol_error(k, magnitudes)
@@ -456,7 +456,7 @@ def _approximate_gram(
 
 def _symbol_error(kernel: FloatArray, magnitudes: FloatArray) -> float:
     """Bound the norm of a symbol's error: that of the kernel's entries, and that of the sum over the taps."""
-    of_sum = float(Polynomial(kernel[None], xp=np).error[0])  # type: ignore[arg-type]
+    of_sum = float(Polynomial(cast(Any, kernel[None]), xp=cast(Any, np)).error[0])
     return host.add_up(of_sum, scaling_error(magnitudes, ConvSpec.of(magnitudes.shape)))
 
 

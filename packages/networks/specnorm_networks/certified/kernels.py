@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -58,12 +58,25 @@ class PlacedLayer:
     @cached_property
     def spec(self) -> ConvSpec:
         """Geometry together with the shape of the kernel."""
-        return ConvSpec.of(tuple(self.layer.stored().shape), **self.geometry)
+        return spec_of(tuple(self.layer.stored().shape), self.geometry)
 
     @property
     def extents(self) -> tuple[int, ...]:
         """Number of positions from the first tap to the last, dilation counted, one an axis."""
         return tuple(r * (k - 1) + 1 for k, r in zip(self.spec.kernel_shape, self.spec.dilation, strict=True))
+
+
+def spec_of(shape: tuple[int, ...], geometry: Mapping[str, Any], size: tuple[int, ...] | None = None) -> ConvSpec:
+    """Return the geometry of a kernel; a network of many layers has few geometries, and each is validated once."""
+    try:
+        return _spec_of(shape, tuple(geometry.items()), size)
+    except TypeError:  # a list in it, or a wrong keyword, as the next line says
+        return ConvSpec.of(shape, **geometry, input_shape=size)
+
+
+@lru_cache(maxsize=256)
+def _spec_of(shape: tuple[int, ...], geometry: tuple[tuple[str, Any], ...], size: tuple[int, ...] | None) -> ConvSpec:
+    return ConvSpec.of(shape, **dict(geometry), input_shape=size)
 
 
 class Norms(Protocol):
@@ -167,7 +180,7 @@ def _scaled(
     that holds at every size (`at_every_size`).
     """
     kernel = placed_layer.layer.kernel()
-    spec = ConvSpec.of(kernel.shape, **placed_layer.geometry, input_shape=size)
+    spec = spec_of(kernel.shape, placed_layer.geometry, size)
     if size is None and spec.needs_divisible_sizes:
         spec = ConvSpec.of(kernel.shape, **at_every_size(dict(placed_layer.geometry)))
     if scale is None and divisors is None:

@@ -24,12 +24,11 @@ K is a block T and its adjoint. Its largest eigenvalue is ||T||. On a tree, shif
 ||T|| <= s, the weights q_i s^-i have ||T|| <= 1. So the constant is s^l, in the weights q_0 and q_l.
 
 *Otherwise* (sums, concatenation) K itself is a kernel, with its taps at their positions. Its largest eigenvalue is at
-most s = ||K + c I|| - c for any c; if the vertices nevertheless have two colors, it is ||T||. If s < 1, s = 1 is
-taken. The depth d of a value is the number of links on the longest way to it; a leaf of link i has the depth of z_i.
-Let ``t = 1/(2s - 1)``. The weights q_i t^d multiply the entries of K between vertices of depths d and d' by ``r_dd' =
-t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is at least ``(1 - t)/(1 +
-t) = 1 - 1/s`` [2]_; so is its entrywise product with s I - K (Schur), which is I less the new K. So the constant is (2s
-- 1)^d for the depth d of z_l.
+most s = ||K + c I|| - c for any c. If s < 1, s = 1 is taken. The depth d of a value is the number of links on the
+longest way to it; a leaf of link i has the depth of z_i. Let ``t = 1/(2s - 1)``. The weights q_i t^d multiply the
+entries of K between vertices of depths d and d' by ``r_dd' = t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite,
+since the smallest eigenvalue of r is at least ``(1 - t)/(1 + t) = 1 - 1/s`` [2]_; so is its entrywise product with s I
+- K (Schur), which is I less the new K. So the constant is (2s - 1)^d for the depth d of z_l.
 
 Sequences on the whole grid satisfy the form. Sequences that are 0 outside a window see the cropped, zero-padded layers
 there, and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
@@ -47,7 +46,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import MethodError
@@ -204,65 +202,43 @@ def middle_and_leaf_slopes(low: FloatArray, high: FloatArray) -> MiddleAndLeaf:
     return (a + b) / 2, np.sqrt(-a * b)
 
 
-def chain_kernel(chain: Sequence[Edge]) -> FloatArray:
-    """Return T of a chain, a map from the vertices at even distance from the input to those at odd distance.
+def joint_kernel(edges_of_part: Sequence[Edge], *, is_chain: bool = False) -> FloatArray:
+    """Return K, a map from all vertices to all, or T of a chain: from vertices at even distance from the input to odd.
 
-    An edge from an even to an odd vertex is its kernel; from an odd to an even one its adjoint: channels swapped, taps
-    in reverse.
-    """
-    depth = {0: 0}
-    size = {0: chain[0].kernel.shape[1]}
-    for edge in chain:
-        depth[edge.end] = depth[edge.start] + 1
-        size[edge.end] = edge.kernel.shape[0]
-    columns = consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 0})
-    rows = consecutive({vertex: n for vertex, n in size.items() if depth[vertex] % 2 == 1})
-    taps = tuple(max(axis) for axis in zip(*(edge.kernel.shape[2:] for edge in chain), strict=True))
-    total_rows = sum(size[vertex] for vertex in rows)
-    total_columns = sum(size[vertex] for vertex in columns)
-    t = np.zeros((total_rows, total_columns, *taps))
-    # On a tree, shifts of taps do not change the norm: all kernels begin at the first tap of T.
-    for edge in chain:
-        first_taps = tuple(slice(n) for n in edge.kernel.shape[2:])
-        if edge.end in rows:
-            t[(rows[edge.end], columns[edge.start], *first_taps)] = edge.kernel
-        else:
-            t[(rows[edge.start], columns[edge.end], *first_taps)] = _adjoint(edge.kernel)
-    return t
-
-
-def hermitian_kernel(graph_edges: Sequence[Edge]) -> FloatArray:
-    """Return K, a map from all vertices to all vertices.
-
-    The taps of an edge stand at their positions, and those of its adjoint at the mirrored positions.
+    The taps of an edge stand at their positions, and those of its adjoint at the mirrored positions. On a tree, shifts
+    of taps do not change the norm: all kernels begin at the first tap of T.
 
     Returns
     -------
-    array, shape (n, n, 2 r_1 + 1, ...)
-        Place 0 is the middle tap.
+    array, shape (n, m, *taps)
+        Place 0 is the middle tap of K.
     """
-    size: dict[int, int] = {}
-    for edge in graph_edges:
-        size[edge.start] = edge.kernel.shape[1]
-        size[edge.end] = edge.kernel.shape[0]
-    entries = consecutive(dict(sorted(size.items())))
-    blocks = []
-    placed = []
-    for edge in graph_edges:
-        rows = entries[edge.end]
-        columns = entries[edge.start]
-        blocks += [(rows, columns), (columns, rows)]
-        placed.append(PlacedKernel(edge.kernel, edge.first_tap))
-        # The last tap of an edge becomes the first one of its adjoint.
-        taps = edge.kernel.shape[2:]
-        first_of_adjoint = tuple(1 - first - n for first, n in zip(edge.first_tap, taps, strict=True))
-        placed.append(PlacedKernel(_adjoint(edge.kernel), first_of_adjoint))
-    window = window_of(placed)
-    total = sum(size.values())
-    k = np.zeros((total, total, *window.shape))
-    for block, (kernel, _), taps in zip(blocks, placed, window.taps, strict=True):
-        k[(*block, *taps)] += kernel
+    size = {0: edges_of_part[0].kernel.shape[1]} | {edge.end: edge.kernel.shape[0] for edge in edges_of_part}
+    rows = columns = consecutive(dict(sorted(size.items())))
+    blocks = [*edges_of_part, *map(_adjoint, edges_of_part)]
+    if is_chain:
+        is_odd = {0: False}
+        for edge in edges_of_part:
+            is_odd[edge.end] = not is_odd[edge.start]
+        rows = consecutive({vertex: n for vertex, n in size.items() if is_odd[vertex]})
+        columns = consecutive({vertex: n for vertex, n in size.items() if not is_odd[vertex]})
+        first_tap = (0,) * len(blocks[0].first_tap)
+        blocks = [edge._replace(first_tap=first_tap) for edge in blocks if is_odd[edge.end]]
+    window = window_of([PlacedKernel(edge.kernel, edge.first_tap) for edge in blocks])
+    count = [sum(size[vertex] for vertex in side) for side in (rows, columns)]
+    k = np.zeros((*count, *window.shape))
+    for edge, taps in zip(blocks, window.taps, strict=True):
+        k[(rows[edge.end], columns[edge.start], *taps)] += edge.kernel
     return k
+
+
+def _adjoint(edge: Edge) -> Edge:
+    """Return an edge in the other direction: channels swapped, taps in reverse, the last tap of the edge the first."""
+    taps = edge.kernel.shape[2:]
+    kernel = np.flip(edge.kernel.swapaxes(0, 1), axis=tuple(range(2, edge.kernel.ndim)))
+    return Edge(
+        edge.end, edge.start, kernel, tuple(1 - first - n for first, n in zip(edge.first_tap, taps, strict=True))
+    )
 
 
 def consecutive(size: dict[int, int]) -> dict[int, slice]:
@@ -276,33 +252,6 @@ def consecutive(size: dict[int, int]) -> dict[int, slice]:
         entries[vertex] = slice(first, first + n)
         first += n
     return entries
-
-
-def _adjoint(kernel: FloatArray) -> FloatArray:
-    return np.flip(kernel.swapaxes(0, 1), axis=tuple(range(2, kernel.ndim)))
-
-
-def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Return the rows of K in two sets such that no entry of K joins rows of one set; None if there are no such sets.
-
-    Then K is ``[[0, T], [T*, 0]]``, whose largest eigenvalue is ||T||.
-    """
-    is_joined = (k != 0).any(axis=tuple(range(2, k.ndim)))
-    is_joined |= is_joined.T
-    side = np.full(len(k), -1)
-    while (side < 0).any():
-        # Color one component of the graph, from one vertex on: neighbours of one side are on the other.
-        frontier = np.zeros(len(k), dtype=bool)
-        frontier[np.argmax(side < 0)] = True
-        colour = 0
-        while frontier.any():
-            side[frontier] = colour
-            neighbours = is_joined[frontier].any(axis=0)
-            if (side[neighbours] == colour).any():
-                return None
-            frontier = neighbours & (side < 0)
-            colour = 1 - colour
-    return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
 
 
 # -- constants ---------------------------------------------------------------------------------------------------------
@@ -427,22 +376,17 @@ def _constant_of_layer(
 
 def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove the constant of links together, from the norm of T, or of K + c I."""
-    kernel_of = chain_kernel if part.is_chain else hermitian_kernel
     slopes = slopes_of(part)
-    kernel = kernel_of(edges(part, part.kernels, weights, slopes))
+    kernel = joint_kernel(edges(part, part.kernels, weights, slopes), is_chain=part.is_chain)
     spec = ConvSpec.of(kernel.shape)
-    sides = None if part.is_chain else two_sides(kernel)
-    is_norm_of_t = part.is_chain or sides is not None
-    shift = 0.0 if is_norm_of_t else SHIFT
+    shift = 0.0 if part.is_chain else SHIFT
     rtol = _rtol_of_norm(part, kernel, shift, norms.rtol)
 
     # Rounding of the entries is relative to the sum of the absolute values of the terms of each.
-    rounding_error = scaling_error(kernel_of(edges(part, part.magnitudes, weights, slopes)), spec)
+    magnitudes = joint_kernel(edges(part, part.magnitudes, weights, slopes), is_chain=part.is_chain)
+    rounding_error = scaling_error(magnitudes, spec)
 
-    if sides is not None:
-        kernel = kernel[np.ix_(*sides)]
-        spec = ConvSpec.of(kernel.shape)
-    elif shift:
+    if shift:
         diagonal = np.arange(kernel.shape[0])
         middle_tap = [n // 2 for n in kernel.shape[2:]]
         kernel[(diagonal, diagonal, *middle_tap)] += shift

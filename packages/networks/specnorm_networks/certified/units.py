@@ -38,7 +38,7 @@ COEFFICIENTS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class _Sum:
+class Sum:
     """A value as a linear map of those entries of the input, and those units, that it depends on, up to constants."""
 
     numbers: NDArray[np.intp]
@@ -49,18 +49,30 @@ class _Sum:
     """Bounds of the errors of the coefficients, of the same shape."""
 
     @classmethod
-    def of(cls, numbers: NDArray[np.intp], matrix: FloatArray, error: FloatArray) -> _Sum:
+    def identity(cls, shape: tuple[int, ...]) -> Sum:
+        """Return a value of this shape whose entries are the first ones."""
+        count = math.prod(shape)
+        eye = np.eye(count).reshape(count, *shape)
+        return cls(np.arange(count), eye, np.zeros(eye.shape))  # `np.zeros` takes no memory until it is written
+
+    @classmethod
+    def constant(cls, shape: tuple[int, ...]) -> Sum:
+        """Return a value that depends on nothing."""
+        return cls(np.zeros(0, np.intp), np.zeros((0, *shape)), np.zeros((0, *shape)))
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.intp], matrix: FloatArray, error: FloatArray) -> Sum:
         """Return the sum without those entries and units whose coefficients are all 0, without an error."""
         axes = tuple(range(1, matrix.ndim))
         depends = matrix.any(axis=axes) | error.any(axis=axes)
         return cls(numbers, matrix, error) if depends.all() else cls(numbers[depends], matrix[depends], error[depends])
 
-    def rows(self, numbers: NDArray[np.intp]) -> _Sum:
+    def rows(self, numbers: NDArray[np.intp]) -> Sum:
         """Return the coefficients of some entries and units; those on which the value does not depend are 0."""
         if np.array_equal(numbers, self.numbers):
             return self
         shape = (len(numbers), *self.matrix.shape[1:])
-        rows = _Sum(numbers, np.zeros(shape), np.zeros(shape))
+        rows = Sum(numbers, np.zeros(shape), np.zeros(shape))
         to = np.flatnonzero(np.isin(numbers, self.numbers, assume_unique=True))
         of = np.searchsorted(self.numbers, numbers[to])
         rows.matrix[to] = self.matrix[of]
@@ -73,12 +85,12 @@ class _Reader:
 
     def __init__(self, graph: Graph) -> None:
         self.nodes = graph.by_name
-        self.sums: dict[str, _Sum] = {}
+        self.sums: dict[str, Sum] = {}
         """Values as sums, by name."""
         self.count = 0
         """Number of the input's entries and of all units so far."""
         self.functions: list[Units] = []
-        self.rows: list[_Sum] = []
+        self.rows: list[Sum] = []
         """Rows of the inequality: for the units of each function, and for the output."""
         self.entries: dict[str, NDArray[np.intp]] = {}
         """Numbers of a value's entries, counted from 1. Entries that were only moved keep their numbers."""
@@ -99,12 +111,12 @@ class _Reader:
             raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients, or a value of another shape")
         self.sums[node.name] = value
 
-    def _sum(self, node: Node, shape: tuple[int, ...], before: Sequence[_Sum]) -> _Sum:
+    def _sum(self, node: Node, shape: tuple[int, ...], before: Sequence[Sum]) -> Sum:
         """Return the value of a node of a known shape, from those that it reads."""
         if _union(before).size * math.prod(shape) > MOST_COEFFICIENTS:
             raise NoBoundError(f"more than {MOST_COEFFICIENTS} coefficients")
         if node.is_constant:
-            return _Sum(_union(()), np.zeros((0, *shape)), np.zeros((0, *shape)))
+            return Sum.constant(shape)
         slopes = None if node.function is None else node.function.slopes_on_range
         if slopes is not None:
             return self._function(node, before[0], slopes)
@@ -115,7 +127,7 @@ class _Reader:
         if linear.only_moves_entries and linear.offset is None:
             numbers = [self.entries[name][None].astype(np.float64) for name in node.inputs]
             self.entries[node.name] = linear.apply(numbers)[0].astype(np.intp)
-        return self._linear(linear, before, shape)
+        return image_of(linear, before, shape)
 
     def _new_entries(self, shape: tuple[int, ...]) -> NDArray[np.intp]:
         """Return new numbers for the entries of a value."""
@@ -126,30 +138,11 @@ class _Reader:
     def start(self, node: Node) -> None:
         """Read the input: each of its entries is itself."""
         shape = node.shape or ()
-        count = math.prod(shape)
-        self.count = count
-        eye = np.eye(count).reshape(count, *shape)
-        # `np.zeros` takes no memory until it is written.
-        self.sums[node.name] = _Sum(np.arange(count), eye, np.zeros(eye.shape))
+        self.count = math.prod(shape)
+        self.sums[node.name] = Sum.identity(shape)
         self.entries[node.name] = self._new_entries(shape)
 
-    def _linear(self, linear: LinearMap, before: Sequence[_Sum], shape: tuple[int, ...]) -> _Sum:
-        """Return a linear map of values, without the constants that it adds."""
-        numbers = _union(before)
-        matrix = np.zeros((len(numbers), *shape))
-        error = np.zeros((len(numbers), *shape))
-        step = max(1, COEFFICIENTS_AT_ONCE // max(math.prod(shape), 1))
-        for first in range(0, len(numbers), step):
-            chunk = slice(first, first + step)
-            summands = [value.rows(numbers[chunk]) for value in before]
-            image = linear.apply([value.matrix for value in summands])
-            if image.shape[1:] != shape:
-                raise NoBoundError(f"a value of shape {image.shape[1:]}, not {shape}")
-            matrix[chunk] = image
-            error[chunk] = _error_of_image(linear, summands)
-        return _Sum.of(numbers, matrix, error)
-
-    def _function(self, node: Node, before: _Sum, slopes: Slopes) -> _Sum:
+    def _function(self, node: Node, before: Sum, slopes: Slopes) -> Sum:
         """Return a function of v as ``low v + w``, with the units w.
 
         ``before``: v. ``slopes``: smallest slope ``low`` and largest slope of each entry.
@@ -162,7 +155,7 @@ class _Reader:
         matrix = low * before.matrix
         rounding = np.where(product_is_exact, 0.0, abs(matrix) * 2.0**-52 + 2.0**-1000)
         error = abs(low) * before.error + rounding
-        linear_part = _Sum.of(before.numbers, matrix, np.where(factor_is_exact, error, host.inflate(error, 4)))
+        linear_part = Sum.of(before.numbers, matrix, np.where(factor_is_exact, error, host.inflate(error, 4)))
         entries = np.flatnonzero((high > low).reshape(-1))
         if not len(entries):
             return linear_part
@@ -174,7 +167,7 @@ class _Reader:
     def _units(
         self,
         node: Node,
-        before: _Sum,
+        before: Sum,
         entries: NDArray[np.intp],
         low: FloatArray,
         high: FloatArray,
@@ -204,7 +197,7 @@ class _Reader:
                 self.known_units |= {(function, *key): unit for key, unit in zip(keys, units, strict=True) if key[0]}
         return units
 
-    def append_rows(self, value: _Sum, entries: NDArray[np.intp], widths: FloatArray | None = None) -> None:
+    def append_rows(self, value: Sum, entries: NDArray[np.intp], widths: FloatArray | None = None) -> None:
         """Add rows of some entries of a value, multiplied by the widths of their slopes (None: 1).
 
         ``entries``: flat positions.
@@ -215,7 +208,7 @@ class _Reader:
             rounding = np.where(widths == 1, 0.0, abs(widths * matrix) * 2.0**-52 + 2.0**-1000)
             error = host.inflate(widths * error + rounding, 4)
             matrix = widths * matrix
-        self.rows.append(_Sum(value.numbers, matrix, error))
+        self.rows.append(Sum(value.numbers, matrix, error))
 
     def gathered(self, *, of_errors: bool) -> FloatArray:
         """Return the matrix of all rows, or bounds of the errors of its entries."""
@@ -227,12 +220,29 @@ class _Reader:
         return np.concatenate(parts)
 
 
-def _union(values: Sequence[_Sum]) -> NDArray[np.intp]:
+def image_of(linear: LinearMap, before: Sequence[Sum], shape: tuple[int, ...]) -> Sum:
+    """Return a linear map of values, without the constants that it adds."""
+    numbers = _union(before)
+    matrix = np.zeros((len(numbers), *shape))
+    error = np.zeros((len(numbers), *shape))
+    step = max(1, COEFFICIENTS_AT_ONCE // max(math.prod(shape), 1))
+    for first in range(0, len(numbers), step):
+        chunk = slice(first, first + step)
+        summands = [value.rows(numbers[chunk]) for value in before]
+        image = linear.apply([value.matrix for value in summands])
+        if image.shape[1:] != shape:
+            raise NoBoundError(f"a value of shape {image.shape[1:]}, not {shape}")
+        matrix[chunk] = image
+        error[chunk] = _error_of_image(linear, summands)
+    return Sum.of(numbers, matrix, error)
+
+
+def _union(values: Sequence[Sum]) -> NDArray[np.intp]:
     """Return the numbers of the entries of the input, and of the units, that some values depend on, ascending."""
     return np.unique(np.concatenate([np.zeros(0, np.intp), *(value.numbers for value in values)]))
 
 
-def _error_of_image(linear: LinearMap, values: Sequence[_Sum]) -> FloatArray:
+def _error_of_image(linear: LinearMap, values: Sequence[Sum]) -> FloatArray:
     """Bound the errors of the coefficients of a linear map of values: those of the values, and the map's rounding."""
     if not linear.roundings:
         return host.inflate(linear.absolute([value.error for value in values]), 8)

@@ -32,6 +32,12 @@ STEPS = 3
 """Steps of ascent from each of these inputs."""
 DISTANCES = (1e-4, 0.3)
 """Distances of a pair, as shares of the input's size: a small one for slopes, and a large one."""
+LATE = 0.5
+"""Share of a clock's seconds that a pair takes at most once it has expired; later values are not compared."""
+LATEST = 0.5
+"""Seconds that it may take however short the time was."""
+NODES = 64
+"""Number of nodes after which a pair looks at its clock."""
 SIDE = 1e-6
 """Half of the distance over which slopes are taken, as a share of the argument's absolute value, or of 1 if larger."""
 
@@ -56,7 +62,7 @@ def attack(
     ranges : mapping of str to Interval, optional
         Proven ranges of values in the region.
     clock : Clock, optional
-        Once it has expired, one pair is tried.
+        Once it has expired, one pair is tried, for half of the clock's seconds at most.
 
     Returns
     -------
@@ -73,9 +79,13 @@ def attack(
     constants = {name: claim.value for name, claim in answer.constants.items()}
     pairs = Pairs(graph, constants, answer.upper, region, ranges)
     for inputs in itertools.islice(probes(graph, graph.input_shapes, region), PROBES):
-        is_late = clock is not None and clock.expired
-        if not (is_late and pairs.count):
-            pairs.ascend(inputs, 1 if is_late else STEPS, DISTANCES)
+        if clock is None or not clock.expired:
+            pairs.ascend(inputs, STEPS, DISTANCES)
+            continue
+        if not pairs.count:
+            pairs.clock = Clock.of(max(LATEST, LATE * clock.seconds))
+            pairs.ascend(inputs, 1, DISTANCES)
+        break
     return pairs.count, pairs.reached
 
 
@@ -110,6 +120,8 @@ class Pairs:
         self.rng = np.random.default_rng(1)
         self.count = 0
         self.reached = 0.0
+        self.clock = Clock()
+        """Time limit of a pair."""
         self.best: tuple[Inputs, Inputs] | None = None
         """The pair that reaches the largest ratio."""
 
@@ -169,7 +181,9 @@ class Pairs:
         outputs: Inputs = {}
         values_of_one = run_with_errors(self.graph, one)
         values_of_other = run_with_errors(self.graph, other)
-        for (name, value), (_, other_value) in zip(values_of_one, values_of_other, strict=True):
+        for number, ((name, value), (_, other_value)) in enumerate(zip(values_of_one, values_of_other, strict=True)):
+            if number % NODES == 0 and self.clock.expired:
+                return {}
             self._check_range(name, value)
             self._check_range(name, other_value)
             is_output = name in self.graph.outputs

@@ -277,15 +277,6 @@ def _through(
 
 
 # -- points and steps --------------------------------------------------------------------------------------------------
-def parameters(run: Sequence[Stage], multipliers: Sequence[FloatArray]) -> list[FloatArray]:
-    """Return the logarithms of D and logits of the shares whose multipliers are these, as far as they are feasible."""
-    logs = [np.log(numbers) for numbers in multipliers]
-    stages_forward = forward(run, [*logs, last_log(run)], None)
-    norms = np.array([one.largest.value for one in stages_forward[:-1]])
-    norms = np.minimum(norms, ALMOST)
-    return [*logs, np.log(norms / (1 - norms))]
-
-
 def gradient_steps(
     grid: Sequence[Stage],
     links: Sequence[Link],

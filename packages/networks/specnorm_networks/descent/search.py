@@ -13,7 +13,6 @@ from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import Clock, OutOfTime, arithmetic, backends
 from specnorm_networks.certified.links import Run
@@ -64,16 +63,13 @@ PATIENCE = 25
 FEW_STEPS = 10
 """Steps that a round has at least: with fewer it is not begun."""
 PEAK_ROUND = 25
-"""Steps between two visits of the last grid. These steps are on the coarsest grid and at the peaks near points of the
-last one."""
+"""Steps between two visits of the last grid. These steps are on the coarsest grid and at the peaks of the last one."""
 PEAK_RATES = (0.3, 0.02)
 """Shares of Adam's rate in the first and the last of these steps."""
 HIGH = 0.98
 """Share of the largest value of a link that a peak has at least."""
 PEAKS_OF_LINK = 2
 """Largest number of peaks of a link."""
-CLIMB = (1 / 2, 1 / 4)
-"""Steps between the points of the last grid, as shares of its step, by which the peaks of links are approached."""
 
 
 class State(NamedTuple):
@@ -156,10 +152,8 @@ class _Search:
         self.patience = PATIENCE if self._affords(*ROUNDS[-1]) else None
         self.points_of_last_grid = self._affordable_points(FINEST, budget / 10)
         """Frequencies an axis of the last grid; 0: not even the coarsest is affordable."""
-        self.peaks = [np.zeros((0, run.part(first, last).axes)) for first, last in parts]
-        """Frequencies of each part at which links have peaks, at or between the points of the last grid."""
-        self.climbs = False
-        """Whether peaks are approached between these points, and added to the last grid at the end."""
+        self.frequencies: list[FloatArray] = []
+        """Frequencies of each part: those of the coarsest grid, and points of the last one at which links peak."""
 
     def run(self) -> list[list[FloatArray]]:
         first_points = self._affordable_points(ROUNDS[0][0], self.budget_left)
@@ -188,8 +182,6 @@ class _Search:
         if not self.points_of_last_grid:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
-        if self.climbs:
-            self._add_peaks_to_last_grid()
         proposals = sorted(self._feasible_states(), key=lambda proposal: proposal[0])
         return [self._weights(value, multipliers) for value, multipliers in proposals]
 
@@ -269,12 +261,10 @@ class _Search:
                 break
 
     def _descend_at_peaks(self, steps: int) -> bool:
-        """Make gradient steps on the coarsest grid and at peaks near points of the last; return whether any were made.
+        """Make gradient steps on the coarsest grid and at peaks of the last one; return whether any were made.
 
         The values at few frequencies are nearly those on the whole grid if the peaks are visited again after some
-        steps: new ones are added, and none is left out. Between the points of the last grid, ||T|| may be a thousandth
-        larger, and each layer adds as much to the constant. So peaks are approached between these points, too
-        (`CLIMB`), if there is more than one visit.
+        steps: new ones are added, and none is left out.
         """
         coarse_points, _ = ROUNDS[0]
         if self.points_of_last_grid <= coarse_points:
@@ -286,10 +276,6 @@ class _Search:
         planned = min(steps, int(for_steps / (2 * cost(self.network, self.parts, coarse_points).products)))
         if planned < FEW_STEPS:
             return False
-        # If there is one visit, no later visit sees the peaks that its steps make, and climbing does harm: the bound of
-        # x - DnCNN(x), which has one visit, became 1.4 % larger.
-        self.climbs = self.climbs or planned > PEAK_ROUND
-        coarse = [frequencies_of_part(self.network, part, coarse_points) for part in self.parts]
         adam = Adam(STEP, DECAY)
         first_rate, last_rate = PEAK_RATES
         fall = (last_rate - first_rate) / planned
@@ -297,75 +283,35 @@ class _Search:
             if self.steps_done >= self.last_step:
                 break
             self.clock.require(visit_cost)
-            self.peaks = self._with_peaks(self.peaks)
+            self._add_peaks(coarse_points)
             self.budget_left -= visit_cost
-            grid = self._stages_at([_joined(*angles) for angles in zip(coarse, self.peaks, strict=True)])
-            counts = [len(grid[first].angles) for first, _ in self.parts]
+            grid: list[Stage] = []
+            for part, angles in zip(self.parts, self.frequencies, strict=True):
+                grid += stages_of_part(self.network, self.parts, part, angles, self.dtype)
+            counts = list(map(len, self.frequencies))
             step_cost = cost_at(self.network, self.parts, counts).products
             end = min(begin + PEAK_ROUND, planned)
             rates = (first_rate + fall * begin, first_rate + fall * end)
             self._descend(grid, end - begin, step_cost, anew=True, rates=rates, adam=adam)
         return True
 
-    def _stages_at(self, angles: Sequence[FloatArray]) -> list[Stage]:
-        """Return the run at some frequencies of each part."""
-        stages: list[Stage] = []
-        for part, angles_of_part in zip(self.parts, angles, strict=True):
-            stages += stages_of_part(self.network, self.parts, part, angles_of_part, self.dtype)
-        return stages
-
-    def _with_peaks(self, peaks: Sequence[FloatArray]) -> list[FloatArray]:
-        """Visit the last grid; return the peaks of each part, with more near the largest values on that grid."""
-        stages = self.last_grid
-        _, multipliers = value_alone(stages, self.point)
-        more = []
-        for earlier, part in zip(peaks, self.parts, strict=True):
-            first, last = part
-            centres: list[FloatArray] = []
-            numbers: list[int] = []
-            for number, stage in enumerate(stages[first:last]):
+    def _add_peaks(self, coarse_points: int) -> None:
+        """Visit the last grid, and add its points with the largest values to the frequencies."""
+        value_alone(self.last_grid, self.point)
+        self.frequencies = self.frequencies or [
+            frequencies_of_part(self.network, part, coarse_points) for part in self.parts
+        ]
+        for number, (first, last) in enumerate(self.parts):
+            peaks: list[FloatArray] = []
+            for stage in self.last_grid[first:last]:
                 largest = np.argsort(-stage.values)[:PEAKS_OF_LINK]
-                is_high = stage.values[largest] >= HIGH * stage.values.max()
-                centres += list(stage.angles[largest[is_high]])
-                numbers += [number] * int(is_high.sum())
-            step = np.where(stages[first].angles.any(axis=0), 2 * math.pi / self.points_of_last_grid, 0.0)
-            peaks_of_part = np.array(centres)
-            if self.climbs and step.any():  # units have no frequencies
-                with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
-                    values_of_links = partial(self._values_of_links, part, multipliers, self.dtype)
-                    peaks_of_part = _climbed(values_of_links, peaks_of_part, np.array(numbers), step)
-            more.append(_joined(earlier, peaks_of_part))
-        return more
-
-    def _add_peaks_to_last_grid(self) -> None:
-        """Add the peaks of all visits, and of one at the last point, to the frequencies of the last grid."""
-        grid = [stage.angles for stage in self.last_grid if stage.starts]
-        with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
-            self.peaks = self._with_peaks(self.peaks)
-            self.last_grid = self._stages_at([_joined(*angles) for angles in zip(grid, self.peaks, strict=True)])
+                peaks += list(stage.angles[largest[stage.values[largest] >= HIGH * stage.values.max()]])
+            self.frequencies[number] = _joined(self.frequencies[number], peaks)
 
     @cached_property
     def last_grid(self) -> list[Stage]:
         """The run on the last grid."""
         return stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
-
-    def _values_of_links(
-        self,
-        part: tuple[int, int],
-        multipliers: Sequence[FloatArray],
-        dtype: Any,
-        angles: FloatArray,
-    ) -> FloatArray:
-        """Return the largest eigenvalues of a part's links at any angles, for given multipliers, shape (links, f).
-
-        Those behind an infeasible one say nothing.
-        """
-        first, last = part
-        entry = None if first == 0 else np.sqrt(multipliers[first - 1])
-        stages = stages_of_part(self.network, self.parts, part, angles, dtype, entry)
-        logs = [*map(np.log, multipliers), last_log(stages)]
-        forward(stages, logs[first:last], None)
-        return np.array([stage.values for stage in stages])
 
     def _squares_of_constant(
         self,
@@ -374,9 +320,13 @@ class _Search:
         angles: FloatArray,
     ) -> FloatArray:
         """Return the square of a part's constant at any angles, infinite if the multipliers are not feasible there."""
-        *inner, last = self._values_of_links(part, multipliers, np.complex128, angles)
-        is_feasible = (np.array(inner) < ALMOST).all()
-        return last if is_feasible else np.full(len(angles), math.inf)
+        first, last = part
+        entry = None if first == 0 else np.sqrt(multipliers[first - 1])
+        stages = stages_of_part(self.network, self.parts, part, angles, np.complex128, entry)
+        logs = [*map(np.log, multipliers), last_log(stages)]
+        forward(stages, logs[first:last], None)
+        is_feasible = all((stage.values < ALMOST).all() for stage in stages[:-1])
+        return stages[-1].values if is_feasible else np.full(len(angles), math.inf)
 
     def _count_step(self) -> None:
         self.steps_done += 1
@@ -462,30 +412,10 @@ def _rounds() -> Iterator[tuple[int, int]]:
         yield points, steps
 
 
-def _joined(angles: FloatArray, others: FloatArray) -> FloatArray:
+def _joined(angles: FloatArray, others: Sequence[FloatArray]) -> FloatArray:
     """Return frequencies, and those of others that are not among them."""
     new = [each for each in others if not (abs(angles - each) < 1e-9).all(axis=1).any()]
     return np.concatenate([angles, np.unique(new, axis=0)]) if new else angles
-
-
-def _climbed(
-    values_of_links: Callable[[FloatArray], FloatArray],
-    centres: FloatArray,
-    numbers: NDArray[np.intp],
-    step: FloatArray,
-) -> FloatArray:
-    """Move each centre, less than a step of the grid along each axis, to where the value of its link is larger.
-
-    ``centres``: points of a grid. ``numbers``: of the link of each centre. ``step``: of the grid, one number an axis.
-    """
-    for share in CLIMB:
-        points = _around(centres, share * step)
-        rounded_points = np.concatenate(points).round(9)
-        angles, places = np.unique(rounded_points, axis=0, return_inverse=True)
-        sampled = values_of_links(angles)[numbers[:, None], places.reshape(len(centres), -1)]
-        best = np.argmax(np.nan_to_num(sampled, nan=-math.inf), axis=1)
-        centres = points[np.arange(len(centres)), best]
-    return centres
 
 
 def _around(centres: FloatArray, step: FloatArray) -> FloatArray:

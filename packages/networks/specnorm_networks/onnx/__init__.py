@@ -57,7 +57,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     file.seek(0)
     if size > max_bytes:
         raise ModelFileError(
-            f"it has {size} bytes, more than the limit of {max_bytes}. Raise max_bytes (--max-bytes) if you trust it."
+            f"it has {size} bytes, more than the limit of {max_bytes}. Raise the limit (max_bytes=) if you trust it."
         )
     try:
         model = ModelProto.FromString(file.read())

@@ -160,7 +160,7 @@ class Tensors:
         self.left -= byte_count
         if self.left < 0:
             raise ModelFileError(
-                f"its tensors claim more than the limit of {self.limit} bytes. Raise max_bytes (--max-bytes) if you "
+                f"its tensors claim more than the limit of {self.limit} bytes. Raise the limit (max_bytes=) if you "
                 "trust it."
             )
 

@@ -14,26 +14,7 @@ import numpy as np
 from specnorm.errors import MethodError
 from specnorm.proof import install
 from specnorm_networks.model import UNITS, Computed, equal_but_for_rounding
-from specnorm_networks.sources.base import TRAINING, Exported
-
-_BY_NAME = (
-    ". jax2onnx takes some arguments only by name: write max_pool(x, window_shape=..., strides=..., padding=...), and "
-    "avg_pool alike."
-)
-"""Hint for calls that are right in JAX, and that jax2onnx's replacements of functions do not take."""
-
-
-_WRITTEN = (
-    "it writes into a module of Flax that was made outside of it, as normalizations of weights do: give the module "
-    "itself, or call a copy, nnx.clone(module), inside."
-)
-"""What to do about a function that calls a module which changes itself."""
-_PARAMETER = (
-    "it multiplies a parameter object of Flax, as nnx.SpectralNorm does with a linear layer, where jax2onnx takes "
-    "arrays. A call of nnx.SpectralNorm writes the kernel that it uses into its layer_instance: give a module that "
-    "calls that layer."
-)
-"""What to do about functions of `jax.numpy` that are called with a variable of Flax NNX."""
+from specnorm_networks.sources.base import TRAINING, Exported, no_export
 
 
 def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = None) -> Exported:
@@ -45,7 +26,7 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
         import jax
         from jax2onnx import to_onnx
 
-        from specnorm_networks.sources.jax_double import in_double
+        from specnorm_networks.sources.jax_traces import in_double, with_known_values
     except ModuleNotFoundError as error:
         raise MethodError(f"JAX models need the package jax2onnx: {install('networks-jax')}.") from error
     name = type(source[0] if isinstance(source, tuple) else source).__name__
@@ -82,24 +63,24 @@ def export(source: Any, input_shape: Any, function: Callable[..., Any] | None = 
             return outputs
         return more_exact if all(map(equal_but_for_rounding, more_exact, outputs)) else outputs
 
-    is_double = any(like.dtype == "float64" for like in examples)
+    exported = functools.partial(Exported, run=run, note=note, name=name)
+    write = functools.partial(to_onnx, enable_double_precision=any(like.dtype == "float64" for like in examples))
+
+    def by_primitives() -> Exported:
+        """Export without jax2onnx's own versions of functions and modules, which do not take all of their arguments."""
+        try:
+            return exported(write(with_known_values(function, examples), examples))
+        except MethodError:
+            raise
+        except Exception as error:  # whatever the model's own code raises
+            raise no_export("jax2onnx", name, error) from error
+
     if not has_inputs:
         with contextlib.suppress(Exception):  # the module may need a fixed number of samples
-            model = to_onnx(function, [("B", *input_shape)], enable_double_precision=is_double)
-            return Exported(model, run, free=True, note=note)
-    try:
-        model = to_onnx(function, examples, enable_double_precision=is_double)
-    except MethodError:
-        raise
-    except Exception as error:  # whatever the model's own code raises
-        first_line = str(error).strip().partition("\n")[0]
-        if "__jax_array__" in first_line:
-            raise MethodError(f"jax2onnx cannot export {name}: {_PARAMETER}") from error
-        if type(error).__name__ == "TraceContextError":
-            raise MethodError(f"jax2onnx cannot export {name}: {_WRITTEN}") from error
-        hint = _BY_NAME if isinstance(error, TypeError) and "positional argument" in first_line else ""
-        raise MethodError(f"jax2onnx cannot export {name}: {type(error).__name__}: {first_line}{hint}") from error
-    return Exported(model, run, note=note)
+            return exported(write(function, [("B", *input_shape)]), free=True, again=by_primitives)
+    with contextlib.suppress(Exception):
+        return exported(write(function, examples), again=by_primitives)
+    return by_primitives()
 
 
 @functools.cache

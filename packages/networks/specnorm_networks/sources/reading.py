@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-from specnorm.errors import TranslationError
+from specnorm.errors import MethodError, SpecnormError, TranslationError
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.splines import CLAMP_LAST
 from specnorm_networks.model import UNITS, Computed, NotExecutedError, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.reference import arrays_for_inputs
-from specnorm_networks.sources.base import Exported
+from specnorm_networks.sources.base import Exported, in_words
 
 
 def graph_of(exported: Exported) -> Graph:
     """Return the graph of an exported model, to be compared with the original model."""
+    if not exported.model.graph.output:
+        raise MethodError(f"{exported.name} returns no array: it has to return its outputs.")
     content = exported.model.SerializeToString()
     graph = read(io.BytesIO(content), "exported", len(content) + 1).graph(None)
+    if exported.again is not None and any(node.is_fixed and not node.is_constant for node in graph.nodes):
+        with suppress(MethodError):
+            return graph_of(exported.again())
     output_names = tuple(output.name for output in exported.model.graph.output)
     note = " ".join(filter(None, (graph.note, exported.note)))
     return replace(graph, model=Original(exported, output_names, content), note=note)
@@ -49,8 +55,10 @@ class Original:
             if self.exported.inner is not None:
                 values |= self.exported.inner(*arrays)
             outputs = dict(zip(self.output_names, self.exported.run(*arrays), strict=True))
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise NotExecutedError(f"the model does not run on it ({type(error).__name__}: {error})") from error
+        except (SpecnormError, NotExecutedError):
+            raise
+        except Exception as error:  # whatever the model's own code raises
+            raise NotExecutedError(f"the model does not run on it. {in_words(error)}".rstrip(".")) from error
         usual_sizes = self._usual_sizes(inputs, outputs)
         for name, output in outputs.items():
             if name in values and not equal_but_for_rounding(values[name], output, usual_sizes[name]):

@@ -32,7 +32,7 @@ from specnorm.errors import MethodError
 from specnorm.proof import counted, install
 from specnorm_networks.model import Computed, equal_but_for_rounding
 from specnorm_networks.sources import torch_kept
-from specnorm_networks.sources.base import TRAINING, Array, Exported
+from specnorm_networks.sources.base import TRAINING, Array, Exported, no_export
 from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
 from specnorm_networks.sources.torch_values import computed, in_double, in_single
 
@@ -48,6 +48,12 @@ _BATCHES = (*range(2, 1025), *(2**power + more for power in range(11, 21) for mo
 """Numbers of samples at which the guards of a trace are asked."""
 _FLAGS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 """Types of buffers on which a module's control flow may depend."""
+_OTHERWISE = (
+    "If the shape is the cause, give one input's shape without the batch axis, or an input that the model runs on. If "
+    "the model's control flow depends on values of its own buffers, specnorm_torch.bake_ replaces modules that have a "
+    "vanilla_export(), and torch.onnx.export(..., dynamo=False) writes a file that network_bound reads."
+)
+"""What to do about other modules that torch does not export."""
 OPERATOR = type(torch.ops.aten.relu.default)
 """Class of torch's operators in programs."""
 
@@ -108,7 +114,6 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
     cause: BaseException = errors[0]
     while cause.__cause__ is not None:  # torch.onnx wraps the error that says why
         cause = cause.__cause__
-    first_line = str(cause).strip().partition("\n")[0]
     if isinstance(cause, GuardOnDataDependentSymNode):
         raise MethodError(
             f"torch cannot export {type(model).__name__}: its control flow or a shape depends on values, as in "
@@ -116,12 +121,7 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
             "Buffers of one integer or Boolean may decide; for others, specnorm_torch.bake_ replaces modules that have "
             "a vanilla_export()."
         ) from errors[0]
-    raise MethodError(
-        f"torch cannot export {type(model).__name__}: {type(cause).__name__}: {first_line}. If the shape is the "
-        "cause, give one input's shape without the batch axis, or an input that the model runs on. If the model's "
-        "control flow depends on values of its own buffers, specnorm_torch.bake_ replaces modules that have a "
-        "vanilla_export(), and torch.onnx.export(..., dynamo=False) writes a file that network_bound reads."
-    ) from errors[0]
+    raise no_export("torch", type(model).__name__, cause, _OTHERWISE) from errors[0]
 
 
 def _flags(model: nn.Module) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators import Windows
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.runs import grids_of, runs
+from specnorm_networks.descent.gradient import value_alone
 from specnorm_networks.tools import Measure
 
 from specnorm.proof import OutOfTime
@@ -169,23 +170,21 @@ def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
     assert min(least) < -1e-3, "the inequality holds for a ring that is too short, too"
 
 
-def evaluated(happened: list[str], function: Any, *given: Any) -> Any:
-    happened.append("evaluated")
-    return function(*given)
-
-
 def test_the_clock_is_asked_before_each_evaluation_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A DQN's bound took 88 s of a budget of 60, and then 11.9 of 10: the search began with eight evaluations."""
-    run = Drawn(0, "zeros").run
-    first, *_ = run.links
-    head = head_of(run, [0], [np.ones(first.width)])
+    """A DQN's bound took 88 s of a budget of 60, and then 11.9 of 10."""
+    ((_, head),) = drawn("zeros", 1)
     happened: list[str] = []
-    for name in ("value_alone", "parameters"):
-        function = getattr(heads, name)
-        monkeypatch.setattr(heads, name, partial(evaluated, happened, function))
-    weights = [np.ones(link.width) for link in run.links]
-    next(heads.weights_of(head, Multipliers(steps=30), 1e12, weights, lambda: happened.append("asked")))
-    assert happened == ["asked", *["asked", "evaluated"] * 8]
+
+    def evaluated(*given: Any) -> Any:
+        happened.append("evaluated")
+        return value_alone(*given)
+
+    monkeypatch.setattr(heads, "value_alone", evaluated)
+    weights = heads.weights_of(head, Multipliers(steps=30), 1e12, lambda: happened.append("asked"))
+    assert len([*zip(range(2), weights, strict=False)]) == 2
+    evaluations = [at for at, what in enumerate(happened) if what == "evaluated"]
+    assert len(evaluations) == 2
+    assert all(happened[at - 1] == "asked" for at in evaluations)
 
 
 def test_the_clock_is_asked_in_every_loop_of_a_head() -> None:
@@ -198,7 +197,7 @@ def test_the_clock_is_asked_in_every_loop_of_a_head() -> None:
             raise OutOfTime
 
     with pytest.raises(OutOfTime):
-        list(heads.weights_of(head, Multipliers(steps=30), 1e12, (), tick))
+        list(heads.weights_of(head, Multipliers(steps=30), 1e12, tick))
     asked.clear()
     first = next(heads.weights_of(head, Multipliers(steps=30), 1e12))
     alone = [([0], [np.ones(head.link.width)])]

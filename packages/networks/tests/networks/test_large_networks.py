@@ -16,10 +16,12 @@ import pytest
 
 pytest.importorskip("onnx", exc_type=ImportError)
 from helpers.onnx_models import graph_of, model, node
+from specnorm_networks.comparison.attack import Pairs
 from specnorm_networks.comparison.probes import probes
 from specnorm_networks.tools import bound
 
 from specnorm.errors import MethodError
+from specnorm.proof import Clock
 
 HUGE = 2**31
 LARGE: dict[str, tuple[list[Any], dict[str, Any]]] = {
@@ -52,6 +54,16 @@ def test_many_nodes_are_compared_on_few_inputs() -> None:
         graph = graph_of(model([node("Relu", one, out=two) for one, two in itertools.pairwise(names)], (1, 4)))
         counts.append(len(list(probes(graph, {"x": (1, 4)}))))
     assert counts == [16, 9]
+
+
+def test_an_attack_on_many_nodes_ends_with_its_clock() -> None:
+    names = ["x", *(f"v{j}" for j in range(100)), "y"]
+    graph = graph_of(model([node("Relu", one, out=two) for one, two in itertools.pairwise(names)], (1, 4)))
+    for clock, count in ((Clock(), 1), (Clock(-1.0, 1.0), 0)):
+        pairs = Pairs(graph, upper=1.0)
+        pairs.clock = clock
+        pairs.ascend({"x": np.ones((1, 4))}, 1, [0.1])
+        assert pairs.count == count
 
 
 # -- growth ------------------------------------------------------------------------------------------------------------

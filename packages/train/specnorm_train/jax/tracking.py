@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from specnorm_jax import BACKEND
 
-from specnorm._internal import Parts, Stack, check_count, check_values, joint_stacks, padded, stepped_program
+from specnorm._internal import Stack, check_count, check_values, joint_stacks, stepped_program
 from specnorm.errors import KernelError
 from specnorm.methods import Method, SymbolNorm
-from specnorm.plugin import SteppedProgram
+from specnorm.plugin import Backend, SteppedProgram
 from specnorm_train.jax.trees import Kernel, Rule, kernels
 
 SYMBOL_NORM = SymbolNorm()
@@ -58,9 +60,8 @@ def init_states(tree: Any, method: Method, rule: Rule, layers: str) -> States:
             first: tuple[Any, ...] = ()
         elif known:
             host_arrays = list(map(BACKEND.to_numpy, arrays))
-            members = stack.padded_parts(found.programs, host_arrays, backend=BACKEND.host())
-            joined = padded(stack.joined_parts(members, backend=BACKEND.host()))
-            host_state = stack.program.init(joined, backend=BACKEND.host())
+            kernels_of_stack = np.stack(_members(stack, found.programs, host_arrays, backend=BACKEND.host()))
+            host_state = stack.program.init(kernels_of_stack, backend=BACKEND.host())
             first = tuple(BACKEND.from_numpy(x, like) for x in host_state)
         else:
             first = _compiled_init(stack, found.programs, arrays)
@@ -117,8 +118,13 @@ def _shapes_given(states: States) -> dict[str, dict[str, tuple[int, ...]]]:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _compiled_init(stack: Stack, programs: tuple[SteppedProgram, ...], arrays: list[Any]) -> tuple[Any, ...]:
-    members = stack.padded_parts(programs, arrays, backend=BACKEND)
-    return stack.program.init(padded(stack.joined_parts(members, backend=BACKEND)), backend=BACKEND)
+    return stack.program.init(jnp.stack(_members(stack, programs, arrays, backend=BACKEND)), backend=BACKEND)
+
+
+def _members(stack: Stack, programs: Sequence[SteppedProgram], arrays: Sequence[Any], *, backend: Backend) -> list[Any]:
+    """The kernels of a stack's layers, as its members."""
+    layers = ([x[j] for j in stack.members] for x in (programs, arrays))
+    return stack.padded_kernels(*layers, backend=backend)
 
 
 # Compiled also if the user does not call it inside of `jit`, where JAX would compile each operation.
@@ -148,17 +154,12 @@ def _steps(
     program = stack.program
     if not program.stepped.follows and not state:
         return [BACKEND.apply(programs[j], arrays[j]).value for j in stack.members], ()
-    members = stack.padded_parts(programs, arrays, backend=BACKEND)
+    members = _members(stack, programs, arrays, backend=BACKEND)
     if not program.stepped.follows:
-        values, new_state = BACKEND.step(program, stack.joined_parts(members, backend=BACKEND), state, sweeps)
+        values, new_state = BACKEND.step(program, jnp.stack(members), state, sweeps)
         return list(values), new_state
-    constants = stack.joined_parts([list(map(BACKEND.detach, x)) for x in members], backend=BACKEND)
+    constants = jnp.stack(list(map(BACKEND.detach, members)))
     # An evaluation sweeps where it is due, too.
     followed = program.follow(constants, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
-    found = [(followed.value, followed.left, followed.right)]
-    if isinstance(constants, Parts):
-        found = constants.apart_with_factors(*found[0])
-    norms: list[Any] = []
-    for part, of_part, factors in zip(stack.parts, members, found, strict=True):
-        norms += BACKEND.with_factors(part.program, of_part, *factors)
-    return norms, state if sweeps == 0 else followed.state
+    norms = BACKEND.with_factors(program, members, followed.value, followed.left, followed.right)
+    return list(norms), state if sweeps == 0 else followed.state

@@ -6,7 +6,6 @@ import copy
 import io
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -327,12 +326,3 @@ def test_a_trained_network_has_the_product_of_its_bounds() -> None:
     proven = network_bound(model.eval(), (1, 6, 6), method=Product()).upper
     assert proven is not None
     assert proven <= 1.0
-
-
-def test_the_page_has_the_tables_of_its_lines(tmp_path: Path) -> None:
-    from benchmarks import ball_page
-
-    page = tmp_path / "ball.md"
-    page.write_text(ball_page.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    ball_page.write(page=page)
-    assert page.read_text(encoding="utf-8") == ball_page.PAGE.read_text(encoding="utf-8")

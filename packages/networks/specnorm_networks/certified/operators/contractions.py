@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import ascii_lowercase
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 
 from specnorm_networks.certified.operators.base import Apply, FloatArray, LinearMap, Shape
+
+_SMALL = 2**16
+"""Number of products up to which they are summed by a loop: NumPy's choice of a matrix product takes longer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,23 +38,29 @@ class Contraction:
 
     def apply(self, x: FloatArray) -> FloatArray:
         """Return the values of a batch (batch, *before)."""
-        return self._summed(x, self.x, self.y, self.after)
+        return self._contracted(x, self.x, self.y, self.after)
 
     def back(self, y: FloatArray) -> FloatArray:
         """Return the adjoint of the map at a batch (batch, *after)."""
-        return self._summed(y, self.y, self.x, self.before)
+        return self._contracted(y, self.y, self.x, self.before)
 
     def absolute(self) -> Contraction:
         """Return the map with the absolute values of its entries."""
         return replace(self, constant=abs(self.constant), factor=abs(self.factor))
 
-    def _summed(self, x: FloatArray, axes: str, axes_after: str, shape: Shape) -> FloatArray:
+    def _contracted(self, x: FloatArray, axes: str, axes_after: str, shape: Shape) -> FloatArray:
+        """Contract the constant with a batch (batch, *before or *after), and return (batch, *shape).
+
+        ``axes``, ``axes_after``: letters of the axes that `numpy.einsum` takes and returns, without the batch's.
+        """
         sizes = dict(zip(self.c, self.constant.shape, strict=True))
         for letters, sides in ((self.x, self.before), (self.y, self.after)):
             if len(letters) == len(sides):
                 sizes |= dict(zip(letters, sides, strict=True))
         entries = x.reshape(len(x), *(sizes[axis] for axis in axes))
-        product = np.einsum(f"Z{axes},{self.c}->Z{axes_after}", entries, self.constant, optimize=True)
+        work = len(x) * math.prod(sizes.values())
+        equation = f"Z{axes},{self.c}->Z{axes_after}"
+        product = np.einsum(equation, entries, self.constant, optimize=work > _SMALL)
         product = product if self.factor == 1 else self.factor * product
         return np.asarray(product).reshape(len(x), *shape)
 

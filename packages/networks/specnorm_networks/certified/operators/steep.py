@@ -24,7 +24,7 @@ def hint(place: Place) -> str:
     """Return the advice for a missing constant: to give a box of inputs; if all lie in one, a narrower one."""
     box = "narrower box" if place.boxed else "box"
     return (
-        f"on a {box} of inputs it may have one: specnorm_networks.within(graph, low, high) or --input-range states "
+        f"on a {box} of inputs it may have one: specnorm_networks.within(graph, low, high) or input_range= states "
         "one, radius= a ball"
     )
 
