@@ -217,9 +217,9 @@ class _Form:
                 factor.append(self._row(factor, terms, rows, multipliers))
                 *others, (_, inverse) = factor[-1].items()
                 solved[rows] = inverse @ (right[rows] - sum(block @ solved[self.groups[j]] for j, block in others))
+            values, vectors = np.linalg.eigh(self.dd + solved.T @ solved)
         except np.linalg.LinAlgError:
             return NO_VALUE
-        values, vectors = np.linalg.eigh(self.dd + solved.T @ solved)
         largest = float(values[-1])
         if not 0 < largest < math.inf:
             return NO_VALUE

@@ -109,7 +109,10 @@ def newton_steps(blocks: Blocks, multipliers: FloatArray, constant: float) -> It
         p = form.at(x)
         if _barrier(p) == math.inf:  # not feasible, by rounding
             return
-        move, decrement = form.newton_move(p, t)
+        try:
+            move, decrement = form.newton_move(p, t)
+        except np.linalg.LinAlgError:  # singular, but for rounding
+            return
         size = _line_search(p, form.at(move, of_outputs=0.0), t * float(move[form.units]))
         x = x + size * move
         gains_little: Any = size == 0
