@@ -58,9 +58,9 @@ def _dense(kernel: Float, axes: list[Float], groups: int) -> list[Float]:
     matrices = []
     for part in np.split(kernel, groups):
         total: Float = np.zeros((1, 1))
-        for tap in itertools.product(*(range(len(reads)) for reads in axes)):
-            of_axes = [reads[t] for reads, t in zip(axes, tap, strict=True)]
-            total = total + np.kron(part[(..., *tap)], functools.reduce(np.kron, of_axes))
+        channels: Float = part.reshape(*part.shape[:2], -1)
+        for number, of_axes in enumerate(itertools.product(*axes)):
+            total = total + np.kron(channels[:, :, number], functools.reduce(np.kron, of_axes))
         matrices.append(total)
     return matrices
 

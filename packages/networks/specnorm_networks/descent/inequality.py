@@ -154,12 +154,12 @@ class _Problem:
         multipliers = self.multipliers(logs)
         form = self._form(multipliers)
         form -= self.cc
+        right = self.cd + multipliers[:, None] * self.b
         try:
             np.linalg.cholesky(form)  # raises if it is not positive definite
+            solution = np.linalg.solve(form, right)  # raises if it is so but for rounding
         except np.linalg.LinAlgError:
             return math.inf, no_gradient
-        right = self.cd + multipliers[:, None] * self.b
-        solution = np.linalg.solve(form, right)
         gram = self.dd + right.T @ solution
         values, vectors = np.linalg.eigh((gram + gram.T) / 2)
         largest = float(values[-1])
