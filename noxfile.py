@@ -75,7 +75,7 @@ OPERATORS = ("pylops>=2.3", "linear_operator>=0.6,<0.7")
 """Whose operators `operator_norm` takes; the second is gpytorch's."""
 CONES = "clarabel>=0.10,<0.12"
 """Solves what `tests/helpers/lipsdp.py` asks. It brings SciPy, whose LAPACK it calls."""
-EXTRAS = ("cli", "jax", "onnx", "keras", "plot", "cupy")
+EXTRAS = ("cli", "jax", "onnx", "keras", "cupy")
 """Besides torch, which `audit` begins with."""
 DIST = ROOT / "build" / "dist"
 ROOMS = (
@@ -203,7 +203,7 @@ def lint(session: nox.Session) -> None:
 @nox.session(python=PYTHON, default=False)
 def environment(session: nox.Session) -> None:
     """What the sessions of tests share: every framework, installed once."""
-    everything = ".[cli,keras,onnx,plot,torch,jax,networks,networks-jax]"
+    everything = ".[cli,keras,onnx,torch,jax,networks,networks-jax]"
     prepare(session, "-e", everything, DASK, CONES, SECOND_OPINION, KERAS, *OPERATORS, *JAX_LIBRARIES, *ZOO_NEEDS)
     prepare(session, STRANGER, "nox", *TYPE_CHECKERS, *TEST_TOOLS)
     prepare(session, "--no-deps", *ZOO)  # what these require would bring another build of torch

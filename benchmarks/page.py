@@ -102,14 +102,14 @@ def slower(new: list[Row], old: list[Row]) -> list[str]:
     before = {key_of(row): row for row in old if row["contestant"] != row["yardstick"]}
     now = {key_of(row): row for row in new}
     # A smaller run leaves whole problems out; a contestant that is missing from a problem was lost.
-    contestants = {row["contestant"] for row in new}
+    problems = {key_of(row | {"contestant": ""}) for row in new}
     losses = []
     for key, past in before.items():
         row = now.get(key)
         if row and is_slower(row, past):
             was = f"{past['faster']:.2f} times as fast as {row['yardstick']} at {past['commit']}"
             losses.append(f"{words(row)}: {was}, now {row['faster']:.2f}")
-        elif not row and past["contestant"] in contestants:
+        elif not row and key_of(past | {"contestant": ""}) in problems:
             losses.append(f"{words(past)}: not measured any more")
     return losses
 

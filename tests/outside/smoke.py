@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -120,12 +119,6 @@ def keras() -> None:
     with h5py.File("model.weights.h5", "w") as file:
         file["layers/conv2d/vars/0"] = KERNEL.transpose(2, 3, 1, 0)
     check(specnorm.audit("model.weights.h5").layers[0].upper)
-
-
-def plot() -> None:
-    """A picture of a report."""
-    plots = import_module("specnorm_audit.plots")
-    Path("report.png").write_bytes(plots.draw([specnorm.audit({"weight": KERNEL})], "png"))
 
 
 if __name__ == "__main__":

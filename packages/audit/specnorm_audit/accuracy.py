@@ -1,4 +1,4 @@
-"""Certify the labels of the samples in a file, and write the answer as text and as a plot.
+"""Certify the labels of the samples in a file, and write the answer as text.
 
 Shares and proven radii are rounded down, distances of attacks up.
 """
@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from specnorm_networks import Graph, Multipliers, certified_accuracy, within
@@ -19,7 +19,7 @@ from specnorm_networks.tools import moved_up
 import specnorm
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, counted, number, visible
-from specnorm_audit import plots, tables
+from specnorm_audit import tables
 from specnorm_audit.measuring import checked_range
 from specnorm_audit.network import ask
 from specnorm_audit.readers import MAX_BYTES, open_model
@@ -27,9 +27,6 @@ from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.renderers import to_csv
 from specnorm_audit.rows import finite
 from specnorm_audit.streams import Tick
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 SAMPLE_SECONDS = 60.0
 """Processor time in seconds that a sample may take at each radius in another process, if no budget is given."""
@@ -326,41 +323,3 @@ def _cells(sample: Sample) -> list[str]:
 def _table(texts: Sequence[Sequence[str]]) -> list[str]:
     """Return the lines of a table, all columns to the right."""
     return tables.aligned(texts, range(len(texts[0])))
-
-
-# -- as a curve --------------------------------------------------------------------------------------------------------
-def curve(answer: Accuracy) -> Figure:
-    """Draw the share of samples whose label is proven to stay within a radius, and the share that withstood attacks.
-
-    Returns
-    -------
-    Figure
-        In SVG the lines are groups with the ids ``proven`` and ``attacked``.
-    """
-    from matplotlib.figure import Figure
-
-    proven = np.array([sample.radius for sample in answer.samples])
-    attacked = np.array([np.inf if sample.attacked is None else sample.attacked for sample in answer.samples])
-    finite_radii = [*answer.radii, *proven[np.isfinite(proven)]]
-    largest = float(np.clip(1.05 * max(finite_radii) or 1.0, 1e-200, 1e200))  # matplotlib draws no other numbers
-    shares = [counts[0] / len(answer.samples) for _, counts in answer.counts()]
-    with plots.style():
-        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
-        axes = figure.subplots()
-
-        def draw_share(radii: AnyArray, end: float, *, gid: str, colour: str, label: str) -> None:
-            """Draw the share of samples whose radius is larger, from 0 to ``end``."""
-            steps = np.unique(np.concatenate([[0.0], radii[radii < end], [min(end, largest)]]))
-            share = [float(np.mean(radii > step)) for step in steps]
-            axes.step(steps, share, where="post", color=plots.COLOURS[colour], linewidth=1.8, label=label, gid=gid)
-
-        draw_share(attacked, max(answer.radii), gid="attacked", colour="reshaped", label="withstood attacks")
-        draw_share(proven, largest, gid="proven", colour="proven", label="proven")
-        axes.plot(answer.radii, shares, linestyle="none", marker="o", color=plots.COLOURS["proven"], gid="radii")
-        axes.set_xlim(0, largest)
-        axes.set_ylim(0, 1.02)
-        axes.grid()
-        axes.set_xlabel("radius, 2-norm")
-        axes.set_ylabel("share of samples")
-        axes.legend(frameon=False)
-    return figure

@@ -9,8 +9,6 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import reduce
-from importlib import import_module
-from importlib.util import find_spec
 from time import monotonic
 from typing import Any, Literal
 
@@ -18,7 +16,7 @@ import numpy as np
 from specnorm_networks.model_arrays import Tensor
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, certify, enclose_isometry
-from specnorm.errors import BackendError, GeometryError, MethodError, NoBackend
+from specnorm.errors import BackendError, GeometryError, MethodError
 from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
 from specnorm.proof import ArrayObject, Upper, backends, digest_of, padding_rules, proven, status_of
 from specnorm_audit.geometry import Override, of_stack, readings, resolve
@@ -374,27 +372,13 @@ def check_target(name: str | None, device: str | None) -> None:
 
 
 def library(name: str) -> backends.Backend:
-    """Return the backend of a library, by the name of its plugin, or by its own if it has none.
-
-    Without a plugin a library has to follow the array API standard.
-    """
+    """Return the backend of a library, by the name of its plugin."""
     if name == ARRAY_API:
         raise BackendError(
-            f"backend={name!r} serves every library of the array API standard that has no plugin: give the library's "
-            "own name, such as array_api_strict."
+            f"backend={name!r} is for arrays that are given: it makes none. Name a library with a plugin."
         )
-    try:
-        plugin: backends.Backend = backends.load(name)
-        return plugin
-    except NoBackend:
-        is_installed = name.isidentifier() and find_spec(name)
-        if not is_installed:
-            raise
-        module = import_module(name)
-        if not hasattr(module, "__array_namespace_info__"):
-            raise
-        standard: backends.Backend = backends.backend_for(module.zeros(1))
-        return standard
+    plugin: backends.Backend = backends.load(name)
+    return plugin
 
 
 def moved_to(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:

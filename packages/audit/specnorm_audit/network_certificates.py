@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up
 from specnorm_check import Units as AllUnits
+from specnorm_check.branches import starts_of
 from specnorm_check.inequality import MOST_UNITS, Form, new_units
 from specnorm_check.matrices import step_of
 from specnorm_check.networks import ValueBounds
@@ -409,20 +410,13 @@ def _before_flattening(network: Network, value: str) -> str:
 
 def _starts_of(network: Network, end: str) -> Iterator[str]:
     """Yield earlier values, through which all paths to a value lead, the nearest first, if several operators do."""
-    positions = {name: number for number, name in enumerate(network.nodes)}
-    if network.nodes[end].op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
+    op = network.nodes[end].op
+    if op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
         return
-    waiting = {end}
-    operators = 0
-    while waiting and waiting != {network.start}:
-        last = max(waiting, key=positions.__getitem__)
-        waiting = waiting - {last} | {*network.changing_inputs(last)}
-        operators += 1
-        is_alone = network.nodes[end].op in {"MatMul", "Resize"}
-        if len(waiting) == 1 and (operators > 1 or is_alone):
-            (start,) = waiting
-            if math.prod(network.shapes.get(start, (math.inf,))) <= COLUMNS:
-                yield start
+    for start, between in starts_of(network, end, network.changing_inputs):
+        has_several = len(between) > 1 or op in {"MatMul", "Resize"}
+        if has_several and math.prod(network.shapes.get(start, (math.inf,))) <= COLUMNS:
+            yield start
 
 
 def _largest_norm(matrix: NDArray[np.float64]) -> float:

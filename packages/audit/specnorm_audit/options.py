@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
 
-from specnorm.proof import visible
-from specnorm_audit import plots
 from specnorm_audit.rows import CIRCULAR, USUAL_COLUMNS
 
 FURTHEST = 1e100
@@ -25,20 +22,8 @@ SUFFIXES = {
     ".md": "markdown",
     ".html": "html",
     ".xml": "junit",
-    ".sarif": "sarif",
 }
 """Formats of reports by the endings of their names."""
-
-
-def completed(*words: str, files: bool = False, several: bool = False) -> Any:
-    """Return what completes an option's value in a shell: words, also files, or several words joined by commas."""
-
-    def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        before, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
-        items = [CompletionItem(f"{before}{comma}{word}") for word in words if word.startswith(last)]
-        return [*items, CompletionItem(incomplete, type="file")] if files else items
-
-    return complete
 
 
 def _number(wanted: str, is_accepted: Callable[[float], bool], unit: str = "") -> Callable[[str], float]:
@@ -144,24 +129,15 @@ def sizes(_: click.Context, __: click.Parameter, values: Sequence[tuple[str, Any
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def plot(text: str) -> Path:
-    """Return the file of a plot."""
-    try:
-        plots.check_plot(Path(text))
-    except (ValueError, ImportError) as error:
-        raise click.BadParameter(visible(f"{error}.")) from error
-    return Path(text)
-
-
 def usual_columns(input_shape: Any) -> tuple[str, ...]:
     """Return the columns of JSON and CSV, and of tables with ``--all``."""
     has_a_size = input_shape is not None and not isinstance(input_shape, dict)
     return (*USUAL_COLUMNS, CIRCULAR) if has_a_size else USUAL_COLUMNS
 
 
-def output_file(text: str) -> Path | None:
+def output_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
     """Return the file of a report, None for ``-``, standard output."""
-    return None if text == "-" else Path(text)
+    return None if path == Path("-") else path
 
 
 def format_of(stated: str | None, output: Path | None, formats: Sequence[str]) -> str:

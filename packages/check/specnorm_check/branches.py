@@ -10,9 +10,10 @@ has an array of the numbers of the entries that it reads, where 0 stands for a c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -57,23 +58,36 @@ def links_by_branches(
 
     ``links`` has bounds of values by earlier ones, for values that no other rule bounds.
     """
+    ways = starts_of(graph, end, lambda name: sources_of(graph, name, links))
+    joined = (way for way in ways if PARTIAL_MOVES & {graph.nodes[x].op for x in way[1]})
+    for start, between in islice(joined, MOST_STARTS):
+        with suppress(Refused):
+            yield Link(start, Branches(graph, start, between, links).constant())
+
+
+def starts_of(
+    graph: Graph,
+    end: str,
+    sources: Callable[[str], Sequence[str]],
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield values that all ways to an end come through, the nearest first.
+
+    Each has with it the values between, in the order of the graph. ``sources`` are the
+    values from whose changes that of a value follows.
+    """
     positions = {name: index for index, name in enumerate(graph.nodes)}
     between: list[str] = []
     waiting = {end}
-    starts = 0
-    while starts < MOST_STARTS and len(between) < MOST_VALUES:
+    while len(between) < MOST_VALUES:
         last = max(waiting, key=positions.__getitem__)
-        sources = sources_of(graph, last, links)
-        if not sources:
+        before = sources(last)
+        if not before:
             return
-        between.insert(0, last)
-        waiting = waiting - {last} | {*sources}
-        is_joined = any(graph.nodes[name].op in PARTIAL_MOVES for name in between)
-        if len(waiting) == 1 and is_joined:
+        between = [last, *between]
+        waiting = waiting - {last} | {*before}
+        if len(waiting) == 1:
             (start,) = waiting
-            starts += 1
-            with suppress(Refused):
-                yield Link(start, Branches(graph, start, between, links).constant())
+            yield start, between
 
 
 def sources_of(graph: Graph, name: str, links: Mapping[str, Link]) -> list[str]:

@@ -105,14 +105,15 @@ def step_of(graph: Graph, name: str) -> Step:
     if node.op == "MatMul":
         matrix = graph.arrays[node.inputs[1]].astype(np.float64)
         require(matrix.ndim == 2, "a MatMul by no matrix stands in a matrix")
-        return Step(sources, matrix.T, len(matrix) + 1, multiplied_last)
+        by_rows = partial(multiplied, after)
+        return Step(sources, matrix.T[np.newaxis], len(matrix) + 1, by_rows)
     if node.op == "Resize":
-        weights = matrix_of_resize(graph, node, before, after)
-        pixels = weights.shape[1]
-        return Step(sources, weights, pixels + 8, partial(multiplied_pixels, after))
-    require(node.op in LAYER_OPERATORS or node.op == "AveragePool", message)
-    kernel, layer = kernel_of(graph, node, before)
-    matrix = matrix_at_size(kernel, layer, layer.sizes or ())
+        matrix = matrix_of_resize(graph, node, before, after)[np.newaxis]
+    else:
+        is_known = node.op in LAYER_OPERATORS or node.op == "AveragePool"
+        require(is_known, message)
+        kernel, layer = kernel_of(graph, node, before)
+        matrix = matrix_at_size(kernel, layer, layer.sizes or ())
     return Step(sources, matrix, matrix.shape[2] + 8, partial(multiplied, after))
 
 
@@ -188,25 +189,11 @@ def multiplied(
     weights: Array,
     arrays: Sequence[Array],
 ) -> Array:
-    """Return a layer's matrix, for each group, times that of its input."""
+    """Return a matrix, for each group, times the last axes of its input that it reads."""
     groups, _, inputs = weights.shape
-    *before, columns = arrays[0].shape
-    by_group = arrays[0].reshape(before[0], groups, inputs, columns)
+    columns = arrays[0].shape[-1]
+    by_group = arrays[0].reshape(-1, groups, inputs, columns)
     return np.asarray(np.matmul(weights, by_group).reshape(*after, columns))
-
-
-def multiplied_last(weights: Array, arrays: Sequence[Array]) -> Array:
-    """Return a matrix times each row of the last axis of its input."""
-    return np.asarray(np.matmul(weights, arrays[0]))
-
-
-def multiplied_pixels(
-    after: tuple[int, ...], weights: Array, arrays: Sequence[Array]
-) -> Array:
-    """Return a matrix times the pixels of each channel."""
-    *before, columns = arrays[0].shape
-    by_channel = arrays[0].reshape(*before[:2], -1, columns)
-    return np.asarray(np.matmul(weights, by_channel).reshape(*after, columns))
 
 
 # -- step B: roundings -----------------------------------------------------------------

@@ -11,7 +11,6 @@ ring, since the head reads the values at all of them.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -99,56 +98,29 @@ def weights_of(
     if memory > MEMORY or multiplications < products:
         return
     tick()
-    search = _Search(head, method, tick)
+    double_grid = _stages(head, method)
+    grid = [replace(stage, symbols=_in_single_precision(stage.symbols)) for stage in double_grid]
+    links = [*head.body.links, *head.run.links[head.matrix_number : -1]]
+    # Logarithms of D of the channels of each link but the last, then the logits of their shares (`descent.gradient`).
+    point = np.zeros(sum(link.width for link in links) + len(links))
+    steps_done = 0
     for rung, next_rung in itertools.pairwise(RUNGS):
+        tick()
+        _, multipliers = value_alone(double_grid, point)
         unit = _unit(head)  # a weight is the root of a multiplier, times the unit
-        yield [np.sqrt(multipliers) * unit for multipliers in search.multipliers_of_body()]
-        if next_rung > min(method.steps, multiplications / products) or not search.descend(next_rung - rung):
+        yield [np.sqrt(numbers) * unit for numbers in multipliers[: len(head.body.links)]]
+        if next_rung > min(method.steps, multiplications / products):
             return
-
-
-class _Search:
-    """State of the search.
-
-    ``point`` is one vector: log D of the channels of each link but the last, then the logits of the shares, one for
-    each of these links. D and the shares are those of `descent.gradient`.
-    """
-
-    def __init__(self, head: Head, method: Multipliers, tick: Callable[[], None] = lambda: None) -> None:
-        self.tick = tick
-        self.head = head
-        self.method = method
-        self.steps_done = 0
-        self.double_grid = _stages(head, method)
-        self.grid = [replace(stage, symbols=_in_single_precision(stage.symbols)) for stage in self.double_grid]
-        # All links from the body to the last but one.
-        self.links = [*head.body.links, *head.run.links[head.matrix_number : -1]]
-        self.point = np.zeros(sum(link.width for link in self.links) + len(self.links))
-
-    def multipliers_of_body(self) -> list[FloatArray]:
-        """Return the body's multipliers at the present point."""
-        self.tick()
-        _, multipliers = value_alone(self.double_grid, self.point)
-        return multipliers[: len(self.head.body.links)]
-
-    def descend(self, steps: int) -> bool:
-        """Make gradient steps, and go to the best point; return whether its value is lower by more than 0.001.
-
-        The value is the logarithm of the square of the constant.
-        """
-        first = math.inf
-        least = math.inf
-        for number, least, point in gradient_steps(self.grid, self.links, self.point, steps, PATIENCE):
-            self.tick()
-            self.point = point
-            if number == 0:
-                first = least
-                continue
-            self.steps_done += 1
-            if self.method.progress is not None:
-                run = self.head.run
-                self.method.progress(self.steps_done, self.method.steps, f"{run.start} to {run.end}")
-        return least < first - 1e-3
+        values = []  # logarithms of the constant's square, the least so far
+        for number, least, best in gradient_steps(grid, links, point, next_rung - rung, PATIENCE):
+            tick()
+            values.append(least)
+            point = best
+            if number > 0 and method.progress is not None:
+                steps_done += 1
+                method.progress(steps_done, method.steps, f"{head.run.start} to {head.run.end}")
+        if not values[-1] < values[0] - 1e-3:
+            return
 
 
 def _in_single_precision(symbols: Vectors) -> Vectors:

@@ -33,7 +33,7 @@ BY_USER = "weight=as stored, as the user says of"
 """Beginning of the assumption about a kernel that the user says is used as it is stored."""
 BY_USER_AS_TORCH = "weight=as torch's own class computes it, as the user says of"
 """The same of a weight that a convention computes."""
-_STANDS = "{} stands beside it: the layer may use another weight."
+_STANDS = "{} stands beside it: the layer may use another weight. ignore= or assume_stored= settles it."
 _ADDED = "it is added to another layer's kernel. Merge it first (merge_and_unload())."
 _PART = f"the layer computes its weight from it, in a way that the file does not determine. {BAKE}"
 _UNKNOWN = (

@@ -61,6 +61,9 @@ _OF_SECOND_MODELS = frozenset({
     "actor", "critic", "generator", "discriminator", "g", "d", "gen", "disc", "netg", "netd", "policy", "value",
     "model", "module", "net", "network", "params", "q", "k", "query", "key", "left", "right", "source", "text",
     "vision", "image", "audio", "visual", "rgb", "flow", "a", "b", "ab", "ba", "forward", "backward",
+    # Halves of transformers, and branches of multi-scale networks
+    "l", "h", "joint", "single", "double", "early", "late", "img", "txt", "stream", "modulation", "modulations",
+    "transformer", "blocks", "modules", "transition", "downsamp",
 })  # fmt: skip
 """Words of trees that are models of their own: averages, twins, both halves of a pair."""
 
@@ -79,17 +82,18 @@ TABLE = (
           r"|e_score_correction_bias", "is_bias"),
     Known("flat files", r"\w+_(bias|biases|b)", "is_bias_of_flat_file"),
     Known("torch, Flax, Keras", r"(running|moving)_(mean|var|variance|std)|num_batches_tracked", "is_statistic"),
-    Known("torch, Flax, Keras", r"weight|scale|gamma|beta|bias|offset|mean|var(iance)?|alpha|variable(_\d+)?",
-          "is_of_norm"),
+    Known("torch, Flax, Keras", r"weight|scale|gamma|beta|bias|offset|mean|var(iance)?|alpha|variable(_\d+)?"
+          r"|translate|log_scale", "is_of_norm"),
     Known("Haiku", r"average|hidden|counter", "is_average_of_norm"),
-    Known("activations", r"weight|alpha|beta|alpha_[pn]|eps|filter", "is_of_activation"),
+    Known("activations", r"weight|bias|alpha|beta|alpha_[pn]|eps|filter", "is_of_activation"),
     # What blocks add to their features, or scale them by
     Known("biases of blocks", r"(\w+_)?(bias|biases)(_factor|_\d+)?", "is_added"),
     Known("layer scales", r"(ffn_)?gamma(_?\d+|_xca)?|ls\d+|lambda_?[qk]?_?\d+|layer_scal(ar|e(_parameter|_?\d+)?)"
           r"|(text_audio_)?logit_scale(_[at])?|skipinit_gain|temperature|gating_param|sinks|per_dim_scale"
           r"|(num|n)_points_scale|reg_scale|mix_factor|(vision|text)_param|(residual|hidden_states|input_hidden_states"
           r"|router_states|correct_output|global)_scale|(gate|alpha)_(attn|ffn|dense|cross_attn)"
-          r"|cross_attn_(attn|mlp)_gate", "is_vector_of_block"),
+          r"|cross_attn_(attn|mlp)_gate|recall_gate|high_res_vision_alpha|latent_(scaling|bias)_factor|closure_weight",
+          "is_vector_of_block"),
     Known("state spaces, decays", r"A_log|D|dt_bias|time_(decay|first)|recurrent_param|slope_rate", "is_decay"),
     Known("state spaces, decays", r"time_mix_\w+|(query|key|diagonal)_decay", "is_sequence"),
     Known("tokens", r"cls|(\w+_)?(tokens?|newline|separator|probe|latents?|quer(y|ies)|prompt|view_separator)(_?\d+)?"
@@ -99,15 +103,16 @@ TABLE = (
     Known("positions", r"(\w+_)?pos(ition(al)?)?_?(embed(ding)?s?|enc(oding)?|emb|frequencies|bias)?(_?\d+|_\w+)?"
           r"|(\w+_)?(scale_shift|modulate|modulation)(_table)?|pe|emb_rel_[kv]|gru_rel_pos_const|pad_(up|down|left|right)",
           "is_sequence"),
-    Known("positions", r"(\w+_)?pos(ition(al)?)?_?(embed(ding)?s?|enc(oding)?|emb)(_[thwxy])?|(\w+_)?latents"
+    Known("positions", r"(\w+_)?pos(ition(al)?)?_?(embed(ding)?s?|enc(oding)?|emb)(_[thwxy]|_vlm)?|(\w+_)?latents"
           r"|cls_register_token|latent_quer(y|ies)|memory_tokens", "is_table_of_positions"),
     Known("modulation", r"(\w+_)?scale_shift_table|level_embed", "is_table_of_modulation"),
     Known("attention", r"relative_position_bias_table|attention_biases|(height|width)_rel|rel_pos_[hw]",
           "is_table_of_attention"),
     Known("attention", r"(pos_)?bias_[uv]|r_[wrs]_bias", "is_bias_of_heads"),
     Known("detectors", r"(cell_)?anchors?(_grid)?", "is_boxes"),
-    Known("attention", r"relative_coords_table|anchors|stride|inv_freq|rot_emb|mask|bias|masked_bias"
-          r"|(attn|causal|attention)_mask", "is_constant"),
+    Known("attention", r"relative_coords_table|anchors|stride|inv_freq|rot_emb|bias", "is_constant"),
+    Known("attention", r"mask|masked_bias|(attn|causal|attention)_mask", "is_mask_of_attention"),
+    Known("rotary embeddings", r"inv_freq", "is_alone"),
     # Numbers and positions
     Known("counters", r"step|steps|epoch|iterations?|global_step|count|counter|num_updates|decay|n_averaged|version"
           r"|learning_rate|num_batches_\w+|eps", "is_counter"),

@@ -214,7 +214,8 @@ class File:
             return False
         twins = [x for x in self.direct(array.scope) if x is not array and x.shape == array.shape]
         pairs = ({"weight", "bias"}, {"scale", "bias"}, {"gamma", "beta"}, {"mean", "var"}, {"alpha", "beta"},
-                 {"scale", "offset"}, {"moving_mean", "gamma"}, {"moving_mean", "beta"})  # fmt: skip
+                 {"scale", "offset"}, {"moving_mean", "gamma"}, {"moving_mean", "beta"}, {"mean", "scale"},
+                 {"translate", "log_scale"})  # fmt: skip
         is_named = any(map(names.NORM.fullmatch, array.scope[-1:]))
         return is_named or any({array.leaf, x.leaf} in pairs for x in twins)
 
@@ -280,6 +281,15 @@ class File:
         """Whether a constant of a block is a vector, a truth value, or a table that begins with axes of length 1."""
         is_row = array.is_vector or array.shape[:1] == (1,)
         return is_row and self.is_free(array) and (array.leaf != "bias" or array.is_whole)
+
+    def is_mask_of_attention(self, array: Array) -> bool:
+        """Whether a mask is one number, of truth values or integers, or a table: a vector may be one of channels."""
+        is_vector = array.is_vector and math.prod(array.shape) > 1
+        return (array.is_whole or not is_vector) and self.is_constant(array)
+
+    def is_alone(self, array: Array) -> bool:
+        """Whether a vector is in no layer's scope."""
+        return array.is_vector and bool(self.kernels) and self._layer_of(array) is None
 
     def is_boxes(self, array: Array) -> bool:
         """Whether boxes have two or four numbers each."""

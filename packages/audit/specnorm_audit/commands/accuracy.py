@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from specnorm_audit import accuracy, options, plots
+from specnorm_audit import accuracy, options
 from specnorm_audit.commands import EXIT_CODES, GATE_FAILED, OK, TROUBLE, print_text
 from specnorm_audit.commands.reporting import RANGE, check, reporting, write_file
 from specnorm_audit.streams import complain, progress
@@ -17,8 +17,8 @@ _SAMPLE_FORMATS = ("table", "json", "csv")
 
 
 @click.command("accuracy", epilog=EXIT_CODES)
-@click.argument("model", metavar="MODEL.onnx", shell_complete=options.completed(files=True))
-@click.argument("data", metavar="DATA.npz", shell_complete=options.completed(files=True))
+@click.argument("model", metavar="MODEL.onnx", type=click.Path())
+@click.argument("data", metavar="DATA.npz", type=click.Path())
 @click.option(
     "--radius", "radii", type=options.radius, multiple=True, required=True, metavar="R",
     help="Radius of the ball around each sample, in the 2-norm; repeatable.",
@@ -32,7 +32,7 @@ _SAMPLE_FORMATS = ("table", "json", "csv")
     "--budget", type=options.seconds, metavar="SECONDS",
     help="Time limit for each sample and radius. Default: a fixed number of steps.",
 )  # fmt: skip
-@reporting(_SAMPLE_FORMATS, "the share that is certified over the radius")
+@reporting(_SAMPLE_FORMATS)
 @click.option(
     "--fail-below", type=options.share, metavar="SHARE",
     help="Exit with 1 unless at least this share of the labels is certified, from 0 to 1, at every radius.",
@@ -43,7 +43,6 @@ def command(
     output_format: str | None,
     output: Path | None,
     quiet: bool,
-    plot: Path | None,
     fail_below: float | None,
     **arguments: Any,
 ) -> int:
@@ -52,15 +51,12 @@ def command(
     MODEL is the ONNX file of a classifier; DATA a file with the arrays x (samples, ...) and y (labels), as numpy.savez
     writes them.
     """
-    check({"--output": output, "--plot": plot}, [model, data])
+    check({"--output": output}, [model, data])
     report_format = options.format_of(output_format, output, _SAMPLE_FORMATS)
     with progress(model, shown=not quiet) as tick:
         answer = accuracy.certified(model, data, progress=tick, **arguments)
     text = partial(accuracy.render, answer, report_format)
     is_written = print_text(text()) if output is None else write_file(output, text)
-    if plot is not None:
-        picture = partial(plots.to_bytes, accuracy.curve(answer), plot.suffix[1:].lower())
-        is_written &= write_file(plot, picture)
     failures = accuracy.radii_below_share(answer, fail_below)
     for line in failures:
         complain(line)

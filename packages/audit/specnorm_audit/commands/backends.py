@@ -19,7 +19,7 @@ def command() -> int:
     for row in listing:
         state = row.problem or f"version {row.version}; devices: {', '.join(row.devices) or 'none'}"
         if row.name == ARRAY_API and row.problem is None:
-            state = "any other library of the array API standard: --backend takes the library's name"
+            state = "arrays of any other library of the array API standard, in Python"
         lines.append(visible(f"{row.name:<{width}}  {state}  [{row.distribution}]") + "\n")
     if not listing:
         complain("no array library is registered. Reinstall specnorm-bounds.")

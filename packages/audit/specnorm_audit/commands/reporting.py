@@ -19,11 +19,8 @@ RANGE = click.option(
 )  # fmt: skip
 
 
-def reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Return a decorator that gives a command the options of a report: its format and file, and a plot of it.
-
-    ``picture`` says what the plot shows.
-    """
+def reporting(formats: Sequence[str]) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Return a decorator that gives a command the options of a report: its format and file."""
     shared = (
         click.option(
             "--max-bytes", type=click.IntRange(1), default=MAX_BYTES, metavar="N",
@@ -34,15 +31,11 @@ def reporting(formats: Sequence[str], picture: str) -> Callable[[Callable[..., i
             help="Format of the report. Default: by the suffix of --output, or a table.",
         ),
         click.option(
-            "-o", "--output", type=options.output_file, metavar="FILE", shell_complete=options.completed(files=True),
+            "-o", "--output", type=click.Path(path_type=Path), callback=options.output_file, metavar="FILE",
             help="Write to this file, whose suffix selects the format; - is standard output.",
         ),
         click.option(
             "-q", "--quiet", is_flag=True, help="Print the verdict alone; do not show progress and passed gates."
-        ),
-        click.option(
-            "--plot", type=options.plot, metavar="FILE.png|svg", help=f"Also draw {picture}; needs the extra 'plot'.",
-            shell_complete=options.completed(files=True),
         ),
     )  # fmt: skip
 

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import click
 
-from specnorm_audit import options
 from specnorm_audit.certifying import verify_file
 from specnorm_audit.commands import EXIT_CODES, GATE_FAILED, OK, TROUBLE, print_text
 
 
 @click.command("verify", epilog=EXIT_CODES)
 @click.argument("certificate", type=click.Path(path_type=Path))
-@click.argument("model", shell_complete=options.completed(files=True))
+@click.argument("model", type=click.Path())
 def command(certificate: Path, model: str) -> int:
     """Prove what the CERTIFICATE claims about MODEL.
 

@@ -458,7 +458,7 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     tensor = replace(stored, name=name, assumed=(*stored.assumed, *owner.assumed))
     if stored.kind == "unknown":
         return tensor
-    if _is_no_kernel(owner, role, leaf, len(stored.shape)):
+    if not _may_be_kernel(owner, role, leaf, len(stored.shape)):
         return replace(tensor, kind="none", refusal=doubt)
     if role is not None:
         return _kernel_of_layer(tensor, owner, role)
@@ -469,16 +469,19 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     return tensor
 
 
-def _is_no_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> bool:
-    """Whether a variable is not a kernel, by its owner's class and its own name."""
+def _may_be_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> bool:
+    """Whether a variable of a layer may be a kernel.
+
+    ``role``: which kernel it is, as `_role` says; ``leaf``: its own name; ``axes``: the number of its axes.
+    """
     if owner.kind in _NO_KERNELS:
-        return True
-    if role is not None:
         return False
-    if owner.kind in ROLES:
+    if role is not None:
         return True
+    if owner.kind in ROLES:
+        return False  # such as its bias
     is_matrix_beside_kernel = axes == 2 and leaf not in ("0", _KERNEL)
-    return owner.kind in _REFUSED and (leaf == "bias" or is_matrix_beside_kernel)
+    return owner.kind not in _REFUSED or not (leaf == "bias" or is_matrix_beside_kernel)
 
 
 def _kernel_of_layer(tensor: Tensor, owner: _Owner, role: str) -> Tensor:

@@ -13,14 +13,12 @@ from importlib import resources
 from typing import Any
 
 from specnorm.proof import install, number, visible
-from specnorm_audit import plots, tables
-from specnorm_audit.renderers.annotations import github, sarif
+from specnorm_audit import tables
 from specnorm_audit.renderers.junit import junit
 from specnorm_audit.report import Report, notes, verdict
 from specnorm_audit.rows import GEOMETRY, Row
 
-FORMATS = ("table", "json", "csv", "markdown", "html", "junit", "github", "sarif")
-_DOCUMENTS = {"junit": junit, "github": github, "sarif": sarif}
+FORMATS = ("table", "json", "csv", "markdown", "html", "junit")
 _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
 """Text in which Markdown sees nothing special between backticks."""
 
@@ -39,8 +37,8 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
         raise ValueError(f"{output_format!r} is none of {', '.join(FORMATS)}")
     if output_format == "html":
         return _html(reports)
-    if output_format in _DOCUMENTS:
-        return _DOCUMENTS[output_format](reports)
+    if output_format == "junit":
+        return junit(reports)
     if output_format == "json":
         data = [report.to_dict() for report in reports]
         # ASCII, so that no character of a layer's name can act on a terminal.
@@ -128,12 +126,11 @@ def spreadsheet_safe(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
-# -- HTML: one self-contained page, tables and a plot, and nothing that is loaded --------------------------------------
+# -- HTML: one self-contained page, tables, and nothing that is loaded -------------------------------------------------
 def _html(reports: Sequence[Report]) -> str:
     """Return one page with a section a model.
 
-    It is the same for the same reports, matplotlib and Jinja2 (ImportError without). Without matplotlib there is no
-    plot, and the page says what to install.
+    It is the same for the same reports and Jinja2 (ImportError without).
     """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -152,8 +149,6 @@ def _html(reports: Sequence[Report]) -> str:
         style=_file("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=_data(reports),
-        needs=None if plots.installed() else plots.NEEDS,
         version=reports[0].version if reports else "",
         environment=reports[0].environment if reports else {},
     )
@@ -163,22 +158,12 @@ def _file(name: str) -> str:
     return resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
 
 
-def _data(reports: Sequence[Report]) -> str:
-    """Return what ``--format json`` writes, in one list, for a script element: no text in it can end the element."""
-    text = json.dumps([report.to_dict() for report in reports], allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
 def _section(position: int, report: Report) -> dict[str, Any]:
     """Return the variables of the page's template for one report."""
     methods = tables.columns(report.layers)
     rows = []
     for row, remark in zip(report.layers, tables.remarks(report.layers), strict=True):
         rows.append(_row_of_page(row, remark, methods))
-    picture = None
-    if plots.installed() and report.error is None:
-        svg = base64.b64encode(plots.draw([report], "svg")).decode()
-        picture = f"data:image/svg+xml;base64,{svg}"
     explanation = ""
     if report.network is not None and report.network.claim:
         explanation = report.network.explain()
@@ -194,7 +179,6 @@ def _section(position: int, report: Report) -> dict[str, Any]:
         "rows": rows,
         "methods": methods,
         "geometry": [name.replace("_", " ") for name in GEOMETRY],
-        "plot": picture,
         "explained": explanation,
     }
 

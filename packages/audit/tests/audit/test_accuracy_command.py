@@ -178,7 +178,6 @@ def test_wrong_samples_are_refused(
         (["--radius", "1", "--fail-below", "60"], "'60' is not a share from 0 to 1"),
         (["--radius", "1", "--input-range", "1", "0"], "the smaller one first"),
         (["--radius", "1", "--budget", "0"], "give seconds above 0"),
-        (["--radius", "1", "--plot", "curve.pdf"], "which says what to draw"),
         (["--radius", "1", "--format", "html"], "'html' is not one of"),
         (["--radius", "1", "--output", "DATA"], "this command reads it"),
         (["--radius", "1", "--max-bytes", "100"], "more than the limit of 100"),
@@ -188,7 +187,5 @@ def test_wrong_usage_is_refused(
     net: Path, data: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = data.read_bytes()
-    if "--plot" in options:
-        pytest.importorskip("matplotlib")
     assert message in said(capsys, net, data, *(str(data) if word == "DATA" else word for word in options))
     assert data.read_bytes() == before

@@ -70,7 +70,7 @@ def _of(x: NDArray[Any]) -> NDArray[Any]:
     return x
 
 
-@pytest.mark.parametrize("seed", range(SAMPLE))
+@pytest.mark.parametrize("seed", [*range(SAMPLE), 701695])  # the last one: a vector of channels that is called mask
 def test_unknown_layouts_are_not_proven(seed: int) -> None:
     _assert_holds(seed)
 
@@ -135,7 +135,7 @@ def _assert_decided(models: Sequence[str]) -> None:
 def test_public_architectures_are_decided() -> None:
     """Position embeddings, tokens, layer scales and tables of attention leave no gate undecided."""
     models = list(_read())
-    assert len(models) - len(_undecided()) > 850
+    assert len(models) - len(_undecided()) > 920
     _assert_decided([x for x in models if not x.startswith(("timm", "transformers", "diffusers"))])
     _assert_decided(models[::30])
 

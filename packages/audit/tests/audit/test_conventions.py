@@ -159,7 +159,7 @@ def test_all_layers_of_a_stylegan_multiply_their_weights() -> None:
 
 def test_reasons_name_what_stands_beside() -> None:
     report = audit({"conv.weight": W, "conv.popup_scores": W})
-    assert report.layers[0].reason == "conv.popup_scores stands beside it: the layer may use another weight."
+    assert (report.layers[0].reason or "").startswith("conv.popup_scores stands beside it: the layer may use another")
     assert report.summary["layers"] == 1
 
 

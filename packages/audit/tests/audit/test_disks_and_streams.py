@@ -18,7 +18,7 @@ pytest.importorskip("click")
 pytest.importorskip("jinja2")
 pytest.importorskip("safetensors")
 
-from specnorm_audit import cli, plots
+from specnorm_audit import cli
 from specnorm_audit.commands import audit as audit_command
 from specnorm_audit.output import replace_file
 
@@ -76,12 +76,11 @@ REFUSED: dict[str, Case] = {
     "a certificate that is no .npz": lambda m, d: [m, "--certificate", d / "x.json"],
     "a report of no format": lambda m, d: [m, "--output", d / "x.pdf"],
     "the model, by the certificate": lambda m, _: [m, "--certificate", m],
-    "the plot": lambda m, d: [m, "--output", d / "x.svg", "--plot", d / "x.svg"],
     "the report": lambda m, d: [m, "-f", "csv", "-o", d / "x.npz", "--certificate", d / "y" / ".." / "x.npz"],
     "a name that is too long": lambda m, d: [m, "--output", d / ("x" * 300)],
     "a folder": lambda m, d: [m, "--output", d],
     "a pipe": lambda m, d: [m, "--output", _fifo(d)],
-    "a folder that is not there": lambda m, d: [m, "--plot", d / "z" / "x.svg"],
+    "a folder that is not there": lambda m, d: [m, "--output", d / "z" / "x.csv"],
     "no place to write": lambda m, _: [m, "--output", "/proc/self/report.json"],
     "no place for a certificate": lambda m, _: [m, "--certificate", "/proc/self/proof.npz"],
 }
@@ -93,7 +92,6 @@ def test_outputs_that_cannot_be_written_are_refused_before_measuring(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(audit_command, "answered", Mock(side_effect=AssertionError))
-    monkeypatch.setattr(plots, "installed", lambda: True)
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
     model = files.save_npz(tmp_path / "model.npz", files.kernels())
@@ -102,7 +100,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_measuring(
     assert cli.run(["audit", *arguments]) == 2
     err = capsys.readouterr().err
     assert "Traceback" not in err
-    assert [option for option in ("--output", "--plot", "--certificate") if f"{option}: " in err], err
+    assert [option for option in ("--output", "--certificate") if f"{option}: " in err], err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

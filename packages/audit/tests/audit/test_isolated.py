@@ -51,7 +51,9 @@ def test_a_file_that_makes_hdf5_loop_for_ever_is_ended(monkeypatch: pytest.Monke
 
 def test_every_way_in_which_a_reader_ends() -> None:
     assert "limit of 1 s of processor time" in _refused(deadly.loops)
-    assert f"more memory than the limit of {2**30 + 2 * 2**20} bytes. Raise max_bytes" in _refused(deadly.eats)
+    assert f"more memory than the limit of {2**30 + 2 * 2**20} bytes. Raise the limit (max_bytes=)" in _refused(
+        deadly.eats
+    )
     assert "died: SIGSEGV" in _refused(deadly.dies)
     with pytest.raises(AttributeError, match="a fault"), in_child(deadly.stumbles, __file__, 2**20):
         pass

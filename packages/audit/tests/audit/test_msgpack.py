@@ -1,4 +1,4 @@
-"""Flax's msgpack is read array by array; damaged files give a message, and nothing in them takes memory."""
+"""Flax's msgpack is read; damaged files give a message, and nothing in them takes memory."""
 
 from __future__ import annotations
 

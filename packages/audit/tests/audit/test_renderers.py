@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html as html_module
-import json
 import re
 from dataclasses import replace
 from decimal import Decimal
@@ -21,7 +20,7 @@ pytest.importorskip("jinja2")
 
 from hypothesis import given
 from hypothesis import strategies as st
-from specnorm_audit import audit, plots
+from specnorm_audit import audit
 from specnorm_audit.renderers import render
 from specnorm_audit.report import Report, gates_of, verdict
 
@@ -148,13 +147,6 @@ def _tables(page: Page) -> list[list[list[str]]]:
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------------
-def test_the_embedded_data_are_the_rows() -> None:
-    reports = [_report(), replace(_report(input_shape=6), model="</script><!--\u2028")]
-    ((_, text),) = [(a, t) for a, t in _page(*reports).all("script") if a.get("type") == "application/json"]
-    assert json.loads(text) == [report.to_dict() for report in reports]
-    assert not set(text) & set("<>&")  # "<!--<script" would hide the end of the element
-
-
 def test_the_table_rounds_outwards_and_sorts_by_the_numbers_themselves() -> None:
     report: Any = _report(methods=("tn", "f4", "reshaped", "unfoldings"))
     text = render([report], "html")
@@ -194,8 +186,8 @@ def test_hostile_names_stay_names() -> None:
     for page in (hostile, _page(*failed)):
         assert {tag for tag, _, _ in page.elements}.isdisjoint({"h1x", "b1", "base", "iframe", "object", "form"})
         assert len(page.all("h1")) == 1
-        assert len(page.all("img")) == plots.installed()
-        assert len(page.all("script")) == 2
+        assert len(page.all("img")) == 0
+        assert len(page.all("script")) == 1
         assert not [name for _, attributes, _ in page.elements for name in attributes if name.startswith("on")]
     names = [row[1] for row in _tables(hostile)[0][1:]]
     assert names[0] == HOSTILE[0]

@@ -24,12 +24,11 @@ K is a block T and its adjoint. Its largest eigenvalue is ||T||. On a tree, shif
 ||T|| <= s, the weights q_i s^-i have ||T|| <= 1. So the constant is s^l, in the weights q_0 and q_l.
 
 *Otherwise* (sums, concatenation) K itself is a kernel, with its taps at their positions. Its largest eigenvalue is at
-most s = ||K + c I|| - c for any c; if the vertices nevertheless have two colors, it is ||T||. If s < 1, s = 1 is
-taken. The depth d of a value is the number of links on the longest way to it; a leaf of link i has the depth of z_i.
-Let ``t = 1/(2s - 1)``. The weights q_i t^d multiply the entries of K between vertices of depths d and d' by ``r_dd' =
-t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is at least ``(1 - t)/(1 +
-t) = 1 - 1/s`` [2]_; so is its entrywise product with s I - K (Schur), which is I less the new K. So the constant is (2s
-- 1)^d for the depth d of z_l.
+most s = ||K + c I|| - c for any c. If s < 1, s = 1 is taken. The depth d of a value is the number of links on the
+longest way to it; a leaf of link i has the depth of z_i. Let ``t = 1/(2s - 1)``. The weights q_i t^d multiply the
+entries of K between vertices of depths d and d' by ``r_dd' = t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite,
+since the smallest eigenvalue of r is at least ``(1 - t)/(1 + t) = 1 - 1/s`` [2]_; so is its entrywise product with s I
+- K (Schur), which is I less the new K. So the constant is (2s - 1)^d for the depth d of z_l.
 
 Sequences on the whole grid satisfy the form. Sequences that are 0 outside a window see the cropped, zero-padded layers
 there, and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
@@ -47,7 +46,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm import ConvSpec
 from specnorm.errors import MethodError
@@ -256,29 +254,6 @@ def consecutive(size: dict[int, int]) -> dict[int, slice]:
     return entries
 
 
-def two_sides(k: FloatArray) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
-    """Return the rows of K in two sets such that no entry of K joins rows of one set; None if there are no such sets.
-
-    Then K is ``[[0, T], [T*, 0]]``, whose largest eigenvalue is ||T||.
-    """
-    is_joined = (k != 0).any(axis=tuple(range(2, k.ndim)))
-    is_joined |= is_joined.T
-    side = np.full(len(k), -1)
-    while (side < 0).any():
-        # Color one component of the graph, from one vertex on: neighbours of one side are on the other.
-        frontier = np.zeros(len(k), dtype=bool)
-        frontier[np.argmax(side < 0)] = True
-        colour = 0
-        while frontier.any():
-            side[frontier] = colour
-            neighbours = is_joined[frontier].any(axis=0)
-            if (side[neighbours] == colour).any():
-                return None
-            frontier = neighbours & (side < 0)
-            colour = 1 - colour
-    return np.flatnonzero(side == 0), np.flatnonzero(side == 1)
-
-
 # -- constants ---------------------------------------------------------------------------------------------------------
 @arithmetic.on_host()
 def constant_of_run(
@@ -404,19 +379,14 @@ def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) 
     slopes = slopes_of(part)
     kernel = joint_kernel(edges(part, part.kernels, weights, slopes), is_chain=part.is_chain)
     spec = ConvSpec.of(kernel.shape)
-    sides = None if part.is_chain else two_sides(kernel)
-    is_norm_of_t = part.is_chain or sides is not None
-    shift = 0.0 if is_norm_of_t else SHIFT
+    shift = 0.0 if part.is_chain else SHIFT
     rtol = _rtol_of_norm(part, kernel, shift, norms.rtol)
 
     # Rounding of the entries is relative to the sum of the absolute values of the terms of each.
     magnitudes = joint_kernel(edges(part, part.magnitudes, weights, slopes), is_chain=part.is_chain)
     rounding_error = scaling_error(magnitudes, spec)
 
-    if sides is not None:
-        kernel = kernel[np.ix_(*sides)]
-        spec = ConvSpec.of(kernel.shape)
-    elif shift:
+    if shift:
         diagonal = np.arange(kernel.shape[0])
         middle_tap = [n // 2 for n in kernel.shape[2:]]
         kernel[(diagonal, diagonal, *middle_tap)] += shift

@@ -315,7 +315,7 @@ class Reader:
         # A link's slopes are rounded outward, which covers the rounding of a product, but not an error of the factor.
         if scale.exact:
             with suppress(NoSumError):
-                return self._multiply_slopes(node, combination, numbers)
+                return self._with_scaled_functions(node, combination, numbers)
         if any(term.scale is not None for term in combination.terms):
             raise NoSumError
         terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in combination.terms)
@@ -350,10 +350,12 @@ class Reader:
 
         return self._extend_link(node, combination, node.inputs[0], compose)
 
-    def _multiply_slopes(self, node: Node, combination: LinearCombination, numbers: FloatArray) -> LinearCombination:
-        """Return the value before with the slopes of its link multiplied by numbers, so that no new value is needed.
+    def _with_scaled_functions(
+        self, node: Node, combination: LinearCombination, numbers: FloatArray
+    ) -> LinearCombination:
+        """Return the value that a node multiplies by numbers (channels,), with these as factors of its last functions.
 
-        The joint rule of residual layers x - 2 W T relu(W' x) needs T there.
+        So the product needs no value of its own. The joint rule of residual layers x - 2 W T relu(W' x) needs T there.
         """
         link = self._link_of(combination)
         if link is None or not link.ends_with_function or link.groups is not None:

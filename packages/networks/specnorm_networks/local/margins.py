@@ -148,7 +148,7 @@ def margins(
     run = _last_run(graph)
     if run is not None and len(run.links) > 1:
         claims = {step.name: step.claim for step in whole.nodes}
-        weighted = _weighted(run, rows, measure, method, [known(claims[run.start]), alpha])
+        weighted = _constants_by_weights(run, rows, measure, method, [known(claims[run.start]), alpha])
         if weighted is not None:
             differences.append(weighted)
     note = " ".join(filter(None, (whole.origin, graph.note)))
@@ -194,17 +194,17 @@ def _last_run(graph: Graph) -> Run | None:
     return None
 
 
-def _weighted(
+def _constants_by_weights(
     run: Run,
     rows: FloatArray,
     measure: Measure,
     method: Method,
     before: Sequence[Upper],
 ) -> Interval | None:
-    """Return constants of the differences of logits, by weights of the features that the last matrix reads.
+    """Return constants (classes, classes) of the differences of logits, by weights of the features before the head.
 
-    ``before`` are claims about factors outside of the run. None if the matrix cannot be cut off the run, or if the
-    search proposes no weights.
+    ``rows``: the head's matrix (classes, features). ``before``: claims about factors outside of the run. None if the
+    head cannot be cut off the run, or if the search proposes no weights.
     """
     last = len(run.links) - 1
     head = run.links[-1].single_layer

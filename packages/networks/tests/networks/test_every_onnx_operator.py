@@ -255,8 +255,8 @@ def test_what_no_builder_names_is_refused_by_name() -> None:
     print(f"{refused} attributes and versions refused")  # noqa: T201 - shown by `pytest -rP`
 
 
-def test_a_builder_that_forgets_an_argument_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if it had never been written: each keyword of each builder, at an operator set that has it."""
+def test_an_attribute_that_a_builder_does_not_take_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each keyword of each builder, at an operator set that has it, as if it had never been written."""
     forgotten = 0
     for operator, known in OPERATORS.items():
         make = known.build

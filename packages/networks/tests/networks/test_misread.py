@@ -110,3 +110,10 @@ def test_two_nodes_of_one_name_are_refused() -> None:
     nodes = one_name(MATRIX).nodes
     with pytest.raises(MethodError, match=r"Several nodes are called 'y0'; expected one name for each node"):
         Graph((*nodes, Node("y0", operators.ReLU(), ("y0",), (1, 2))), ("y0",))
+
+
+def test_a_name_that_a_step_gives_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes of one name are no graph."""
+    monkeypatch.setattr(Graph, "fresh", lambda _, name: name)
+    with pytest.raises(MethodError, match="Several nodes are called"):
+        forward_step(forward_step(one_name(3 * np.eye(2)), 0.5), 0.5)

@@ -530,3 +530,9 @@ def test_a_file_that_is_no_onnx_model_says_what_to_give(tmp_path: Path) -> None:
     path.write_bytes(b"hello")
     with pytest.raises(ModelFileError, match="damaged, or no ONNX model"):
         network_bound(path)
+
+
+def test_execution_names_the_first_value_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("specnorm_networks.certified.operators.Sigmoid.value", lambda _, x: np.tanh(x))
+    with pytest.raises(TranslationError, match=r"[Vv]alue y \(Sigmoid"):
+        bound(graph_of(model([N("Sigmoid", ["x"], ["y"])], (1, 4))))

@@ -117,3 +117,16 @@ def test_sorted_pairs_are_bounded_by_their_units(layout: Literal["strided", "con
     jacobians = (ahead - behind).reshape(500, 8, -1) / 2e-6
     assert np.linalg.norm(jacobians, 2, axis=(1, 2)).max() <= upper * (1 + 1e-6)
     assert upper < 0.9 * present(bound(graph, Measure(1e-6), method=Product()).upper)
+
+
+def test_multipliers_at_which_the_form_is_singular_are_left() -> None:
+    """Of pairs that are sorted in a ball: the answer was NumPy's error."""
+    network = Written((1, 4, 1, 2))
+    first, second = network.halves(axis=3)
+    larger = network(ops.Maximum(), first, second)
+    network(ops.Concat(3), larger, network(ops.Minimum(), second, first))
+    network(ops.Abs(), network(ops.Maximum(), *network.halves(of=list(network.values)[-1])))
+    centre = np.asarray([0.134, 0.131, 0.245, -0.024, 0.18, 0.261, 0.146, -0.263]).reshape(1, 4, 1, 2)
+    for radius in (0.0138, 0.02):
+        found = bound(network.graph(), centre=centre, radius=radius, method=Multipliers(steps=3))
+        assert 1 <= present(found.upper) <= 1 + 1e-9

@@ -38,17 +38,21 @@ class Contraction:
 
     def apply(self, x: FloatArray) -> FloatArray:
         """Return the values of a batch (batch, *before)."""
-        return self._summed(x, self.x, self.y, self.after)
+        return self._contracted(x, self.x, self.y, self.after)
 
     def back(self, y: FloatArray) -> FloatArray:
         """Return the adjoint of the map at a batch (batch, *after)."""
-        return self._summed(y, self.y, self.x, self.before)
+        return self._contracted(y, self.y, self.x, self.before)
 
     def absolute(self) -> Contraction:
         """Return the map with the absolute values of its entries."""
         return replace(self, constant=abs(self.constant), factor=abs(self.factor))
 
-    def _summed(self, x: FloatArray, axes: str, axes_after: str, shape: Shape) -> FloatArray:
+    def _contracted(self, x: FloatArray, axes: str, axes_after: str, shape: Shape) -> FloatArray:
+        """Contract the constant with a batch (batch, *before or *after), and return (batch, *shape).
+
+        ``axes``, ``axes_after``: letters of the axes that `numpy.einsum` takes and returns, without the batch's.
+        """
         sizes = dict(zip(self.c, self.constant.shape, strict=True))
         for letters, sides in ((self.x, self.before), (self.y, self.after)):
             if len(letters) == len(sides):
