@@ -437,7 +437,7 @@ def gram_gradient(a: Array, value: Array, n_iter: int, *, xp: Namespace) -> Arra
 
 
 def _slope_of_trace_bound(power: Array, dtype: Any, *, xp: Namespace) -> tuple[Array, Array]:
-    """Factors (..., 1, 1) of P and of I in the S of `gram_gradient`, from matrices P (..., p, p)."""
+    """Factors (..., 1, 1) of P and of I in the S of `gram_gradient`, from P (..., p, p), positive semidefinite."""
     size = power.shape[-1]
     diagonal, rest = diagonal_and_rest(power, xp=xp)
     others_sq = xp.sum(xp.vecdot(rest, rest), axis=-1)

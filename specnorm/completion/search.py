@@ -382,7 +382,8 @@ def norm_gradient(blocks: Array, norm: Array, v: Array, phase: Array, cotangent:
 def peak_of_norm(blocks: Array, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
     """Estimate from below the largest norm of the symbols of tall blocks, by a fixed number of power steps.
 
-    The steps are made on a grid first, then in turn with Newton steps of the frequency from its highest points.
+    The steps are made on a grid first, then in turn with Newton steps of the frequency from its highest points. The
+    search stops and its gradient begins by this norm; no proof rests on it.
 
     Returns ``norm`` (b,); there, ``vector`` (b, p), a right vector, and ``phase`` (b, taps), the phases of the taps.
     """

@@ -29,7 +29,11 @@ def is_complex(x: Any) -> bool:
 
 
 def of_real_form(function: Callable[[Any], Any], x: Any, *, first_axis: int, second_axis: int, groups: int = 1) -> Any:
-    """Call a function on the real form of a complex array; its answer refuses to be differentiated."""
+    """Call a function on the real form of a complex array; its answer refuses to be differentiated.
+
+    The axes are those of outputs and inputs, in either order; the real form has twice as many of each. It has each
+    singular value twice, which the function allows for.
+    """
     constant = backends.backend_for(x).detach(x)
     form = _real_form(constant, first_axis=first_axis, second_axis=second_axis, groups=groups)
     return _without_derivative(function(form), x)

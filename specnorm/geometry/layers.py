@@ -246,13 +246,13 @@ def layer_kernel(x: Any, input_shape: Any = None, name: str = "specnorm") -> Lay
     raise _refusal(x, name)
 
 
-def _stated_by_reader(reader: Any, layer: Any, x: Any) -> LayerKernel:
-    """What the method `layer` of a `LayerReader` returned for a layer x, which may also be a plain tuple."""
-    kernel, geometry = (*layer[:2], None, None)[:2] if isinstance(layer, tuple) else (None, None)
+def _stated_by_reader(reader: Any, answer: Any, x: Any) -> LayerKernel:
+    """The answer of `LayerReader.layer` for a layer x, also as a plain tuple; others raise `BrokenBackend`."""
+    kernel, geometry = (*answer[:2], None, None)[:2] if isinstance(answer, tuple) else (None, None)
     if isinstance(geometry, Mapping) and backends.is_array(kernel):
-        return LayerKernel(*layer)
-    parts = ", ".join(type(part).__name__ for part in layer) if isinstance(layer, tuple) else ""
-    kinds = f"({parts})" if parts else f"a {type(layer).__name__}"
+        return LayerKernel(*answer)
+    parts = ", ".join(type(part).__name__ for part in answer) if isinstance(answer, tuple) else ""
+    kinds = f"({parts})" if parts else f"a {type(answer).__name__}"
     raise BrokenBackend(
         f"{type(reader).__name__}.layer returned {kinds} for a {type(x).__name__}. Expected a LayerKernel or a pair: "
         "an array, and a mapping of geometry keywords such as {'stride': 2}; None for an object that is not a layer."

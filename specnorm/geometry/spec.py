@@ -301,7 +301,7 @@ class ConvSpec:
 
     @property
     def symbols_suffice(self) -> bool:
-        """Whether the symbols tell the norm, up to `padding_gain_sq`: at every input size, or of a circulant at one."""
+        """Whether symbols tell the norm, up to `padding_gain_sq`: at every size, or a circulant's on the DFT grid."""
         return self.input_shape is None or self.is_circulant
 
     @property

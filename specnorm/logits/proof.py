@@ -127,7 +127,7 @@ class Side:
     bias_error : array, shape (b,)
         Before `weighted`: bound of the error of the bias.
     length : array, shape (b,)
-        Bound of ``||Q||``, by the Frobenius norm.
+        Bound of ``||Q||``, by the Frobenius norm, without the bias's error before `weighted`.
     has_bias : bool
     """
 
@@ -141,7 +141,7 @@ class Side:
 
     @classmethod
     def of(cls, given: Weights, *, xp: Namespace) -> Side:
-        """Factorize, with weights of 1 for the matrix and for the bias."""
+        """Factorize matrices (b, d, d_head), before the factors of t (`weighted`) are applied."""
         basis, root = xp.linalg.qr(given.matrix)
         basis_sq = norms.gram_norm_up(basis, xp=xp)
         stretch = rounding.up(xp.sqrt(xp.maximum(basis_sq, xp.ones_like(basis_sq))), 2, xp=xp)
@@ -289,7 +289,10 @@ def at_every_offset_up(queries: Side, keys: Side, scales: Array, *, ops: ArrayOp
 
 
 def scaled_up(bound: Array, scale: float, exponent: Array, *, eager: bool, xp: Namespace) -> Array:
-    """``scale * bound * 2**exponent``; infinite where the bound overflowed. ``scale``: correct to two roundings."""
+    """``scale * bound * 2**exponent``, from bounds (b,) and exponents (b,); infinite where the bound overflowed.
+
+    ``scale``: correct to two roundings. ``eager``: as of `rounding.kept_positive`.
+    """
     scaled = rounding.up(bound * scale, 4, xp=xp)
     value = rounding.kept_positive(arrays.unscale(scaled, exponent, xp=xp), scaled, eager=eager, xp=xp)
     return xp.where(xp.isnan(value), math.inf, value)

@@ -323,7 +323,7 @@ def _uphill_in_the_plane(forms: Array, signs: Array, *, xp: Namespace) -> Array:
 
 
 def _modulus(terms: Array, angles: Array, *, xp: Namespace) -> Array:
-    """``|sum_k terms_k e^{i angles_k}|``."""
+    """``|sum_k terms_k e^{i angles_k}|``, the sum over the last axis of terms (..., n) and angles (..., n)."""
     cos, sin = xp.cos(angles), xp.sin(angles)
     real, imag = xp.real(terms), xp.imag(terms)
     rotated_real = xp.sum(real * cos - imag * sin, axis=-1)

@@ -91,6 +91,7 @@ class TensorNorm(Stepped):
         return Needs(rounds="up", small_products=True, by_layer=True, searches=self.proven is not False)
 
     def refuse_tracer(self, spec: ConvSpec) -> None:
+        """Refuse tracers if a proof is asked for."""
         if self.proven:
             super().refuse_tracer(spec)
 

@@ -67,6 +67,7 @@ class MatrixPowerIteration(Plan):
     asks: ClassVar = Needs(rounds="down", precision="wide", narrow_gradient=True)
 
     def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        """Lower bounds (b,), which any v gives; the residuals are u (b, m) and v (b, n), for the gradient."""
         xp = ops.xp
         start = np.real(arrays.random_vectors(self.seed, (1, blocks.shape[2])))
         v = ops.from_numpy(start.astype(np.float64 if blocks.dtype == xp.float64 else np.float32), blocks)

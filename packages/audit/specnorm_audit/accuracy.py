@@ -150,7 +150,10 @@ def _certified(
     margin: float,
     progress: Tick | None = None,
 ) -> list[Sample]:
-    """Certify samples, in the process that has the model's file open."""
+    """Certify samples x (n, ...) with labels y (n,), in the child process that has the model's file open.
+
+    ``budget``: as of `certified_accuracy`.
+    """
     graph = _network(model, x.shape[1:])
     shape = graph.by_name[graph.inputs[0]].shape
     if input_range is not None:
@@ -297,7 +300,7 @@ def _are(count: int) -> str:
     return "is" if count == 1 else "are"
 
 
-def radii_below_share(answer: Accuracy, share: float | None) -> list[str]:
+def failures_below_share(answer: Accuracy, share: float | None) -> list[str]:
     """Return a line for each radius at which a smaller share of labels is certified; None: no share was asked for."""
     if share is None:
         return []

@@ -184,7 +184,7 @@ def resolve(
 def readings(tensor: Tensor, user_overrides: Sequence[Override], layout: str | None) -> tuple[str, ...]:
     """Return the ways to read a kernel: orders of its axes, and "stack", if neither file nor user states which.
 
-    A user who states any geometry of a layer, or a layout, says that it is a convolution.
+    A user who states any geometry of a layer, or a layout, says that it is a convolution. `resolve` applies the layout.
     """
     said = _overridden(tensor.name, user_overrides)
     if said.get("stack"):

@@ -170,6 +170,7 @@ def _either_promise(one: Promise, other: Promise | None) -> Promise:
 
 
 def _listed(value: Any) -> Any:
+    """Return tuples, at every depth, as lists, as JSON has them."""
     return list(map(_listed, value)) if isinstance(value, tuple) else value
 
 

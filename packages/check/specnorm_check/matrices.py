@@ -145,7 +145,10 @@ def kernel_of(
     node: Node,
     before: tuple[int, ...],
 ) -> tuple[Array, Layer]:
-    """Return the kernel and the geometry of a layer, or of averages of each channel."""
+    """Return the kernel and the geometry of a layer, or of averages of each channel.
+
+    ``before``: shape (n, c, *sizes) of the input. The kernel has shape (out, in / groups, *taps).
+    """
     if node.op in LAYER_OPERATORS:
         stored = graph.arrays[node.inputs[1]].astype(np.float64)
         return read_kernel(node, stored, before)

@@ -790,7 +790,7 @@ class ScalarGram(GramPolynomial):
         return self
 
     def columns_at(self, frequencies: Frequencies, block: np.ndarray) -> Array:
-        """H at some frequencies, each of a block, as the complex 1 x 1 matrix it is."""
+        """H (f, 1, 1) at some frequencies, each of a block, numbers (f,): as `GramPolynomial.columns_at`."""
         return self.ops.complex(*self.planes_at(frequencies, block))
 
     def planes_at(self, frequencies: Frequencies, block: np.ndarray) -> tuple[Array, Array]:

@@ -329,7 +329,7 @@ class File:
         return any(x and array.words[n : n + len(x)] == x for x in (scope, inner) for n in (1, 2))
 
     def doubtful(self) -> Iterator[tuple[Array, Array]]:
-        """Yield kernels whose weight another kernel by name may change, each with that one."""
+        """Yield kernels that may not be used as stored, each with the kernel or other array that may change it."""
         for kernel in self.kernels:
             for other in (*self._kernels_beside(kernel), *self._in_trees_beside(kernel)):
                 yield kernel, other

@@ -57,7 +57,7 @@ def command(
         answer = accuracy.certified(model, data, progress=tick, **arguments)
     text = partial(accuracy.render, answer, report_format)
     is_written = print_text(text()) if output is None else write_file(output, text)
-    failures = accuracy.radii_below_share(answer, fail_below)
+    failures = accuracy.failures_below_share(answer, fail_below)
     for line in failures:
         complain(line)
     if failures:

@@ -251,6 +251,10 @@ class _Blocks:
         return _Reading.of(values[self.steps[-1].node.name])
 
     def _block(self, step: _Step, values: Mapping[str, FloatArray], entries: range) -> _Block | None:
+        """Return what a block reads, with weights, and the numbers ``entries`` of its own; None if a shape is unknown.
+
+        ``values``: numbers and constants of the entries of earlier values, (2, *shape).
+        """
         if step.constant is not None:
             return _Block([_Reading.of(values[step.sources[0]])], [step.constant.value], True, entries)
         place = self.scope.graph.place(step.node)

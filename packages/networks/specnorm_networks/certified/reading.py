@@ -386,7 +386,10 @@ class Reader:
         return self._append_link(node, combination, link)
 
     def _side_by_side(self, node: Node, functions: SideBySide) -> LinearCombination:
-        """Return several functions of each channel, joined along the axis of the channels: one channel for each."""
+        """Return several functions of each channel, joined along the axis of the channels.
+
+        Function i of channel c is channel ``i * width + c``.
+        """
         combination = self._unflattened(node.inputs[0])
         proofs = [function.proof for function in functions.functions]
         # A text is the reason why nothing is proven.

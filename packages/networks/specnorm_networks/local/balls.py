@@ -42,6 +42,8 @@ def near(
 ) -> NetworkBound:
     """Bound a network on a ball: with the slopes of each channel there, and of each unit if the network is small.
 
+    The smaller of the two bounds is returned (`by_channels_and_units`).
+
     Parameters
     ----------
     ranges_on_ball : Ranges
@@ -60,7 +62,8 @@ def near(
 def ranges_near(graph: Graph, ball: Ball, measure: Measure) -> Ranges:
     """Return ranges of all values on a ball.
 
-    Ranges and constants are computed in turn: smaller constants give smaller ranges, and these smaller constants.
+    They are of the network without sorting, whose other nodes have the same names as those that are bounded. Ranges
+    and constants are computed in turn: smaller constants give smaller ranges, and these smaller constants.
     """
     prepared = prepare(graph)
     plain = without_sorting(graph)

@@ -141,9 +141,9 @@ class Radii:
         return proven_parts
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
-        """Return an input in the ball and in the stated box that has another label, whatever rounding does.
+        """Return an input in the ball around x and in the stated box that has another label, whatever rounding does.
 
-        None if the attack fails.
+        x lies in that box. None if the attack fails.
         """
         name = self.network.input
         x = x.reshape(self.shape)

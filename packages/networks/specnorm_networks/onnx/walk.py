@@ -395,7 +395,10 @@ class Walk:
         self.hidden.setdefault(key, hidden)
 
     def _build(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
-        """Return the translation of an operator of ONNX; if all its inputs are constants, its value is computed."""
+        """Return the translation of an operator of ONNX; if all its inputs are constants, its value is computed.
+
+        ``label``: name of the node in messages. `NoBoundError` if there is no rule for the operator.
+        """
         is_learned = proto.domain == learned.DOMAIN
         rule = (learned.OPERATORS if is_learned else OPERATORS).get(proto.op_type)
         moving = any(isinstance(value, Data) for value in inputs)

@@ -246,6 +246,7 @@ class Matrix(_WithKernel):
         return lengths_at(len(after), (axis,), length)
 
     def map_at(self, before: Shape, *others: Shape) -> LinearMap | None:
+        """Return the map x -> alpha x K^T, or alpha K x, plus the bias; None if the shapes do not fit."""
         if not math.isfinite(self.alpha):
             return None
         kernel = self.layer.kernel()

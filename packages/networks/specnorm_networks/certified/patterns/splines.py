@@ -58,7 +58,10 @@ class _Lines(NamedTuple):
 
 
 def as_spline(node: Node, structure: Structure) -> list[Node]:
-    """Return a sum that is a linear spline of one value y as that function of y, and a choice between two as one."""
+    """Return the node in place of a sum that is a linear spline of one value y: that function of y.
+
+    Also in place of a choice between two equal ones. It is one of the rules of `recognition.RULES`.
+    """
     if isinstance(node.operator, ops.Choose):
         return [_choice(node, structure)]
     if not isinstance(node.operator, ops.Add):
