@@ -133,7 +133,8 @@ def by_channels_and_units(
 ) -> NetworkBound:
     """Bound a network by its channels, and a small one by the inequality of its units as well.
 
-    Channels that are entries say no more than units: then only the rules of single nodes are beside the inequality.
+    Channels that are entries say no more than units: then only the rules of single nodes are beside the inequality,
+    unless its search ended early.
 
     Parameters
     ----------
@@ -155,9 +156,11 @@ def by_channels_and_units(
     measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
-            return _with_whole(answer, search.bound(upper_of(answer)))
+            answer = _with_whole(answer, search.bound(upper_of(answer)))
+            if has_pixels or not search.is_cut:
+                return answer
         if not has_pixels:
-            return bounded(graph, measure, method, known)
+            return min(answer, bounded(graph, measure, method, known), key=upper_of)
     return answer
 
 

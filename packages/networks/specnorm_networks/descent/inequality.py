@@ -5,6 +5,8 @@ For given multipliers L, the least g^2 is the largest eigenvalue of D^T D + R^T 
 logarithm of a sum of exponentials replaces the largest eigenvalue. Quasi-Newton steps (L-BFGS) in log L lower it. A
 gradient needs no derivative of a factorization: for an eigenvector x of length 1 and v = N^-1 R x, the derivative by
 L_i is 2 v_i (A v + B x - v)_i. Networks of few units take Newton steps instead.
+
+N is factorized by blocks of the network's values. Blocks between values that no path of few layers joins are zero.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +30,22 @@ OF_CHANNELS = (0.03, 0.01)
 """Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other: multipliers of channels."""
 OF_UNITS = (0.01, 0.003, 0.001)
 """The same for multipliers of units."""
-PATIENCE = 10
-"""Steps with one width end if so many of them together lower the logarithm of g^2 by less than `LEAST_GAIN`."""
-LEAST_GAIN = 1e-3
+WINDOW = 4
+"""Number of the last steps that say what further steps will gain."""
+LEAST_GAIN = 3e-4
+"""Steps with one width end if the steps of a window lower the logarithm of g^2 by less."""
+DOUBLED_GAIN = 0.02
+"""Steps with one width end, too, if twice the work is expected to lower the logarithm of g^2 by less."""
+FREE = 5e9
+"""Multiplications that count as work from the start: a network is compared, read and attacked in about as long."""
+INWARD = 0.01
+"""What is added to the logarithms of the first multipliers, for which N may be singular."""
 MEMORY = 60
 """Steps that the quasi-Newton method remembers."""
 SHORTEST = 1e-3
 """Shortest step of a line search, as a share of the whole step."""
+GROUP = 128
+"""Least number of units of a block, if the values allow it. Smaller blocks are zero more often, but take more calls."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +61,7 @@ class Proposal:
 
 
 def work_of(inequality: Inequality) -> float:
-    """Return the multiplications of an evaluation, about."""
+    """Return the multiplications of a proof of the inequality, about a third of them."""
     n = float(inequality.units)
     m = float(min(inequality.inputs, inequality.outputs))
     return n**3 / 3 + n * n * m + 9 * m**3
@@ -61,15 +73,24 @@ def proposals(
     clock: Clock,
     newton_work: float = math.inf,
     tell: Callable[[int], None] = lambda _: None,
+    proven: Callable[[], float] = lambda: math.inf,
 ) -> Iterator[Proposal]:
     """Yield better and better multipliers until the clock expires, the steps are made, or little is gained.
 
-    ``newton_work``: multiplications that Newton steps may make; they are made if so many suffice. ``tell`` is called
-    with the number of steps made so far.
+    Parameters
+    ----------
+    newton_work : float
+        Multiplications that Newton steps may make; they are made if so many suffice.
+    tell : callable
+        Called with the number of steps made so far.
+    proven : callable
+        Returns a proven constant, which is asked for after the first proposal. A search that is not expected to get
+        below it ends.
     """
     is_transposed = inequality.outputs < inequality.inputs
     blocks = transposed(inequality.blocks) if is_transposed else inequality.blocks
-    problem = _Problem(blocks, inequality.channels, clock)
+    form = _Form(blocks, inequality.values)
+    problem = _Problem(form, inequality.channels, clock)
     try:
         least, logs = problem.start(inequality.values, is_transposed)
     except (np.linalg.LinAlgError, ValueError):
@@ -77,11 +98,11 @@ def proposals(
     yield Proposal(least, problem.multipliers(logs), is_transposed)
     if not inequality.units:
         return  # the constant of a linear network is a norm
-    whole = _Problem(blocks, np.arange(inequality.units), clock)
+    logs = logs + INWARD
+    whole = _Problem(form, np.arange(inequality.units), clock)
     ends = sorted([inequality.inputs, inequality.outputs])
     is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
-    for multipliers in _searched(problem, whole, logs, steps, is_newton, tell):
-        constant = whole.constant(np.log(multipliers))
+    for constant, multipliers in _searched(problem, whole, logs, steps, is_newton, tell, 2 * math.log(proven())):
         if constant < least:
             least = constant
             yield Proposal(constant, multipliers, is_transposed)
@@ -96,94 +117,199 @@ def _searched(
     steps: int,
     is_newton: bool,
     tell: Callable[[int], None],
-) -> Iterator[FloatArray]:
-    """Yield multipliers of units: by steps of channels, then by steps of units.
+    limit: float,
+) -> Iterator[tuple[float, FloatArray]]:
+    """Yield constants and multipliers of units: by steps of channels, then by steps of units.
 
-    ``problem``, ``logs``: of channels; ``whole``: of units.
+    ``problem``, ``logs``: of channels; ``whole``: of units. ``limit``: the logarithm of a proven constant's square.
     """
     multipliers = problem.multipliers(logs)
-    for multipliers in _by_descent(problem, logs, OF_CHANNELS, steps, tell):
-        yield multipliers
+    for constant, multipliers in _by_descent(problem, logs, OF_CHANNELS, steps, tell, limit):
+        yield constant, multipliers
     if is_newton:
-        newton = newton_steps(whole.blocks, multipliers, whole.constant(np.log(multipliers)))
-        for number, multipliers in enumerate(itertools.islice(newton, steps), 1):
+        newton = newton_steps(whole.form.blocks, multipliers, whole.constant(np.log(multipliers)))
+        for number, multipliers in enumerate(itertools.islice(newton, len(OF_UNITS) * steps), 1):
             tell(number)
-            yield multipliers
+            yield whole.constant(np.log(multipliers)), multipliers
     else:
-        yield from _by_descent(whole, np.log(multipliers), OF_UNITS, steps, tell)
+        yield from _by_descent(whole, np.log(multipliers), OF_UNITS, steps, tell, limit)
 
 
 def _by_descent(
-    problem: _Problem, logs: FloatArray, widths: Sequence[float], steps: int, tell: Callable[[int], None]
-) -> Iterator[FloatArray]:
-    """Yield multipliers after the steps with each width."""
-    made = 0
+    problem: _Problem,
+    logs: FloatArray,
+    widths: Sequence[float],
+    steps: int,
+    tell: Callable[[int], None],
+    limit: float,
+) -> Iterator[tuple[float, FloatArray]]:
+    """Yield constants and multipliers after each step, with one width after the other."""
     for width in widths:
-        so_far = made
-        for point, number in _descend(problem, logs, width, steps - so_far):
-            logs, made = point, so_far + number
+        for made, (point, largest) in enumerate(_descend(problem, logs, width, steps, limit), 1):
+            logs = point
             tell(made)
-        yield problem.multipliers(logs)
+            yield math.exp(largest / 2), problem.multipliers(logs)
 
 
-class _Problem:
-    """The least g^2 as a function of the logarithms of the channels' multipliers."""
+class _Value(NamedTuple):
+    """The least g^2 for given multipliers, smoothed, and its gradient."""
 
-    def __init__(self, blocks: Blocks, channels: NDArray[np.intp], clock: Clock) -> None:
+    smoothed: float
+    """Its logarithm; infinity where N is not positive definite."""
+    gradient: FloatArray
+    """By the logarithms of the multipliers."""
+    largest: float
+    """The logarithm of the least g^2 itself."""
+
+
+NO_VALUE = _Value(math.inf, np.zeros(0), math.inf)
+
+
+class _Terms(NamedTuple):
+    """The blocks of A, of A^T and of C^T C from which a block of N is made."""
+
+    of_a: FloatArray
+    of_transpose: FloatArray
+    of_c: FloatArray
+
+
+class _Form:
+    """The matrix N, and the least g^2, for given multipliers of units.
+
+    The blocks L_kj of a Cholesky factor of N are formed from left to right; those that are zero are left out.
+    """
+
+    def __init__(self, blocks: Blocks, values: Sequence[slice]) -> None:
         self.blocks = blocks
-        self.a, self.b, self.c, self.d = (np.ascontiguousarray(block) for block in blocks)
-        self.channels = channels
-        self.clock = clock
-        self.count = int(channels.max(initial=-1)) + 1
-        self.cc = self.c.T @ self.c
-        self.cd = self.c.T @ self.d
-        self.dd = self.d.T @ self.d
+        self.a, self.b, c, d = (np.ascontiguousarray(block) for block in blocks)
+        self.cd = c.T @ d
+        self.dd = d.T @ d
+        cc = c.T @ c
+        self.groups = _groups(values)
+        self.terms: list[dict[int, _Terms]] = []
+        """For each group k, the terms of the blocks N_kj for each j <= k with L_kj not zero."""
+        inputs = float(self.b.shape[1])
+        self.work = 9 * inputs**3
+        """Multiplications of an evaluation, about."""
+        self.evaluations = 0
+        for k, rows in enumerate(self.groups):
+            terms: dict[int, _Terms] = {}
+            for j, columns in enumerate(self.groups[: k + 1]):
+                parts = _Terms(self.a[rows, columns], self.a[columns, rows].T, cc[rows, columns])
+                is_filled = j < k and not terms.keys().isdisjoint(self.terms[j])
+                if j == k or is_filled or any(part.any() for part in parts):
+                    terms[j] = _Terms(*map(np.ascontiguousarray, parts))
+            self.terms.append(terms)
+            sizes = {j: float(self.groups[j].stop - self.groups[j].start) for j in terms}
+            for j in terms:
+                shared = sum(sizes[i] for i in terms if i <= j and i in self.terms[j])
+                self.work += sizes[k] * (sizes[j] * shared + sizes[j] * inputs)
 
-    def multipliers(self, logs: FloatArray) -> FloatArray:
-        """Return one multiplier a unit."""
-        return np.asarray(np.exp(logs)[self.channels])
-
-    def constant(self, logs: FloatArray) -> float:
-        """Return g; infinity where the form is not positive definite."""
-        value, _ = self.evaluate(logs, 0.0)
-        return math.exp(value / 2)
-
-    def evaluate(self, logs: FloatArray, width: float) -> tuple[float, FloatArray]:
-        """Return the logarithm of the smoothed g^2, and its gradient if ``width`` is not 0."""
-        no_gradient = np.zeros(0)
-        multipliers = self.multipliers(logs)
-        form = self._form(multipliers)
-        form -= self.cc
+    def evaluate(self, multipliers: FloatArray, width: float) -> _Value:
+        """Return the least g^2, with the gradient by the logarithms of the multipliers if ``width`` is not 0."""
+        self.evaluations += 1
         right = self.cd + multipliers[:, None] * self.b
+        factor: list[dict[int, FloatArray]] = []
+        """Blocks of the Cholesky factor; those of its diagonal are inverted."""
+        solved = np.empty_like(right)
         try:
-            np.linalg.cholesky(form)  # raises if it is not positive definite
-            solution = np.linalg.solve(form, right)  # raises if it is so but for rounding
+            for terms, rows in zip(self.terms, self.groups, strict=True):
+                factor.append(self._row(factor, terms, rows, multipliers))
+                *others, (_, inverse) = factor[-1].items()
+                solved[rows] = inverse @ (right[rows] - sum(block @ solved[self.groups[j]] for j, block in others))
+            values, vectors = np.linalg.eigh(self.dd + solved.T @ solved)
         except np.linalg.LinAlgError:
-            return math.inf, no_gradient
-        gram = self.dd + right.T @ solution
-        values, vectors = np.linalg.eigh((gram + gram.T) / 2)
+            return NO_VALUE
         largest = float(values[-1])
         if not 0 < largest < math.inf:
-            return math.inf, no_gradient
+            return NO_VALUE
         if not width:
-            return math.log(largest), no_gradient
+            return _Value(math.log(largest), NO_VALUE.gradient, math.log(largest))
         shares = np.exp((values - largest) / (width * largest))
         value = largest * (1 + width * math.log(shares.sum()))
         counts = shares > 1e-4
         vectors = vectors[:, counts]
         shares = shares[counts] / shares[counts].sum()
-        v = solution @ vectors
+        v = solved @ vectors
+        for row, rows in zip(factor[::-1], self.groups[::-1], strict=True):
+            *others, (_, inverse) = row.items()
+            v[rows] = inverse.T @ v[rows]
+            for j, block in others:
+                v[self.groups[j]] -= block.T @ v[rows]
         slack = self.a @ v + self.b @ vectors - v
         by_unit = 2 * multipliers * (v * slack * shares).sum(axis=1) / value
-        return math.log(value), np.bincount(self.channels, by_unit, self.count)
+        return _Value(math.log(value), by_unit, math.log(largest))
 
-    def _form(self, multipliers: FloatArray) -> FloatArray:
-        """Return 2 L - L A - A^T L."""
-        scaled = multipliers[:, None] * self.a
-        form: FloatArray = -scaled
-        form -= scaled.T
-        form[np.diag_indices(len(form))] += 2 * multipliers
-        return form
+    def _row(
+        self,
+        factor: Sequence[dict[int, FloatArray]],
+        terms: dict[int, _Terms],
+        rows: slice,
+        multipliers: FloatArray,
+    ) -> dict[int, FloatArray]:
+        """Return the blocks of a row of the Cholesky factor, the last one inverted."""
+        row: dict[int, FloatArray] = {}
+        for j, (of_a, of_transpose, of_c) in terms.items():
+            block = -multipliers[rows, None] * of_a - of_transpose * multipliers[self.groups[j]] - of_c
+            if j == len(factor):
+                block[np.diag_indices(len(block))] += 2 * multipliers[rows]
+            other = row if j == len(factor) else factor[j]
+            for i in row.keys() & other.keys():
+                block -= row[i] @ other[i].T
+            row[j] = _inverse(np.linalg.cholesky(block)) if j == len(factor) else block @ factor[j][j].T
+        return row
+
+
+def _groups(values: Sequence[slice]) -> list[slice]:
+    """Return slices of consecutive units, `GROUP` to twice as many if the values allow it."""
+    groups: list[slice] = []
+    for units in values:
+        if groups and groups[-1].stop - groups[-1].start < GROUP:
+            units = slice(groups.pop().start, units.stop)
+        count = max(1, (units.stop - units.start) // GROUP)
+        ends = np.linspace(units.start, units.stop, count + 1).astype(int).tolist()
+        groups += [slice(first, last) for first, last in itertools.pairwise(ends)]
+    return groups
+
+
+def _inverse(lower: FloatArray) -> FloatArray:
+    """Return the inverse of a lower triangular matrix, by halves: NumPy solves with any matrix only."""
+    n = len(lower)
+    if n <= GROUP:
+        return np.asarray(np.linalg.inv(lower))
+    half = n // 2
+    first, last = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
+    return np.block([[first, np.zeros((half, n - half))], [-last @ (lower[half:, :half] @ first), last]])
+
+
+class _Problem:
+    """The least g^2 as a function of the logarithms of the channels' multipliers."""
+
+    def __init__(self, form: _Form, channels: NDArray[np.intp], clock: Clock) -> None:
+        self.form = form
+        self.channels = channels
+        self.clock = clock
+        self.count = int(channels.max(initial=-1)) + 1
+
+    def multipliers(self, logs: FloatArray) -> FloatArray:
+        """Return one multiplier a unit."""
+        return np.asarray(np.exp(logs)[self.channels])
+
+    @property
+    def work(self) -> float:
+        """Multiplications so far, and `FREE`."""
+        return FREE + self.form.evaluations * self.form.work
+
+    def constant(self, logs: FloatArray) -> float:
+        """Return g; infinity where the form is not positive definite."""
+        return math.exp(self.form.evaluate(self.multipliers(logs), 0.0).largest / 2)
+
+    def evaluate(self, logs: FloatArray, width: float) -> _Value:
+        """Return the smoothed g^2 and its gradient."""
+        value = self.form.evaluate(self.multipliers(logs), width)
+        if not value.gradient.size:
+            return value
+        return value._replace(gradient=np.bincount(self.channels, value.gradient, self.count))
 
     def start(self, values: Sequence[slice], is_transposed: bool) -> tuple[float, FloatArray]:
         """Return a constant, and logarithms of its multipliers, one number for each value.
@@ -194,13 +320,14 @@ class _Problem:
         complement of its units is 2 L - L^2 G, which is largest at L = 1 / |G|. At the end, |[D C] F [D C]^T| is the
         square of the constant.
         """
-        m = self.b.shape[1]
+        a, b, c, d = self.form.blocks
+        m = b.shape[1]
         inverse = np.eye(m)
         columns = np.arange(m)
         """The columns of [B A] that F is of."""
         logs = np.zeros(self.count)
         for units in values[::-1] if is_transposed else values:
-            rows = np.hstack([self.b[units], self.a[units]])[:, columns]
+            rows = np.hstack([b[units], a[units]])[:, columns]
             reads = np.flatnonzero(rows.any(axis=0))
             of_rows = rows[:, reads] @ inverse[reads]
             gram = of_rows[:, reads] @ rows[:, reads].T
@@ -209,22 +336,25 @@ class _Problem:
             own = np.linalg.inv(2 * np.eye(len(gram)) - gram / largest) * largest
             across = own @ of_rows / largest
             inverse = np.block([[inverse + across.T @ of_rows / largest, across.T], [across, own]])
-            columns = np.concatenate([columns, np.arange(len(self.a))[units] + m])
-        ends = np.hstack([self.d, self.c])[:, columns]
+            columns = np.concatenate([columns, np.arange(len(a))[units] + m])
+        ends = np.hstack([d, c])[:, columns]
         square = float(np.linalg.eigvalsh(ends @ inverse @ ends.T)[-1])
         return math.sqrt(square), logs + math.log(square)
 
 
 # -- descent -----------------------------------------------------------------------------------------------------------
-def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> Iterator[tuple[FloatArray, int]]:
+def _descend(
+    problem: _Problem, logs: FloatArray, width: float, steps: int, limit: float
+) -> Iterator[tuple[FloatArray, float]]:
     """Make quasi-Newton steps (Nocedal, "Updating quasi-Newton matrices with limited storage", Math. Comp. 1980).
 
-    Yields the point after each, and the number of steps so far.
+    Yields the point after each, and the logarithm of its g^2.
     """
-    value, gradient = problem.evaluate(logs, width)
+    value, gradient, least = problem.evaluate(logs, width)
     history: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=MEMORY)
     values = [value]
-    for made in range(1, steps + 1):
+    works = [problem.work]
+    while len(values) <= steps:
         if problem.clock.expired or not np.isfinite(gradient).all() or not gradient.any():
             return
         direction = -_preconditioned(gradient, history)
@@ -232,7 +362,7 @@ def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> I
         share = 1.0
         while True:
             step = share * direction
-            new_value, new_gradient = problem.evaluate(logs + step, width)
+            new_value, new_gradient, largest = problem.evaluate(logs + step, width)
             if new_value < value + 1e-4 * float(step @ gradient):
                 break
             share /= 3
@@ -247,10 +377,23 @@ def _descend(problem: _Problem, logs: FloatArray, width: float, steps: int) -> I
         if step @ change > 1e-10 * np.linalg.norm(step) * np.linalg.norm(change):
             history.append((step, change))
         logs, value, gradient = logs + step, new_value, new_gradient
+        least = min(least, largest)
         values.append(value)
-        yield logs, made
-        if len(values) > PATIENCE and values[-1 - PATIENCE] - value < LEAST_GAIN:
+        works.append(problem.work)
+        yield logs, largest
+        if len(values) > WINDOW and not _is_worthwhile(values, works, least - limit):
             return
+
+
+def _is_worthwhile(values: Sequence[float], works: Sequence[float], above: float) -> bool:
+    """Whether further steps are expected to gain enough, at the rate of the last ones.
+
+    ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``above``: how far the logarithm
+    of g^2 is above that of a proven constant.
+    """
+    gain = values[-1 - WINDOW] - values[-1]
+    rate = gain / (works[-1] - works[-1 - WINDOW])
+    return gain >= LEAST_GAIN and rate * works[-1] >= DOUBLED_GAIN + max(above, 0.0)
 
 
 def _preconditioned(gradient: FloatArray, history: deque[tuple[FloatArray, FloatArray]]) -> FloatArray:

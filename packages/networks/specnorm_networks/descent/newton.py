@@ -25,9 +25,9 @@ from specnorm_networks.certified.operators.base import FloatArray
 EXPECTED_STEPS = 40
 FACTOR = 4.0
 """Factor by which t grows."""
-GAP = 2e-5
+GAP = 2e-6
 """The steps end when the constant's square is this close, relatively, to its least value."""
-GAIN = 2e-4
+GAIN = 2e-5
 """The steps end when a larger t gained less than this; the next one gains a quarter of it."""
 CENTRED = 0.9
 """Newton decrement below which t grows."""
@@ -44,44 +44,50 @@ SHORTEST = 24
 def newton_products(inputs: int, units: int, outputs: int) -> float:
     """Return the multiplications of a Newton step, about."""
     n = float(inputs + units)
-    vectors = n + units + outputs
-    return n**3 + vectors * n * (n + vectors) + units**3 / 3
+    return n**3 + n * units * (n + units) + n * n * outputs + units**3 / 3
 
 
 class _Form:
     """P as a function of the unknowns: of each unit, and then of the square of the constant.
 
-    The columns of ``vectors`` are the u_k: of each entry of x, of v and of w for each unit, and of each output.
+    The columns of ``half`` are the w/2 of the units; ``of_outputs`` is what the outputs add to P.
     """
 
     def __init__(self, blocks: Blocks, constant: float) -> None:
         a, b, c, d = blocks
-        n, m = b.shape
-        half = np.hstack([b, a]).T / 2
-        entries = np.eye(m + n)
-        entries[:, m:] -= half
-        self.vectors = np.hstack([entries, half, np.hstack([d, c]).T / constant])
-        self.signs = np.repeat([1.0, -1.0], [m + n, n + len(c)])
-        self.inputs = m
-        self.units = n
-        self.outputs = len(c)
+        self.units, self.inputs = b.shape
+        self.half = np.hstack([b, a]).T / 2
+        outputs = np.hstack([d, c]) / constant
+        self.of_outputs = -(outputs.T @ outputs)
+        self.vectors = self.inputs + 2 * self.units + len(c)
+        """Number of the u_k."""
 
-    def at(self, x: FloatArray) -> FloatArray:
-        """Return P for some unknowns, and 1 of the outputs (0: of a change)."""
-        weights = np.concatenate([np.full(self.inputs, x[self.units]), x[:-2], x[:-2], np.full(self.outputs, x[-1])])
-        return np.asarray((self.vectors * (self.signs * weights)) @ self.vectors.T)
-
-    def _by_unknown(self, numbers: FloatArray) -> FloatArray:
-        """Return the sums of numbers of vectors, along the first axis, for each unknown."""
-        x, v, w, _ = np.split(numbers, np.cumsum([self.inputs, self.units, self.units]))
-        return np.concatenate([v + w, x.sum(axis=0, keepdims=True)])
+    def at(self, x: FloatArray, of_outputs: float = 1.0) -> FloatArray:
+        """Return P for some unknowns; ``of_outputs`` is 0 for its change by a change of them."""
+        p = of_outputs * self.of_outputs
+        of_units = self.half * x[: self.units]
+        p[:, self.inputs :] -= of_units
+        p[self.inputs :] -= of_units.T
+        p[np.diag_indices(len(p))] += np.concatenate([np.full(self.inputs, x[self.units]), x[: self.units]])
+        return np.asarray(p)
 
     def newton_move(self, p: FloatArray, t: float) -> tuple[FloatArray, float]:
-        """Return the Newton step of the unknowns that may change, from where P is ``p``, and its decrement."""
-        products = self.vectors.T @ np.linalg.solve(p, self.vectors)
-        gradient = self._by_unknown(-self.signs * np.diag(products))
-        gradient[-1] += t
-        hessian = self._by_unknown(self._by_unknown(self.signs[:, None] * np.square(products) * self.signs).T)
+        """Return the Newton step of the unknowns, from where P is ``p``, and its decrement."""
+        inverse = np.linalg.inv(p)
+        of_halves = inverse @ self.half
+        inputs, units = slice(self.inputs), slice(self.inputs, None)
+        # Products u_k^T X u_l: of w/2 with w/2, of v - w/2 with w/2, and of v - w/2 with v - w/2.
+        ww = self.half.T @ of_halves
+        vw = of_halves[units] - ww
+        vv = inverse[units, units] - of_halves[units] - vw.T
+        of_input = np.diag(inverse)[inputs]
+        gradient = np.append(np.diag(ww) - np.diag(vv), t - of_input.sum())
+        hessian = np.empty((self.units + 1, self.units + 1))
+        crossed = np.square(vw)
+        hessian[:-1, :-1] = np.square(vv) - crossed - crossed.T + np.square(ww)
+        of_v = inverse[inputs, units] - of_halves[inputs]
+        hessian[:-1, -1] = hessian[-1, :-1] = (np.square(of_v) - np.square(of_halves[inputs])).sum(axis=0)
+        hessian[-1, -1] = np.square(inverse[inputs, inputs]).sum()
         # Scaled to a unit diagonal, and regularised.
         scale = 1 / np.sqrt(np.diag(hessian))
         scaled = hessian * scale * scale[:, None] + 1e-13 * np.eye(len(scale))
@@ -95,17 +101,19 @@ def newton_steps(blocks: Blocks, multipliers: FloatArray, constant: float) -> It
     ``multipliers``: feasible ones, to begin with. ``constant``: theirs.
     """
     form = _Form(blocks, constant)
-    x = np.concatenate([2 * multipliers / constant**2, [INWARD, 1.0]])
-    order = len(form.signs)
+    x = np.append(2 * multipliers / constant**2, INWARD)
+    order = form.vectors
     t = float(order)
     constant_before: Any = math.inf
     while True:
         p = form.at(x)
         if _barrier(p) == math.inf:  # not feasible, by rounding
             return
-        move, decrement = form.newton_move(p, t)
-        move = np.append(move, 0.0)
-        size = _line_search(p, form.at(move), t * float(move[form.units]))
+        try:
+            move, decrement = form.newton_move(p, t)
+        except np.linalg.LinAlgError:  # singular, but for rounding
+            return
+        size = _line_search(p, form.at(move, of_outputs=0.0), t * float(move[form.units]))
         x = x + size * move
         gains_little: Any = size == 0
         if decrement < CENTRED and size == 1:

@@ -18,6 +18,7 @@ from specnorm_networks.certified.inequality import Inequality, constant_of_inequ
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.ranges import unlimited_ranges, with_slopes_on
 from specnorm_networks.certified.units import inequality_of as read
+from specnorm_networks.descent import inequality as descent
 from specnorm_networks.descent.inequality import proposals
 from specnorm_networks.tools import bound
 
@@ -122,8 +123,9 @@ def test_the_channels_of_all_functions_are_numbered_without_gaps() -> None:
 
 
 @pytest.mark.parametrize("name", ["resolutions", "few outputs"])
-def test_no_smaller_constant_is_proven(name: str) -> None:
-    """Nor one of multipliers that cannot be such, or of entries that are known less well."""
+def test_no_smaller_constant_is_proven(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one of multipliers that cannot be such, or of entries that are known less well; the search has blocks."""
+    monkeypatch.setattr(descent, "GROUP", 5)
     inequality = inequality_of(GRAPHS[name]())
     *_, best = proposals(inequality, 60, Clock())
     least = best.constant
@@ -132,7 +134,7 @@ def test_no_smaller_constant_is_proven(name: str) -> None:
         claim = constant_of_inequality(inequality, multipliers, constant, is_transposed=best.is_transposed)
         return claim.value
 
-    assert prove(least * (1 + 1e-6)) == least * (1 + 1e-6)
+    assert prove(least * (1 + 1e-6), best.multipliers * (1 + 1e-6)) == least * (1 + 1e-6)
     for constant in (least * (1 - 1e-6), 0.0, np.nan, np.inf, -least):
         with pytest.raises(NoBoundError):
             prove(constant)
@@ -142,7 +144,22 @@ def test_no_smaller_constant_is_proven(name: str) -> None:
     inequality = replace(inequality, error=1e-6 * abs(inequality.matrix))._of_map(inequality.map)
     with pytest.raises(NoBoundError):
         prove(least * (1 + 1e-6))
-    assert prove(2 * least) == 2 * least
+    assert prove(2 * least, 2 * best.multipliers) == 2 * least
+
+
+@pytest.mark.parametrize("name", ["resolutions", "few outputs"])
+def test_the_gradient_of_the_search_is_the_derivative(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "GROUP", 5)
+    inequality = inequality_of(GRAPHS[name]())
+    form = descent._Form(inequality.blocks, inequality.values)
+    problem = descent._Problem(form, inequality.channels, Clock())
+    _, logs = problem.start(inequality.values, is_transposed=False)
+    logs = logs + 0.1
+    direction = RNG.normal(size=logs.shape)
+    ahead, behind = (problem.evaluate(logs + step * direction, 1e-3).smoothed for step in (1e-5, -1e-5))
+    assert len(form.groups) > 2
+    # The width of the maximum changes with the largest eigenvalue, which the gradient leaves out.
+    assert problem.evaluate(logs, 1e-3).gradient @ direction == pytest.approx((ahead - behind) / 2e-5, rel=1e-2)
 
 
 def test_functions_of_the_same_entries_are_the_same_units() -> None:
