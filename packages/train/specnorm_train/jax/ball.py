@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import specnorm
 from specnorm._internal import check_bound, lmo_many, updates_in_ball
 from specnorm.errors import KernelError, MethodError
-from specnorm_train.jax.trees import Kernel, Rule, flax_layout, kernels, name_of, with_kernels
+from specnorm_train.jax.trees import Kernel, Rule, arrays_like, flax_layout, is_kernel, kernels, name_of, with_kernels
 
 if TYPE_CHECKING:
     import optax
@@ -192,7 +192,7 @@ def _transformation(
     of_rest = optax.with_extra_args_support(optax.adamw(1e-3) if rest is None else rest)
 
     def masked(params: Any, kernels_of_tree: Mapping[str, Kernel]) -> optax.GradientTransformationExtraArgs:
-        mask = jax.tree_util.tree_map_with_path(lambda keys, _: name_of(keys) not in kernels_of_tree, params)
+        mask = jax.tree_util.tree_map_with_path(lambda keys, _: not is_kernel(name_of(keys), kernels_of_tree), params)
         return optax.with_extra_args_support(optax.masked(of_rest, mask))
 
     def init(params: Any) -> BallState:
@@ -211,11 +211,11 @@ def _transformation(
                 f"the state is of the kernels {sorted(state.momentum)}, and the tree has {sorted(kernels_of_tree)}. "
                 "Give the state that init returned for this tree."
             )
-        gradient_of = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+        gradient_of = arrays_like(updates, kernels_of_tree)
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
         means, targets = {}, {}
         for path, kernel in kernels_of_tree.items():
-            gradient = jnp.reshape(gradient_of[path], kernel.array.shape).astype(kernel.array.dtype)
+            gradient = gradient_of[path].astype(kernel.array.dtype)
             means[path] = momentum * state.momentum[path] + (1 - momentum) * gradient
             targets[path] = momentum * means[path] + (1 - momentum) * gradient if nesterov else means[path]
         arrays, geometries = zip(*kernels_of_tree.values(), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from specnorm.plugin import LayerKernel
-from specnorm_train.jax.trees import Rule, flax_layout, kernels, matrices_of
+from specnorm_train.jax.trees import Rule, flax_layout, is_kernel, kernels, matrices_of
 from specnorm_train.monitoring import Monitor
 
 
@@ -58,5 +58,5 @@ class NormMonitor(Monitor):
         kernel_of_path = kernels(params, self.rule, layers=self.layers)
         layers = {path: LayerKernel(kernel.array, kernel.geometry) for path, kernel in kernel_of_path.items()}
         reason = "it is not a kernel by the rule"
-        left_out = {path: reason for path in matrices_of(params, self.layers) if path not in layers}
+        left_out = {path: reason for path in matrices_of(params, self.layers) if not is_kernel(path, layers)}
         return self.measured({**layers, **left_out})

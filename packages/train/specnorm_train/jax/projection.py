@@ -11,7 +11,7 @@ from specnorm._internal import check_bound
 from specnorm.methods import Method
 from specnorm_train.jax.constraint import scaled_to
 from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
-from specnorm_train.jax.trees import Rule, flax_layout, kernels, name_of
+from specnorm_train.jax.trees import Rule, arrays_like, flax_layout, kernels, with_kernels
 
 if TYPE_CHECKING:
     import optax
@@ -75,7 +75,7 @@ def project_spectral_norm(
         if params is None:
             raise ValueError("project_spectral_norm needs the parameters: call update(updates, state, params).")
         old_kernels = kernels(params, rule, layers=layers)
-        update_of_path = {name_of(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(updates)}
+        update_of_path = arrays_like(updates, old_kernels)
         updated_kernels = {}
         for path, kernel in old_kernels.items():
             updated_kernels[path] = kernel._replace(array=_after_update(kernel.array, update_of_path[path]))
@@ -83,19 +83,16 @@ def project_spectral_norm(
         arrays = {path: kernel.array for path, kernel in updated_kernels.items()}
         projected_kernels = scaled_to(arrays, norms, bound, only_shrink=True)
 
-        def projected(keys: tuple[Any, ...], update: Any) -> Any:
-            path = name_of(keys)
-            if path not in old_kernels:
-                return update
-            projected_update = (projected_kernels[path] - old_kernels[path].array).astype(update.dtype)
-            return jnp.where(norms[path] > bound, jnp.reshape(projected_update, update.shape), update)
-
-        return jax.tree_util.tree_map_with_path(projected, updates), new_states
+        new_updates = {}
+        for path, kernel in old_kernels.items():
+            update = update_of_path[path]
+            projected_update = (projected_kernels[path] - kernel.array).astype(update.dtype)
+            new_updates[path] = jnp.where(norms[path] > bound, projected_update, update)
+        return with_kernels(updates, new_updates), new_states
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 def _after_update(kernel: Any, update: Any) -> Any:
     """Return a kernel after an update of the optimizer, as a constant."""
-    new_kernel = kernel + jnp.reshape(update, kernel.shape)
-    return jax.lax.stop_gradient(new_kernel.astype(kernel.dtype))
+    return jax.lax.stop_gradient((kernel + update).astype(kernel.dtype))

@@ -6,6 +6,7 @@ for a leaf that is not a kernel. `flax_layout` and `equinox_layout` are rules, `
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -28,11 +29,13 @@ _PROJECTIONS = ("query", "key", "value", "out")
 _INPUT_AXES = "input_axes"
 """A keyword of rules alone: the number of a kernel's first axes that are inputs of a dense layer. The other axes are
 outputs."""
+_STACK_AXES = "stack_axes"
+"""A keyword of rules alone: the number of a leaf's first axes over which it is a stack, with a kernel at each index."""
 _REFUSED = "refused"
 """A keyword of `_keywords_of_modules` alone: the reason why the norm of a module does not follow from its kernel."""
 _AXES = "ndim"
 """A keyword of `_keywords_of_modules` alone: the number of axes of a kernel that is not stacked by `vmap`."""
-_RULE_KEYWORDS = (*Geometry.__annotations__, _INPUT_AXES)
+_RULE_KEYWORDS = (*Geometry.__annotations__, _INPUT_AXES, _STACK_AXES)
 """The keywords that a rule may return."""
 _NO_CONVOLUTION_OR_MATRIX = ("convlocal", "einsum")
 """Parts of the names of Flax's layers whose kernels are neither convolutions nor a single matrix."""
@@ -95,6 +98,8 @@ def equinox_layout(path: str, leaf: Any) -> Mapping[str, Any] | None:
 class with_geometry:
     """A rule with the kernels of another rule, and with geometry by path, in the form of ``audit(..., geometry=)``.
 
+    Parameters that ``nn.scan`` or ``nn.vmap`` stacks on their first axis are kernels with ``stack_axes`` 1.
+
     ::
 
         rule = with_geometry({"down/kernel": {"stride": 2}, "*/qkv/kernel": {"input_axes": 1}})
@@ -103,8 +108,10 @@ class with_geometry:
     Parameters
     ----------
     geometry : mapping of str to mapping
-        From shell patterns for paths to geometry keywords, or ``input_axes``: for a dense layer, the number of its
-        kernel's first axes that are inputs. If several patterns match, the last one with a keyword sets it.
+        From shell patterns for paths to geometry keywords, or one of two more. ``input_axes``: for a dense layer, the
+        number of its kernel's first axes that are inputs. ``stack_axes``: the number of a leaf's first axes over which
+        it is a stack of kernels; the other keywords are about one of these. If several patterns match, the last one
+        with a keyword sets it.
     rule : callable, default `flax_layout`
 
     Raises
@@ -202,7 +209,7 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
     -------
     dict of str to Kernel
         The kernels by path, in the tree's order. Paths are joined by ``/``, without the ``value`` at the end of the
-        paths of Flax NNX.
+        paths of Flax NNX. After the path of a stack stands the number of the kernel: ``"blocks/Conv_0/kernel/2"``.
 
     Raises
     ------
@@ -220,8 +227,15 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
     convolution, whose norm is never smaller than the dense layer's. With several *output* axes, the dense layer's norm
     may be larger; then the bias has several axes, and the kernel is not read as a convolution.
     """
-    kernels_by_path = _kernels_and_keywords(tree, rule, layers)
-    return {path: _as_kernel(leaf, keywords) for path, (leaf, keywords) in kernels_by_path.items()}
+    found: dict[str, Kernel] = {}
+    for path, (leaf, keywords) in _kernels_and_keywords(tree, rule, layers).items():
+        count = keywords.get(_STACK_AXES, 0)
+        if count:
+            stack = leaf.reshape(-1, *leaf.shape[count:])
+            found |= {f"{path}/{j}": _as_kernel(stack[j], keywords) for j in range(stack.shape[0])}
+        else:
+            found[path] = _as_kernel(leaf, keywords)
+    return found
 
 
 def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
@@ -230,27 +244,28 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
     leaves = _leaves(tree)
     if full_rule.rule is flax_layout and _has_modules_of_equinox(tree):
         full_rule = with_geometry(full_rule.geometry, _layout_by_names(leaves))
-    keywords_of_tree = _keywords_of_tree(tree, leaves, full_rule.rule)
+    keywords_of_tree = _keywords_of_tree(tree, leaves, full_rule)
     kernels_by_path: dict[str, tuple[Any, Mapping[str, Any]]] = {}
     ambiguous: dict[str, tuple[int, ...]] = {}
     for path, leaf in leaves:
         if not _may_be_a_kernel(leaf) or not fnmatchcase(path, layers):
             continue
-        keywords_of_rule = full_rule.rule(path, leaf)
+        keywords_of_user = full_rule.keywords_of(path)
+        shape, keywords_of_rule = _of_one(full_rule.rule, path, leaf, keywords_of_user.get(_STACK_AXES, 0))
+        ndim = len(shape)
         # None: no kernel. Without keywords: the tree shows nothing about the leaf.
         keywords_of_module = keywords_of_tree.get(path, _NO_KEYWORDS)
         if keywords_of_rule is None or keywords_of_module is None:
             continue
-        if keywords_of_module.get(_AXES, leaf.ndim) != leaf.ndim:
+        if keywords_of_module.get(_AXES, ndim) != ndim:
             continue
         if _REFUSED in keywords_of_module:
             reason = keywords_of_module[_REFUSED]
             raise GeometryError(f"{path}: {reason} Leave it out by layers, or by a rule of your own.")
         keywords = {keyword: x for keyword, x in keywords_of_module.items() if keyword != _AXES}
-        keywords_of_user = full_rule.keywords_of(path)
         is_decided = bool(keywords) or "layout" in keywords_of_user or _INPUT_AXES in keywords_of_user
-        if full_rule.rule is flax_layout and leaf.ndim > 2 and not is_decided:
-            ambiguous[path] = tuple(leaf.shape)
+        if full_rule.rule is flax_layout and ndim > 2 and not is_decided:
+            ambiguous[path] = shape
         kernels_by_path[path] = (leaf, full_rule.added(path, {**keywords_of_rule, **keywords}))
     if ambiguous:
         raise GeometryError(_advice_for_ambiguous(ambiguous))
@@ -269,15 +284,40 @@ def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple
     return kernels_by_path
 
 
-def _keywords_of_tree(tree: Any, leaves: list[tuple[str, Any]], rule: Rule) -> dict[str, Mapping[str, Any] | None]:
+def _of_one(rule: Rule, path: str, leaf: Any, count: Any) -> tuple[tuple[int, ...], Mapping[str, Any] | None]:
+    """The shape of one kernel of a stack on so many axes, and what a rule that looks at its axes says of it."""
+    shape = tuple(leaf.shape)
+    if not count:
+        return shape, rule(path, leaf)
+    if count in range(len(shape) - 1):
+        one = jax.eval_shape(lambda x: jnp.zeros(shape[count:], x.dtype), leaf)
+        return shape[count:], rule(path, one)
+    if rule(path, leaf) is not None:
+        raise GeometryError(
+            f"stack_axes={count!r} of {path!r}, which has shape {shape}: expected an integer from 0 to "
+            f"{len(shape) - 2}, since a kernel has at least two axes."
+        )
+    return shape, None
+
+
+def _keywords_of_tree(
+    tree: Any, leaves: list[tuple[str, Any]], full_rule: with_geometry
+) -> dict[str, Mapping[str, Any] | None]:
     """Return the keywords that the tree shows for its leaves, by path; None for a weight that is not a linear map.
 
     They come from the tree's modules. With `flax_layout`, names and biases tell those of other leaves. For a user's own
     rule, nothing of the tree is used.
     """
     keywords: dict[str, Mapping[str, Any] | None] = {}
+    rule = full_rule.rule
     if rule is flax_layout:
-        shapes = {path: tuple(leaf.shape) for path, leaf in leaves if _may_be_a_kernel(leaf)}
+        shapes = {}
+        for path, leaf in leaves:
+            if _may_be_a_kernel(leaf):
+                # A bias has as many axes of the stack as the kernel beside it.
+                parent, slash, _ = path.rpartition("/")
+                count = full_rule.keywords_of(f"{parent}{slash}kernel").get(_STACK_AXES, 0)
+                shapes[path] = tuple(leaf.shape[count:])
         keywords |= dict(_keywords_by_names(shapes))
     if rule in (equinox_layout, flax_layout):
         keywords |= dict(_keywords_of_modules(tree))
@@ -293,7 +333,7 @@ def _require_matches(patterns: Mapping[str, Any], names: list[str]) -> None:
 
 def _as_kernel(leaf: Any, keywords: Mapping[str, Any]) -> Kernel:
     """Return a leaf with its geometry; the leaf of a dense layer with ``input_axes`` as a matrix."""
-    geometry = {keyword: x for keyword, x in keywords.items() if keyword != _INPUT_AXES}
+    geometry = {keyword: x for keyword, x in keywords.items() if keyword not in (_INPUT_AXES, _STACK_AXES)}
     count = keywords.get(_INPUT_AXES)
     if count is None:
         return Kernel(leaf, geometry)
@@ -315,8 +355,8 @@ def _advice_for_ambiguous(shapes: Mapping[str, tuple[int, ...]]) -> str:
         f"{path!r} has shape {shape}: the tree does not say whether it is a convolution, or a dense layer with several "
         f"input or output axes (LinearGeneral, DenseGeneral), whose norm may be larger.{note} Give "
         f"rule=with_geometry({{{path!r}: {{'input_axes': 1}}}}) for a dense layer with one input axis, or {{'layout': "
-        f"{LAYOUTS[len(shape)]!r}}} for a convolution; rule=layout_of(model) where there is a Flax NNX model, whose "
-        "modules say so; or leave it out by layers."
+        f"{LAYOUTS[len(shape)]!r}}} for a convolution, or {{'stack_axes': 1}} if nn.scan or nn.vmap stacks it; "
+        "rule=layout_of(model) where there is a Flax NNX model, whose modules say so; or leave it out by layers."
     )
 
 
@@ -359,7 +399,7 @@ def _keywords_by_names(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[
             input_axes = _inputs_by_bias(shape, bias)
         if input_axes is not None:
             yield path, {_INPUT_AXES: input_axes}
-        elif "conv" in layer or bias == shape[-1:]:
+        elif bias == shape[-1:] or ("conv" in layer and (bias is None or len(bias) == 1)):
             yield path, {"layout": LAYOUTS[len(shape)]}
 
 
@@ -474,10 +514,38 @@ def with_kernels(tree: Tree, new_kernels: Mapping[str, Any]) -> Tree:
     """Return the tree with the leaves at some paths replaced by new kernels, reshaped to the leaves' shapes."""
 
     def new_leaf(keys: tuple[Any, ...], leaf: Any) -> Any:
-        kernel = new_kernels.get(name_of(keys))
-        if kernel is None:
+        found = [new_kernels[path] for path in _paths_of(name_of(keys), new_kernels)]
+        if not found:
             return leaf
+        kernel = found[0] if name_of(keys) in new_kernels else jnp.stack(found)
         return kernel if kernel.shape == leaf.shape else jnp.reshape(kernel, leaf.shape)
 
     new_tree: Tree = jax.tree_util.tree_map_with_path(new_leaf, tree)
     return new_tree
+
+
+def arrays_like(tree: Any, kernels_of_tree: Mapping[str, Kernel]) -> dict[str, Any]:
+    """The leaves of another tree, such as a gradient, at the paths and in the shapes of kernels."""
+    found = {}
+    for name, leaf in _leaves(tree):
+        paths = _paths_of(name, kernels_of_tree)
+        shapes = [kernels_of_tree[path].array.shape for path in paths]
+        if name in kernels_of_tree:
+            found[name] = jnp.reshape(leaf, shapes[0])
+        elif paths:
+            members = jnp.reshape(leaf, (len(paths), *shapes[0]))
+            found |= {path: members[j] for j, path in enumerate(paths)}
+    return found
+
+
+def is_kernel(name: str, kernels_of_tree: Mapping[str, Any]) -> bool:
+    """Whether the leaf of this name is a kernel or a stack of kernels."""
+    return bool(_paths_of(name, kernels_of_tree))
+
+
+def _paths_of(name: str, kernels_of_tree: Mapping[str, Any]) -> list[str]:
+    """The paths of the kernels in the leaf of this name: of one, of the members of a stack, or none."""
+    if name in kernels_of_tree:
+        return [name]
+    members = itertools.takewhile(kernels_of_tree.__contains__, (f"{name}/{j}" for j in itertools.count()))
+    return list(members)

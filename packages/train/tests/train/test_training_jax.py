@@ -116,6 +116,33 @@ def test_biases_of_stacked_and_local_layers_do_not_tell() -> None:
             training.kernels({name: {"kernel": jnp.ones((3, 4, 5)), "bias": jnp.ones(5)}})
 
 
+STACKED = training.with_geometry({"*/kernel": {"stack_axes": 1}})
+"""As of trees that `nn.scan` and `nn.vmap` of Flax make."""
+
+
+def test_a_stack_of_parameters_is_its_kernels() -> None:
+    """Two dense layers, and three convolutions of one axis: norms and proofs are those of the kernels apart."""
+    pair = {"kernel": normal(2, 5, 3), "bias": jnp.zeros((2, 3))}
+    tree = {"Critic": pair, "blocks": {"Conv_0": {"kernel": normal(3, 3, 4, 4), "bias": jnp.zeros((3, 4))}}}
+    with pytest.raises(GeometryError, match=r"'blocks/Conv_0/kernel'.*stack_axes"):
+        training.kernels(tree, layers="blocks/*")
+    with pytest.raises(GeometryError, match="stack_axes=3 of 'blocks/Conv_0/kernel'"):
+        training.kernels(tree, training.with_geometry({"blocks/*": {"stack_axes": 3}}), layers="blocks/*")
+    found = training.kernels(tree, STACKED)
+    truth = {f"Critic/kernel/{j}": matrix_norm(pair["kernel"][j], 1) for j in range(2)}
+    for j, kernel in enumerate(tree["blocks"]["Conv_0"]["kernel"]):
+        truth[f"blocks/Conv_0/kernel/{j}"] = np.linalg.norm(np.fft.fft(kernel, 256, axis=0), 2, axis=(1, 2)).max()
+    assert list(found) == list(truth)
+    assert uppers(tree, STACKED) == pytest.approx(truth, rel=2e-3)
+    at_most = training.rescale(tree, 1.0, STACKED)
+    assert certified(at_most, 1.0, STACKED)
+    # Of matrices alone, which compile fast.
+    optimizer = training.spectral_ball(0.5, rule=STACKED, layers="Critic/*")
+    updates, _ = optimizer.update(tree, optimizer.init(at_most), at_most)
+    moved = jax.tree_util.tree_map(jnp.add, at_most, updates)
+    assert certified({"Critic": moved["Critic"]}, 1.0, STACKED)
+
+
 def test_a_bias_with_one_axis_leaves_a_reading_that_is_never_too_small() -> None:
     kernel = near_rank_one(4, 16, 24, inputs=2)
     small = training.rescale({"out_proj": {"kernel": kernel, "bias": jnp.zeros(24)}}, 1.0)["out_proj"]["kernel"]
