@@ -22,7 +22,7 @@ _Call = tuple[Any, ...]
 _FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
 """Options of XLA with which a CPU's loops are compiled faster."""
 _WARM = 65
-"""Turns that are not counted: in most of the first ones a constraint sweeps its grid, in the others hardly ever."""
+"""Turns that are not counted: in the first ones a constraint takes more sweeps of its grid."""
 
 
 def rows() -> Iterator[Row]:
@@ -33,7 +33,7 @@ def rows() -> Iterator[Row]:
 
 
 def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
-    """Time functions of (tree, state), which return a tree and the next state, in turn; those with sweeps apart."""
+    """Time functions of (tree, state), which return a tree and the next state, in turn."""
     compiled, compiling, states = {}, {}, {}
     for name, (function, arguments, *options) in calls.items():
         # Equal functions would be traced once.
@@ -43,22 +43,16 @@ def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
         compiling[name] = time.process_time() - begin
         states[name] = arguments
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    swept: dict[str, list[bool]] = {name: [] for name in calls}
     for turn in range(_WARM + turns):
         for name, call in compiled.items():
-            before, begin = states[name], time.process_time()
-            states[name] = _finished(call(*before))
+            begin = time.process_time()
+            states[name] = _finished(call(*states[name]))
             if turn >= _WARM:
                 seconds[name].append(time.process_time() - begin)
-                swept[name].append(_layers_swept(before[1], states[name][1]) > 0)
     base = next(iter(seconds.values()))
     for name, times in seconds.items():
-        for contestant, is_swept in ((name, False), (f"{name}, with a sweep", True)):
-            places = [j for j, x in enumerate(swept[name]) if x is is_swept]
-            if places:
-                row: Row = {"section": "JAX, models", "case": case, "contestant": contestant}
-                row |= {} if is_swept else {"compile_seconds": compiling[name]}
-                yield row | facts.timing([times[j] for j in places], [base[j] for j in places])
+        row: Row = {"section": "JAX, models", "case": case, "contestant": name, "compile_seconds": compiling[name]}
+        yield row | facts.timing(times, base)
 
 
 def _finished(tree: Tree) -> Tree:
