@@ -23,7 +23,7 @@ SHARE = 0.9
 """Share of the time in which reading, a start and a proof have to be affordable."""
 HOPE = 3.0
 """Largest factor by which a search is expected to lower the constant of its start."""
-PROOF = 3
+PROOF = 2
 """Evaluations of the inequality that take about as long as its proof."""
 NEWTON_SHARE = 1 / 4
 """Newton steps are made if the expected ones take no larger share of the seconds."""
