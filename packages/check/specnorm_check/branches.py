@@ -166,8 +166,8 @@ class Branches:
     def sets_of_start(self) -> Array:
         """Return for each entry of the start the number of its set (step B).
 
-        Entries that the same values read are one set. All are one if there are too many. Any
-        division proves a bound; this one makes it small.
+        Entries that the same values read are one set. All are one if there are too many.
+        Any division proves a bound; this one makes it small.
         """
         sets = np.zeros(self.start_size, np.int64)
         readings = [reading for block in self.blocks for reading in block.readings]

@@ -147,7 +147,7 @@ def kernel_of(
 ) -> tuple[Array, Layer]:
     """Return the kernel and the geometry of a layer, or of averages of each channel.
 
-    ``before``: shape (n, c, *sizes) of the input. The kernel has shape (out, in / groups, *taps).
+    ``before``: shape (n, c, *sizes) of the input. The kernel: (out, in / groups, *taps).
     """
     if node.op in LAYER_OPERATORS:
         stored = graph.arrays[node.inputs[1]].astype(np.float64)

@@ -156,7 +156,7 @@ class Network(Graph):
         return bounds_of
 
     def constant_of_outputs(self, bounds_of: Mapping[str, ValueBounds]) -> Fraction:
-        """Return a Lipschitz constant of all outputs together; refused if one has no bound."""
+        """Return a constant of all outputs together; refused if one has no bound."""
         bounds = []
         for name in self.ends:
             bound = bounds_of[name].without_multipliers
