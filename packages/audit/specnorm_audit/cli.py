@@ -102,6 +102,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of a name; None if there is none."""
         if cmd_name not in COMMANDS:
+            if cmd_name == "gate":
+                raise click.UsageError("A gate is an option: 'specnorm audit MODEL --fail-above L'.", ctx)
             near = difflib.get_close_matches(cmd_name, COMMANDS, 1)
             raise click.UsageError(f"No such command {cmd_name!r}.{f' Did you mean {near[0]!r}?' if near else ''}", ctx)
         command: click.Command = import_module(f"specnorm_audit.commands.{cmd_name}").command
