@@ -29,6 +29,7 @@ from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_sma
 from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.ball.proofs import directions, multiples
 from specnorm.completion.proof import norms_up as completion_norms_up
+from specnorm.geometry import taps as axes
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import _rectangles, axis_factor
@@ -228,6 +229,22 @@ def waves() -> Violations:
     relative = ROOT2 * gamma(2 * one.roundings, DOUBLE)
     image_sq = 8 * (small**2 - (2 - small) ** 2 * relative)
     yield from down("a quotient of waves", found, math.sqrt(image_sq / (9 * (1 + relative))))
+    yield from _waves_of_padded_lines()
+
+
+def _waves_of_padded_lines() -> Violations:
+    """Squared lengths of the images of waves are those of the dense matrix, where a long axis is read in parts."""
+    factor = np.exp(1j * np.outer([0.3, 1.1], np.arange(11)))
+    kernel = normal(1, 2, 1, 3)
+    for pads in ((0, 0), (1, 0), (0, 2), (2, 1)):
+        spec = ConvSpec.of((2, 1, 3), input_shape=(11,), padding_mode="zeros", padding=(pads,))
+        with patch.object(axes, "PART", 4):
+            sums = Waves(kernel, spec, [factor], ops=OPS)
+            found = sums.image_inner(np.asarray([[[1.0], [0.5]]], dtype=complex))[0, 0].real
+        matrix = dense_matrix(kernel[0], 11, padding_mode="zeros", padding=(pads,))
+        image = matrix @ (np.asarray([1.0, 0.5]) @ factor)
+        square = np.vdot(image, image).real
+        yield from between(f"waves with padding {pads}", found, square * (1 - 1e-12), square * (1 + 1e-12))
 
 
 # -- values from vectors -----------------------------------------------------------------------------------------------
