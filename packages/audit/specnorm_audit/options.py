@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from specnorm_audit.rows import CIRCULAR, USUAL_COLUMNS
 
@@ -22,8 +23,20 @@ SUFFIXES = {
     ".md": "markdown",
     ".html": "html",
     ".xml": "junit",
+    ".sarif": "sarif",
 }
 """Formats of reports by the endings of their names."""
+
+
+def completed(*words: str, files: bool = False, several: bool = False) -> Any:
+    """Return what completes an option's value in a shell: words, also files, or several words joined by commas."""
+
+    def complete(_: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        before, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
+        items = [CompletionItem(f"{before}{comma}{word}") for word in words if word.startswith(last)]
+        return [*items, CompletionItem(incomplete, type="file")] if files else items
+
+    return complete
 
 
 def _number(wanted: str, is_accepted: Callable[[float], bool], unit: str = "") -> Callable[[str], float]:

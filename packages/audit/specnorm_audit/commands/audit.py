@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import click
@@ -30,17 +32,21 @@ from specnorm_audit.streams import complain, progress
 LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 """Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
 
+_BACKENDS = ("numpy", "torch", "jax", "cupy")
+"""Libraries that a shell completes; others may be installed."""
+
 
 @click.command("audit", epilog=EXIT_CODES)
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path())
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=options.completed(files=True))
 @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
 @click.option(
     "--input-shape", multiple=True, type=options.size, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
+    shell_complete=options.completed("file"),
     help="Spatial input sizes, such as 32 or 32x48, or those of the file; or the complete shape of a network's "
     "input by its name, such as audio=1x16000; repeatable.",
 )  # fmt: skip
 @click.option(
-    "--geometry", type=options.geometry, metavar="JSON|FILE",
+    "--geometry", type=options.geometry, metavar="JSON|FILE", shell_complete=options.completed(files=True),
     help="Geometry of layers, as JSON or a JSON file: '{\"*.conv1\": {\"stride\": 2, \"padding\": 1}}'.",
 )  # fmt: skip
 @click.option(
@@ -53,6 +59,7 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 )  # fmt: skip
 @click.option(
     "--attention", type=options.attention, metavar="auto|JSON|FILE",
+    shell_complete=options.completed("auto", files=True),
     help="Also bound the largest logits of attention heads, by the config.json beside MODEL (auto), or by facts in "
     "JSON, which count before it.",
 )  # fmt: skip
@@ -64,6 +71,7 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 @RANGE
 @click.option(
     "--methods", type=options.methods, metavar="NAME,...", help=f"Columns for other methods: {', '.join(COLUMNS)}.",
+    shell_complete=options.completed(*COLUMNS, several=True),
 )  # fmt: skip
 @click.option(
     "--smallest", is_flag=True,
@@ -84,10 +92,11 @@ LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 )  # fmt: skip
 @click.option(
     "--backend", metavar="NAME", help="Array library to measure with; see 'specnorm backends'.",
+    shell_complete=options.completed(*_BACKENDS),
 )  # fmt: skip
 @click.option("--device", metavar="NAME", help="Device of that library.")
 @click.option(
-    "--jobs", type=options.jobs, default="auto", metavar="N|auto",
+    "--jobs", type=options.jobs, default="auto", metavar="N|auto", shell_complete=options.completed("auto"),
     help="Number of processes, with one thread each; auto: one per processor.",
 )  # fmt: skip
 @reporting(FORMATS)
@@ -130,8 +139,8 @@ def command(
 ) -> int:
     """Bound the norm of every convolution and linear layer of MODEL.
 
-    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file. The
-    table [tool.specnorm] of pyproject.toml in the current folder has defaults for options.
+    MODEL is a safetensors file (also the index of a sharded one), .npz, PyTorch state dict, ONNX or Keras file; - reads
+    one from standard input. The table [tool.specnorm] of pyproject.toml in the current folder has defaults for options.
 
     A file of weights does not state strides and groups; below the table, the report says what was assumed.
     """
@@ -165,7 +174,10 @@ def command(
     least_bytes = LEAST_BYTES_FOR_WORKERS if jobs is None else 0
     with _executor(count, least_bytes) as executor:
         for model in models:
-            report = _audited(model, quiet, executor, question)
+            with _from_stdin(question.max_bytes) if model == "-" else nullcontext(model) as path:
+                report = _audited(path, quiet, executor, question)
+            if path != model:
+                report = replace(report, model="standard input")
             gates = gates_of(
                 report,
                 layers=fail_above,
@@ -221,6 +233,21 @@ def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
     is_read = all(report.error is None for report in reports)
     is_complete = is_read and "error" not in statuses and "undecided" not in outcomes
     return OK if is_complete and is_written else TROUBLE
+
+
+@contextmanager
+def _from_stdin(max_bytes: int) -> Iterator[str]:
+    """Write standard input to a file that is removed at the end, since formats are read at several places."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "standard-input"
+        size = 0
+        with path.open("wb") as file:
+            while part := sys.stdin.buffer.read(2**20):
+                size += len(part)
+                if size > max_bytes:
+                    raise click.UsageError(f"standard input has more than {max_bytes} bytes: see --max-bytes.")
+                file.write(part)
+        yield str(path)
 
 
 @contextmanager

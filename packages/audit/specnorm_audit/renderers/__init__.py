@@ -14,11 +14,13 @@ from typing import Any
 
 from specnorm.proof import install, number, visible
 from specnorm_audit import tables
+from specnorm_audit.renderers.annotations import github, sarif
 from specnorm_audit.renderers.junit import junit
 from specnorm_audit.report import Report, notes, verdict
 from specnorm_audit.rows import GEOMETRY, Row
 
-FORMATS = ("table", "json", "csv", "markdown", "html", "junit")
+FORMATS = ("table", "json", "csv", "markdown", "html", "junit", "github", "sarif")
+_DOCUMENTS = {"junit": junit, "github": github, "sarif": sarif}
 _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
 """Text in which Markdown sees nothing special between backticks."""
 
@@ -37,8 +39,8 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
         raise ValueError(f"{output_format!r} is none of {', '.join(FORMATS)}")
     if output_format == "html":
         return _html(reports)
-    if output_format == "junit":
-        return junit(reports)
+    if output_format in _DOCUMENTS:
+        return _DOCUMENTS[output_format](reports)
     if output_format == "json":
         data = [report.to_dict() for report in reports]
         # ASCII, so that no character of a layer's name can act on a terminal.

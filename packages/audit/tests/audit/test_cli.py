@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -23,6 +24,8 @@ import click
 from click.shell_completion import BashComplete
 from specnorm_audit import cli
 from specnorm_audit.commands import audit as audit_command
+from specnorm_audit.renderers import render
+from specnorm_audit.report import Report
 from specnorm_audit.streams import _line_of_progress
 
 from specnorm import backends
@@ -183,6 +186,20 @@ def test_progress_has_percent_rate_and_time_left() -> None:
 
 
 # -- pipes, defaults, and reports for other programs ---------------------------------------------------------------
+def test_a_model_from_a_pipe_has_the_rows_of_its_file(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = _norms(model, capsys)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(model.read_bytes())))
+    assert cli.run(["audit", "-", "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["name"]: row for row in report["layers"]} == rows
+    assert report["model"] == "standard input"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(model.read_bytes())))
+    assert cli.run(["audit", "-", "--max-bytes", "10"]) == 2
+    assert "standard input has more than 10 bytes: see --max-bytes" in capsys.readouterr().err
+
+
 def test_defaults_are_those_of_pyproject(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,11 +217,32 @@ def test_defaults_are_those_of_pyproject(
         assert words in capsys.readouterr().err
 
 
+def test_programs_that_review_code_get_gates_and_bad_layers(
+    bad_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A newline in a name cannot begin another command."""
+    words = ["audit", str(bad_model), "--fail-above", "1", "--format"]
+    assert cli.run([*words, "sarif"]) == 1
+    (run,) = json.loads(capsys.readouterr().out)["runs"]
+    found = {(result["ruleId"], result["level"]) for result in run["results"]}
+    assert found == {("model", "note"), ("layer", "warning"), ("--fail-above", "error")}
+    assert {rule["id"] for rule in run["tool"]["driver"]["rules"]} == {rule for rule, _ in found}
+    assert cli.run([*words, "github"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["::notice", "::warning", "::error"]
+    assert "nan.weight" in lines[1]
+    report = Report("1", "a:b\n,c", (), (), error="x\n::error::y")
+    assert render([report], "github").count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "incomplete", "expected"),
     [
         ("audit --layout", "HW", {"HWIO"}),
-        ("audit --format", "j", {"json", "junit"}),
+        ("audit --format", "s", {"sarif"}),
+        ("audit --methods", "tn,f", {"tn,f4", "tn,fft"}),
+        ("audit --backend", "to", {"torch"}),
+        ("audit --jobs", "", {"auto"}),
         ("audit --fail-above", "", set()),
     ],
 )
@@ -213,7 +251,7 @@ def test_shells_complete_values(words: str, incomplete: str, expected: set[str])
     assert {item.value for item in completion.get_completions(words.split(), incomplete)} == expected
 
 
-@pytest.mark.parametrize("words", ["audit", "audit --output", "accuracy a.onnx", "verify a.npz"])
+@pytest.mark.parametrize("words", ["audit", "audit --output", "audit --geometry", "accuracy a.onnx", "verify a.npz"])
 def test_shells_complete_files(words: str) -> None:
     completion = BashComplete(cli.application, {}, "specnorm", "_SPECNORM_COMPLETE")
     assert [item.type for item in completion.get_completions(words.split(), "m")] == ["file"]
