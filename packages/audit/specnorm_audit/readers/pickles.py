@@ -90,9 +90,13 @@ class Inert:
 
 
 class Scan:
-    """Interpreter of the operations that torch's weights-only unpickler knows."""
+    """Interpreter of the operations that torch's weights-only unpickler knows.
 
-    def __init__(self) -> None:
+    ``states_views``: whether each storage says of which other one it is a view, as before torch 1.6.
+    """
+
+    def __init__(self, *, states_views: bool = False) -> None:
+        self.no_view = [None] if states_views else []
         self.storages: dict[str, Storage] = {}
         """Storages by their keys. Each has one kind and length: torch would read all its tensors by the first ones."""
         self.inert: list[str] = []
@@ -239,7 +243,7 @@ class Scan:
         kind, storage, key, _location, numel, *views = self._pop()
         itemsize = _itemsize(storage.name)
         # PyTorch wrote views of storages before 0.4; a view could refer to a storage of another size.
-        is_plain = kind == "storage" and type(key) is str and not any(views)
+        is_plain = kind == "storage" and type(key) is str and views == self.no_view
         if not is_plain or itemsize is None or not _counts(numel):
             raise ModelFileError(f"its pickle asks for something that is not a plain storage. {_ADVICE}")
         stated = Storage(key, storage.name.rpartition(".")[2], numel, numel * itemsize)

@@ -156,7 +156,7 @@ def _legacy(file: BinaryIO, size: int) -> tuple[Any, _Storages]:
     The last pickle has the keys of the storages in the order in which these follow.
     """
     file.seek(0)
-    scan = Scan()
+    scan = Scan(states_views=True)
     magic, version, _, loaded, keys = (scan.run(file) for _ in range(5))
     if (magic, version) != _LEGACY:
         raise ModelFileError("its format version is not the one that torch.save wrote before 1.6. Save it again.")
