@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from benchmarks import facts, jax_cost, step_cost
 from benchmarks.facts import Row
-from benchmarks.loops import Constrain, descend
-from benchmarks.ways import WAYS
-
-WARM = 65
-"""First passes of a network: in each of the first 64 a layer makes more iterations."""
 
 
 def write(quick: bool, out: Path | None) -> None:
@@ -69,31 +63,3 @@ def paired(
             if j >= warm:
                 seconds[name].append(clock() - begin)
     return seconds
-
-
-def rows_of_section(section: str, base: str, seconds: dict[str, list[float]], more: dict[str, Row]) -> Iterator[Row]:
-    """Yield a row of a section for each contestant: its median, and the median of its paired ratios to ``base``.
-
-    Parameters
-    ----------
-    base : str
-        The contestant whose times are divided by the others'.
-    seconds : dict of str to list of float
-        Seconds of each contestant in each turn, as `paired` returns them.
-    more : dict of str to Row
-        Further fields of each contestant's row.
-    """
-    for name, times in seconds.items():
-        yield {"section": section, "contestant": name, **more[name], **facts.timing(times, seconds[base])}
-
-
-def network_step(constrain: Constrain, make: Callable[[], nn.Module], inputs: Tensor) -> Callable[[], None]:
-    """Return a training step on the inputs' device, after the first passes, which have more iterations."""
-    torch.manual_seed(0)
-    model = constrain(make().to(inputs.device))
-    few = inputs[:2]
-    with torch.no_grad():
-        for _ in range(WARM if constrain is WAYS["default"] else 0):
-            model(few)
-    optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
-    return lambda: descend(optimizer, model(inputs).square().mean())

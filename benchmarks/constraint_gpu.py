@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks import facts, trained
-from benchmarks.constraint_cost import network_step, paired, rows_of_section
+from benchmarks.constraint_cost import paired
 from benchmarks.facts import Row
+from benchmarks.loops import Constrain, descend
 from benchmarks.step_cost import EVERY_WAY
 
 BATCHES = 32, 128
 WARM = 65
-"""Turns that are not counted: CUDA kernels are loaded in them, and a step is recorded after the 64 first passes."""
+"""Turns that are not counted: CUDA kernels are loaded in them, and steps are recorded."""
 REPEATS = 40
 
 
@@ -37,7 +39,31 @@ def rows() -> Iterator[Row]:
     """Time a training step of ResNet-20 for images of 32x32, plain and with every layer constrained."""
     for batch in BATCHES:
         images = torch.randn(batch, 3, 32, 32, device="cuda")
-        runs = {name: network_step(constrain, trained.resnet20, images) for name, constrain in EVERY_WAY.items()}
+        runs = {name: network_step(constrain, images) for name, constrain in EVERY_WAY.items()}
         more: dict[str, Row] = {name: {"batch": batch} for name in runs}
         seconds = paired(runs, REPEATS, warm=WARM, clock=time.perf_counter, wait=torch.cuda.synchronize)
         yield from rows_of_section("step", "plain", seconds, more)
+
+
+def rows_of_section(section: str, base: str, seconds: dict[str, list[float]], more: dict[str, Row]) -> Iterator[Row]:
+    """Yield a row of a section for each contestant: its median, and the median of its paired ratios to ``base``.
+
+    Parameters
+    ----------
+    base : str
+        The contestant whose times are divided by the others'.
+    seconds : dict of str to list of float
+        Seconds of each contestant in each turn, as `paired` returns them.
+    more : dict of str to Row
+        Further fields of each contestant's row.
+    """
+    for name, times in seconds.items():
+        yield {"section": section, "contestant": name, **more[name], **facts.timing(times, seconds[base])}
+
+
+def network_step(constrain: Constrain, images: Tensor) -> Callable[[], None]:
+    """Return a training step of ResNet-20 on the images' device."""
+    torch.manual_seed(0)
+    model = constrain(trained.resnet20().to(images.device))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9)
+    return lambda: descend(optimizer, model(images).square().mean())

@@ -10,10 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import torch
 from specnorm_torch import spectral_norm
@@ -26,15 +23,12 @@ from benchmarks.facts import Row
 from benchmarks.loops import Constrain, Steps, batches, dcgan_critic, descend
 from benchmarks.recorder import LIMITS, Recorder, Run, norms
 from benchmarks.trained import resnet20
-from specnorm.training.symbol_norm import SymbolNorm
 
 STEPS = 2000
 FACTORS = 1, 10
 """Multiples of the usual rate."""
 _EVERY_STEP_UNTIL, _EVERY = 100, 5
 """Steps whose weights are all enclosed, and of how many later ones one is."""
-_BUSY = 250
-"""Steps at the beginning, whose share of sweeps is told too."""
 
 
 # -- trainings -------------------------------------------------------------------------------------------------------
@@ -147,27 +141,10 @@ TRAININGS = {
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
-@dataclass
-class Sweeps:
-    """Counts the layers whose grid was swept."""
-
-    layers: int = 0
-
-    def counting(self) -> Any:
-        """Context manager in which they are counted."""
-        sweep = SymbolNorm.sweep
-
-        def counted(norm: Any, blocks: Any, *arguments: Any, **options: Any) -> Any:
-            self.layers += int(blocks.shape[0])
-            return sweep(norm, blocks, *arguments, **options)
-
-        return mock.patch.object(SymbolNorm, "sweep", counted)
-
-
 def measured(name: str, factor: int, steps: int) -> Row:
-    """Train, and tell how large the weights in use were, and how often grids were swept."""
+    """Train, and tell how large the weights in use were."""
     torch.manual_seed(0)
-    recorder, sweeps = Recorder(), Sweeps()
+    recorder = Recorder()
 
     def watched(layer: nn.Module) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
@@ -176,23 +153,16 @@ def measured(name: str, factor: int, steps: int) -> Row:
         return layer
 
     training = TRAININGS[name](watched, factor)
-    largest, uses, swept = [], [], []
-    with sweeps.counting():
-        for step in range(steps):
-            with recorder:
-                next(training)
-            used = recorder.take_step()
-            uses.append(sum(map(len, used.values())))
-            swept.append(sweeps.layers)
-            if step < _EVERY_STEP_UNTIL or step % _EVERY == 0:
-                (found,) = norms(Run(recorder.geometries, [used]))
-                largest.append(max(norm.upper for values in found.values() for norm in values))
+    largest = []
+    for step in range(steps):
+        with recorder:
+            next(training)
+        used = recorder.take_step()
+        if step < _EVERY_STEP_UNTIL or step % _EVERY == 0:
+            (found,) = norms(Run(recorder.geometries, [used]))
+            largest.append(max(norm.upper for values in found.values() for norm in values))
     above = {f"above_{limit}_upper": sum(value > limit for value in largest) / len(largest) for limit in LIMITS}
-    busy = min(_BUSY, steps)
-    return {
-        "steps": steps, "enclosed_steps": len(largest), "worst_upper": max(largest), **above,
-        "swept": swept[-1] / sum(uses), "swept_first": swept[busy - 1] / sum(uses[:busy]),
-    }  # fmt: skip
+    return {"steps": steps, "enclosed_steps": len(largest), "worst_upper": max(largest), **above}
 
 
 def write(out: Path | None) -> None:

@@ -35,7 +35,7 @@ _LEAST_WAY = 0.001
 the bundle may rise by two to five times as much."""
 _FAR = 0.007
 """Kernels that have gone further are swept four times and take more passes. With 0.01, residual and strided networks
-under Adam 2e-3 reached 1.027 and 1.023, with 0.007 1.012 and 1.012."""
+under Adam 2e-3 reached 1.027 and 1.023, with 0.007 1.008 and 1.012."""
 _SWEEPS = {1: 4, 4: 8, 8: 16}
 """Number of sweeps of kernels that have gone further than so many times `_FAR`. Eight after twice as far took a DCGAN's
 critic half as long again, and norms were no closer; with four after each way, strided networks reached 1.023."""

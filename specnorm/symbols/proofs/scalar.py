@@ -26,9 +26,8 @@ def column_error(kernel_shape: Sequence[int], u: float) -> float:
     """Bound on ``||computed G(theta) - G(theta)|| / q`` of a symbol with one column, with ``q >= || sum_k |K_k| ||``.
 
     An axis of k taps multiplies complex numbers by phases, which are off by ``sqrt(2) eps_c`` (``eps_c``:
-    `phase_error`), and adds them: a real
-    and an imaginary part are sums of 2 k products. The result is off by at most ``sqrt(2) (gamma(2 k + 2) + eps_c)`` of
-    the sum of the moduli. The bound is the sum over the axes.
+    `phase_error`), and adds them: a real and an imaginary part are sums of 2 k products. The result is off by at most
+    ``sqrt(2) (gamma(2 k + 2) + eps_c)`` of the sum of the moduli. The bound is the sum over the axes.
 
     ``u``: unit roundoff of the precision that is computed in.
     """

@@ -61,7 +61,7 @@ class Proposal:
 
 
 def work_of(inequality: Inequality) -> float:
-    """Return the multiplications of a proof of the inequality, about a third of them."""
+    """Return the multiplications of an evaluation if no block of N is zero, about; a proof makes some times as many."""
     n = float(inequality.units)
     m = float(min(inequality.inputs, inequality.outputs))
     return n**3 / 3 + n * n * m + 9 * m**3

@@ -290,8 +290,8 @@ def _of_one(rule: Rule, path: str, leaf: Any, count: Any) -> tuple[tuple[int, ..
     if not count:
         return shape, rule(path, leaf)
     if count in range(len(shape) - 1):
-        one = jax.eval_shape(lambda x: jnp.zeros(shape[count:], x.dtype), leaf)
-        return shape[count:], rule(path, one)
+        struct: Any = jax.ShapeDtypeStruct
+        return shape[count:], rule(path, struct(shape[count:], leaf.dtype))
     if rule(path, leaf) is not None:
         raise GeometryError(
             f"stack_axes={count!r} of {path!r}, which has shape {shape}: expected an integer from 0 to "
@@ -514,10 +514,11 @@ def with_kernels(tree: Tree, new_kernels: Mapping[str, Any]) -> Tree:
     """Return the tree with the leaves at some paths replaced by new kernels, reshaped to the leaves' shapes."""
 
     def new_leaf(keys: tuple[Any, ...], leaf: Any) -> Any:
-        found = [new_kernels[path] for path in _paths_of(name_of(keys), new_kernels)]
+        name = name_of(keys)
+        found = [new_kernels[path] for path in _paths_of(name, new_kernels)]
         if not found:
             return leaf
-        kernel = found[0] if name_of(keys) in new_kernels else jnp.stack(found)
+        kernel = found[0] if name in new_kernels else jnp.stack(found)
         return kernel if kernel.shape == leaf.shape else jnp.reshape(kernel, leaf.shape)
 
     new_tree: Tree = jax.tree_util.tree_map_with_path(new_leaf, tree)
