@@ -6,22 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cases import Layer, Recipe, recipes
-from helpers.libraries import NUMPY, Lib
+from helpers.cases import Layer, Recipe
+from helpers.libraries import Lib
 from helpers.nightly import NIGHTLY
 from helpers.oracle import sigma_star
 from helpers.promises import for_all, layers_for
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.backends import arrays, backend_for
-from specnorm.backends.types import ArrayOps
-from specnorm.completion import proof as completion
 from specnorm.completion import search
 from specnorm.errors import KernelError, MethodError, MixedBackends
-from specnorm.symbols.proofs.polynomial import Polynomial
 
 HOSTILE: dict[str, Any] = {
     "zeros": lambda h: 0 * h,
@@ -34,14 +28,6 @@ HOSTILE: dict[str, Any] = {
 }
 
 
-def rule(blocks: Any, h: Any) -> float:
-    """The lemma alone, on narrow blocks and any H."""
-    ops = ArrayOps.of(backend_for(blocks), blocks)
-    with np.errstate(all="ignore"):
-        own, beside = (Polynomial(x, xp=ops.xp).lags(ops=ops) for x in (blocks, h))
-        return float(completion.norms_up(own, beside, ops=ops)[0][0])
-
-
 def drawn(shape: tuple[int, ...], recipe: Recipe, seed: int) -> NDArray[Any]:
     """An H that nobody searched, of the kernel's precision."""
     return np.random.RandomState(seed).standard_normal(shape).astype(recipe.dtype)
@@ -50,24 +36,6 @@ def drawn(shape: tuple[int, ...], recipe: Recipe, seed: int) -> NDArray[Any]:
 def completion_shape(recipe: Recipe) -> tuple[int, ...]:
     """Shape of a plain layer's H, with its one group."""
     return (1, *search.completion_shape(recipe.shape))
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-@given(recipe=recipes(), seed=st.integers(0, 99))
-def test_the_lemma_holds_for_any_completion(name: str, recipe: Recipe, seed: int) -> None:
-    """In both precisions."""
-    blocks: Any = arrays.tall(NUMPY.asarray(recipe.kernel[None]), xp=NUMPY)
-    largest = float(np.max(np.abs(blocks)))
-    blocks = blocks / np.asarray(2.0 ** np.floor(np.log2(largest)) if largest else 1, dtype=blocks.dtype)
-    h = drawn(completion_shape(recipe), recipe, seed)
-    got, truth = rule(blocks, HOSTILE[name](h)), sigma_star(blocks[0], max_cells=3000)
-    assert truth.lo <= got < np.inf
-
-
-def test_one_entry_is_rounded_up() -> None:
-    """Norm |k|, whose square is rounded: below it in half of all draws, if rounding were not counted."""
-    for k in np.random.RandomState(0).uniform(1, 2, 200).astype(np.float32):
-        assert rule(np.full((1, 1, 1), k), np.zeros((1, 1, 1), np.float32)) >= k
 
 
 @pytest.mark.parametrize("n_iter", [0, 3])
