@@ -156,12 +156,6 @@ def test_a_matrix_is_clipped_exactly(shape: tuple[int, int]) -> None:
     np.testing.assert_array_equal(few, specnorm.clip(matrix, 1.0))
 
 
-@pytest.mark.parametrize("n_iter", [-1, 1.5, True])
-def test_rounds_of_clipping_are_a_count(n_iter: Any) -> None:
-    with pytest.raises(MethodError, match="is not a count"):
-        specnorm.clip(KERNEL, 1.0, n_iter=n_iter)
-
-
 def test_a_derivative_through_clip_is_refused() -> None:
     torch = pytest.importorskip("torch")
     clipped = specnorm.clip(torch.tensor(KERNEL, requires_grad=True), 1.0)

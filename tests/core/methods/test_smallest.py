@@ -17,7 +17,7 @@ from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, roomy, shift
 
 import specnorm
 from specnorm.ends import smallest_singular_value as smallest_search
-from specnorm.errors import CertificateError, GeometryError, MethodError
+from specnorm.errors import GeometryError
 from specnorm.spectrum.determinant import LogDeterminant
 
 DRAWS = 20_000 if NIGHTLY else 40
@@ -185,22 +185,6 @@ def test_a_witness_attains_the_upper_end() -> None:
 # -- other doors -----------------------------------------------------------------------------------------------------
 
 
-def test_refusals_say_what_to_use() -> None:
-    kernel = np.ones((4, 2, 3, 3))
-    with pytest.raises(GeometryError, match="Give input_shape"):
-        specnorm.enclose_smallest(kernel, padding_mode="zeros")
-    with pytest.raises(GeometryError, match="8192 rows; at most"):
-        specnorm.enclose_smallest(kernel, 64, padding_mode="zeros")
-    with pytest.raises(MethodError, match="enclose_smallest"):
-        specnorm.singular_values(kernel, 64, k=2, which="smallest", padding_mode="zeros")
-    with pytest.raises(MethodError, match="which='least'"):
-        specnorm.singular_values(kernel, 8, which="least")  # type: ignore[arg-type]
-    with pytest.raises(CertificateError, match="no certificate for a smallest singular value"):
-        specnorm.enclose_smallest(kernel).certificate()
-    with pytest.raises(MethodError, match="rtol"):
-        specnorm.enclose_smallest(kernel, rtol=2.0)
-
-
 @pytest.mark.parametrize("channels", [(1, 1), (2, 3)])
 def test_a_layer_that_reads_no_pixel_is_zero(channels: tuple[int, int]) -> None:
     """Both taps of a kernel with dilation 2 lie outside of a single pixel."""
@@ -283,27 +267,15 @@ def test_determinants(xp: Lib, name: str) -> None:
         assert abs(slope - (moved[1] - moved[0]) / 2e-6) < 1e-3 * np.linalg.cond(matrix) ** 2
 
 
-def test_determinants_of_padded_layers_are_refused_with_advice_for_determinants() -> None:
-    """`slogdet` has neither k nor several values, of which an advice for singular values would speak."""
-    with pytest.raises(GeometryError, match=r'slogdet needs padding_mode="circular"; got "zeros"') as refusal:
-        specnorm.slogdet(np.ones((2, 2, 3)), 4, padding_mode="zeros")
-    message = str(refusal.value)
-    assert "all values" not in message
-    assert "Give k" not in message
-    assert "singular_values(kernel, input_shape)" in message
-    assert len(specnorm.singular_values(np.ones((2, 2, 3)), 4, padding_mode="zeros")) == 8
-
-
 def test_determinants_of_singular_and_other_layers() -> None:
     sign, value = specnorm.slogdet(np.ones((2, 2, 3)), 4)
     assert (float(sign), float(value)) == (0, -math.inf)
     assert float(specnorm.slogdet(np.asarray([[2.0**-500]]), ())[1]) == pytest.approx(-500 * math.log(2), rel=1e-15)
-    layers: tuple[tuple[Kernel, Any], ...] = ((np.ones((3, 2, 3)), {}), (np.ones((2, 2, 3)), {"stride": 2}))
-    for kernel, geometry in layers:
-        with pytest.raises(GeometryError, match="has no determinant"):
-            specnorm.slogdet(kernel, 4, **geometry)
-    with pytest.raises(GeometryError, match="needs padding_mode"):
+    with pytest.raises(GeometryError, match="has no determinant"):
+        specnorm.slogdet(np.ones((3, 2, 3)), 4)
+    with pytest.raises(GeometryError, match="needs padding_mode") as refusal:
         specnorm.slogdet(np.ones((2, 2, 3)), 4, padding_mode="zeros")
+    assert "Give k" not in str(refusal.value), "of singular values, it would"
 
 
 @pytest.mark.parametrize("which", ["largest", "smallest"])
