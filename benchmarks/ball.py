@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 import specnorm
-from benchmarks import digits, facts
+from benchmarks import facts
 from benchmarks.constraint_cost import paired
 from benchmarks.facts import Row
 from benchmarks.ways import WAYS
@@ -174,6 +174,16 @@ def temperature(residual: bool) -> float:
     return 128.0 if residual else 32.0
 
 
+@cache
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images of digits and their labels for training, and those for testing."""
+    data: Any = importlib.import_module("sklearn.datasets").load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    pictures = (torch.tensor(data.images, dtype=torch.float32)[:, None] / 16)[order]
+    labels = torch.tensor(data.target)[order]
+    return pictures[:1300], labels[:1300], pictures[1300:], labels[1300:]
+
+
 # -- classifiers -------------------------------------------------------------------------------------------------------
 def classify(
     way: Way,
@@ -189,7 +199,7 @@ def classify(
 ) -> Row:
     """Train a classifier of digits, and measure it. ``factor``: of the logits in the loss; None: `temperature`."""
     factor = temperature(residual) if factor is None else factor
-    images, labels, test_images, test_labels = digits.images()
+    images, labels, test_images, test_labels = digits()
     torch.manual_seed(seed)
     model = network(depth, residual, way.constrain, ACTIVATIONS[activation])
     optimiser = way.optimiser(model, rate)

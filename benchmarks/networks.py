@@ -1,18 +1,16 @@
-"""Bounds of networks by each method and by others, and what they cost: ``python -m benchmarks networks --out FILE``.
+"""Bounds of published networks by each method, and what they cost: ``python -m benchmarks networks --out FILE``.
 
-Networks are published ones, and small ones that are trained on digits; with auto_LiRPA if LIRPA_PYTHON names a Python
-that has it. Lines that are in the file stay but for those that are measured anew.
+Lines that are in the file stay but for those that are measured anew. Those of networks that are trained on digits, with
+bounds by other tools, were measured by the programs of commit 262d541a.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
-from typing import Any
 
 import torch
 from helpers.real_weights import real_file
@@ -22,7 +20,7 @@ from specnorm_networks import Graph, Multipliers, Product, Scaled, network_graph
 from specnorm_networks.tools import bound
 from torch import nn
 
-from benchmarks import beside, digits, facts
+from benchmarks import facts
 from benchmarks.facts import FOLDER, Row
 from benchmarks.page import span, table
 
@@ -71,7 +69,7 @@ TRAINED = {
     "DnCNN": "x minus 4 convolutions of 8 channels, a denoiser",
     "U-Net": "6 convolutions of 8 and 16 channels, one transposed, a denoiser",
 }
-"""Networks of `digits`, and what the page says of them."""
+"""Small networks that were trained on digits, and what the page says of them."""
 TITLES = {
     "three": "three 3x3 convolutions, 1 → 8 → 8 → 1 channels, weights sin(j²), ReLU between",
     "constrained": "eight 3x3 convolutions of 16 channels, trained to denoise a photograph with each kept at norm 1",
@@ -86,53 +84,20 @@ CUT_SHORT = {"rfb320": Multipliers(steps=40, seconds=5, widest=64)}
 
 # -- measurements ------------------------------------------------------------------------------------------------------
 def write(names: Sequence[str], methods: Sequence[str], out: Path) -> None:
-    """Measure networks by methods, and write each line as soon as it is there."""
+    """Measure published networks by methods, and write each line as soon as it is there."""
     torch.set_num_threads(1)
-    for name in names or [*GRAPHS, *(DIGITS + name for name in TRAINED)]:
-        chosen = methods or (BESIDE if name.startswith(DIGITS) else METHODS)
-        for method in chosen:
-            if method.endswith("auto_LiRPA") and beside.PYTHON not in os.environ:
-                continue
-            # Both have a "processor": the measurement its seconds, which count here.
-            row = {"network": name} | facts.about("numpy", "torch") | {"method": method} | measured(name, method)
-            others = [old for old in facts.read(out) if (old["network"], old["method"]) != (name, method)]
-            facts.write(out, [*others, row])
-            print(name, method, row["value"], f"{row['processor']:.1f} s", flush=True)
-
-
-def measured(name: str, method: str) -> Row:
-    """Return a bound, and its processor seconds; what it needs is made before."""
-    if name.startswith(DIGITS):
-        return measured_beside(name.removeprefix(DIGITS), method)
-    return bounded(GRAPHS[name](), method, CUT_SHORT.get(name, Multipliers()))
-
-
-def bounded(graph: Graph, method: str, best: Multipliers, **ball: Any) -> Row:
-    way = {"product": Product(), "scaled": Scaled()}.get(method, best)
-    begun = time.process_time()
-    value = bound(graph, method=way, budget=None, check=False, **ball).upper
-    return {"value": value, "by": repr(way), "processor": time.process_time() - begun}
-
-
-def measured_beside(name: str, method: str) -> Row:
-    """Measure a bound of a network trained on digits; its value is None if the method has none."""
-    model, quality = digits.trained(name)
-    if method in ("product", "multipliers", "near"):
-        at = {"radius": beside.RADIUS, "centre": beside.centre().double().numpy()} if method == "near" else {}
-        row = bounded(network_graph(model, (1, digits.SIDE, digits.SIDE)), method, Multipliers(), **at)
-        return row | {"quality": quality}
-    if method.endswith("auto_LiRPA"):
-        return beside.lirpa(name, model)
-    begun = time.process_time()
-    value: float | None = None
-    if method.endswith("below"):
-        value = beside.reached(model, beside.RADIUS if method.startswith("near") else None)
-    else:
-        with contextlib.suppress(TypeError):  # it is no chain
-            weights = digits.matrices(model)
-            begun = time.process_time()
-            value = beside.eclipse_fast(weights)
-    return {"value": value, "processor": time.process_time() - begun}
+    for name, method in itertools.product(names or GRAPHS, methods or METHODS):
+        best = CUT_SHORT.get(name, Multipliers())
+        way = {"product": Product(), "scaled": Scaled()}.get(method, best)
+        graph = GRAPHS[name]()
+        begun = time.process_time()
+        value = bound(graph, method=way, budget=None, check=False).upper
+        # Both have a "processor": the measurement its seconds, which count here.
+        row = {"network": name} | facts.about("numpy", "torch") | {"method": method, "value": value, "by": repr(way)}
+        row["processor"] = time.process_time() - begun
+        others = [old for old in facts.read(out) if (old["network"], old["method"]) != (name, method)]
+        facts.write(out, [*others, row])
+        print(name, method, value, f"{row['processor']:.1f} s", flush=True)
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
@@ -169,7 +134,7 @@ def others(rows: Rows) -> str:
             cell = NONE if row.get("value") is None else told(row["value"], rounding)
             cells.append(cell if cell == NONE or is_alone else f"{cell}, {seconds(row['processor'])}")
         lines.append([f"{name}: {title}", *cells])
-    near = f"r = {beside.RADIUS:g}: "
+    near = "r = 0.1: "
     head = ["Product", "Multipliers", "ECLipsE-Fast", "reached"]
     return table(["network", *head, f"{near}Multipliers", f"{near}auto_LiRPA", f"{near}reached"], lines)
 
