@@ -276,7 +276,7 @@ def slow(session: nox.Session) -> None:
 
 @nightly
 def soundness(session: nox.Session) -> None:
-    """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; all published layers."""
+    """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; all published layers."""
     larger = {"SPECNORM_SOUNDNESS_KERNELS": "100000", "SPECNORM_SOUNDNESS_LAYERS": "20000"}
     files = ["tests/core/test_reference_cases.py::test_layers_as_they_are_used"]
     pytest(session, "tests/core/soundness", *files, backends="numpy", **NIGHT, **larger)
