@@ -469,11 +469,10 @@ def check_pages(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
-    """The benchmark suite, some six minutes on one thread, and what got slower."""
+    """The benchmark suite, some six minutes on one thread; the differences of its page show what got slower."""
     prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
-    out = Path(session.create_tmp()) / "suite.jsonl"
-    session.run("python", "-m", "benchmarks", "run", *session.posargs, "--out", str(out.resolve()), env=ONE_THREAD)
-    session.run("python", "-m", "benchmarks", "compare", str(out.resolve()), success_codes=[0, 1])
+    out = "docs/benchmarks/suite.jsonl"
+    session.run("python", "-m", "benchmarks", "run", *session.posargs, "--out", out, env=ONE_THREAD)
 
 
 def interpreter(version: str) -> str | None:
