@@ -6,10 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cases import Layer
-from helpers.libraries import Lib
-from helpers.oracle import dense_norm, sigma_star
-from helpers.promises import for_all, layers_for
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -52,25 +48,6 @@ def test_closed_forms(kernel: NDArray[np.float64], norm: float) -> None:
     for offset in (1e-13, 1e-14, 1e-15):
         assert verdict(kernel, norm * (1 + offset)) is not False
         assert verdict(kernel, norm * (1 - offset)) is not True
-
-
-@pytest.mark.widths
-def test_never_wrong(xp: Lib) -> None:
-    def check(layer: Layer) -> None:
-        kernel = xp.asarray(layer.kernel)
-        for geometry, truth in (
-            ({}, sigma_star(layer.kernel, max_cells=4000)),
-            ({"input_shape": layer.input_shape}, dense_norm(layer.kernel, layer.input_shape)),
-        ):
-            for ratio in (0.9, 0.999999, 1.000001, 1.1):
-                bound = ratio * truth.hi
-                try:
-                    said = specnorm.certify(kernel, bound, **geometry)  # type: ignore[arg-type]
-                except Undecided:
-                    continue
-                assert truth.lo <= bound if said else bound <= truth.hi
-
-    for_all(xp, layers_for(xp), check, share=0.3)
 
 
 GEOMETRIES: tuple[dict[str, Any], ...] = (
