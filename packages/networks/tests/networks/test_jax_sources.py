@@ -18,7 +18,6 @@ pytest.importorskip("jax2onnx", reason="pip install jax2onnx")
 from helpers.processes import python  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from specnorm_networks.certified.operators import Tanh  # noqa: E402
-from specnorm_networks.sources import export  # noqa: E402 after what may be missing
 
 
 def test_a_function_is_compared_with_its_graph() -> None:
@@ -78,20 +77,6 @@ def test_flax_in_halves() -> None:
     assert upper == network_bound(linear, (4,)).upper
 
 
-def test_other_pairs_are_refused() -> None:
-    with pytest.raises(MethodError, match=r"got \(function, dict\).*lambda x: model\(x, state\)"):
-        network_bound((lambda x: x, {}), (4,))
-    linen = pytest.importorskip("flax.linen")
-    with pytest.raises(MethodError, match=r"lambda x: module.apply\(variables, x\)"):
-        network_bound((linen.Dense(3), {}), (4,))
-
-
-def test_another_output_at_each_call_is_seen() -> None:
-    calls = iter(range(99))
-    with pytest.raises(TranslationError, match="not read as it computes"):
-        network_bound(lambda x: x + next(calls), (3,))
-
-
 def test_training_modes_are_told() -> None:
     nnx = pytest.importorskip("flax.nnx")
     equinox = pytest.importorskip("equinox")
@@ -104,12 +89,6 @@ def test_training_modes_are_told() -> None:
         other = equinox.nn.Sequential([equinox.nn.Linear(3, 3, dtype="float32", key=key), *dropped])
         for each in (model, other):
             assert ("taken in eval()" in str(network_bound(each, (3,)))) == (rate is not None)
-
-
-def test_an_output_that_is_an_input_is_compared() -> None:
-    """1 was claimed for 3."""
-    with pytest.raises(TranslationError, match="exported otherwise than it computes"):
-        network_bound(lambda x: x if isinstance(x, jax.core.Tracer) else 3 * x, (3,))
 
 
 def test_keras_layers_that_write_their_variables_are_refused() -> None:
@@ -173,17 +152,6 @@ def test_keras_on_torch_is_a_torch_module() -> None:
     complete, *ratios = python(ON_TORCH, KERAS_BACKEND="torch").split()
     assert complete == "True"
     assert [ratio for ratio in ratios if not (1 - 1e-6 < float(ratio) < 1.01)] == []
-
-
-def test_a_function_without_an_input_shape_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"give input_shape.*\(32, 32, 3\)"):
-        export(lambda x: x, None)
-
-
-def test_modules_of_torch_are_not_shown_the_shape_of_another_library() -> None:
-    torch: Any = pytest.importorskip("torch")
-    with pytest.raises(MethodError, match=r"give input_shape.*\(3, 32, 32\)"):
-        network_bound(torch.nn.Conv2d(3, 4, 3))
 
 
 @pytest.mark.parametrize("shape", [None, (3, 32, 32)])
@@ -304,7 +272,12 @@ def test_what_a_function_raises_is_refused_with_advice() -> None:
     def broken(x: Any) -> Any:
         raise ZeroDivisionError(f"of a model of {x.ndim} axes")
 
+    calls = iter(range(99))
     kinds: list[tuple[Any, str]] = [
+        (lambda x: x + next(calls), "not read as it computes"),
+        (lambda x: x if isinstance(x, jax.core.Tracer) else 3 * x, "exported otherwise than it computes"),  # 1 for 3
+        ((lambda x: x, {}), r"got \(function, dict\).*lambda x: model\(x, state\)"),
+        ((linen.Dense(3), {}), r"lambda x: module.apply\(variables, x\)"),
         (lambda x: jax.numpy.cumsum(x, -1), r"write cumsum\(x, axis="),
         (broken, "ZeroDivisionError: of a model of 2 axes. If the shape is the cause, give one input's shape without"),
         (lambda x: x if x.sum() > 0 else -x, "It asks for the values of an array.*: write it by jax.numpy"),
@@ -316,3 +289,5 @@ def test_what_a_function_raises_is_refused_with_advice() -> None:
     for function, words in kinds:
         with pytest.raises((MethodError, TranslationError), match=words):
             network_bound(function, (4,))
+    with pytest.raises(MethodError, match=r"give input_shape.*\(32, 32, 3\)"):
+        network_bound(lambda x: x)
