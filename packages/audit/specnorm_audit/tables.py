@@ -121,7 +121,7 @@ def assumptions(rows: Sequence[Row]) -> list[str]:
         if facts:
             lines.append(f"Assumed{of_layers}, since the file does not say: {', '.join(map(visible, facts))}.")
     if any(map(_has_two_layouts, groups)):
-        lines.append("Where the layout is open, bounds hold for both orders of axes: layout= says which it is.")
+        lines.append("Where the layout is open, bounds hold for both orders of axes, until you state the layout.")
     if any(AS_STORED in row.assumed for row in rows):
         lines.append(_STORED)
     return lines

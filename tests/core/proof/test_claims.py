@@ -19,23 +19,19 @@ from helpers.oracle import dense_norm, sigma_star
 from test_house import CORE, ROOT, core_files, makes_claims, other_files, parsed
 
 import specnorm
-from specnorm.at_size.own_matrix import enclose_by_matrix
 from specnorm.at_size.proofs import components
-from specnorm.at_size.proofs.block_tridiagonal import plans
 from specnorm.at_size.proofs.circulant import norm_by_circulant, shortest
 from specnorm.at_size.proofs.components import norm_of_groups, norm_of_restriction, norms_of_parts, norms_of_patch
-from specnorm.at_size.proofs.own_matrix import LayerGram
 from specnorm.backends import arrays
 from specnorm.completion.method import Completion
 from specnorm.enclosure.frequency_grid import Grid
-from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.gram.method import Gram
 from specnorm.grid import proof as grid
 from specnorm.grid import search as grid_search
 from specnorm.grid.proof import LargestBound
 from specnorm.proof import proven
-from specnorm.proofs import host, norms
+from specnorm.proofs import norms
 from specnorm.proofs.bound import ALL_FREQUENCIES, HypothesisError, Lower, Upper, Uppers, digest_of, known, of_kernel
 from specnorm.proofs.cells import Boxes, Circulant
 from specnorm.running.proofs.padding import bounds_by_blocks, largest_of_blocks, padded_norm
@@ -43,7 +39,6 @@ from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cover, supremum_on_grid
 from specnorm.symbols.proofs.polynomial import Polynomial
 from specnorm.tensor_norm.method import TensorNorm
-from specnorm.unfoldings import proof as unfolding_proof
 from specnorm.unfoldings.proof import UnfoldingProof
 
 COVER = {
@@ -372,16 +367,6 @@ def test_a_format_without_digits_is_that_of_a_float() -> None:
         format(claim, "d")
 
 
-def test_scaling_back_is_outward() -> None:
-    for value, exponent in ((1.0 + 2.0**-52, -1074), (3.0, -1074), (0.7, -1080), (0.7, 900), (0.0, -1074)):
-        lower, upper = of_kernel(assumed_lower(value), assumed(value), KERNEL, exponent)
-        exact = Fraction(value) * Fraction(2) ** exponent
-        assert Fraction(lower.value) <= exact <= Fraction(upper.value)
-    lower, upper = of_kernel(ONE, TWO, KERNEL, 2000)
-    assert math.isfinite(lower.value)
-    assert upper.value == math.inf
-
-
 def test_boxes_do_not_cover_what_somebody_says() -> None:
     """A box of the torus, said to be all of it, would prove a norm of next to nothing."""
     box = Boxes.torus((4,))[:1]
@@ -411,27 +396,6 @@ def test_the_matrices_of_a_cover_are_its_own() -> None:
     assert not found.fathom(formed, 1e-9).any()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 2, 1), (1, 2, 1, 1), (1, 1, 1, 2)])
-def test_two_entries_of_a_row_or_a_column_are_no_single_entries(shape: tuple[int, ...]) -> None:
-    two: Any = np.ones(shape)
-    assert norms.norm_of_single_entries(two, ops=OPS) is None
-
-
-def test_one_box_holds_all_frequencies() -> None:
-    boxes = Boxes.whole((3, 1))
-    turns = [(end[0] / np.array(boxes.denominators)).tolist() for end in (boxes.low, boxes.high)]
-    assert turns == [[-0.5, 0], [0.5, 0]]
-    assert cover.cell_lemma(1.0, boxes.radius).tolist() == [0]
-
-
-def test_windows_are_restrictions() -> None:
-    """Of every size, and of the layer they are taken from."""
-    for most in range(1, 60):
-        restriction = PART.restricted(most)
-        found = norm_of_restriction(PART, restriction, assumed_lower(1.0, restriction.spec.of_group))
-        assert found.what == PART.spec
-
-
 def test_the_norm_of_a_matrix_with_nan_is_nan() -> None:
     """It was taken for a zero matrix, whose norm needs no proof."""
     matrices: Any = np.stack([np.eye(2), np.array([[1.0, np.nan], [0, 1]]), np.zeros((2, 2))])
@@ -441,9 +405,6 @@ def test_the_norm_of_a_matrix_with_nan_is_nan() -> None:
 
 
 # -- the bounds of fixed cost, and without one of their terms ----------------------------------------------------------
-def truth(blocks: Any) -> float:
-    """The largest norm on a fine grid."""
-    return float(np.linalg.norm(np.moveaxis(np.fft.fft(blocks[0], 4096), -1, 0), 2, axis=(1, 2)).max())
 
 
 def by_grid(blocks: Any, sizes: tuple[int, ...] = (7,)) -> Upper:
@@ -458,40 +419,6 @@ def by_unfolding(blocks: Any) -> Upper:
     _, near = arrays.top_eigenpair((rows.T @ rows)[None], xp=OPS.xp)
     (found,) = UnfoldingProof(blocks, (0, 2), ops=OPS).bounds(near)
     return found
-
-
-FIXED: dict[str, tuple[Callable[[Any], Upper], Any, str, Any]] = {
-    "Frobenius": (lambda b: norms.norm_by_frobenius(b, ops=OPS), host, "root_up", lambda _: 1.0),
-    "grid": (by_grid, grid, "axis_factor", lambda *_: 1.0),
-    "unfolding": (by_unfolding, unfolding_proof, "supremum_up_from_unfolding", lambda norms, *_, **__: norms),
-}
-
-
-@pytest.mark.parametrize("name", FIXED)
-def test_bounds_of_fixed_cost_are_bounds_and_need_their_factor(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    rule, owner, attribute, without = FIXED[name]
-    kernels: list[Any] = [np.random.RandomState(seed).standard_normal((1, 1, 1, 3)) for seed in range(30)]
-    kernels += [np.ones((1, 1, 1, 3)), np.random.RandomState(0).standard_normal((1, 4, 3, 3))]
-    assert [k for k in kernels if not (truth(k) <= rule(k).value * (1 + 1e-12))] == []
-    monkeypatch.setattr(owner, attribute, without)
-    assert [k for k in kernels if truth(k) > rule(k).value], "nothing was noticed"
-
-
-def test_a_layer_s_matrix_is_proven_by_its_factorisation_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """None is below the norm, unless the factorisation is believed."""
-    spec = ConvSpec.of((2, 2, 3), input_shape=(5,), padding_mode="zeros", padding=1)
-    kernel: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
-    plan = min((p for p in plans(spec) if p.blocks == 1), key=lambda p: p.work)
-    norm = enclose_by_matrix(kernel, spec, plan, rtol=1e-6, ops=OPS)[0].lower.value
-    gram = LayerGram(Convolution(kernel, spec, ops=OPS), plan, ops=OPS)
-    assert gram.norms_near(np.asarray([norm * 0.999])) == [None]
-    assert gram.norms_near(np.asarray([-1.0])) == [None]
-    (above,) = gram.norms_near(np.asarray([norm * 1.001]))
-    assert above is not None
-    assert above.what == spec
-    monkeypatch.setattr(norms, "gram_below", lambda gram, *_, **__: np.ones(gram.shape[:-2], dtype=bool))
-    (false,) = gram.norms_near(np.asarray([norm * 0.999]))
-    assert false is not None, "the factorisation was not asked"
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------
