@@ -110,17 +110,6 @@ def test_the_weights_in_use_stay_at_the_bound() -> None:
     assert worst["tn"] > 1.1
 
 
-def test_what_is_constrained_of_a_bilinear_layer_is_said() -> None:
-    torch.manual_seed(0)
-    layer = specnorm_torch.spectral_norm(nn.Bilinear(3, 4, 5), bound=2.0)
-    layer.eval()
-    assert "of the tensor as a matrix with rows along axis 0" in str(layer)
-    assert "The weight of ``Bilinear`` counts as a matrix with one row for each output" in " ".join(
-        str(specnorm_torch.spectral_norm.__doc__).split()
-    )
-    assert float(torch.linalg.matrix_norm(layer.weight.detach().reshape(5, 12), 2)) == pytest.approx(2, rel=1e-3)
-
-
 @pytest.mark.parametrize("use_reentrant", [False, True])
 def test_checkpoints_have_the_same_gradients(use_reentrant: bool) -> None:
     """What is computed again in the backward pass has the step that it had, of the model or of a layer used alone."""
@@ -375,18 +364,6 @@ def test_a_whole_model() -> None:
     for layer in (model.body[0], model.body[2]):
         check_at_bound(layer, layer.weight)
     assert float(specnorm.enclose(model.embedding.weight.detach()).lower) == pytest.approx(1, abs=5e-3)
-
-
-def test_an_embedding_takes_the_state_of_torchs_constraint() -> None:
-    """torch's own constrains it as a matrix of rows, too."""
-    theirs, ours = nn.Sequential(nn.Embedding(9, 4)), nn.Sequential(nn.Embedding(9, 4))
-    nn.utils.parametrizations.spectral_norm(theirs[0])
-    specnorm_torch.spectral_norm(ours)
-    with pytest.warns(UserWarning, match="weights are loaded"):
-        ours.load_state_dict(theirs.state_dict())
-    assert torch.equal(ours[0].parametrizations.weight.original, theirs[0].parametrizations.weight.original)
-    ours(torch.arange(3))
-    assert specnorm_torch.rescale_(ours) == ["0.weight"]
 
 
 def test_a_pattern_chooses_layers() -> None:

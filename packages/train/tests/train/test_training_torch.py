@@ -168,7 +168,8 @@ def test_two_processes_keep_one_state(tmp_path: Path) -> None:
 def test_torchs_own_state_loads(constrain: Any) -> None:
     """Weights are taken, vectors begin anew, and one warning says so."""
     torch.manual_seed(0)
-    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)]
+    layers = [torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3), torch.nn.Embedding(9, 4)]
+    fresh = copy.deepcopy(layers)
     theirs = torch.nn.Sequential(*map(constrain, copy.deepcopy(layers)))
     ours = specnorm_torch.spectral_norm(torch.nn.Sequential(*layers))
     for x in layers:
@@ -181,7 +182,7 @@ def test_torchs_own_state_loads(constrain: Any) -> None:
         assert torch.equal(layer.parametrizations.weight.original, original)
     weight = ours[0].weight.detach()
     assert float(specnorm.enclose(weight).upper) == pytest.approx(1.0, rel=1e-2)
-    again = specnorm_torch.spectral_norm(torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3)))
+    again = specnorm_torch.spectral_norm(torch.nn.Sequential(*map(copy.deepcopy, fresh)))
     again.load_state_dict(ours.state_dict())
     assert torch.equal(again[0].parametrizations.weight[0].vectors, ours[0].parametrizations.weight[0].vectors)
 
