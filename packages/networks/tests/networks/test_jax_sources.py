@@ -201,6 +201,7 @@ def test_layer_norm_is_read_as_it_computes_and_nothing_else_is(features: int, mo
             network_bound(model, (8, features))
 
 
+SCALES = np.diag(np.arange(1, 5, dtype=np.float32))
 ACTIVATIONS = {
     "softplus": (jax.nn.softplus, 1.0),
     "log_sigmoid": (jax.nn.log_sigmoid, 1.0),
@@ -213,6 +214,11 @@ ACTIVATIONS = {
     "by variance": (
         lambda x: (x - x.mean(-1, keepdims=True)) / jax.numpy.sqrt(x.var(-1, keepdims=True) + 0.01), 10.0,
     ),
+    "unit columns": (lambda x: x @ (SCALES / jax.numpy.sqrt(jax.numpy.sum(SCALES**2, 0))), 1.0),
+    "max-min": (lambda x: jax.numpy.concatenate([library(x[:, ::2], x[:, 1::2]) for library in (
+        jax.numpy.maximum, jax.numpy.minimum)], 1), 1.0),
+    "a coupling": (lambda x: jax.numpy.concatenate([x[:, :2] + jax.numpy.tanh(x[:, 2:]), x[:, 2:]], 1),
+                   (1 + math.sqrt(5)) / 2),
     "by a longer norm than 1": (
         lambda x: x / jax.numpy.maximum(1.0, jax.numpy.linalg.norm(x, axis=-1, keepdims=True)), 1.0,
     ),

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 from networks.stored.measure import stored
-from networks.stored.networks import CASES, OF_JAX, bound
+from networks.stored.networks import CASES, bound
 
 from specnorm.errors import CertificateError
 
@@ -30,9 +30,6 @@ def test_every_network_of_the_set_is_stored() -> None:
 @pytest.mark.parametrize("name", STORED)
 @pytest.mark.sampled("four blocks", "revnet, damped", "three parts")
 def test_no_bound_grows(name: str) -> None:
-    if name in OF_JAX:
-        pytest.importorskip("jax2onnx")
-        pytest.importorskip(name.split(",")[0])
     for method, before in STORED[name].items():
         found = bound(name, method)
         if before is None:
