@@ -163,10 +163,8 @@ def fit(model: nn.Module, way: Way, rate: float, losses: Iterable[Callable[[], T
     optimiser = way.optimiser(model, rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
     for of_step in itertools.islice(losses, steps):
-        optimiser.zero_grad()
         loss = of_step()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
-        optimiser.step()
+        descend(optimiser, loss)
         scheduler.step()
     model.eval()
     return loss.detach()
@@ -224,15 +222,8 @@ def layer_norms(model: nn.Module) -> dict[nn.Module, float]:
     norms: dict[nn.Module, float] = {}
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            norms[module] = float(specnorm.enclose(module.weight.detach(), rtol=1e-3, **kernel_geometry(module)).upper)
+            norms[module] = float(specnorm.enclose(module.weight.detach(), rtol=1e-3, **geometry_of(module)).upper)
     return norms
-
-
-def kernel_geometry(layer: nn.Module) -> dict[str, Any]:
-    try:
-        return geometry_of(layer)
-    except specnorm.SpecnormError:
-        return {"padding_mode": "zeros"}  # of a library's own layer, of stride 1
 
 
 def network_norm(model: nn.Sequential, norms: dict[nn.Module, float]) -> float:
@@ -371,16 +362,15 @@ COSTS = {"plain, Adam": adam, "ball": ball, "constraint, Adam": adam}
 def cost(batch: int, size: int = 32) -> dict[str, Row]:
     """Time training steps of six convolutions of 64 channels, beside Adam's plain step, in turn."""
     images, labels = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
-    runs: dict[str, Callable[[], Any]] = {}
-    for name, make in COSTS.items():
+
+    def stepping(name: str) -> Callable[[], None]:
         torch.manual_seed(0)
         model = spectral_norm(six()) if name.startswith("constraint") else six()
-        runs[name] = partial(one_step, model, make(model, 1e-3), images, labels)
+        optimiser = COSTS[name](model, 1e-3)
+        return lambda: descend(optimiser, F.cross_entropy(model(images), labels))
+
+    runs: dict[str, Callable[[], Any]] = {name: stepping(name) for name in COSTS}
     seconds = facts.paired(runs, 7, warm=3)
     plain = seconds["plain, Adam"]
     found = {name: facts.timing(times, plain) for name, times in seconds.items()}
     return {name: {"size": size, "seconds": row["seconds"], "ratio": 1 / row["faster"]} for name, row in found.items()}
-
-
-def one_step(model: nn.Module, optimiser: Optimizer, images: Tensor, labels: Tensor) -> None:
-    descend(optimiser, F.cross_entropy(model(images), labels))

@@ -57,13 +57,10 @@ def measured_calls(names: Sequence[str]) -> Iterator[Row]:
     """Yield a row for each call and width, with the median of the seconds."""
     common = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
     for channels, name in itertools.product(WIDTHS, names):
-        kernel = (kernels.flat if "Gaussian" in name else _like_trained)(channels)
+        shape = (channels, channels, 3, 3)
+        kernel = kernels.flat(channels) if "Gaussian" in name else kernels.like_trained(shape)
         (seconds,) = facts.paired({name: functools.partial(CALLS[name], kernel)}).values()
         yield common | {"contestant": name, "channels": channels, "seconds": statistics.median(seconds)}
-
-
-def _like_trained(channels: int) -> np.ndarray:
-    return kernels.like_trained((channels, channels, 3, 3))
 
 
 def tables() -> dict[str, str]:
