@@ -285,18 +285,13 @@ def _executor(count: int, least_bytes: int) -> Iterator[Workers | None]:
 
     Each process has one BLAS thread, and so has this one meanwhile: numbers do not depend on the number of processes.
     """
-    with _one_blas_thread():
+    one_thread: AbstractContextManager[object] = backends.load("numpy").precise(np.empty(0))
+    with one_thread:
         if count == 1:
             yield None
             return
         with Workers(count, least_bytes) as workers:
             yield workers
-
-
-def _one_blas_thread() -> AbstractContextManager[object]:
-    """Context manager in which BLAS has one thread: that of NumPy's plugin for a small array."""
-    context: AbstractContextManager[object] = backends.load("numpy").precise(np.empty(0))
-    return context
 
 
 def _write_claims(report: Report, path: Path) -> bool:
