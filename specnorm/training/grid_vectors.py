@@ -32,7 +32,7 @@ WAVES = 11, 23
 with three axes, which have more maxima, take the second number. With 5, a layer of 3 outputs reached 1.0154, with 11
 1.0073."""
 _LEAST_COMPILED = 17
-"""Least number of points that a compiler's loops go over; LLVM unrolls shorter ones."""
+"""Least number of points that a compiler's loops go over. It takes four times as long for loops over eleven."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42
@@ -347,9 +347,7 @@ def start_vectors(waves: PlaneWaves) -> Array:
     return waves.ops.xp.broadcast_to(found, waves.shape)
 
 
-def fresh_vectors(
-    rows: Array, p: int, *, of_rows: bool = False, taps_first: bool = False, ops: ArrayOps
-) -> Array:
+def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, taps_first: bool = False, ops: ArrayOps) -> Array:
     """Vectors with an entry of at most `_FRESH` for each column of the blocks that is not zero.
 
     They are the largest entries of the columns, times fixed numbers: not sums, so that channels of zeros, by which
@@ -446,9 +444,12 @@ def _to_follow(waves: PlaneWaves, *found: Array) -> tuple[Array, Array]:
     estimates = _squared_norm(best[-1], xp=xp) / (square + arrays.TINY)
     order, count = _order(estimates, waves), most_waves(waves.grid.key[0], len(waves.grid))
     chosen: Sequence[Array] = [*best, waves.phases[:, :, : len(waves.grid)]]
-    # A compiler takes four times as long for loops over eleven points.
-    chosen = _highest(chosen, order, count if ops.concrete else max(count, _LEAST_COMPILED), ops=ops)
-    left, phases = (x[:, :, :count] for x in (_left_vectors(waves, *chosen), chosen[-1]))
+    at_first = count if ops.concrete else max(count, _LEAST_COMPILED)
+    if len(waves.grid) > at_first:
+        chosen = _highest(chosen, order, at_first, ops=ops)
+        left, phases = (x[:, :, :count] for x in (_left_vectors(waves, *chosen), chosen[-1]))
+    else:
+        left, phases = _highest((_left_vectors(waves, *chosen), chosen[-1]), order, count, ops=ops)
     # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
     return left, xp.conj(phases) if waves.is_transposed else phases
 
