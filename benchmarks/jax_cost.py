@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,13 +15,11 @@ from specnorm_jax import training
 
 from benchmarks import facts
 from benchmarks.facts import Row
-from benchmarks.jax_loops import power_step
+from benchmarks.jax_loops import batches, convolved, power_step
 
 Tree = Any
 _Call = tuple[Any, ...]
-"""A function, its arguments, and options of XLA if there are any."""
-_FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
-"""Options of XLA with which a CPU's loops are compiled faster."""
+"""A function and its arguments."""
 _WARM = 65
 """Turns that are not counted: in the first ones a constraint takes more sweeps of its grid."""
 
@@ -34,25 +33,29 @@ def rows() -> Iterator[Row]:
 
 def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
     """Time functions of (tree, state), which return a tree and the next state, in turn."""
-    compiled, compiling, states = {}, {}, {}
-    for name, (function, arguments, *options) in calls.items():
+    compiling, runs = {}, {}
+    for name, (function, arguments) in calls.items():
         # Equal functions would be traced once.
         jax.clear_caches()  # type: ignore[no-untyped-call]
         begin = time.process_time()
-        compiled[name] = jax.jit(function).lower(*arguments).compile(*options)
+        compiled = jax.jit(function).lower(*arguments).compile()
         compiling[name] = time.process_time() - begin
-        states[name] = arguments
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(_WARM + turns):
-        for name, call in compiled.items():
-            begin = time.process_time()
-            states[name] = _finished(call(*states[name]))
-            if turn >= _WARM:
-                seconds[name].append(time.process_time() - begin)
+        runs[name] = _stepping(compiled, arguments)
+    seconds = facts.paired(runs, turns, warm=_WARM)
     base = next(iter(seconds.values()))
     for name, times in seconds.items():
         row: Row = {"section": "JAX, models", "case": case, "contestant": name, "compile_seconds": compiling[name]}
         yield row | facts.timing(times, base)
+
+
+def _stepping(call: Callable[..., Tree], arguments: Tree) -> Callable[[], None]:
+    """Return a function that takes one step from where the last one ended."""
+
+    def step() -> None:
+        nonlocal arguments
+        arguments = _finished(call(*arguments))
+
+    return step
 
 
 def _finished(tree: Tree) -> Tree:
@@ -67,12 +70,12 @@ def _layers_swept(before: Tree, after: Tree) -> int:
     return sum(int(np.any(np.asarray(x != y), axis=(1, 2, 3)).sum()) for x, y in pairs)
 
 
-def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
+def _in_training(steps: int = 300) -> Iterator[Row]:
     """Mean time of the calls of `_constraints` in a training of ResNet-20, at a rate that decays from 0.1.
 
     Both are called with the parameters of each step. The constraint's row also says how often layers are swept.
     """
-    calls = {name: call for name, call in _constraints().items() if len(call) == 2}
+    calls = _constraints()
     compiled = {name: jax.jit(function).lower(*arguments).compile() for name, (function, arguments) in calls.items()}
     states = {name: state for name, (_, (_, state)) in calls.items()}
     seconds = dict.fromkeys(calls, 0.0)
@@ -93,9 +96,7 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
         return optax.apply_updates(params, updates), state, moments
 
     moments, counts = optimizer.init(params), []
-    for _ in range(steps):
-        labels = rng.integers(10, size=32)
-        images = (patterns[labels] + rng.standard_normal((32, 16, 16, 3))).astype(np.float32)
+    for _, (images, labels) in zip(range(steps), batches(rng, patterns), strict=False):
         before = states["default"]
         for name, call in compiled.items():
             begin = time.process_time()
@@ -106,7 +107,6 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
         params, _, moments = _finished(step(params, before, moments, images, labels))
     swept = [x > 0 for x in counts]
     shares: Row = {"layers_swept": sum(counts) / sum(swept), "swept": sum(swept) / steps}
-    shares[f"swept_in_{busiest}"] = sum(swept[:busiest]) / busiest
     case = f"the same in training on 16x16 pixels, SGD 0.1, cosine decay: mean of {steps} steps"
     base = next(iter(seconds.values()))
     for name, of_all in seconds.items():
@@ -116,20 +116,16 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
 
 def _logits(weights: Tree, x: Any) -> Any:
     """ResNet-20 without normalization and biases; shortcuts are padded with zeros."""
-
-    def convolved(x: Any, name: str, stride: int = 1) -> Any:
-        return jax.lax.conv_general_dilated(
-            x, weights[name]["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    x = jax.nn.relu(convolved(x, "conv"))
+    kernels = {name: layer["kernel"] for name, layer in weights.items()}
+    x = jax.nn.relu(convolved(x, kernels["conv"]))
     for stage in range(3):
         for block in range(3):
             stride = 2 if stage and not block else 1
-            y = convolved(jax.nn.relu(convolved(x, f"{stage}.{block}.conv1", stride)), f"{stage}.{block}.conv2")
+            y = jax.nn.relu(convolved(x, kernels[f"{stage}.{block}.conv1"], stride))
+            y = convolved(y, kernels[f"{stage}.{block}.conv2"])
             shortcut = x[:, ::stride, ::stride, :]
             x = jax.nn.relu(y + jnp.pad(shortcut, ((0, 0),) * 3 + ((0, y.shape[3] - x.shape[3]),)))
-    return 10 * x.mean((1, 2)) @ weights["dense"]["kernel"]
+    return 10 * x.mean((1, 2)) @ kernels["dense"]
 
 
 def _constraints() -> dict[str, _Call]:
@@ -137,37 +133,33 @@ def _constraints() -> dict[str, _Call]:
     params, strides = _resnet20()
     rule = training.with_geometry(strides)
 
-    def divided(params: Tree, norms: Callable[[str, Any], Any]) -> Any:
-        weights = {name: layer["kernel"] / norms(name, layer["kernel"]) for name, layer in params.items()}
-        return sum(jnp.sum(x * x * jnp.arange(x.shape[-1], dtype=x.dtype)) for x in weights.values())
+    def stepping(weights_of: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable[..., Tree]:
+        def step(params: Tree, state: Tree) -> Any:
+            def loss(params: Tree) -> Any:
+                weights, after = weights_of(params, state)
+                kernels = [layer["kernel"] for layer in weights.values()]
+                return sum(jnp.sum(x * x * jnp.arange(x.shape[-1], dtype=x.dtype)) for x in kernels), after
 
-    def by_hand(params: Tree, vectors: Tree) -> Any:
-        def loss(params: Tree) -> Any:
-            after = {}
+            gradient, after = jax.grad(loss, has_aux=True)(params)
+            return jax.tree.map(lambda x, g: x - 1e-4 * g, params, gradient), after
 
-            def norm(name: str, kernel: Any) -> Any:
-                value, after[name] = power_step(kernel.reshape(-1, kernel.shape[-1]), vectors[name])
-                return value
+        return step
 
-            return divided(params, norm), after
+    def by_hand(params: Tree, vectors: Tree) -> tuple[Tree, Tree]:
+        weights, after = {}, {}
+        for name, layer in params.items():
+            kernel = layer["kernel"]
+            norm, after[name] = power_step(kernel.reshape(-1, kernel.shape[-1]), vectors[name])
+            weights[name] = {"kernel": kernel / norm}
+        return weights, after
 
-        gradient, after = jax.grad(loss, has_aux=True)(params)
-        return jax.tree_util.tree_map(lambda x, g: x - 1e-4 * g, params, gradient), after
-
-    def constrained(params: Tree, state: Tree) -> Any:
-        def loss(params: Tree) -> Any:
-            weights, after = training.spectral_norm(params, state, rule=rule)
-            return divided(weights, lambda *_: 1), after
-
-        gradient, after = jax.grad(loss, has_aux=True)(params)
-        return jax.tree_util.tree_map(lambda x, g: x - 1e-4 * g, params, gradient), after
-
+    constrained = functools.partial(training.spectral_norm, rule=rule)
     vectors = {name: jnp.ones(layer["kernel"].shape[-1]) for name, layer in params.items()}
     state = training.init_spectral_norm(params, rule=rule)
     return {
-        "power step by hand": (by_hand, (params, vectors)), "default": (constrained, (params, state)),
-        "default, compiled fast": (constrained, (params, state), _FAST_COMPILATION),
-    }  # fmt: skip
+        "power step by hand": (stepping(by_hand), (params, vectors)),
+        "default": (stepping(constrained), (params, state)),
+    }
 
 
 def _resnet20() -> tuple[Tree, dict[str, Any]]:
@@ -193,10 +185,7 @@ def _optimizers() -> dict[str, _Call]:
     def loss(params: Tree) -> Any:
         x = images
         for layer in params.values():
-            y = jax.lax.conv_general_dilated(
-                x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            x = x + jax.nn.relu(y + layer["bias"])
+            x = x + jax.nn.relu(convolved(x, layer["kernel"]) + layer["bias"])
         return jnp.mean((x - 1) ** 2)
 
     def stepping(optimizer: Any) -> _Call:

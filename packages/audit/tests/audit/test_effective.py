@@ -20,6 +20,7 @@ from specnorm_audit.report import Report, gate_layers
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files
+from audit.unknown_layouts import norm
 from specnorm.methods import TensorNorm
 
 RANDOM = np.random.RandomState(0)
@@ -30,14 +31,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its older functions
         yield
-
-
-def norm(kernel: Any) -> float:
-    """The norm at every size, by FFT on a fine grid: just below it; of a transposed layer, too."""
-    weight = np.asarray(kernel, dtype=np.float64)
-    axes = tuple(range(2, weight.ndim))
-    symbols = np.fft.fftn(weight, ((1, 1024, 96, 24)[len(axes)],) * len(axes), axes=axes)
-    return float(np.linalg.norm(np.moveaxis(symbols, (0, 1), (-2, -1)), 2, axis=(-2, -1)).max())
 
 
 def assert_of(report: Report, true: list[float]) -> None:
@@ -276,8 +269,8 @@ def test_a_file_of_torchs_is_in_torchs_order(tmp_path: Path) -> None:
 
 def test_an_open_layout_names_the_option(tmp_path: Path) -> None:
     path = files.save_npz(tmp_path / "m.npz", {"k": _drawn(3, 3, 3, 3)})
-    assert "layout= says" in str(audit(path))
-    assert "layout= says" not in str(audit(path, layout="HWIO"))
+    assert "until you state the layout" in str(audit(path))
+    assert "until you state the layout" not in str(audit(path, layout="HWIO"))
 
 
 def test_no_certificate_of_a_weight_that_the_file_does_not_hold(tmp_path: Path) -> None:
