@@ -276,7 +276,7 @@ def slow(session: nox.Session) -> None:
 
 @nightly
 def soundness(session: nox.Session) -> None:
-    """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; mutations; all published layers."""
+    """Nightly: every proven value, on 100,000 kernels and 20,000 layers at a size; all published layers."""
     larger = {"SPECNORM_SOUNDNESS_KERNELS": "100000", "SPECNORM_SOUNDNESS_LAYERS": "20000"}
     files = ["tests/core/test_reference_cases.py::test_layers_as_they_are_used"]
     pytest(session, "tests/core/soundness", *files, backends="numpy", **NIGHT, **larger)
@@ -469,11 +469,10 @@ def check_pages(session: nox.Session) -> None:
 
 @nox.session(python=PYTHON, default=False)
 def bench(session: nox.Session) -> None:
-    """The benchmark suite, some six minutes on one thread, and what got slower."""
+    """The benchmark suite, some six minutes on one thread; the differences of its page show what got slower."""
     prepare(session, "-e", ".[cli,torch,jax]", *TEST_TOOLS)
-    out = Path(session.create_tmp()) / "suite.jsonl"
-    session.run("python", "-m", "benchmarks", "run", *session.posargs, "--out", str(out.resolve()), env=ONE_THREAD)
-    session.run("python", "-m", "benchmarks", "compare", str(out.resolve()), success_codes=[0, 1])
+    out = "docs/benchmarks/suite.jsonl"
+    session.run("python", "-m", "benchmarks", "run", *session.posargs, "--out", out, env=ONE_THREAD)
 
 
 def interpreter(version: str) -> str | None:

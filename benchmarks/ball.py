@@ -12,13 +12,11 @@ import importlib
 import itertools
 import json
 import math
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from specnorm_torch import MuonConv, SpectralBall, geometry_of, spectral_norm
@@ -27,10 +25,11 @@ from torch.nn import functional as F
 from torch.optim import Adam, Optimizer
 
 import specnorm
-from benchmarks import digits, facts
-from benchmarks.constraint_cost import paired
+from benchmarks import facts
 from benchmarks.facts import Row
-from benchmarks.ways import WAYS
+from benchmarks.loops import descend, unchanged
+from benchmarks.trained import conv
+from benchmarks.ways import WAYS, Constrain
 
 CHANNELS = 16
 BATCH = 64
@@ -44,23 +43,14 @@ NETWORKS = (3, False), (6, False), (10, False), (10, True)
 """Numbers of convolutions, and whether they are in residual blocks."""
 
 
-def falling(part: float) -> float:
-    """Factor of the rate after a part of the steps: from 1 to 0."""
-    return 1 - part
-
-
-def rising_and_falling(part: float) -> float:
-    """`falling`, and from 0 over the first tenth."""
-    return min(10 * part, 1.0) * falling(part)
-
-
-def constant(_part: float) -> float:
-    return 1.0
-
-
-SCHEDULES = {
-    "constant": constant, "falling to 0": falling, "rising over the first tenth, falling to 0": rising_and_falling,
-}  # fmt: skip
+Schedule: TypeAlias = Callable[[float], float]
+"""Factor of the rate after a part of the steps."""
+SCHEDULES: dict[str, Schedule] = {
+    "constant": lambda _: 1.0,
+    "falling to 0": lambda part: 1 - part,
+    "rising over the first tenth, falling to 0": lambda part: min(10 * part, 1.0) * (1 - part),
+}
+_, FALLING, WARM_UP = SCHEDULES.values()
 
 
 @dataclass(frozen=True)
@@ -68,10 +58,10 @@ class Way:
     """A way to train: what is done with each convolution and linear layer, the optimiser, rates to choose from, and the
     factor of the rate after a part of the steps."""
 
-    constrain: Callable[[nn.Module], nn.Module]
+    constrain: Constrain
     optimiser: Callable[[nn.Module, float], Optimizer]
     rates: tuple[float, ...]
-    schedule: Callable[[float], float] = falling
+    schedule: Schedule = FALLING
 
 
 @torch.no_grad()
@@ -88,10 +78,6 @@ def orthogonal_start(layer: Any) -> nn.Module:
     return changed
 
 
-def free(layer: nn.Module) -> nn.Module:
-    return layer
-
-
 def constrained(layer: nn.Module) -> nn.Module:
     return spectral_norm(orthogonal_start(layer))
 
@@ -105,23 +91,21 @@ def adam(model: nn.Module, rate: float) -> Optimizer:
     return Adam(model.parameters(), rate)
 
 
-def muon(model: nn.Module, rate: float) -> Optimizer:
-    return MuonConv(model, rate, rest=lambda params: Adam(params, 1e-3))
+def beside_adam(kind: Callable[..., Optimizer]) -> Callable[[nn.Module, float], Optimizer]:
+    """Return an optimiser of kernels, with Adam for the other parameters."""
+    return lambda model, rate: kind(model, rate, rest=lambda params: Adam(params, 1e-3))
 
 
-def ball(model: nn.Module, rate: float) -> Optimizer:
-    return SpectralBall(model, rate, rest=lambda params: Adam(params, 1e-3))
-
-
+ball, muon = beside_adam(SpectralBall), beside_adam(MuonConv)
 ADAMS = 1e-3, 3e-3, 1e-2
 BALLS = 0.05, 0.1, 0.2
 WAYS_TO_TRAIN: dict[str, Way] = {
-    "plain, Adam": Way(free, adam, ADAMS),
+    "plain, Adam": Way(unchanged, adam, ADAMS),
     "ball": Way(orthogonal_start, ball, BALLS),
-    "ball, warm-up": Way(orthogonal_start, ball, BALLS, rising_and_falling),
-    "ball, torch's start": Way(free, ball, BALLS),
+    "ball, warm-up": Way(orthogonal_start, ball, BALLS, WARM_UP),
+    "ball, torch's start": Way(unchanged, ball, BALLS),
     "constraint, Adam": Way(constrained, adam, ADAMS),
-    "constraint, Adam, warm-up": Way(constrained, adam, ADAMS, rising_and_falling),
+    "constraint, Adam, warm-up": Way(constrained, adam, ADAMS, WARM_UP),
     "constraint, Adam, torch's start": Way(spectral_norm, adam, ADAMS),
     "constraint, Muon": Way(constrained, muon, (0.02, 0.05, 0.1)),
     "orthogonium, Adam": Way(orthogonal, adam, ADAMS),
@@ -142,72 +126,93 @@ WAYS_AT_RADII = {"ball, warm-up": 0.1, "constraint, Muon": 0.05}
 
 
 # -- networks and data -------------------------------------------------------------------------------------------------
-class Residual(nn.Module):
-    """(x + two convolutions) / 2: norms of at most 1 give a block of at most 1."""
+class Averaged(nn.Module):
+    """(x + body(x)) / 2: firmly nonexpansive if the body is nonexpansive."""
 
-    def __init__(self, constrain: Callable[[nn.Module], nn.Module]) -> None:
+    def __init__(self, *body: nn.Module) -> None:
         super().__init__()
-        self.first, self.second = (constrain(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)) for _ in range(2))
+        self.body = nn.Sequential(*body)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = (x + self.second(F.relu(self.first(x)))) / 2
+        out: Tensor = (x + self.body(x)) / 2
         return out
 
 
 def network(
-    depth: int,
-    residual: bool,
-    constrain: Callable[[nn.Module], nn.Module],
-    activation: Callable[[], nn.Module] = nn.ReLU,
+    depth: int, residual: bool, constrain: Constrain, activation: Callable[[], nn.Module] = nn.ReLU
 ) -> nn.Sequential:
     """Return a classifier of images of 8x8 with so many convolutions; with an even number, a chain ends the blocks."""
-    body: list[nn.Module] = [constrain(nn.Conv2d(1, CHANNELS, 3, padding=1)), activation()]
+
+    def convolved(inputs: int = CHANNELS) -> list[nn.Module]:
+        return [constrain(conv(inputs, CHANNELS)), activation()]
+
+    body = convolved(1)
     for _ in range((depth - 1) // 2 if residual else 0):
-        body += [Residual(constrain), nn.ReLU()]
+        body += [Averaged(*convolved(), *convolved()[:1]), nn.ReLU()]
     for _ in range((depth - 1) % 2 if residual else depth - 1):
-        body += [constrain(nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)), activation()]
+        body += convolved()
     return nn.Sequential(*body, nn.AvgPool2d(2), nn.Flatten(), constrain(nn.Linear(16 * CHANNELS, 10)))
 
 
-def temperature(residual: bool) -> float:
-    """Factor of the logits in the loss: those of a network of norm 1 are small."""
-    return 128.0 if residual else 32.0
+@cache
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images of digits and their labels for training, and those for testing."""
+    data: Any = importlib.import_module("sklearn.datasets").load_digits()
+    order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
+    pictures = (torch.tensor(data.images, dtype=torch.float32)[:, None] / 16)[order]
+    labels = torch.tensor(data.target)[order]
+    return pictures[:1300], labels[:1300], pictures[1300:], labels[1300:]
 
 
 # -- classifiers -------------------------------------------------------------------------------------------------------
+def fit(model: nn.Module, way: Way, rate: float, losses: Iterable[Callable[[], Tensor]], steps: int) -> Tensor:
+    """Train a model by a way, each step with the next loss; return the last one."""
+    optimiser = way.optimiser(model, rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
+    for of_step in itertools.islice(losses, steps):
+        optimiser.zero_grad()
+        loss = of_step()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's
+        optimiser.step()
+        scheduler.step()
+    model.eval()
+    return loss.detach()
+
+
 def classify(
     way: Way,
     depth: int,
     residual: bool,
     rate: float,
     seed: int,
-    epochs: int = EPOCHS,
     *,
     factor: float | None = None,
     activation: str = "ReLU",
     radii: Sequence[float] = RADII,
 ) -> Row:
-    """Train a classifier of digits, and measure it. ``factor``: of the logits in the loss; None: `temperature`."""
-    factor = temperature(residual) if factor is None else factor
-    images, labels, test_images, test_labels = digits.images()
+    """Train a classifier of digits, and measure it.
+
+    ``factor``: of the logits in the loss; None: 32, and 128 with residual blocks, since networks of norm 1 have small
+    logits.
+    """
+    factor = factor or (128.0 if residual else 32.0)
+    images, labels, test_images, test_labels = digits()
     torch.manual_seed(seed)
     model = network(depth, residual, way.constrain, ACTIVATIONS[activation])
-    optimiser = way.optimiser(model, rate)
-    steps = epochs * (len(images) // BATCH)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
-    start = time.process_time()
-    for _ in range(epochs):
-        for chosen in torch.randperm(len(images))[: steps // epochs * BATCH].reshape(-1, BATCH):
-            optimiser.zero_grad()
-            loss = F.cross_entropy(factor * model(images[chosen]), labels[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's
-            optimiser.step()
-            scheduler.step()
-    seconds = time.process_time() - start
-    model.eval()
+    steps = len(images) // BATCH
+
+    def loss_of(chosen: Any) -> Tensor:
+        return F.cross_entropy(factor * model(images[chosen]), labels[chosen])
+
+    def losses() -> Iterator[Callable[[], Tensor]]:
+        while True:
+            for chosen in torch.randperm(len(images))[: steps * BATCH].reshape(-1, BATCH):
+                yield functools.partial(loss_of, chosen)
+
+    fit(model, way, rate, losses(), EPOCHS * steps)
     with torch.no_grad():
         logits = model(test_images)
-        loss_at_end = F.cross_entropy(factor * model(images), labels)
+        loss_at_end = loss_of(slice(None))
     norms = layer_norms(model)
     is_right = logits.argmax(1) == test_labels
     top = logits.topk(2).values
@@ -216,7 +221,7 @@ def classify(
     certified = {f"certified {r}": round(float((is_right & (radius > r)).float().mean()), 4) for r in radii}
     return {
         "accuracy": round(float(is_right.float().mean()), 4), **certified, "loss": round(float(loss_at_end), 4),
-        "largest norm": round(max(norms.values()), 5), "seconds": round(seconds, 2),
+        "largest norm": round(max(norms.values()), 5),
     }  # fmt: skip
 
 
@@ -237,15 +242,14 @@ def kernel_geometry(layer: nn.Module) -> dict[str, Any]:
         return {"padding_mode": "zeros"}  # of a library's own layer, of stride 1
 
 
-def network_norm(model: nn.Module, norms: dict[nn.Module, float]) -> float:
+def network_norm(model: nn.Sequential, norms: dict[nn.Module, float]) -> float:
     """Bound of a network's constant: blocks are (1 + product of their two) / 2, and averages of 2x2 pixels 1/2."""
     total = 0.5
-    inside = {part for module in model.modules() if isinstance(module, Residual) for part in module.modules()}
-    for module in model.modules():
-        if isinstance(module, Residual):
-            total *= (1 + norms[module.first] * norms[module.second]) / 2
-        elif module in norms and module not in inside:
-            total *= norms[module]
+    for module in model:
+        if isinstance(module, Averaged):
+            total *= (1 + math.prod(norms[layer] for layer in module.body if layer in norms)) / 2
+        else:
+            total *= norms.get(module, 1.0)
     return total
 
 
@@ -255,21 +259,6 @@ DENOISER_STEPS = 200
 PATCH = 32
 BLUR = 5
 """Side of the square that blurs the test image."""
-
-
-class Denoiser(nn.Module):
-    """(x + N(x)) / 2 with a chain N of five convolutions: firmly nonexpansive if N is nonexpansive."""
-
-    def __init__(self, constrain: Callable[[nn.Module], nn.Module]) -> None:
-        super().__init__()
-        widths = (1, *(CHANNELS,) * 4, 1)
-        layers = [constrain(nn.Conv2d(m, n, 3, padding=1)) for m, n in itertools.pairwise(widths)]
-        body = [module for layer in layers for module in (layer, nn.ReLU())]
-        self.chain = nn.Sequential(*body[:-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = (x + self.chain(x)) / 2
-        return out
 
 
 @cache
@@ -285,37 +274,30 @@ def psnr(x: Tensor, y: Tensor) -> float:
     return round(-10 * math.log10(float((x - y).square().mean())), 3)
 
 
-def denoise(way: Way, rate: float, seed: int, steps: int = DENOISER_STEPS) -> Row:
+def denoise(way: Way, rate: float, seed: int) -> Row:
     """Train a denoiser; measure it on another photograph, alone and in forward-backward steps that remove a blur."""
     patches, image = photographs()
     torch.manual_seed(seed)
-    model = Denoiser(way.constrain)
-    optimiser = way.optimiser(model, rate)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
-    start = time.process_time()
-    for _ in range(steps):
+    pairs = itertools.pairwise((1, *(CHANNELS,) * 4, 1))
+    body = [x for m, n in pairs for x in (way.constrain(conv(m, n)), nn.ReLU())]
+    model = Averaged(*body[:-1])
+
+    def loss() -> Tensor:
         clean = patches[torch.randint(len(patches), (16,))]
-        optimiser.zero_grad()
-        loss = F.mse_loss(model(clean + NOISE * torch.randn_like(clean)), clean)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
-        optimiser.step()
-        scheduler.step()
-    seconds = time.process_time() - start
-    model.eval()
+        return F.mse_loss(model(clean + NOISE * torch.randn_like(clean)), clean)
+
+    last = fit(model, way, rate, itertools.repeat(loss), DENOISER_STEPS)
     kernel = torch.full((1, 1, BLUR, BLUR), 1 / BLUR**2)
+    blur = functools.partial(F.conv2d, weight=kernel, padding=BLUR // 2)
     with torch.no_grad():
         denoised = model(image + NOISE * torch.randn_like(image))
-        blurred = F.conv2d(image, kernel, padding=BLUR // 2) + 0.01 * torch.randn_like(image)
+        blurred = blur(image) + 0.01 * torch.randn_like(image)
         x = blurred
         for _ in range(200):
-            before = x
-            residual = F.conv2d(x, kernel, padding=BLUR // 2) - blurred
-            x = model(x - F.conv2d(residual, kernel, padding=BLUR // 2))
+            x = model(x - blur(blur(x) - blurred))
     return {
-        "denoised": psnr(denoised, image), "deblurred": psnr(x, image), "blurred": psnr(blurred, image),
-        "last change": float(f"{float((x - before).norm() / x.norm()):.2g}"),
-        "loss": float(loss.detach()), "largest norm": round(max(layer_norms(model).values()), 5),
-        "seconds": round(seconds, 2),
+        "denoised": psnr(denoised, image), "deblurred": psnr(x, image), "loss": float(last),
+        "largest norm": round(max(layer_norms(model).values()), 5),
     }  # fmt: skip
 
 
@@ -328,71 +310,28 @@ class Lines:
 
     def __post_init__(self) -> None:
         self.rows = facts.read(self.out) if self.out else []
-        self.common = facts.about("torch", "jax", "scikit-learn", "orthogonium") | {"threads": torch.get_num_threads()}
+        self.common = facts.about("torch", "jax", "scikit-learn", "orthogonium") | {"threads": 1}
 
     def measured(self, key: Row, measure: Callable[[], Row]) -> Row:
         """Return the row with this key, from the file or measured."""
         for row in self.rows:
             if key.items() <= row.items():
                 return row
-        row = {**self.common, **key, **measure()}
-        print(json.dumps(row), flush=True)
-        self.rows.append(row)
+        self.rows.append({**self.common, **key, **measure()})
+        print(json.dumps(self.rows[-1]), flush=True)
         if self.out:
             facts.write(self.out, self.rows)
-        return row
+        return self.rows[-1]
 
+    def with_best_rate(self, key: Row, way: Way, run: Callable[[Way, float, int], Row], seeds: Sequence[int]) -> None:
+        """Train with each rate by the first seed, then with the best one by the others."""
 
-def write(quick: bool, out: Path | None) -> None:
-    """Measure what the file lacks of all tables of the page."""
-    torch.set_num_threads(1)
-    lines = Lines(out)
-    for batch in (16,) if quick else (16, 64):
-        costs = cache(functools.partial(cost, 3 if quick else 7, batch=batch))
-        for way in COSTS:
-            lines.measured({"task": "cost", "way": way, "images": batch}, lambda: costs()[way])  # noqa: B023
-    if quick:
-        train_classifiers(lines, "ball", 3, False, epochs=1, seeds=SEEDS[:1])
-        train_denoisers(lines, "ball", steps=5, seeds=SEEDS[:1])
-        return
-    for name in WAYS_TO_TRAIN:
-        for depth, residual in NETWORKS:
-            train_classifiers(lines, name, depth, residual)
-        train_denoisers(lines, name)
-    train_by_schedules(lines)
-    train_at_radii(lines)
+        def measured(rate: float, seed: int) -> Row:
+            return self.measured({**key, "rate": rate, "seed": seed}, lambda: run(way, rate, seed))
 
-
-def train_at_radii(lines: Lines, seeds: Sequence[int] = SEEDS[:3]) -> None:
-    """Train the chain of 6 convolutions with each factor of the logits, and certify it at several radii."""
-    cases = itertools.product(WAYS_AT_RADII.items(), ACTIVATIONS, LOGIT_FACTORS, seeds)
-    for (name, rate), activation, factor, seed in cases:
-        run = functools.partial(
-            classify, WAYS_TO_TRAIN[name], 6, False, rate, seed, factor=factor, activation=activation, radii=ALL_RADII
-        )
-        key = {"task": "radii", "way": name, "activation": activation, "factor": factor, "seed": seed}
-        lines.measured(key, run)
-
-
-def train_classifiers(
-    lines: Lines, name: str, depth: int, residual: bool, epochs: int = EPOCHS, seeds: Sequence[int] = SEEDS
-) -> None:
-    key = {"task": "digits", "depth": depth, "residual": residual, "way": name}
-    way = WAYS_TO_TRAIN[name]
-    with_best_rate(lines, key, way, functools.partial(classify, way, depth, residual, epochs=epochs), seeds)
-
-
-def train_by_schedules(lines: Lines) -> None:
-    """Train the chain of 10 convolutions in the ball by each schedule, with rates up to a large one."""
-    for seed, (name, schedule), rate in itertools.product(SEEDS, SCHEDULES.items(), (*BALLS, 0.4)):
-        way = dataclasses.replace(WAYS_TO_TRAIN["ball"], schedule=schedule)
-        run = functools.partial(classify, way, 10, False, rate, seed)
-        lines.measured({"task": "schedule", "schedule": name, "rate": rate, "seed": seed}, run)
-
-
-def train_denoisers(lines: Lines, name: str, steps: int = DENOISER_STEPS, seeds: Sequence[int] = SEEDS[:3]) -> None:
-    way = WAYS_TO_TRAIN[name]
-    with_best_rate(lines, {"task": "denoiser", "way": name}, way, functools.partial(denoise, way, steps=steps), seeds)
+        best = best_of({rate: measured(rate, seeds[0])["loss"] for rate in way.rates})
+        for seed in seeds[1:]:
+            measured(best, seed)
 
 
 def best_of(losses: dict[float, float]) -> float:
@@ -400,47 +339,55 @@ def best_of(losses: dict[float, float]) -> float:
     return min(losses, key=lambda rate: losses[rate] if math.isfinite(losses[rate]) else math.inf)
 
 
-def with_best_rate(lines: Lines, key: Row, way: Way, run: Callable[[float, int], Row], seeds: Sequence[int]) -> None:
-    """Train with each rate by the first seed, then with the best one by the others."""
-
-    def measured(rate: float, seed: int) -> Row:
-        return lines.measured({**key, "rate": rate, "seed": seed}, lambda: run(rate, seed))
-
-    best = best_of({rate: measured(rate, seeds[0])["loss"] for rate in way.rates})
-    for seed in seeds[1:]:
-        measured(best, seed)
+def write(out: Path | None) -> None:
+    """Measure what the file lacks of all tables of the page."""
+    torch.set_num_threads(1)
+    lines = Lines(out)
+    for batch in (16, 64):
+        costs = cache(functools.partial(cost, batch))
+        for name in COSTS:
+            lines.measured({"task": "cost", "way": name, "images": batch}, lambda: costs()[name])  # noqa: B023
+    for name, way in WAYS_TO_TRAIN.items():
+        for depth, residual in NETWORKS:
+            key = {"task": "digits", "depth": depth, "residual": residual, "way": name}
+            lines.with_best_rate(key, way, lambda way, *run: classify(way, depth, residual, *run), SEEDS)  # noqa: B023
+        lines.with_best_rate({"task": "denoiser", "way": name}, way, denoise, SEEDS[:3])
+    # The chain of 10 convolutions in the ball by each schedule, with rates up to a large one.
+    for seed, (name, schedule), rate in itertools.product(SEEDS, SCHEDULES.items(), (*BALLS, 0.4)):
+        way = dataclasses.replace(WAYS_TO_TRAIN["ball"], schedule=schedule)
+        key = {"task": "schedule", "schedule": name, "rate": rate, "seed": seed}
+        lines.measured(key, functools.partial(classify, way, 10, False, rate, seed))
+    # The chain of 6 convolutions with each factor of the logits, certified at several radii.
+    cases = itertools.product(WAYS_AT_RADII.items(), ACTIVATIONS, LOGIT_FACTORS, SEEDS[:3])
+    for (name, rate), activation, factor, seed in cases:
+        key = {"task": "radii", "way": name, "activation": activation, "factor": factor, "seed": seed}
+        run = functools.partial(classify, factor=factor, activation=activation, radii=ALL_RADII)
+        lines.measured(key, functools.partial(run, WAYS_TO_TRAIN[name], 6, False, rate, seed))
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
-def six(channels: int = 64) -> nn.Sequential:
-    layers = [nn.Conv2d(channels if j else 3, channels, 3, padding=1) for j in range(6)]
-    body = [module for layer in layers for module in (layer, nn.ReLU())]
-    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+def six() -> nn.Sequential:
+    body = [x for n in (3, *[64] * 5) for x in (conv(n, 64), nn.ReLU())]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 COSTS = {"plain, Adam": adam, "ball": ball, "constraint, Adam": adam}
 """Optimisers whose steps are timed, by the names of the ways."""
 
 
-def cost(repeats: int, size: int = 32, batch: int = 16) -> dict[str, Row]:
+def cost(batch: int, size: int = 32) -> dict[str, Row]:
     """Time training steps of six convolutions of 64 channels, beside Adam's plain step, in turn."""
-    torch.set_num_threads(1)
     images, labels = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
     runs: dict[str, Callable[[], Any]] = {}
     for name, make in COSTS.items():
         torch.manual_seed(0)
         model = spectral_norm(six()) if name.startswith("constraint") else six()
         runs[name] = functools.partial(one_step, model, make(model, 1e-3), images, labels)
-    seconds = paired(runs, repeats, warm=3)
-    rows = {}
-    for name, times in seconds.items():
-        ratios = [x / y for x, y in zip(times, seconds["plain, Adam"], strict=True)]
-        median = round(statistics.median(times), 5)
-        rows[name] = {"size": size, "seconds": median, "ratio": round(statistics.median(ratios), 3)}
-    return rows
+    seconds = facts.paired(runs, 7, warm=3)
+    plain = seconds["plain, Adam"]
+    found = {name: facts.timing(times, plain) for name, times in seconds.items()}
+    return {name: {"size": size, "seconds": row["seconds"], "ratio": 1 / row["faster"]} for name, row in found.items()}
 
 
 def one_step(model: nn.Module, optimiser: Optimizer, images: Tensor, labels: Tensor) -> None:
-    optimiser.zero_grad()
-    F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]  # torch's
-    optimiser.step()
+    descend(optimiser, F.cross_entropy(model(images), labels))

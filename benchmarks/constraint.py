@@ -2,83 +2,72 @@
 
 from __future__ import annotations
 
-import json
-import time
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks import facts, jax_loops, loops
+from benchmarks import facts
 from benchmarks.facts import Row
-from benchmarks.recorder import Run, figures
+from benchmarks.jax_loops import CONSTRAINTS, JAX_LOOPS
+from benchmarks.jax_loops import run as run_in_jax
+from benchmarks.loops import LONG, LONG_LOOPS, LOOPS, run
+from benchmarks.recorder import Used, figures
 from benchmarks.ways import WAYS, NotServed
 
-KEY = ("loop", "method", "seed")
 SEEDS = {"default": (0, 1)}
 """Seeds of each method; other methods are run once, with seed 0."""
-QUICK_LOOPS = "one convolution", "three convolutions, Adam", "depthwise", "critic, SGD", "JAX, Adam"
-QUICK_METHODS = "default", "torch"
-QUICK_STEPS = 40
-EVERY = {name: loop.says for name, loop in loops.LOOPS.items()}
-EVERY |= {name: loop.says for name, loop in jax_loops.JAX_LOOPS.items()}
+EVERY = {name: loop.says for name, loop in (LOOPS | JAX_LOOPS).items()}
 """Description of each loop, by its name."""
 
 
-# -- measuring -------------------------------------------------------------------------------------------------------
-def write(
-    chosen: Sequence[str],
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    steps: int | None,
-    out: Path | None,
-    *,
-    each_step: bool = False,
-    quick: bool = False,
-) -> None:
-    """Print a line of JSON for each run, and put it in place of its like in a file; ``quick``: a sample."""
+def write(loops: Sequence[str], methods: Sequence[str], out: Path | None, *, each_step: bool) -> None:
+    """Measure loops, and put each row in place of its like in a file."""
+    facts.record(rows(loops or tuple(EVERY), methods or tuple(WAYS), each_step), out, ("loop", "method", "seed"))
+
+
+def about() -> Row:
     torch.set_num_threads(1)
-    if quick:
-        chosen, methods, seeds, steps = QUICK_LOOPS, QUICK_METHODS, (0,), QUICK_STEPS
-    for row in rows(chosen, methods, seeds, steps, each_step=each_step):
-        print(json.dumps(row), flush=True)
-        if out:
-            others = [other for other in facts.read(out) if any(other[name] != row[name] for name in KEY)]
-            facts.write(out, sorted([*others, row], key=place))
+    return facts.about("torch", "jax", "numpy", "orthogonium", "deel-torchlip") | {"threads": 1}
 
 
-def rows(
-    chosen: Sequence[str], methods: Sequence[str], seeds: Sequence[int], steps: int | None, *, each_step: bool = False
-) -> Iterator[Row]:
-    about = facts.about("torch", "jax", "numpy", "orthogonium", "deel-torchlip")
-    about["threads"] = torch.get_num_threads()
-    for method in methods or WAYS:
-        for name in chosen or EVERY:
-            for seed in seeds or SEEDS.get(method, (0,)):
-                common = {**about, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
-                yield common | measured(name, method, seed, steps, each_step=each_step)
+def rows(chosen: Sequence[str], methods: Sequence[str], each_step: bool) -> Iterator[Row]:
+    common = about()
+    for method, name in itertools.product(methods, chosen):
+        for seed in SEEDS.get(method, (0,)):
+            row = {**common, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
+            try:
+                yield row | figures(training(name, method, seed), each_step=each_step)
+            except NotServed as reason:
+                yield row | {"skipped": str(reason)[:200]}
 
 
-def measured(name: str, method: str, seed: int, steps: int | None, *, each_step: bool = False) -> Row:
-    """Train with the constraint, and tell how large the weights in use were."""
-    begin = time.process_time()
-    try:
-        run = train(name, method, seed, steps)
-    except NotServed as reason:
-        return {"skipped": str(reason)[:200]}
-    trained = time.process_time()
-    row = figures(run, each_step=each_step)
-    return row | {"training_seconds": trained - begin, "enclosing_seconds": time.process_time() - trained}
-
-
-def train(name: str, method: str, seed: int, steps: int | None) -> Run:
-    if name in loops.LOOPS:
-        return loops.run(name, WAYS[method], seed, steps)
-    if method not in jax_loops.CONSTRAINTS:
+def training(name: str, method: str, seed: int) -> Iterator[list[Used]]:
+    """Yield the weights of each step of a loop."""
+    if name in LOOPS:
+        loop = LOOPS[name]
+        return itertools.islice(run(loop.make, WAYS[method], seed), loop.steps)
+    if method not in CONSTRAINTS:
         raise NotServed("not for JAX")
-    return jax_loops.run(name, jax_loops.CONSTRAINTS[method], seed, steps)[0]
+    return run_in_jax(JAX_LOOPS[name], CONSTRAINTS[method], seed)
 
 
-def place(row: Row) -> tuple[int, int, int]:
-    """Order of the lines: by loop, method and seed as they are listed."""
-    return list(EVERY).index(row["loop"]), list(WAYS).index(row["method"]), row["seed"]
+# -- long loops --------------------------------------------------------------------------------------------------------
+FACTORS = 1, 10
+"""Multiples of the usual rate."""
+EVERY_STEP_UNTIL, EVERY_FIFTH = 100, 5
+"""Steps whose weights are all enclosed, and of how many later ones one is."""
+
+
+def write_long(out: Path | None) -> None:
+    """Does it hold for 2,000 steps, at a usual rate and at ten times that rate, which decay to zero?"""
+    facts.record(map(long_row, *zip(*itertools.product(FACTORS, LONG_LOOPS), strict=True)), out)
+
+
+def long_row(factor: int, name: str) -> Row:
+    loop = LONG_LOOPS[name](factor)
+    steps = enumerate(itertools.islice(run(loop.make, WAYS["default"], 0), LONG))
+    found = figures(used for step, used in steps if step < EVERY_STEP_UNTIL or step % EVERY_FIFTH == 0)
+    row = {**about(), "loop": name, "trains": loop.says, "method": "default", "factor": factor}
+    return row | found | {"steps": LONG, "enclosed_steps": found["steps"]}

@@ -10,13 +10,15 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "benchmarks"
+LEAST, MOST, BUDGET = 3, 15, 1.0
+"""Numbers of turns, and their seconds."""
 
 
 def git(*words: str) -> str:
@@ -24,64 +26,65 @@ def git(*words: str) -> str:
     return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
-def processors() -> str:
-    """Return Linux's description of the processors; an empty text on other systems."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
-
-
-def instructions() -> str:
-    """Return the vector instructions that libraries use: the machine's, unless ATEN_CPU_CAPABILITY allows fewer."""
-    text = processors()
-    is_restricted = os.environ.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2"
-    if "avx512f" in text and not is_restricted:
-        return "AVX-512"
-    return "AVX2" if "avx2" in text else platform.machine()
-
-
 def about(*packages: str) -> Row:
-    """Return the fields of a row that say when, where and with which versions it was measured.
+    """Return the fields of a row that say when, where and with which versions of packages it was measured.
 
     If the tree has no history of git, SPECNORM_COMMIT is taken as the commit. A commit with a + had changed files.
-
-    Parameters
-    ----------
-    *packages : str
-        Packages whose versions are recorded, if they are installed.
+    Vector instructions are the machine's, unless ATEN_CPU_CAPABILITY allows fewer.
     """
     commit = git("rev-parse", "--short", "HEAD") or os.environ.get("SPECNORM_COMMIT", "unknown")
     changed = "+" if git("status", "--porcelain", "--", ":/specnorm", ":/plugins", ":/packages") else ""
-    names = re.findall(r"model name\s*: (.*)", processors()) or [platform.processor() or platform.machine()]
+    linux = Path("/proc/cpuinfo")
+    processors = linux.read_text() if linux.exists() else ""
+    name, *_ = [*re.findall(r"model name\s*: (.*)", processors), platform.processor() or platform.machine()]
+    has_512 = "avx512f" in processors and os.environ.get("ATEN_CPU_CAPABILITY", "").lower() != "avx2"
+    instructions = "AVX-512" if has_512 else "AVX2" if "avx2" in processors else platform.machine()
     installed = {it.metadata["Name"]: it.version for it in importlib.metadata.distributions()}
     versions = {name: installed[name] for name in packages if name in installed}
     return {
         "date": time.strftime("%Y-%m-%d"), "commit": commit + changed,
-        "machine": f"{names[0]}, {os.cpu_count()} cores, {instructions()}",
-        "processor": " ".join([names[0], *re.findall(r"(?:cpu family|model)\t+: (\d+)", processors())[:2]]),
+        "machine": f"{name}, {os.cpu_count()} cores, {instructions}",
         "versions": {"python": platform.python_version(), **versions},
     }  # fmt: skip
 
 
-def interleaved(
-    runs: dict[Any, Callable[[], Any]], quick: bool = False, clock: Callable[[], float] = time.process_time
-) -> dict[Any, list[float]]:
-    """Return the seconds of several runs, made in turn so that other load on the machine slows all of them down."""
-    seconds: dict[Any, list[float]] = {key: [] for key in runs}
-    least, most, budget = (2, 3, 0.3) if quick else (3, 15, 1.0)
-    spent = 0.0
-    for j in range(most):
-        # A slow run is repeated once or twice only.
-        if spent > (budget if j >= least else 3 * budget):
-            break
-        for key, run in runs.items():
-            start = clock()
-            run()
-            seconds[key].append(clock() - start)
+def paired(
+    runs: dict[str, Callable[[], Any]],
+    turns: int | None = None,
+    *,
+    warm: int = 0,
+    clock: Callable[[], float] = time.process_time,
+    wait: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Return the seconds of several runs, made in turn so that other load on the machine slows all of them down.
+
+    Parameters
+    ----------
+    runs : dict of str to callable
+    turns : int, optional
+        Number of turns; None: three to fifteen, within a second, of slow runs one or two.
+    warm : int
+        Number of turns before them that are not counted.
+    clock : callable
+    wait : callable
+        Called before and after each run: waits until a device has finished.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(warm + (turns or MOST)):
         spent = sum(map(sum, seconds.values()))
+        if turns is None and spent > (BUDGET if turn >= LEAST else LEAST * BUDGET):
+            break
+        for name, run in runs.items():
+            wait()
+            begin = clock()
+            run()
+            wait()
+            if turn >= warm:
+                seconds[name].append(clock() - begin)
     return seconds
 
 
-def timing(times: list[float], base: list[float] | None) -> Row:
+def timing(times: list[float], base: list[float]) -> Row:
     """Return the fields of a row for some repeats: median seconds, and ratios to the yardstick's of the same turns.
 
     A ratio is the yardstick's seconds divided by the run's: ``faster`` is the median, ``faster_range`` the quartiles.
@@ -90,23 +93,42 @@ def timing(times: list[float], base: list[float] | None) -> Row:
     ----------
     times : list of float
         Seconds of the run.
-    base : list of float, optional
+    base : list of float
         Seconds of the yardstick in the same turns.
     """
-    row: Row = {"seconds": statistics.median(times), "repeats": len(times)}
-    if base is not None:
-        ratios = sorted(b / t for b, t in zip(base, times, strict=True))
-        quarter = len(ratios) // 4
-        row |= {"faster": statistics.median(ratios), "faster_range": [ratios[quarter], ratios[-1 - quarter]]}
-    return row
+    ratios = sorted(b / t for b, t in zip(base, times, strict=True))
+    quarter = len(ratios) // 4
+    return {
+        "seconds": statistics.median(times), "repeats": len(times), "faster": statistics.median(ratios),
+        "faster_range": [ratios[quarter], ratios[-1 - quarter]],
+    }  # fmt: skip
 
 
 def read(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def write(path: Path, rows: list[Row]) -> None:
+def write(path: Path, rows: Iterable[Row]) -> None:
     """Write all rows to a new file, and put it in place of the old one, so that a stopped run loses no rows."""
     new = path.with_suffix(".new")
     new.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     new.replace(path)
+
+
+def record(rows: Iterable[Row], path: Path | None, key: Sequence[str] = ()) -> None:
+    """Print rows as JSON, and put each into a file as soon as it is there, in place of the row with its ``key``.
+
+    Without a key, the rows of the file are replaced by the new ones.
+    """
+    known: dict[str, Row] = {}
+
+    def key_of(row: Row) -> str:
+        return repr([row[name] for name in key] if key else len(known))
+
+    if path and key:
+        known = {key_of(row): row for row in read(path)}
+    for row in rows:
+        print(json.dumps(row), flush=True)
+        known[key_of(row)] = row
+        if path:
+            write(path, known.values())

@@ -14,13 +14,11 @@ from specnorm_jax import training
 
 from benchmarks import facts
 from benchmarks.facts import Row
-from benchmarks.jax_loops import power_step
+from benchmarks.jax_loops import batches, convolved, power_step
 
 Tree = Any
 _Call = tuple[Any, ...]
-"""A function, its arguments, and options of XLA if there are any."""
-_FAST_COMPILATION = {"xla_cpu_use_fusion_emitters": False}
-"""Options of XLA with which a CPU's loops are compiled faster."""
+"""A function and its arguments."""
 _WARM = 65
 """Turns that are not counted: in the first ones a constraint takes more sweeps of its grid."""
 
@@ -34,25 +32,29 @@ def rows() -> Iterator[Row]:
 
 def _timed(case: str, calls: dict[str, _Call], turns: int) -> Iterator[Row]:
     """Time functions of (tree, state), which return a tree and the next state, in turn."""
-    compiled, compiling, states = {}, {}, {}
-    for name, (function, arguments, *options) in calls.items():
+    compiling, runs = {}, {}
+    for name, (function, arguments) in calls.items():
         # Equal functions would be traced once.
         jax.clear_caches()  # type: ignore[no-untyped-call]
         begin = time.process_time()
-        compiled[name] = jax.jit(function).lower(*arguments).compile(*options)
+        compiled = jax.jit(function).lower(*arguments).compile()
         compiling[name] = time.process_time() - begin
-        states[name] = arguments
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for turn in range(_WARM + turns):
-        for name, call in compiled.items():
-            begin = time.process_time()
-            states[name] = _finished(call(*states[name]))
-            if turn >= _WARM:
-                seconds[name].append(time.process_time() - begin)
+        runs[name] = _stepping(compiled, arguments)
+    seconds = facts.paired(runs, turns, warm=_WARM)
     base = next(iter(seconds.values()))
     for name, times in seconds.items():
         row: Row = {"section": "JAX, models", "case": case, "contestant": name, "compile_seconds": compiling[name]}
         yield row | facts.timing(times, base)
+
+
+def _stepping(call: Callable[..., Tree], arguments: Tree) -> Callable[[], None]:
+    """Return a function that takes one step from where the last one ended."""
+
+    def step() -> None:
+        nonlocal arguments
+        arguments = _finished(call(*arguments))
+
+    return step
 
 
 def _finished(tree: Tree) -> Tree:
@@ -67,12 +69,12 @@ def _layers_swept(before: Tree, after: Tree) -> int:
     return sum(int(np.any(np.asarray(x != y), axis=(1, 2, 3)).sum()) for x, y in pairs)
 
 
-def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
+def _in_training(steps: int = 300) -> Iterator[Row]:
     """Mean time of the calls of `_constraints` in a training of ResNet-20, at a rate that decays from 0.1.
 
     Both are called with the parameters of each step. The constraint's row also says how often layers are swept.
     """
-    calls = {name: call for name, call in _constraints().items() if len(call) == 2}
+    calls = _constraints()
     compiled = {name: jax.jit(function).lower(*arguments).compile() for name, (function, arguments) in calls.items()}
     states = {name: state for name, (_, (_, state)) in calls.items()}
     seconds = dict.fromkeys(calls, 0.0)
@@ -93,9 +95,7 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
         return optax.apply_updates(params, updates), state, moments
 
     moments, counts = optimizer.init(params), []
-    for _ in range(steps):
-        labels = rng.integers(10, size=32)
-        images = (patterns[labels] + rng.standard_normal((32, 16, 16, 3))).astype(np.float32)
+    for _, (images, labels) in zip(range(steps), batches(rng, patterns), strict=False):
         before = states["default"]
         for name, call in compiled.items():
             begin = time.process_time()
@@ -106,7 +106,6 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
         params, _, moments = _finished(step(params, before, moments, images, labels))
     swept = [x > 0 for x in counts]
     shares: Row = {"layers_swept": sum(counts) / sum(swept), "swept": sum(swept) / steps}
-    shares[f"swept_in_{busiest}"] = sum(swept[:busiest]) / busiest
     case = f"the same in training on 16x16 pixels, SGD 0.1, cosine decay: mean of {steps} steps"
     base = next(iter(seconds.values()))
     for name, of_all in seconds.items():
@@ -116,20 +115,16 @@ def _in_training(steps: int = 300, busiest: int = 100) -> Iterator[Row]:
 
 def _logits(weights: Tree, x: Any) -> Any:
     """ResNet-20 without normalization and biases; shortcuts are padded with zeros."""
-
-    def convolved(x: Any, name: str, stride: int = 1) -> Any:
-        return jax.lax.conv_general_dilated(
-            x, weights[name]["kernel"], (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    x = jax.nn.relu(convolved(x, "conv"))
+    kernels = {name: layer["kernel"] for name, layer in weights.items()}
+    x = jax.nn.relu(convolved(x, kernels["conv"]))
     for stage in range(3):
         for block in range(3):
             stride = 2 if stage and not block else 1
-            y = convolved(jax.nn.relu(convolved(x, f"{stage}.{block}.conv1", stride)), f"{stage}.{block}.conv2")
+            y = jax.nn.relu(convolved(x, kernels[f"{stage}.{block}.conv1"], stride))
+            y = convolved(y, kernels[f"{stage}.{block}.conv2"])
             shortcut = x[:, ::stride, ::stride, :]
             x = jax.nn.relu(y + jnp.pad(shortcut, ((0, 0),) * 3 + ((0, y.shape[3] - x.shape[3]),)))
-    return 10 * x.mean((1, 2)) @ weights["dense"]["kernel"]
+    return 10 * x.mean((1, 2)) @ kernels["dense"]
 
 
 def _constraints() -> dict[str, _Call]:
@@ -166,7 +161,6 @@ def _constraints() -> dict[str, _Call]:
     state = training.init_spectral_norm(params, rule=rule)
     return {
         "power step by hand": (by_hand, (params, vectors)), "default": (constrained, (params, state)),
-        "default, compiled fast": (constrained, (params, state), _FAST_COMPILATION),
     }  # fmt: skip
 
 
@@ -193,10 +187,7 @@ def _optimizers() -> dict[str, _Call]:
     def loss(params: Tree) -> Any:
         x = images
         for layer in params.values():
-            y = jax.lax.conv_general_dilated(
-                x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-            )
-            x = x + jax.nn.relu(y + layer["bias"])
+            x = x + jax.nn.relu(convolved(x, layer["kernel"]) + layer["bias"])
         return jnp.mean((x - 1) ** 2)
 
     def stepping(optimizer: Any) -> _Call:

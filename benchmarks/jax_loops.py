@@ -13,27 +13,17 @@ import numpy as np
 import optax
 from specnorm_jax.training import SpectralPenalty, kernels, with_geometry
 
-from benchmarks.recorder import Run
+from benchmarks.recorder import Used
 from specnorm.methods import TensorNorm
 
 Tree = Any
 LAYERS = {"0/kernel": {"stride": 1}, "1/kernel": {"stride": 1}, "2/kernel": {"stride": 2}}
 WHERE: dict[str, Any] = {"rule": with_geometry(LAYERS), "layers": "[012]/kernel"}
+Constraint = tuple[Callable[[Tree], Tree], Callable[[Tree, Tree], tuple[Tree, Tree]]]
+"""``init(params)`` makes a state; ``apply(params, state)`` returns constrained parameters and the next state."""
 
 
 # -- constraints -----------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Constraint:
-    """``init(params)`` makes a state; ``apply(params, state)`` returns constrained parameters and the next state.
-
-    ``start(params)`` returns the parameters to begin with.
-    """
-
-    init: Callable[[Tree], Tree]
-    apply: Callable[[Tree, Tree], tuple[Tree, Tree]]
-    start: Callable[[Tree], Tree] = lambda params: params
-
-
 def divided(params: Tree, norms: dict[str, Any]) -> Tree:
     """Divide the kernel of each layer by its norm."""
     return {
@@ -49,13 +39,12 @@ def followed(penalty: SpectralPenalty) -> Constraint:
         norms, after = penalty.norms(params, state)
         return divided(params, norms), jax.lax.stop_gradient(after)
 
-    return Constraint(penalty.init, apply)
+    return penalty.init, apply
 
 
 def reshaped_init(params: Tree) -> Tree:
     """One vector a layer, after power steps: what torch's parametrisation begins with."""
-    arrays_by_name = kernels(params, **WHERE)
-    state = {name: jnp.ones_like(kernel.array[0, 0, 0]) for name, kernel in arrays_by_name.items()}
+    state = {name: jnp.ones_like(kernel.array[0, 0, 0]) for name, kernel in kernels(params, **WHERE).items()}
     for _ in range(15):
         state = reshaped_power(params, state)[1]
     return state
@@ -80,14 +69,19 @@ def power_step(matrix: Any, u: Any) -> tuple[Any, Any]:
     return v @ matrix @ u, u
 
 
-CONSTRAINTS = {
+CONSTRAINTS: dict[str, Constraint] = {
     "default": followed(SpectralPenalty(**WHERE)),
     "TensorNorm()": followed(SpectralPenalty(TensorNorm(), **WHERE)),
-    "torch": Constraint(reshaped_init, reshaped_power),
+    "torch": (reshaped_init, reshaped_power),
 }
 
 
 # -- the runs --------------------------------------------------------------------------------------------------------
+def convolved(x: Any, kernel: Any, stride: int = 1) -> Any:
+    strides = (stride, stride)
+    return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 def initial(rng: np.random.Generator, channels: tuple[int, int, int]) -> Tree:
     """Three 3x3 convolutions and a linear layer, as torch draws them."""
 
@@ -101,51 +95,25 @@ def initial(rng: np.random.Generator, channels: tuple[int, int, int]) -> Tree:
     return params | {"head": {"kernel": drawn(channels[-1] * 64, 10)}}
 
 
-def logits(params: Tree, images: Any) -> Any:
-    x = images
+def logits(params: Tree, x: Any) -> Any:
     for name in "012":
-        strides = (LAYERS[f"{name}/kernel"]["stride"],) * 2
-        x = jax.lax.conv_general_dilated(
-            x, params[name]["kernel"], strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        x = jax.nn.relu(x + params[name]["bias"])
+        y = convolved(x, params[name]["kernel"], LAYERS[f"{name}/kernel"]["stride"])
+        x = jax.nn.relu(y + params[name]["bias"])
     return x.reshape(x.shape[0], -1) @ params["head"]["kernel"]
 
 
-def train(
-    constraint: Constraint, optimizer: Any, channels: tuple[int, int, int], seed: int
-) -> Iterator[tuple[Tree, Any]]:
-    """Yield the parameters that each step used, and its loss."""
-    rng = np.random.default_rng(seed)
-    params = constraint.start(initial(rng, channels))
-    patterns = rng.standard_normal((10, 16, 16, 3))
-    for axis in (1, 2):
-        patterns = (patterns + np.roll(patterns, 1, axis) + np.roll(patterns, -1, axis)) / np.sqrt(3)
-
-    def loss(params: Tree, state: Tree, images: Any, labels: Any) -> Any:
-        used, state = constraint.apply(params, state)
-        value = optax.softmax_cross_entropy_with_integer_labels(logits(used, images), labels).mean()
-        return value, (used, state)
-
-    @jax.jit
-    def step(params: Tree, state: Tree, moments: Tree, images: Any, labels: Any) -> Any:
-        (value, (used, state)), gradient = jax.value_and_grad(loss, has_aux=True)(params, state, images, labels)
-        updates, moments = optimizer.update(gradient, moments, params)
-        return optax.apply_updates(params, updates), state, moments, (used, value)
-
-    state, moments = constraint.init(params), optimizer.init(params)
+def batches(rng: np.random.Generator, patterns: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield patterns in noise, and their numbers."""
     while True:
         labels = rng.integers(10, size=32)
-        images = (patterns[labels] + rng.standard_normal((32, 16, 16, 3))).astype(np.float32)
-        params, state, moments, (used, value) = step(params, state, moments, images, labels)
-        yield used, value
+        yield (patterns[labels] + rng.standard_normal((32, 16, 16, 3))).astype(np.float32), labels
 
 
 @dataclass(frozen=True)
 class JaxLoop:
-    """``optimizer(factor)`` makes the optimizer, with that factor of its rate."""
+    """A training of so many steps by an optimizer."""
 
-    optimizer: Callable[[float], Any]
+    optimizer: Any
     says: str
     channels: tuple[int, int, int] = (16, 16, 16)
     steps: int = 120
@@ -153,30 +121,40 @@ class JaxLoop:
 
 JAX_LOOPS = {
     "JAX, Adam": JaxLoop(
-        lambda factor: optax.adam(1e-3 * factor),
-        "The three convolutions as a jitted step, the constraint inside of it; Adam 1e-3.",
+        optax.adam(1e-3), "The three convolutions as a jitted step, the constraint inside of it; Adam 1e-3."
     ),
-    "JAX, SGD": JaxLoop(
-        lambda factor: optax.sgd(0.1 * factor, momentum=0.9), "The same step; SGD 0.1 with momentum 0.9."
-    ),
+    "JAX, SGD": JaxLoop(optax.sgd(0.1, momentum=0.9), "The same step; SGD 0.1 with momentum 0.9."),
     "JAX, wide": JaxLoop(
-        lambda factor: optax.adam(1e-3 * factor), "The same step with 64, 128 and 128 channels; Adam 1e-3.",
-        (64, 128, 128), 80,
+        optax.adam(1e-3), "The same step with 64, 128 and 128 channels; Adam 1e-3.", (64, 128, 128), 80
     ),
-}  # fmt: skip
+}
 
 
-def run(
-    name: str, constraint: Constraint, seed: int, steps: int | None = None, optimizer: Any = None
-) -> tuple[Run, list[float]]:
-    """Train, by the loop's optimizer if none is given; return the weights that were used, and the losses."""
-    chosen = JAX_LOOPS[name]
-    training = train(constraint, optimizer or chosen.optimizer(1.0), chosen.channels, seed)
-    result, losses = Run({name: {"stride": geometry["stride"]} for name, geometry in LAYERS.items()}), []
-    for _ in range(steps or chosen.steps):
-        used, loss = next(training)
+def run(loop: JaxLoop, constraint: Constraint, seed: int) -> Iterator[list[Used]]:
+    """Train, and yield the weights that each step used."""
+    init, apply = constraint
+    rng = np.random.default_rng(seed)
+    params = initial(rng, loop.channels)
+    patterns = rng.standard_normal((10, 16, 16, 3))
+    for axis in (1, 2):
+        patterns = (patterns + np.roll(patterns, 1, axis) + np.roll(patterns, -1, axis)) / np.sqrt(3)
+
+    def loss(params: Tree, state: Tree, images: Any, labels: Any) -> Any:
+        used, state = apply(params, state)
+        value = optax.softmax_cross_entropy_with_integer_labels(logits(used, images), labels).mean()
+        return value, (used, state)
+
+    @jax.jit
+    def step(params: Tree, state: Tree, moments: Tree, images: Any, labels: Any) -> Any:
+        gradient, (used, state) = jax.grad(loss, has_aux=True)(params, state, images, labels)
+        updates, moments = loop.optimizer.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), state, moments, used
+
+    state, moments = init(params), loop.optimizer.init(params)
+    for _, (images, labels) in zip(range(loop.steps), batches(rng, patterns), strict=False):
+        params, state, moments, used = step(params, state, moments, images, labels)
         # The order of axes of torch, which enclosing takes without being told.
-        in_order = {name: np.array(used[name[0]]["kernel"]).transpose(3, 2, 0, 1) for name in LAYERS}
-        result.steps.append({name: [kernel.copy()] for name, kernel in in_order.items()})
-        losses.append(float(loss))
-    return result, losses
+        yield [
+            Used(name, np.array(used[name[0]]["kernel"]).transpose(3, 2, 0, 1).copy(), geometry)
+            for name, geometry in LAYERS.items()
+        ]

@@ -35,18 +35,16 @@ print(json.dumps([seconds, tracemalloc.get_traced_memory()[1], float(found.lower
 
 
 def write(out: Path | None) -> None:
-    """Measure all layers; write and print each line as soon as it is there."""
-    rows = []
-    for mode, pixels, budget in LAYERS:
-        given = json.dumps([mode, pixels, budget])
-        done = subprocess.run([sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=True)
-        seconds, memory, lower, upper = json.loads(done.stdout)
-        row = {"padding": mode, "pixels": pixels, "budget": budget, "seconds": seconds, "bytes": memory}
-        threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
-        rows.append(facts.about("numpy") | {"threads": threads} | row | {"lower": lower, "upper": upper})
-        print(_cells(rows[-1]), flush=True)
-        if out:
-            facts.write(out, rows)
+    facts.record(map(_measured, LAYERS), out)
+
+
+def _measured(layer: tuple[str, int, float]) -> Row:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(layer)], capture_output=True, text=True, check=True
+    )
+    row = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
+    row |= dict(zip(("padding", "pixels", "budget"), layer, strict=True))
+    return row | dict(zip(("seconds", "bytes", "lower", "upper"), json.loads(done.stdout), strict=True))
 
 
 def tables() -> dict[str, str]:

@@ -1,18 +1,16 @@
-"""Bounds of networks by each method and by others, and what they cost: ``python -m benchmarks networks --out FILE``.
+"""Bounds of published networks by each method, and what they cost: ``python -m benchmarks networks --out FILE``.
 
-Networks are published ones, and small ones that are trained on digits; with auto_LiRPA if LIRPA_PYTHON names a Python
-that has it. Lines that are in the file stay but for those that are measured anew.
+Lines that are in the file stay but for those that are measured anew. Those of networks that are trained on digits, with
+bounds by other tools, were measured by the programs of commit 262d541a, which also made their table on the page.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from pathlib import Path
-from typing import Any
 
 import torch
 from helpers.real_weights import real_file
@@ -22,17 +20,12 @@ from specnorm_networks import Graph, Multipliers, Product, Scaled, network_graph
 from specnorm_networks.tools import bound
 from torch import nn
 
-from benchmarks import beside, digits, facts
+from benchmarks import facts
 from benchmarks.facts import FOLDER, Row
 from benchmarks.page import span, table
 
 COMMITTED = FOLDER / "networks.jsonl"
 METHODS = ("product", "scaled", "multipliers")
-DIGITS = "digits: "
-BESIDE = ("product", "multipliers", "ECLipsE-Fast", "below", "near", "near, auto_LiRPA", "near, below")
-"""What is measured of networks trained on digits; "near" is on a ball around an image."""
-NONE = "-"
-"""What the page shows where a method does not bound a network."""
 
 
 def three_convolutions() -> nn.Sequential:
@@ -61,17 +54,6 @@ GRAPHS: dict[str, Callable[[], Graph]] = {
     "x - dncnn25": lambda: published("x - dncnn25"),
     "rfb320": lambda: network_graph(real_file("rfb320")),
 }
-TRAINED = {
-    "MLP of 4": "64-64-64-64-10",
-    "MLP": "64-128-128-10",
-    "MLP critic": "64-128-128-128-1, tells digits from permuted ones",
-    "CNN": "2 convolutions of 8 and 16 channels, a dense layer",
-    "CNN of 6": "6 convolutions of 8 channels, a dense layer",
-    "ResNet": "6 convolutions of 8 channels with batch norm, 2 shortcuts, a dense layer",
-    "DnCNN": "x minus 4 convolutions of 8 channels, a denoiser",
-    "U-Net": "6 convolutions of 8 and 16 channels, one transposed, a denoiser",
-}
-"""Networks of `digits`, and what the page says of them."""
 TITLES = {
     "three": "three 3x3 convolutions, 1 → 8 → 8 → 1 channels, weights sin(j²), ReLU between",
     "constrained": "eight 3x3 convolutions of 16 channels, trained to denoise a photograph with each kept at norm 1",
@@ -85,61 +67,27 @@ CUT_SHORT = {"rfb320": Multipliers(steps=40, seconds=5, widest=64)}
 
 
 # -- measurements ------------------------------------------------------------------------------------------------------
-def write(names: Sequence[str], methods: Sequence[str], out: Path) -> None:
-    """Measure networks by methods, and write each line as soon as it is there."""
+def write(networks: Sequence[str], methods: Sequence[str], out: Path | None) -> None:
+    """Measure published networks by methods."""
     torch.set_num_threads(1)
-    for name in names or [*GRAPHS, *(DIGITS + name for name in TRAINED)]:
-        chosen = methods or (BESIDE if name.startswith(DIGITS) else METHODS)
-        for method in chosen:
-            if method.endswith("auto_LiRPA") and beside.PYTHON not in os.environ:
-                continue
-            # Both have a "processor": the measurement its seconds, which count here.
-            row = {"network": name} | facts.about("numpy", "torch") | {"method": method} | measured(name, method)
-            others = [old for old in facts.read(out) if (old["network"], old["method"]) != (name, method)]
-            facts.write(out, [*others, row])
-            print(name, method, row["value"], f"{row['processor']:.1f} s", flush=True)
+    pairs = itertools.product(networks or GRAPHS, methods or METHODS)
+    facts.record(itertools.starmap(_measured, pairs), out, ("network", "method"))
 
 
-def measured(name: str, method: str) -> Row:
-    """Return a bound, and its processor seconds; what it needs is made before."""
-    if name.startswith(DIGITS):
-        return measured_beside(name.removeprefix(DIGITS), method)
-    return bounded(GRAPHS[name](), method, CUT_SHORT.get(name, Multipliers()))
-
-
-def bounded(graph: Graph, method: str, best: Multipliers, **ball: Any) -> Row:
-    way = {"product": Product(), "scaled": Scaled()}.get(method, best)
+def _measured(name: str, method: str) -> Row:
+    way = {"product": Product(), "scaled": Scaled()}.get(method, CUT_SHORT.get(name, Multipliers()))
+    graph = GRAPHS[name]()
     begun = time.process_time()
-    value = bound(graph, method=way, budget=None, check=False, **ball).upper
-    return {"value": value, "by": repr(way), "processor": time.process_time() - begun}
-
-
-def measured_beside(name: str, method: str) -> Row:
-    """Measure a bound of a network trained on digits; its value is None if the method has none."""
-    model, quality = digits.trained(name)
-    if method in ("product", "multipliers", "near"):
-        at = {"radius": beside.RADIUS, "centre": beside.centre().double().numpy()} if method == "near" else {}
-        row = bounded(network_graph(model, (1, digits.SIDE, digits.SIDE)), method, Multipliers(), **at)
-        return row | {"quality": quality}
-    if method.endswith("auto_LiRPA"):
-        return beside.lirpa(name, model)
-    begun = time.process_time()
-    value: float | None = None
-    if method.endswith("below"):
-        value = beside.reached(model, beside.RADIUS if method.startswith("near") else None)
-    else:
-        with contextlib.suppress(TypeError):  # it is no chain
-            weights = digits.matrices(model)
-            begun = time.process_time()
-            value = beside.eclipse_fast(weights)
-    return {"value": value, "processor": time.process_time() - begun}
+    value = bound(graph, method=way, budget=None, check=False).upper
+    row = {"network": name, **facts.about("numpy", "torch"), "method": method, "value": value, "by": repr(way)}
+    return row | {"processor": time.process_time() - begun}
 
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 def tables() -> dict[str, str]:
     """Return the tables of the lines."""
     rows = {(row["network"], row["method"]): row for row in facts.read(COMMITTED)}
-    return {"bounds": bounds(rows), "others": others(rows)}
+    return {"bounds": bounds(rows)}
 
 
 Rows = dict[tuple[str, str], Row]
@@ -155,27 +103,6 @@ def bounds(rows: Rows) -> str:
         seconds = span(rows[name, "multipliers"]["processor"])
         lines.append([f"{name}: {title}", bound_up(product), *others, seconds, below])
     return table(["network", "Product", "Scaled", "Multipliers", "time", "reached from below"], lines)
-
-
-def others(rows: Rows) -> str:
-    """Return the table of networks trained on digits, by each program; proven values are rounded up."""
-    lines = []
-    for name, title in TRAINED.items():
-        cells = []
-        for method in BESIDE:
-            row = rows.get((DIGITS + name, method), {})
-            rounding = ROUND_FLOOR if method.endswith("below") else ROUND_CEILING
-            is_alone = method == "product" or method.endswith("below")
-            cell = NONE if row.get("value") is None else told(row["value"], rounding)
-            cells.append(cell if cell == NONE or is_alone else f"{cell}, {seconds(row['processor'])}")
-        lines.append([f"{name}: {title}", *cells])
-    near = f"r = {beside.RADIUS:g}: "
-    head = ["Product", "Multipliers", "ECLipsE-Fast", "reached"]
-    return table(["network", *head, f"{near}Multipliers", f"{near}auto_LiRPA", f"{near}reached"], lines)
-
-
-def seconds(processor: float) -> str:
-    return "< 10 ms" if processor < 0.01 else span(processor)
 
 
 def bound_up(value: float) -> str:

@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks/index.md: how they are put into the page, and those of the suite; what got slower."""
+"""The tables of docs/benchmarks/index.md: how they are put into the page, and that of the suite."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from benchmarks.facts import FOLDER, Row, read
 
 DASH = "\N{EN DASH}"
 PAGE, COMMITTED = FOLDER / "index.md", FOLDER / "suite.jsonl"
-KEY = ("section", "name", "family", "shape", "n", "library", "contestant", "threads")
 PUBLISHED = {
     "hopm_einsum": "Grishina et al.",
     "rfft_svd": "Sedghi et al.",
@@ -28,8 +27,6 @@ SHOWN = (
 )  # fmt: skip
 """Problems, and the contestant of each that the page shows beside the published method."""
 FAMILIES = ("real", "trained-like", "trained-like, level", "decaying", "flat")
-ROOM = 1.1
-"""Beyond the quarters of both runs."""
 
 
 # -- pages -------------------------------------------------------------------------------------------------------------
@@ -94,40 +91,3 @@ def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
     texts = list(dict.fromkeys(tell(x) for x in sorted(figures)))
     return DASH.join(texts[:1] + texts[1:][-1:]) if texts else "-"
-
-
-# -- what got slower -------------------------------------------------------------------------------------------------
-def slower(new: list[Row], old: list[Row]) -> list[str]:
-    """One line for each row of the old ones whose ratio fell by more than noise, or that is gone."""
-    before = {key_of(row): row for row in old if row["contestant"] != row["yardstick"]}
-    now = {key_of(row): row for row in new}
-    # A smaller run leaves whole problems out; a contestant that is missing from a problem was lost.
-    problems = {key_of(row | {"contestant": ""}) for row in new}
-    losses = []
-    for key, past in before.items():
-        row = now.get(key)
-        if row and is_slower(row, past):
-            was = f"{past['faster']:.2f} times as fast as {row['yardstick']} at {past['commit']}"
-            losses.append(f"{words(row)}: {was}, now {row['faster']:.2f}")
-        elif not row and key_of(past | {"contestant": ""}) in problems:
-            losses.append(f"{words(past)}: not measured any more")
-    return losses
-
-
-def is_slower(row: Row, past: Row) -> bool:
-    """Whether the paired ratio to the textbook method fell, and the time rose, both by more than noise.
-
-    Both sides of a ratio were timed in turn in one process, so that machine and load drop out. The yardstick's own time
-    does not: `hopm_einsum` of 256 channels takes 77 to 190 ms, from run to run. Times are of the same processor alone.
-    """
-    took_as_long = past["processor"] == row["processor"] and row["seconds"] < ROOM * past["seconds"]
-    return row["faster_range"][1] * ROOM < past["faster_range"][0] and not took_as_long
-
-
-def key_of(row: Row) -> str:
-    return repr([row["machine"].rpartition(", ")[2], *(row[name] for name in KEY)])
-
-
-def words(row: Row) -> str:
-    size = f", n={row['n']}" if row["n"] else ""
-    return f"{row['contestant']} ({row['machine'].rpartition(', ')[2]}) on {row['name']}, {row['family']}{size}"

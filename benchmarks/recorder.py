@@ -1,17 +1,18 @@
-"""Weights that layers really used: recorded in the forward pass, measured after the training."""
+"""Weights that layers really used: recorded in the forward pass, and enclosed."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import specnorm
+from benchmarks.facts import Row
 
 RTOL = 1e-3
 """Width to which a weight is enclosed."""
@@ -22,17 +23,13 @@ PRODUCTS = (
     F.embedding,
 )  # fmt: skip
 
-Step: TypeAlias = dict[str, list[Any]]
-"""By name of a layer, the weights that it used in one step, without repetitions."""
-Geometry: TypeAlias = dict[str, Any]
 
+class Used(NamedTuple):
+    """A weight that a layer used, with the keywords of `specnorm.enclose` for the layer."""
 
-@dataclass
-class Run:
-    """The weights that one training run used, step by step, and the geometry of each layer."""
-
-    geometries: dict[str, Geometry] = field(default_factory=dict)
-    steps: list[Step] = field(default_factory=list)
+    layer: str
+    weight: Any
+    geometry: dict[str, Any]
 
 
 class Recorder(TorchFunctionMode):
@@ -44,102 +41,59 @@ class Recorder(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.geometries: dict[str, Geometry] = {}
-        self.used: dict[str, list[Tensor]] = {}
-        self.last: Tensor | None = None
+        self.count = 0
+        self.used: list[Used] = []
+        self.last: Any = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
-            weight: Tensor = args[1] if len(args) > 1 else kwargs["weight"]
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
             # Autocast converts the weight inside of the call.
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
             self.last = weight.detach().to(dtype, copy=True)
         return func(*args, **(kwargs or {}))
 
-    def watch(self, name: str, layer: nn.Module) -> None:
+    def watch(self, layer: nn.Module) -> None:
         """Record the weights of this layer from now on."""
-        self.geometries[name] = geometry_of(layer)
-        self.used[name] = []
+        name = str(self.count)
+        self.count += 1
+        names = () if isinstance(layer, nn.Linear | nn.Embedding) else ("stride", "dilation", "groups")
+        geometry = {name: getattr(layer, name) for name in names}
+        if geometry:
+            geometry["transposed"] = "Transpose" in type(layer).__name__
 
         def record(_layer: nn.Module, _inputs: Any, _output: Any) -> None:
-            if self.last is not None:
-                self.used[name].append(self.last)
+            before = [used.weight for used in self.used if used.layer == name]
+            if self.last is not None and not any(torch.equal(self.last, weight) for weight in before):
+                self.used.append(Used(name, self.last, geometry))
 
         layer.register_forward_hook(record)
 
-    def take_step(self) -> Step:
-        """Return the weights used since the last call."""
-        step: Step = {}
-        for name, weights in self.used.items():
-            step[name] = [x for j, x in enumerate(weights) if not any(torch.equal(x, y) for y in weights[:j])]
-            weights.clear()
-        return step
+    def take_step(self) -> list[Used]:
+        """Return the weights used since the last call, each once."""
+        used, self.used = self.used, []
+        return used
 
 
-def geometry_of(layer: nn.Module) -> Geometry:
-    """Return the geometry of one of torch's layers, as keywords of `specnorm.enclose`."""
-    if isinstance(layer, nn.Linear | nn.Embedding):
-        return {}
-    names = ("stride", "dilation", "groups")
-    return {name: getattr(layer, name) for name in names} | {"transposed": "Transpose" in type(layer).__name__}
-
-
-# -- measuring -------------------------------------------------------------------------------------------------------
-class Norm(NamedTuple):
-    """Proven bounds of the norm of a weight in use."""
-
-    lower: float
-    upper: float
-
-
-def figures(run: Run, *, each_step: bool = False) -> dict[str, Any]:
-    """Return the worst norm and where it was, the shares of steps above the limits, and the least and mean norm.
+def figures(steps: Iterable[list[Used]], *, each_step: bool = False) -> Row:
+    """Return bounds on the largest norm, the mean norm, and the shares of steps above the limits.
 
     Figures with the ending ``_upper`` count the upper bounds of the norms, the others count the lower bounds. With
     ``each_step``, ``largest_upper`` lists the upper bound on the largest norm of each step.
     """
-    steps = norms(run)
-    largest = [max((norm.lower, layer) for layer, values in step.items() for norm in values) for step in steps]
-    largest_upper = [max(norm.upper for values in step.values() for norm in values) for step in steps]
-    every = [norm.lower for step in steps for values in step.values() for norm in values]
-    worst, layer = max(largest)
-    above = {f"above_{limit}": sum(value > limit for value, _ in largest) / len(steps) for limit in LIMITS}
-    above |= {f"above_{limit}_upper": sum(value > limit for value in largest_upper) / len(steps) for limit in LIMITS}
-    return {
-        "steps": len(steps), "weights": len(every), "worst": worst, "worst_upper": max(largest_upper),
-        "worst_layer": layer, "worst_step": largest.index((worst, layer)), **above, "least": min(every),
-        "mean": statistics.fmean(every), **({"largest_upper": largest_upper} if each_step else {}),
-    }  # fmt: skip
-
-
-def norms(run: Run) -> list[dict[str, list[Norm]]]:
-    """Return the norm of every weight of every step, by layer."""
-    return [{name: step_norms(weights, run.geometries[name]) for name, weights in step.items()} for step in run.steps]
-
-
-def step_norms(weights: list[Any], geometry: Geometry) -> list[Norm]:
-    """Return the norms of one layer's weights; of those that are multiples of each other, one is enclosed."""
-    enclosed: list[tuple[Tensor, Norm]] = []
-    values = []
-    for weight in weights:
-        kernel = torch.as_tensor(weight).float()
-        norm = next((multiple for x in enclosed if (multiple := _norm_of_multiple(*x, kernel))), None)
-        if norm is None:
-            lower, upper = specnorm.enclose(kernel, rtol=RTOL, **geometry)
-            norm = Norm(float(lower), float(upper))
-            enclosed.append((kernel, norm))
-        values.append(norm)
-    return values
-
-
-def _norm_of_multiple(kernel: Tensor, norm: Norm, other: Tensor) -> Norm | None:
-    """Return the norm of a positive multiple of a kernel; None if ``other`` is none, up to rounding."""
-    factor = factor_between(kernel, other)
-    return Norm(factor * norm.lower, factor * norm.upper) if factor else None
-
-
-def factor_between(kernel: Tensor, multiple: Tensor) -> float:
-    """Return the positive number that one kernel is multiplied by to give the other, up to rounding; else 0."""
-    factor = float((kernel * multiple).sum() / kernel.square().sum().clamp_min(1e-30))
-    distance = float((factor * kernel - multiple).norm())
-    return factor if factor > 0 and distance <= 1e-6 * float(multiple.norm()) else 0.0
+    largest: list[float] = []
+    largest_upper: list[float] = []
+    every: list[float] = []
+    for step in steps:
+        bounds = [specnorm.enclose(torch.as_tensor(used.weight).float(), rtol=RTOL, **used.geometry) for used in step]
+        lowers = [float(bound.lower) for bound in bounds]
+        every += lowers
+        largest.append(max(lowers))
+        largest_upper.append(max(float(bound.upper) for bound in bounds))
+    row: Row = {"steps": len(largest), "worst": max(largest), "worst_upper": max(largest_upper)}
+    row["mean"] = statistics.fmean(every)
+    for limit in LIMITS:
+        for name, norms in (("above", largest), ("above_upper", largest_upper)):
+            ending = name.removeprefix("above")
+            row[f"above_{limit}{ending}"] = sum(norm > limit for norm in norms) / len(norms)
+    return row | ({"largest_upper": largest_upper} if each_step else {})

@@ -1,7 +1,7 @@
-"""What a training step costs where weights move in every step: Adam at a constant rate, fresh data in each step.
+"""What the constraint costs: a training step where weights move in every step, and models in JAX.
 
-Each case is trained without a constraint, with torch's and with ours, in turn. Times are means, so that steps with a
-sweep count.
+Each case is trained without a constraint, with torch's and with ours, in turn: at a constant rate, with fresh data in
+each step. Times are means, so that steps with a sweep count.
 """
 
 from __future__ import annotations
@@ -9,67 +9,49 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
-from torch.optim import SGD, Adam
+from torch.optim import SGD
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from benchmarks import trained
+from benchmarks import facts, jax_cost, trained
 from benchmarks.facts import Row
-from benchmarks.long_loops import Transformer
-from benchmarks.loops import Constrain, batches, descend
-from benchmarks.ways import WAYS
+from benchmarks.loops import MOMENTUM, OF_GAN, Step, classify, denoise, descend, samples, separate, unchanged
+from benchmarks.ways import WAYS, Constrain, each_layer
 
-Step: TypeAlias = Callable[[], None]
 WINDOWS = {"first hundred": (10, 100), "after 300": (300, 360)}
 """Steps that are counted."""
-CASES: dict[str, Callable[[Constrain], Step]] = {}
 SLOW, FEWER = 0.05, 5
 """Of steps that take longer than so many seconds, so many times fewer are counted."""
-QUICK = 20
-"""Steps of a quick run, of the first case alone."""
+EVERY_WAY: dict[str, Constrain] = {
+    "plain": unchanged, "torch": lambda model: each_layer(model, WAYS["torch"]), "default": WAYS["default"],
+}  # fmt: skip
 
 
-def case(name: str) -> Callable[[Callable[[Constrain], Step]], Callable[[Constrain], Step]]:
-    """Enter into the table a function that makes a step of a model, which it passes through the constraint."""
-
-    def enter(make: Callable[[Constrain], Step]) -> Callable[[Constrain], Step]:
-        CASES[name] = make
-        return make
-
-    return enter
+def write(out: Path | None) -> None:
+    """Measure on one CPU thread."""
+    common = facts.about("torch", "jax", "numpy") | {"clock": "processor", "threads": 1}
+    torch.set_num_threads(1)
+    facts.record((common | row for row in itertools.chain(jax_cost.rows(), rows())), out)
 
 
-def unchanged(model: nn.Module) -> nn.Module:
-    return model
-
-
-def layer_by_layer(model: nn.Module) -> nn.Module:
-    """Constrain each layer with torch's parametrisation."""
-    for layer in list(model.modules()):
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            WAYS["torch"](layer)
-    return model
-
-
-EVERY_WAY: dict[str, Constrain] = {"plain": unchanged, "torch": layer_by_layer, "default": WAYS["default"]}
-
-
-def rows(quick: bool) -> Iterator[Row]:
+def rows() -> Iterator[Row]:
     """Yield a row for each case, window and contestant: mean seconds of a step, and their ratio to the plain step's."""
-    for name in itertools.islice(CASES, 1 if quick else None):
-        for window, seconds in timed(CASES[name], QUICK if quick else None).items():
+    for name, make in CASES.items():
+        for window, seconds in timed(make):
             for way, times in seconds.items():
                 ratio = sum(times) / sum(seconds["plain"])
                 about = {"section": "step", "case": name, "window": window, "contestant": way}
                 yield {**about, "seconds": sum(times) / len(times), "steps": len(times), "over_plain": ratio}
 
 
-def timed(make: Callable[[Constrain], Step], steps: int | None) -> dict[str, dict[str, list[float]]]:
-    """Processor seconds of the steps of each window with each constraint, taken in turn; by default in all windows.
+def timed(make: Callable[[Constrain], Step]) -> Iterator[tuple[str, dict[str, list[float]]]]:
+    """Yield the processor seconds of the steps of each window with each constraint, taken in turn.
 
     Between the windows, only our constraint is trained on: the time of the others does not depend on the step.
     """
@@ -77,74 +59,33 @@ def timed(make: Callable[[Constrain], Step], steps: int | None) -> dict[str, dic
     for way, constrain in EVERY_WAY.items():
         torch.manual_seed(0)
         runs[way] = make(constrain)
-    found: dict[str, dict[str, list[float]]] = {}
-    trained = 0
+    done = 0
     for window, (begin, end) in WINDOWS.items():
-        if steps is not None and steps <= begin:
-            break
-        between = [runs["default"]] if trained else list(runs.values())
-        for _, step in itertools.product(range(trained, begin), between):
+        between = [runs["default"]] if done else list(runs.values())
+        for _, step in itertools.product(range(done, begin), between):
             step()
-        trained = begin
-        seconds: dict[str, list[float]] = {way: [] for way in runs}
-        least = (end - begin) // FEWER
-        while trained < min(end, steps or end) and not (len(seconds["plain"]) >= least and seconds["plain"][0] > SLOW):
-            for way, step in runs.items():
-                started = time.process_time()
-                step()
-                seconds[way].append(time.process_time() - started)
-            trained += 1
-        found[window] = seconds
-    return found
+        started = time.process_time()
+        runs["plain"]()
+        turns = end - begin
+        turns = turns // FEWER if time.process_time() - started > SLOW else turns
+        yield window, facts.paired(runs, turns)
+        done = begin + turns
 
 
 # -- cases -----------------------------------------------------------------------------------------------------------
-def adam(model: nn.Module) -> Adam:
-    return Adam(model.parameters(), 2e-4, betas=(0.0, 0.9))
-
-
-def samples(*shape: int, size: int) -> Callable[[], Tensor]:
-    """Return a function that draws new samples."""
-    data = batches(*shape, size=size)
-    return lambda: next(data)[0]
-
-
-def as_critic(model: nn.Module, *shape: int, size: int) -> Step:
-    """A step that separates samples from noise."""
-    optimizer, draw = adam(model), samples(*shape, size=size)
-
-    def step() -> None:
-        real = draw()
-        descend(optimizer, model(torch.randn_like(real)).mean() - model(real).mean())
-
-    return step
-
-
 def critic_of_points(width: int) -> nn.Sequential:
     layers = [nn.Linear(32, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)]
     return nn.Sequential(*layers)
 
 
-def three_convolutions() -> nn.Sequential:
-    pairs = itertools.pairwise([3, 16, 32, 64])
-    body = [x for a, b in pairs for x in (nn.Conv2d(a, b, 4, stride=2, padding=1), nn.LeakyReLU(0.2))]
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(256, 1))
+def three_convolutions(outputs: int = 1) -> nn.Sequential:
+    return nn.Sequential(*trained.strided(3, 16, 32, 64), nn.Flatten(), nn.Linear(256, outputs))
 
 
-@case("MLP critic 32-256-256-1, batch 32")
-def narrow(constrain: Constrain) -> Step:
-    return as_critic(constrain(critic_of_points(256)), 32, size=32)
-
-
-@case("MLP critic 32-1024-1024-1, batch 32")
-def wide(constrain: Constrain) -> Step:
-    return as_critic(constrain(critic_of_points(1024)), 32, size=32)
-
-
-@case("MLP critic 32-256-256-1 and a generator, for whose step the critic is in `eval()`, batch 32")
 def with_eval(constrain: Constrain) -> Step:
     critic, generator = constrain(critic_of_points(256)), nn.Linear(16, 32)
-    of_critic, of_generator, draw = adam(critic), adam(generator), samples(32, size=32)
+    of_critic, of_generator = (OF_GAN(model.parameters()) for model in (critic, generator))
+    draw = samples(32)
 
     def step() -> None:
         made = generator(torch.randn(32, 16))
@@ -156,65 +97,9 @@ def with_eval(constrain: Constrain) -> Step:
     return step
 
 
-@case("critic of three convolutions to 64 channels, 16 pixels, batch 32")
-def convolutions(constrain: Constrain) -> Step:
-    return as_critic(constrain(three_convolutions()), 3, 16, 16, size=32)
-
-
-class UNet(nn.Module):
-    """Two scales of 16 and 32 channels with a shortcut, for images whose size it keeps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.into, self.out = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(32, 3, 3, padding=1)
-        self.down, self.middle = nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.Conv2d(32, 32, 3, padding=1)
-        self.up = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        first = F.relu(self.into(x))
-        second = F.relu(self.middle(F.relu(self.down(first))))
-        result: Tensor = self.out(torch.cat([first, F.relu(self.up(second))], 1))
-        return result
-
-
-@case("U-Net of 16 and 32 channels that removes noise, 16 pixels, batch 8")
-def unet(constrain: Constrain) -> Step:
-    model = constrain(UNet())
-    optimizer, draw = adam(model), samples(3, 16, 16, size=8)
-
-    def step() -> None:
-        images = draw()
-        descend(optimizer, F.mse_loss(model(images + 0.5 * torch.randn_like(images)), images))
-
-    return step
-
-
-@case("DCGAN critic, 64 pixels, batch 16")
-def dcgan(constrain: Constrain) -> Step:
-    return as_critic(constrain(trained.critic_of_images()), 3, 64, 64, size=8)
-
-
-@case("ResNet-20, 32 pixels, batch 32, SGD 0.1 with momentum 0.9")
-def resnet20(constrain: Constrain) -> Step:
-    model = constrain(trained.resnet20())
-    return as_classifier(model, SGD(model.parameters(), 0.1, momentum=0.9), 3, 32, 32)
-
-
-def as_classifier(model: nn.Module, optimizer: Any, *shape: int, after: Step = lambda: None) -> Step:
-    data = batches(*shape)
-
-    def step() -> None:
-        images, labels = next(data)
-        descend(optimizer, F.cross_entropy(model(images), labels))
-        after()
-
-    return step
-
-
-@case("the critic of three convolutions with a gradient penalty: three passes a step")
 def penalized(constrain: Constrain) -> Step:
     model = constrain(three_convolutions())
-    optimizer, draw = adam(model), samples(3, 16, 16, size=32)
+    optimizer, draw = OF_GAN(model.parameters()), samples(3, 16, 16)
 
     def step() -> None:
         real = draw()
@@ -227,10 +112,9 @@ def penalized(constrain: Constrain) -> Step:
     return step
 
 
-@case("the critic of three convolutions with gradients accumulated over four batches of 8")
 def accumulated(constrain: Constrain) -> Step:
     model = constrain(three_convolutions())
-    optimizer, draw = adam(model), samples(3, 16, 16, size=8)
+    optimizer, draw = OF_GAN(model.parameters()), samples(3, 16, 16, size=8)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -243,28 +127,62 @@ def accumulated(constrain: Constrain) -> Step:
     return step
 
 
-@case("three convolutions to 64 channels as a classifier, with an average of the weights")
 def averaged(constrain: Constrain) -> Step:
-    model = constrain(nn.Sequential(three_convolutions()[:-1], nn.Linear(256, 10)))
+    model = constrain(three_convolutions(10))
     average: Any = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))  # type: ignore[no-untyped-call]
-    return as_classifier(model, adam(model), 3, 16, 16, after=lambda: average.update_parameters(model))
+    return classify(model, OF_GAN, 3, 16, 16, after=lambda: average.update_parameters(model))
 
 
-@case("transformer, 64 channels, batch 32")
-def transformer(constrain: Constrain) -> Step:
-    model = constrain(Transformer())
-    return as_classifier(model, adam(model), 3, 16, 16)
+def critic(make: Callable[[], nn.Module], *shape: int, size: int = 32, **options: bool) -> Callable[[Constrain], Step]:
+    return lambda constrain: separate(constrain(make()), OF_GAN, *shape, size=size, **options)
 
 
-@case("the critic of three convolutions under autocast to bfloat16")
-def autocast(constrain: Constrain) -> Step:
-    model = constrain(three_convolutions())
-    optimizer, draw = adam(model), samples(3, 16, 16, size=32)
+CASES: dict[str, Callable[[Constrain], Step]] = {
+    "MLP critic 32-256-256-1, batch 32": critic(partial(critic_of_points, 256), 32),
+    "MLP critic 32-1024-1024-1, batch 32": critic(partial(critic_of_points, 1024), 32),
+    "MLP critic 32-256-256-1 and a generator, for whose step the critic is in `eval()`, batch 32": with_eval,
+    "critic of three convolutions to 64 channels, 16 pixels, batch 32": critic(three_convolutions, 3, 16, 16),
+    "U-Net of 16 and 32 channels that removes noise, 16 pixels, batch 8": (
+        lambda constrain: denoise(constrain(trained.UNet()), OF_GAN, size=8)
+    ),
+    "DCGAN critic, 64 pixels, batch 16": critic(trained.critic_of_images, 3, 64, 64, size=8),
+    "ResNet-20, 32 pixels, batch 32, SGD 0.1 with momentum 0.9": (
+        lambda constrain: classify(constrain(trained.resnet20()), MOMENTUM, 3, 32, 32)
+    ),
+    "the critic of three convolutions with a gradient penalty: three passes a step": penalized,
+    "the critic of three convolutions with gradients accumulated over four batches of 8": accumulated,
+    "three convolutions to 64 channels as a classifier, with an average of the weights": averaged,
+    "transformer, 64 channels, batch 32": (
+        lambda constrain: classify(constrain(trained.Transformer()), OF_GAN, 3, 16, 16)
+    ),
+    "the critic of three convolutions under autocast to bfloat16": critic(three_convolutions, 3, 16, 16, autocast=True),
+}
 
-    def step() -> None:
-        real = draw()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(torch.randn_like(real)).float().mean() - model(real).float().mean()
-        descend(optimizer, loss)
 
-    return step
+# -- on a GPU ----------------------------------------------------------------------------------------------------------
+BATCHES = 32, 128
+WARM, TURNS = 65, 40
+"""Turns that are not counted, in which CUDA kernels are loaded and steps recorded, and those that are."""
+
+
+def write_gpu(out: Path | None) -> None:
+    """Time a training step of ResNet-20 for images of 32x32 on a CUDA device."""
+    if not torch.cuda.is_available():
+        raise SystemExit("constraint-gpu needs a CUDA device that torch sees; there is none here.")
+    common = facts.about("torch", "numpy") | {"clock": "wall", "threads": 1, "gpu": torch.cuda.get_device_name()}
+    facts.record((common | row for batch in BATCHES for row in rows_of_batch(batch)), out)
+
+
+def rows_of_batch(batch: int) -> Iterator[Row]:
+    images = torch.randn(batch, 3, 32, 32, device="cuda")
+    runs = {name: on_device(constrain, images) for name, constrain in EVERY_WAY.items()}
+    seconds = facts.paired(runs, TURNS, warm=WARM, clock=time.perf_counter, wait=torch.cuda.synchronize)
+    for name, times in seconds.items():
+        yield {"section": "step", "contestant": name, "batch": batch, **facts.timing(times, seconds["plain"])}
+
+
+def on_device(constrain: Constrain, images: torch.Tensor) -> Step:
+    torch.manual_seed(0)
+    model = constrain(trained.resnet20().to(images.device))
+    optimizer = SGD(model.parameters(), 1e-2, momentum=0.9)
+    return lambda: descend(optimizer, F.mse_loss(model(images), torch.zeros(1, device=images.device)))

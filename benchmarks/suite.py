@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,20 +124,15 @@ SECTIONS = {
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
-def write(quick: bool, sections: Sequence[str], out: Path | None) -> None:
-    """Measure, print each row as JSON, and write the rows to ``out`` if it is not None."""
-    rows: list[Row] = []
+def write(sections: Sequence[str], out: Path | None, *, quick: bool) -> None:
+    """Measure all sections, or some; ``quick``: one small kernel for each family."""
     # A busy machine is to measure what an idle one would: budgets count work.
     with Clock.counting_work():
-        for row in run(quick, sections):
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-            if out:
-                facts.write(out, rows)
+        facts.record(run(sections, quick), out)
 
 
-def run(quick: bool, sections: Sequence[str]) -> Iterator[Row]:
-    """Yield rows of all sections, or of some; ``quick``: of one small kernel for each family."""
+def run(sections: Sequence[str], quick: bool) -> Iterator[Row]:
+    """Yield rows of all sections, or of some."""
     torch.set_num_threads(1)
     about = facts.about("numpy", "scipy", "torch") | {"clock": "processor", "threads": 1}
     for title in sections or SECTIONS:
@@ -147,19 +141,19 @@ def run(quick: bool, sections: Sequence[str]) -> Iterator[Row]:
         for (name, family, make), n in itertools.product(first.values() if quick else section.kernels, section.sizes):
             kernel = (make()[:8, :8] if quick else make()).astype("float32")
             common = {**about, "section": title, "name": name, "family": family, "n": n and 8 if quick else n}
-            yield from measure(section, kernel, common, quick)
+            yield from measure(section, kernel, common)
 
 
-def measure(section: Section, kernel: np.ndarray, common: Row, quick: bool) -> Iterator[Row]:
+def measure(section: Section, kernel: np.ndarray, common: Row) -> Iterator[Row]:
     """Yield the rows of one kernel: one for the yardstick, and one for each contestant, in turn with it."""
     n, yardstick = common["n"], section.yardstick
     array: Any = kernel if section.library == "numpy" else torch.from_numpy(kernel)
     base = section.base or of_size(getattr(yardsticks, yardstick))
     calls = {yardstick: base, **section.contestants}
-    runs: dict[Any, Callable[[], Any]] = {name: functools.partial(call, array, n) for name, call in calls.items()}
+    runs: dict[str, Callable[[], Any]] = {name: functools.partial(call, array, n) for name, call in calls.items()}
     values = {name: float(run()) for name, run in runs.items()}
     norm = norm_below(section, kernel, common)
-    seconds = facts.interleaved(runs, quick)
+    seconds = facts.paired(runs)
     for name, times in seconds.items():
         row = {**common, "shape": list(kernel.shape), "yardstick": yardstick, "library": section.library}
         row |= {"contestant": name, **facts.timing(times, seconds[yardstick]), "value": values[name]}

@@ -6,9 +6,10 @@ is of Gaussian kernels, the worst case of a search.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,6 @@ from benchmarks.page import span, table
 COMMITTED = FOLDER / "widths.jsonl"
 WIDTHS = 16, 32, 64, 128, 256, 512
 SIZE = 32
-MOST, ENOUGH = 5, 2.0
-"""Repeats of a call, and the seconds after which it is not repeated."""
 Call = Callable[[np.ndarray], Any]
 CALLS: dict[str, Call] = {
     "enclose": lambda k: specnorm.enclose(k, budget=None),
@@ -46,41 +45,22 @@ CALLS: dict[str, Call] = {
 """Without budgets, which are seconds by the wall and would end a call on a busy machine."""
 
 
-def write(widths: Sequence[int], names: Sequence[str], out: Path | None) -> None:
-    """Measure calls at widths, or all, smaller widths first; write each line as soon as it is there."""
-    known = {(row["contestant"], row["channels"]): row for row in (facts.read(out) if out else [])}
-    for row in measured(widths or WIDTHS, names or tuple(CALLS)):
-        known[row["contestant"], row["channels"]] = row
-        print(f"{row['contestant']}, {row['channels']} channels: {span(row['seconds'])}", flush=True)
-        if out:
-            facts.write(out, list(known.values()))
+def write(calls: Sequence[str], out: Path | None) -> None:
+    """Measure calls, or all, smaller widths first."""
+    facts.record(measured(calls or tuple(CALLS)), out, ("contestant", "channels"))
 
 
-def measured(widths: Sequence[int], names: Sequence[str]) -> Iterator[Row]:
-    """Yield a row for each call and width, with the median of the seconds after a first call."""
+def measured(names: Sequence[str]) -> Iterator[Row]:
+    """Yield a row for each call and width, with the median of the seconds."""
     common = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
-    for channels in widths:
-        for name in names:
-            call, make = CALLS[name], kernels.flat if "Gaussian" in name else _like_trained
-            seconds = timed(call, make(channels))
-            yield common | {
-                "contestant": name, "channels": channels,
-                "seconds": statistics.median(seconds), "repeats": len(seconds),
-            }  # fmt: skip
+    for channels, name in itertools.product(WIDTHS, names):
+        kernel = (kernels.flat if "Gaussian" in name else _like_trained)(channels)
+        (seconds,) = facts.paired({name: functools.partial(CALLS[name], kernel)}).values()
+        yield common | {"contestant": name, "channels": channels, "seconds": statistics.median(seconds)}
 
 
 def _like_trained(channels: int) -> np.ndarray:
     return kernels.like_trained((channels, channels, 3, 3))
-
-
-def timed(call: Call, kernel: np.ndarray) -> list[float]:
-    """Return the processor seconds of repeats, after a call that is not counted unless it takes long itself."""
-    seconds: list[float] = []
-    while len(seconds) <= MOST and sum(seconds) <= ENOUGH:
-        begin = time.process_time()
-        call(kernel)
-        seconds.append(time.process_time() - begin)
-    return seconds[1:] or seconds
 
 
 def tables() -> dict[str, str]:

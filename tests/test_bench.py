@@ -1,8 +1,7 @@
-"""The benchmark suite runs, its page is made of its lines, and what got slower is noticed."""
+"""The benchmark suite runs, and its page is made of its lines."""
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
 
@@ -25,30 +24,13 @@ def test_the_page_has_the_tables_of_its_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.nightly
-def test_a_run_is_complete_and_compared_with_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_complete(tmp_path: Path) -> None:
     out = tmp_path / "some.jsonl"
     assert main(["run", "--quick", "--out", str(out)]) == 0
     rows = facts.read(out)
     assert {row["section"] for row in rows} == set(suite.SECTIONS)
     assert [row for row in rows if not (row["seconds"] > 0 and math.isfinite(row["value"]))] == []
     assert "`f4_bound`" in page.beside_published(rows)
-    monkeypatch.setattr(page, "COMMITTED", out)
-    assert main(["compare", str(out)]) == 0
-
-
-def test_what_got_slower_is_told() -> None:
-    old = facts.read(page.COMMITTED)
-    assert page.slower(old, old) == []
-    new = copy.deepcopy(old)
-    row = next(row for row in new if row["contestant"] == "f4_bound")
-    row["faster_range"] = [row["faster_range"][0] / 4] * 2
-    row["seconds"] *= 4
-    (said,) = page.slower(new, old)
-    assert "f4_bound" in said
-    assert row["commit"] in said
-    assert "not measured any more" in "\n".join(page.slower([x for x in new if x is not row], old))
-    row["seconds"] /= 4
-    assert page.slower(new, old) == []  # the yardstick alone became faster
 
 
 def test_a_textbook_method_is_as_its_formula_says() -> None:

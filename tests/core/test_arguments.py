@@ -32,30 +32,19 @@ specnorm: Any = importlib.import_module("specnorm")  # called with what its type
 KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "words"),
-    [
-        (lambda k: specnorm.grid_bound(k, 32), TypeError, r"grid_bound takes only kernel by position.*input_shape=32"),
-        (lambda k: specnorm.tn_bound(k, 32), TypeError, "tn_bound takes only kernel by position"),
-        (lambda k: specnorm.gram_rescaling(k, 3), TypeError, "gram_rescaling takes only kernel by position"),
-        (lambda k: specnorm.certify(k, True), MethodError, "bound must be a number, got bool True"),
-        (lambda k: specnorm.certify(k, None), MethodError, "bound must be a number, got NoneType None"),
-        (lambda k: specnorm.certify(k, k[0, ...]), MethodError, r"bound is an array of shape \(2, 3, 3\)"),
-        (lambda k: specnorm.rescale(k, True), MethodError, "bound must be a number, got bool True"),
-        (lambda k: specnorm.clip(k, None), MethodError, "bound must be a number, got NoneType"),
-        (lambda k: specnorm.enclose(k, 10**20), GeometryError, r"input_shape=10{20} is above"),
-        (lambda k: specnorm.gram_bound(k, 10**9), GeometryError, "no layer has so many pixels"),
-        (lambda k: specnorm.enclose(k, k[0, ...]), GeometryError, r"input_shape is an array of .*\(2, 3, 3\)"),
-        (lambda k: specnorm.enclose(k, (8.0, 8)), GeometryError, r"input_shape=8.0 is not an integer\.$"),
-        (lambda k: specnorm.enclose(k, Grid()), GeometryError, "input_shape is a Grid, not an int"),
-        (lambda k: specnorm.compare(k, Grid()), TypeError, r"compare takes no method.*\(kernel, method"),
-        (lambda k: specnorm.measure(Grid(), k), NoBackend, r"the kernel first.*\(kernel, Grid"),
-        (lambda k: specnorm.init_tracking(k, k), MethodError, r"not a method.*the kernel comes first"),
-        (lambda k: specnorm.measure(k, Grid), MethodError, r"the class Grid, is not a method"),
-        (lambda k: specnorm.audit({"a": k}, methods="tn"), MethodError, r"methods=\['tn'\]"),
-    ],
-)  # fmt: skip
-def test_arguments_are_refused_by_name(xp: Lib, call: Callable[[Any], Any], error: type[Exception], words: str) -> None:
+ARRAYS: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
+    "a bound": (lambda k: specnorm.certify(k, k[0, ...]), MethodError, r"bound is an array of shape \(2, 3, 3\)"),
+    "a size": (lambda k: specnorm.enclose(k, k[0, ...]), GeometryError, r"input_shape is an array of .*\(2, 3, 3\)"),
+    "the second argument": (lambda k: specnorm.measure(Grid(), k), NoBackend, r"the kernel first.*\(kernel, Grid"),
+    "a method": (lambda k: specnorm.init_tracking(k, k), MethodError, r"not a method.*the kernel comes first"),
+    "no list": (lambda k: specnorm.audit({"a": k}, methods="tn"), MethodError, r"methods=\['tn'\]"),
+}  # fmt: skip
+"""Arrays in another argument's place; `test_messages` has arguments of other kinds."""
+
+
+@pytest.mark.parametrize("given", ARRAYS)
+def test_arguments_are_refused_by_name(xp: Lib, given: str) -> None:
+    call, error, words = ARRAYS[given]
     with pytest.raises(error, match=words):
         call(xp.asarray(KERNEL))
 

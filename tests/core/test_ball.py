@@ -18,7 +18,6 @@ from specnorm.ball.proofs import directions as proof
 from specnorm.ball.steps import lmo_many, shrinkage_of_step, updates_in_ball
 from specnorm.errors import GeometryError, KernelError, MethodError
 from specnorm.geometry.spec import ConvSpec
-from specnorm.proofs import rounding
 
 ATTACKS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
     "noise": lambda random, shape: random.standard_normal(shape),
@@ -128,19 +127,23 @@ def test_directions_are_nearly_the_best(channels: tuple[int, int], dtype: str, s
     assert specnorm.enclose(direction).lower >= (0.95 if smooth or gain > 1 else 0.6)
 
 
-@pytest.mark.parametrize(("shape", "groups"), [((6, 1, 3, 3), 6), ((6, 1, 5), 6), ((1, 5, 3, 3), 1)])
-def test_depthwise_directions_reach_the_bound_in_every_channel(shape: tuple[int, ...], groups: int) -> None:
-    gradient = np.random.RandomState(0).standard_normal(shape)
-    direction = specnorm.lmo(gradient, groups=groups)
-    for block in np.split(direction, groups):
-        assert sigma_star(block).hi >= 0.97
+RANDOM = np.random.RandomState(0)
+REACHED: dict[str, tuple[Any, int, float]] = {
+    "depthwise": (RANDOM.standard_normal((6, 1, 3, 3)), 6, 0.97),
+    "depthwise, one axis": (RANDOM.standard_normal((6, 1, 5)), 6, 0.97),
+    "one output": (RANDOM.standard_normal((1, 5, 3, 3)), 1, 0.97),
+    # The factor of the reshaped kernel would be 3 too much.
+    "one tap": (np.diag([1.0, 2.0, 3.0, 4.0])[:, :, None, None] * (np.arange(9) == 4).reshape(3, 3), 1, 0.97),
+    "low rank": ((RANDOM.standard_normal((64, 4)) @ RANDOM.standard_normal((4, 576))).astype("f4"), 1, 0.998),
+}
 
 
-def test_one_tap_is_as_long_as_the_bound() -> None:
-    """The factor of the reshaped kernel would be 3 too much."""
-    gradient = np.zeros((4, 4, 3, 3))
-    gradient[:, :, 1, 1] = np.diag([1.0, 2.0, 3.0, 4.0])
-    assert sigma_star(specnorm.lmo(gradient)).hi >= 0.97
+@pytest.mark.parametrize("name", REACHED)
+def test_directions_reach_the_bound_in_every_group(name: str) -> None:
+    gradient, groups, least = REACHED[name]
+    for block in np.split(specnorm.lmo(gradient, groups=groups), groups):
+        assert least <= sigma_star(block).hi
+        assert sigma_star(block).lo <= 1
 
 
 def test_the_scale_of_a_gradient_does_not_matter() -> None:
@@ -159,12 +162,6 @@ def test_what_is_not_finite_is_named(bad: float) -> None:
     stack = lmo_many([gradient, np.ones((3, 2, 3))], bound=1.0, geometries=[{}, {}])
     assert np.isnan(stack[0]).any()
     assert np.isfinite(stack[1]).all()
-
-
-@pytest.mark.parametrize("bound", [0.0, -1.0, math.nan, math.inf, 1e39])
-def test_a_bound_that_the_dtype_cannot_hold_is_refused(bound: float) -> None:
-    with pytest.raises(KernelError, match="bound="):
-        specnorm.lmo(np.ones((2, 2, 3), dtype="f4"), bound=bound)
 
 
 def test_half_precision_is_counted() -> None:
@@ -271,24 +268,6 @@ def test_a_size_below_the_kernels_is_refused() -> None:
 
 
 # -- the proof ---------------------------------------------------------------------------------------------------------
-LONG = 20_000
-_gamma = rounding.gamma
-
-
-def lossy(size: float = 1.0) -> Any:
-    """Operations whose products are as small as single precision may make them."""
-    from core.proof.test_layer_roundings import UNIT, Instead
-
-    def matmul(a: Any, b: Any) -> Any:
-        return np.matmul(a, b) * np.asarray(1 - 0.99 * size * _gamma(a.shape[-1], UNIT), dtype=np.result_type(a, b))
-
-    return Instead(OPS, xp=Instead(OPS.xp, matmul=matmul))
-
-
-def test_the_norm_of_a_row_is_bounded() -> None:
-    row: Any = np.full((1, 1, LONG), np.float32(1 / math.sqrt(LONG)))
-    (bound,) = proof.matrix_norms_up([row], xp=lossy().xp)
-    assert float(bound[0]) >= np.linalg.norm(row.astype(np.float64))
 
 
 @pytest.mark.parametrize("rank", [1, 4, 32, 64])
@@ -310,56 +289,9 @@ def test_a_power_that_overflows_bounds_nothing() -> None:
     assert 1 <= bound[1] <= 1.001
 
 
-def test_directions_of_low_rank_have_the_length_of_the_bound() -> None:
-    random = np.random.RandomState(0)
-    gradient = random.standard_normal((64, 4)) @ random.standard_normal((4, 576))
-    assert np.linalg.norm(specnorm.lmo(gradient.astype("f4")).astype(np.float64), 2) >= 0.998
-
-
-def test_rounding_of_the_answer_is_counted() -> None:
-    """A matrix of equal entries, which bfloat16 rounds up."""
-    size, spec = 16, ConvSpec.of((16, 16))
-    kernel: Any = np.full((1, size, size), np.float32(1 / size))
-    for bound in np.linspace(1.0, 1.01, 40):
-        limit = proof.Limit.of(float(bound), spec, "bfloat16")
-        scaled: Any = proof.scaled_within(kernel, None, limit, spec, ops=OPS)[0]
-        digits = np.ldexp(np.round(np.ldexp(scaled.astype(np.float64), 12)), -12)  # 8 digits of a number about 1 / 16
-        assert digits[0, 0, 0] * size <= bound
-
-
 def test_padding_is_counted() -> None:
     direction = specnorm.lmo(np.ones((1, 1, 3)), padding_mode="reflect", padding=1)
     assert dense_norm(direction, 4, padding_mode="reflect", padding=1).lo <= 1
-
-
-def test_underflow_is_counted() -> None:
-    """A bound that is hardly more than the smallest numbers of float16."""
-    spec = ConvSpec.of((64, 64))
-    kernel: Any = np.full((1, 64, 64), np.float32(1 / 64))
-    for bound in np.linspace(1.0, 1.01, 20) * 2.0**-10:
-        limit = proof.Limit.of(float(bound), spec, "float16")
-        scaled: Any = proof.scaled_within(kernel, None, limit, spec, ops=OPS)[0]
-        # Rounded to a multiple of the smallest number.
-        assert float(np.round(scaled.max() * 2.0**24) * 2.0**-24) * 64 <= bound
-
-
-def test_the_grid_is_counted() -> None:
-    """Two opposite taps, whose symbol is a cosine that may peak between two points of the grid."""
-    spec = ConvSpec.of((1, 1, 7))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proof, "grid_points", lambda _: (13,))
-        kernel: Any = np.zeros((1, 1, 1, 7))
-        kernel[..., 0], kernel[..., -1] = 1.0, -1.0
-        bound = proof._norm_on_grid_up(kernel, spec, ops=OPS)
-    assert float(bound[0]) >= 2.0
-
-
-def test_taps_are_counted() -> None:
-    """Of a gradient that is smooth over the taps, and of one with a single tap."""
-    smooth = np.ones((2, 2, 3, 3))
-    single = smooth * (np.arange(9) == 4).reshape(3, 3)
-    for gradient in (smooth, single):
-        assert sigma_star(specnorm.lmo(gradient)).lo <= 1
 
 
 def test_windows_are_positive() -> None:

@@ -11,43 +11,15 @@ import pytest
 from helpers.cases import Layer, Recipe, recipes
 from helpers.checks import assert_exact, assert_valid
 from helpers.oracle import Truth, all_singular_values, dense_matrix, dense_norm, sigma_star, tensor_norm_best
+from helpers.spectra import CLOSED_FORMS
 from helpers.torch_layers import torch_matrix
 from hypothesis import given
 from numpy.typing import NDArray
 
-ROTATION = np.zeros((2, 2, 2))
-ROTATION[:, :, 0] = np.eye(2)
-ROTATION[:, :, 1] = [[0, -1], [1, 0]]
 
-DIAGONAL = np.zeros((1, 1, 3, 3))
-DIAGONAL[0, 0, 0, 0] = DIAGONAL[0, 0, 2, 2] = 1
-
-CLOSED_FORMS: list[tuple[str, NDArray[np.float64], dict[str, Any], float]] = [
-    ("sum of two", np.ones((1, 1, 2)), {}, 2),
-    ("difference", np.array([[[1.0, -1.0]]]), {}, 2),
-    ("second sum", np.array([[[1.0, 2.0, 1.0]]]), {}, 4),
-    ("second difference", np.array([[[1.0, -2.0, 1.0]]]), {}, 4),
-    ("ones 2-D", np.ones((1, 1, 3, 3)), {}, 9),
-    ("ones 3-D", np.ones((1, 1, 2, 2, 2)), {}, 8),
-    ("ones with channels", np.ones((3, 2, 2, 3)), {}, 6 * math.sqrt(6)),
-    ("identity and rotation", ROTATION, {}, 2),
-    ("two corners", DIAGONAL, {}, 2),
-    ("matrix", np.array([[3.0, 0.0], [4.0, 0.0]]), {}, 5),
-    ("zero", np.zeros((2, 3, 3)), {}, 0),
-    ("stride that separates", np.ones((1, 1, 2)), {"stride": 2}, math.sqrt(2)),
-    ("stride beyond the kernel", np.ones((1, 1, 2)), {"stride": 3}, math.sqrt(2)),
-    ("stride that overlaps", np.ones((1, 1, 3)), {"stride": 2}, math.sqrt(5)),
-    ("dilation", np.ones((1, 1, 2)), {"dilation": 3}, 2),
-    ("dilation equal to the stride", np.ones((1, 1, 2)), {"dilation": 2, "stride": 2}, 2),
-    ("groups take the maximum", np.array([[[1.0, 1.0]], [[3.0, 3.0]]]), {"groups": 2}, 6),
-    ("transposed", np.array([[[1.0, 2.0, 1.0]]]), {"transposed": True}, 4),
-]
-
-
-@pytest.mark.parametrize(
-    ("kernel", "geometry", "norm"), [c[1:] for c in CLOSED_FORMS], ids=[c[0] for c in CLOSED_FORMS]
-)
-def test_sigma_star_closed_forms(kernel: NDArray[np.float64], geometry: dict[str, Any], norm: float) -> None:
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_sigma_star_closed_forms(name: str) -> None:
+    kernel, geometry, norm = CLOSED_FORMS[name]
     truth = sigma_star(kernel, **geometry)
     assert truth.lo <= norm <= truth.hi
     assert truth.hi - truth.lo <= 2e-7 * norm

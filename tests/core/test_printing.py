@@ -13,7 +13,6 @@ import pytest
 from helpers.libraries import Lib
 
 import specnorm
-from specnorm.errors import MethodError
 from specnorm.methods import FantasticFour, Unfoldings
 
 KERNEL = np.cos(np.arange(54.0)).reshape(3, 2, 3, 3).astype(np.float32)
@@ -65,11 +64,6 @@ def test_enclosures_are_told_apart_and_hashed() -> None:
     assert len({one, other, one}) == 2
     with pytest.raises(TypeError, match=r"\.upper .*\.lower"):
         _ = one < other
-
-
-def test_an_enclosure_given_for_a_number_is_refused_by_name() -> None:
-    with pytest.raises(MethodError, match=r"bound is Enclosure, which is two numbers: give its \.upper or its \.lower"):
-        specnorm.certify(KERNEL, specnorm.enclose(KERNEL))  # type: ignore[arg-type]
 
 
 def test_a_comparison_is_a_table() -> None:

@@ -70,17 +70,6 @@ def test_the_smallest_numbers_there_are(dtype: str) -> None:
         np.testing.assert_allclose(gradient, of_one, atol=1e-6)
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-def test_groups_take_the_maximum_not_the_product(transposed: bool) -> None:
-    kernel = np.concatenate([3 * np.ones((1, 1, 2)), 5 * np.ones((1, 1, 2))])
-    truth = sigma_star(kernel, groups=2)
-    assert truth.lo <= 10 <= truth.hi
-    for bound in (specnorm.f4_bound, specnorm.grid_bound, specnorm.tn_bound, specnorm.conv_norm):
-        # Read without its groups a grouped kernel is the stack of its blocks: a bound, at most sqrt(groups) too large.
-        assert 10 * (1 - 1e-6) <= float(bound(kernel)) <= 10 * math.sqrt(2) * 1.02
-        assert 10 * (1 - 1e-6) <= float(bound(kernel, groups=2, transposed=transposed)) <= 10 * 1.02
-
-
 def test_frequency_grid_that_counts_a_point_twice() -> None:
     """S samples from 0 to 2 pi inclusive are S - 1: with S = k the bound is then about nothing."""
     for seed in range(5):

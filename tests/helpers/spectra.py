@@ -1,4 +1,4 @@
-"""Kernels of known spectrum, and random geometries, for the tests of both ends of the spectrum."""
+"""Kernels of known spectrum and of known norm, and random geometries, for the tests of both ends of the spectrum."""
 
 from __future__ import annotations
 
@@ -66,3 +66,34 @@ KNOWN: dict[str, tuple[Kernel, dict[str, Any], float]] = {
     "unread pixels": (np.ones((3, 1, 2)), {"stride": 3}, 0.0),
     "low rank": (np.einsum("o,i,k->oik", np.arange(1.0, 6.0), np.ones(3), np.ones(2)), {}, 0.0),
 }
+
+_ROTATION = np.zeros((2, 2, 2))
+_ROTATION[:, :, 0] = np.eye(2)
+_ROTATION[:, :, 1] = [[0, -1], [1, 0]]
+
+_DIAGONAL = np.zeros((1, 1, 3, 3))
+_DIAGONAL[0, 0, 0, 0] = _DIAGONAL[0, 0, 2, 2] = 1
+
+CLOSED_FORMS: dict[str, tuple[Kernel, dict[str, Any], float]] = {
+    "sum of two": (np.ones((1, 1, 2)), {}, 2),
+    "difference": (np.array([[[1.0, -1.0]]]), {}, 2),
+    "second sum": (np.array([[[1.0, 2.0, 1.0]]]), {}, 4),
+    "second difference": (np.array([[[1.0, -2.0, 1.0]]]), {}, 4),
+    "ones 2-D": (np.ones((1, 1, 3, 3)), {}, 9),
+    "ones 3-D": (np.ones((1, 1, 2, 2, 2)), {}, 8),
+    "ones with channels": (np.ones((3, 2, 2, 3)), {}, 6 * math.sqrt(6)),
+    "identity and rotation": (_ROTATION, {}, 2),
+    "two corners": (_DIAGONAL, {}, 2),
+    "matrix": (np.array([[3.0, 0.0], [4.0, 0.0]]), {}, 5),
+    "zero": (np.zeros((2, 3, 3)), {}, 0),
+    "stride that separates": (np.ones((1, 1, 2)), {"stride": 2}, math.sqrt(2)),
+    "stride beyond the kernel": (np.ones((1, 1, 2)), {"stride": 3}, math.sqrt(2)),
+    "stride that overlaps": (np.ones((1, 1, 3)), {"stride": 2}, math.sqrt(5)),
+    "dilation": (np.ones((1, 1, 2)), {"dilation": 3}, 2),
+    "dilation equal to the stride": (np.ones((1, 1, 2)), {"dilation": 2, "stride": 2}, 2),
+    "groups take the maximum": (np.array([[[1.0, 1.0]], [[3.0, 3.0]]]), {"groups": 2}, 6),
+    "transposed": (np.array([[[1.0, 2.0, 1.0]]]), {"transposed": True}, 4),
+    "identity": (np.eye(3)[:, :, None, None], {}, 1),
+    "Laplacian": (np.array([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]]), {}, 8),
+}
+"""Kernels whose norm over all sizes is known."""

@@ -154,6 +154,17 @@ def test_second_derivatives_raise(name: str) -> None:
             assert "first order" in str(caught.value)
 
 
+def transformed_each_way(look: Callable[[str, Any], Any], x: Any) -> None:
+    """Look at what functions see under every transformation of torch.func, by name."""
+    func = torch.func
+    func.grad(lambda k: look("grad", k))(x)
+    func.grad(lambda k: func.grad(lambda z: look("grad of grad", z))(k).sum())(x)
+    func.jvp(lambda k: look("jvp", k), (x,), (x,))
+    func.vmap(lambda k: look("vmap", k))(x)
+    func.vmap(func.grad(lambda k: look("vmap of grad", k)))(x)
+    func.grad(lambda k: func.vmap(lambda z: look("grad of vmap", z))(k).sum())(x)
+
+
 def test_levels_of_differentiation_are_counted() -> None:
     """Each of torch.func's differentiations is one, and vmap is none."""
     from specnorm_torch.derivatives import _derivative_levels
@@ -164,15 +175,9 @@ def test_levels_of_differentiation_are_counted() -> None:
         seen[name] = _derivative_levels()
         return x.square().sum()
 
-    x, func = kernel(), torch.func
-    look("plain", x)
-    func.grad(lambda k: look("grad", k))(x)
-    func.grad(lambda k: func.grad(lambda z: look("grad of grad", z))(k).sum())(x)
-    func.jvp(lambda k: look("jvp", k), (x,), (x,))
-    func.hessian(lambda k: look("hessian", k))(x)
-    func.vmap(lambda k: look("vmap", k))(x)
-    func.vmap(func.grad(lambda k: look("vmap of grad", k)))(x)
-    func.grad(lambda k: func.vmap(lambda z: look("grad of vmap", z))(k).sum())(x)
+    look("plain", kernel())
+    transformed_each_way(look, kernel())
+    torch.func.hessian(lambda k: look("hessian", k))(kernel())
     once = dict.fromkeys(("grad", "jvp", "vmap of grad", "grad of vmap"), 1)
     assert seen == {"plain": 0, "vmap": 0} | once | {"grad of grad": 2, "hessian": 2}
 
@@ -296,16 +301,11 @@ def test_which_tensors_have_values() -> None:
         seen[name] = ARRAYS.is_traced(x), transformed(x)
         return x.sum()
 
-    x, func = kernel(), torch.func
+    x = kernel()
     for name, given in {"plain": x, "parameter": torch.nn.Parameter(x), "empty": x[:0], "meta": x.to("meta")}.items():
         look(name, given)
-    func.grad(lambda k: look("grad", k))(x)
-    func.grad(lambda k: func.grad(lambda z: look("grad of grad", z))(k).sum())(x)
-    func.jvp(lambda k: look("jvp", k), (x,), (x,))
-    func.vmap(lambda k: look("vmap", k))(x)
-    func.vmap(func.grad(lambda k: look("vmap of grad", k)))(x)
-    func.grad(lambda k: func.vmap(lambda z: look("grad of vmap", z))(k).sum())(x)
-    func.functionalize(lambda k: look("functionalize", k))(x)
+    transformed_each_way(look, x)
+    torch.func.functionalize(lambda k: look("functionalize", k))(x)
     with FakeTensorMode() as mode:
         look("fake", mode.from_tensor(x))
     known = dict.fromkeys(("plain", "parameter", "empty"), (False, False))

@@ -218,12 +218,10 @@ def render(answer: Accuracy, output_format: str) -> str:
         return json.dumps(_to_dict(answer), indent=2, allow_nan=False) + "\n"
     if output_format == "csv":
         columns = [f"at {radius!r}" for radius in answer.radii]
-        rows = []
-        for row in _plain(answer):
-            status = row.pop("status")
-            rows.append(row | dict(zip(columns, status, strict=True)))
-        return to_csv(rows)
-    of_samples, of_radii = (_table(texts) for texts in (_rows_of_samples(answer), _rows_of_radii(answer)))
+        return to_csv([row | dict(zip(columns, row.pop("status"), strict=True)) for row in _plain(answer)])
+    of_samples, of_radii = (
+        tables.aligned(texts, range(len(texts[0]))) for texts in (_rows_of_samples(answer), _rows_of_radii(answer))
+    )
     return "\n".join([*_verdict(answer), "", *of_samples, "", *of_radii, ""])
 
 
@@ -248,24 +246,18 @@ def _rows_of_radii(answer: Accuracy) -> list[list[str]]:
 
 def _plain(answer: Accuracy) -> list[dict[str, Any]]:
     """Return a row a sample, in plain data; numbers that are not finite become None."""
-    rows = []
-    for sample_index, sample in enumerate(answer.samples):
-        row: dict[str, Any] = {"sample": sample_index}
-        for name, x in vars(sample).items():
-            row[name] = finite(x) if isinstance(x, float) else x
-        rows.append(row)
-    return rows
+    return [
+        {"sample": n, **{name: finite(x) if isinstance(x, float) else x for name, x in vars(sample).items()}}
+        for n, sample in enumerate(answer.samples)
+    ]
 
 
 def _to_dict(answer: Accuracy) -> dict[str, Any]:
     """Return the answer in plain data."""
     radii = []
     for radius, counts in answer.counts():
-        row: dict[str, float] = {"radius": radius}
-        for state, count in zip(_STATES, counts, strict=True):
-            row[state] = count
-        row["certified"] = row["safe"] / len(answer.samples)
-        radii.append(row)
+        row: dict[str, Any] = {"radius": radius, **dict(zip(_STATES, counts, strict=True))}
+        radii.append(row | {"certified": row["safe"] / len(answer.samples)})
     return {
         "version": specnorm.__version__,
         "model": visible(answer.model),
@@ -321,8 +313,3 @@ def _cells(sample: Sample) -> list[str]:
     radius = number(sample.radius, "lower")
     attacked = number(sample.attacked, "upper")
     return [str(sample.label), predicted, number(sample.margin), radius, attacked]
-
-
-def _table(texts: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table, all columns to the right."""
-    return tables.aligned(texts, range(len(texts[0])))

@@ -16,7 +16,7 @@ import click
 
 from specnorm.errors import SpecnormError
 from specnorm_audit.commands import EXIT_CODES, INTERRUPTED, OK, TROUBLE, print_text
-from specnorm_audit.streams import complain, write
+from specnorm_audit.streams import complain, in_options, write
 
 COMMANDS = {
     "accuracy": "Prove within which distance the label of each sample of DATA does not change.",
@@ -46,7 +46,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # click prints its help itself
         complain(f"the help cannot be written: {error}")
     except SpecnormError as error:
-        complain(str(error))
+        complain(in_options(str(error), arguments or sys.argv))
     except Exception:  # Python's own exit code for a crash is 1, which here says that a gate failed
         traceback.print_exc(file=text)
     write(sys.stderr, text.getvalue())

@@ -291,10 +291,7 @@ def _by_channels(kernels: Sequence[Tensor]) -> Convention | None:
     Nothing is said by one kernel alone, or if all numbers of channels are the same.
     """
     orders: dict[Convention, tuple[int, int]] = {"OIHW": (0, 1), "HWIO": (-1, -2)}
-    fitting: list[Convention] = []
-    for order, (outputs, inputs) in orders.items():
-        if all(a.shape[outputs] == b.shape[inputs] for a, b in pairwise(kernels)):
-            fitting.append(order)
+    fitting = [order for order, (i, j) in orders.items() if all(a.shape[i] == b.shape[j] for a, b in pairwise(kernels))]
     if len(fitting) != 1 or len(kernels) < 2:
         return None
     outputs, inputs = orders[fitting[0]]

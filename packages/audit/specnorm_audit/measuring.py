@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
-from specnorm_networks.model_arrays import Tensor
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, certify, enclose_isometry
 from specnorm.errors import BackendError, GeometryError, MethodError
@@ -110,7 +109,11 @@ def describe(layer: Layer, settings: Settings) -> Row:
     reason = None
     for reading in readings(tensor, settings.geometry, settings.layout):
         try:
-            spec, assumed = _read_as(reading, tensor, settings, size)
+            if reading == "stack":
+                spec, assumed = of_stack(tensor.shape, sized=size is not None)
+            else:
+                stated = settings.geometry, settings.layout, settings.padding_mode
+                spec, assumed = resolve(tensor.name, tensor.shape, tensor.geometry, *stated, size, reading)
             found.setdefault(spec, assumed)
         except SpecnormError as error:
             reason = str(error)
@@ -119,24 +122,6 @@ def describe(layer: Layer, settings: Settings) -> Row:
     spec, *others = found
     assumed = (*_any_of(list(found.values())), *layer.assumed)
     return replace(row, spec=spec, others=tuple(others), assumed=assumed)
-
-
-def _read_as(
-    reading: str, tensor: Tensor, settings: Settings, size: int | tuple[int, ...] | None
-) -> tuple[ConvSpec, tuple[str, ...]]:
-    """Return the geometry of a kernel in one of its readings, and what it assumes."""
-    if reading == "stack":
-        return of_stack(tensor.shape, sized=size is not None)
-    return resolve(
-        tensor.name,
-        tensor.shape,
-        tensor.geometry,
-        settings.geometry,
-        settings.layout,
-        settings.padding_mode,
-        size,
-        reading,
-    )
 
 
 def _overflow(kernel: ArrayObject) -> str:
@@ -190,7 +175,11 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
     row = least_upper(row)  # of the interval and of the columns
     if results is not None:
         row = replace(_with_condition(row, results), claim=results.claim)
-    row = _with_columns_of(row, settings.methods)
+    row = replace(
+        row,
+        values={name: x for name, x in row.values.items() if name in settings.methods},
+        promises={name: x for name, x in row.promises.items() if name in settings.methods},
+    )
     if row.reason is None and row.status == "error":
         row = replace(row, reason=_overflow(kernel))
     is_finite = row.upper is not None and math.isfinite(row.upper)
@@ -247,15 +236,6 @@ def _with_condition(row: Row, results: _Results) -> Row:
         return row
     condition = condition_up(row.upper, smallest)
     return replace(row, values={**row.values, CONDITION: condition}, promises={**row.promises, CONDITION: "upper"})
-
-
-def _with_columns_of(row: Row, columns: tuple[str, ...]) -> Row:
-    """Return a row without the columns that nobody asked for."""
-    return replace(
-        row,
-        values={name: x for name, x in row.values.items() if name in columns},
-        promises={name: x for name, x in row.promises.items() if name in columns},
-    )
 
 
 def _why_wide(interval: Result) -> str | None:
@@ -479,9 +459,7 @@ def _fill_in_worker(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
 
 def _is_about(answer: Row, sent: Row) -> bool:
     """Return whether an answer is about the layer that was sent: its name, kernel and geometry."""
-    identity_of_answer = (answer.name, answer.digest, answer.spec, answer.others)
-    identity_of_sent = (sent.name, sent.digest, sent.spec, sent.others)
-    return identity_of_answer == identity_of_sent
+    return all(getattr(answer, name) == getattr(sent, name) for name in ("name", "digest", "spec", "others"))
 
 
 def _digest(kernel: ArrayObject) -> str:
@@ -512,11 +490,8 @@ def _why_lost(failure: BaseException) -> str:
     """Return in words how an executor lost a layer."""
     if isinstance(failure, WorkerLost):
         return f"the process that measures it died: {failure}."
-    kind = type(failure).__name__
     first_line = str(failure).strip().partition("\n")[0].rstrip(".")
-    if not first_line:
-        return f"the executor failed with {kind}."
-    return f"the executor failed with {kind}: {first_line}."
+    return f"the executor failed with {type(failure).__name__}{first_line and ': '}{first_line}."
 
 
 def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:

@@ -87,9 +87,7 @@ class Worker:
                     stream.close()
 
     def _send(self, message: Any) -> None:
-        assert self.process.stdin is not None
-        pickle.dump(message, self.process.stdin, protocol=pickle.HIGHEST_PROTOCOL)
-        self.process.stdin.flush()
+        _dump(message, self.process.stdin)
 
     def _receive(self) -> Any:
         assert self.process.stdout is not None
@@ -132,9 +130,13 @@ def report_progress(*progress: Any) -> None:
 
 
 def _send_answer(message: tuple[bool, Any]) -> None:
-    assert _answers is not None, "report_progress is called outside of a worker's process"
-    pickle.dump(message, _answers, protocol=pickle.HIGHEST_PROTOCOL)
-    _answers.flush()
+    _dump(message, _answers)
+
+
+def _dump(message: Any, stream: Any) -> None:
+    assert stream is not None, "it is called outside of a worker's process"
+    pickle.dump(message, stream, protocol=pickle.HIGHEST_PROTOCOL)
+    stream.flush()
 
 
 def _execute_calls(calls: queue.SimpleQueue[Any]) -> None:

@@ -133,8 +133,6 @@ def _check(settings: measuring.Settings) -> None:
     if settings.padding_mode is not None:
         ConvSpec.of((1, 1, 1), padding_mode=settings.padding_mode)  # raises for an unknown one
     sizes = settings.input_shape if isinstance(settings.input_shape, tuple) else (settings.input_shape,)
-    if settings.input_shape not in (None, "file") and any(
-        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in sizes
-    ):
+    if settings.input_shape not in (None, "file") and any(type(n) is not int or n < 1 for n in sizes):
         raise GeometryError(f"input_shape={settings.input_shape!r} is not a positive integer, or one per spatial axis.")
     measuring.check_target(settings.backend, settings.device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -210,12 +210,10 @@ def verdict(report: Report) -> str:
         none = f"None of {counted(len(rows), 'layer')} was measured{left_out}"
         return f"{none}." if report.network is None else f"{none}; {_constant_in_words(report.network)}."
     proven = f"{len(measured)} of {counted(len(rows), 'layer')} proven{left_out}"
-    bounds = []
-    norm = "the largest norm" if len(measured) == len(rows) else "the largest norm of these"
-    bounds.append(f"{norm} is at most {number(report.summary['max_upper'], 'upper')}")
-    if report.network is not None:
-        bounds.append(_constant_in_words(report.network))
-    return f"{proven}: {', '.join(bounds)}." if bounds else f"{proven}."
+    of = "" if len(measured) == len(rows) else " of these"
+    largest = f"the largest norm{of} is at most {number(report.summary['max_upper'], 'upper')}"
+    network = "" if report.network is None else f", {_constant_in_words(report.network)}"
+    return f"{proven}: {largest}{network}."
 
 
 def _constant_in_words(network: NetworkBound) -> str:
@@ -243,21 +241,18 @@ def notes(report: Report) -> list[str]:
     if report.network is not None:
         lines += report.network.lines()
     lines += _attention(report)
-    lines += _reasons(report)
-    if report.assume_stored:
-        lines.append(
-            f"Used as they are stored, as the user states, whatever is beside them: {_patterns(report.assume_stored)}"
-        )
-    if report.ignore:
-        lines.append(f"Used by no layer, as the user states: {_patterns(report.ignore)}")
+    refused = _shared((row.name, row.reason) for row in report.layers if row.reason is not None)
+    lines += [f"{tables.some(list(map(visible, names)))}: error: {visible(reason)}" for names, reason in refused]
+    for patterns, use in (
+        (report.assume_stored, "Used as they are stored, as the user states, whatever is beside them"),
+        (report.ignore, "Used by no layer, as the user states"),
+    ):
+        if patterns:
+            lines.append(f"{use}: {', '.join(map(visible, patterns))}")
     remarks = [(row.name, note) for row in report.layers for note in (row.note, row.unsettled) if note is not None]
     for names, note in _shared(remarks):
         lines.append(f"{tables.some(list(map(visible, names)))}: {visible(note).rstrip('.')}.")
     return lines
-
-
-def _patterns(patterns: Sequence[str]) -> str:
-    return ", ".join(map(visible, patterns))
 
 
 def _attention(report: Report) -> list[str]:
@@ -274,12 +269,6 @@ def _attention(report: Report) -> list[str]:
         where = f", {row.offsets}" if row.offsets else ""
         lines.append(f"  {visible(row.name)}: {number(largest, 'upper')} ({of}{where})")
     return lines
-
-
-def _reasons(report: Report) -> list[str]:
-    """Say why layers were not measured; a reason that many layers share is said once."""
-    refused = _shared((row.name, row.reason) for row in report.layers if row.reason is not None)
-    return [f"{tables.some(list(map(visible, names)))}: error: {visible(reason)}" for names, reason in refused]
 
 
 def _shared(reasons: Iterable[tuple[str, str]]) -> list[tuple[list[str], str]]:
@@ -326,8 +315,7 @@ def gate_layers(report: Report, bound: float) -> Gate:
     The gate is undecided if all measured norms are, but nothing is known of other layers, or of arrays that could be
     layers.
     """
-    wanted = f"a norm of at most {bound!r}"
-    return _gate(report, f"--fail-above {bound!r}", bound, wanted, _against, None)
+    return _gate(report, "--fail-above", bound, "a norm of at most", _against, None)
 
 
 _OF_COLUMNS: dict[str, tuple[str, str, Callable[[float, float], bool], str]] = {
@@ -347,7 +335,7 @@ def gate_column(report: Report, bound: float, column: str) -> Gate:
             return None
         return f"{row.name}: {column} = {value!r} {sign} {bound!r}: not proven"
 
-    return _gate(report, f"{option} {bound!r}", bound, f"{wanted} {bound!r}", against, column)
+    return _gate(report, option, bound, wanted, against, column)
 
 
 def _gate(
@@ -367,10 +355,10 @@ def _gate(
     value : str, optional
         Column that has to be known; None: both ends of the norm.
     """
+    option, wanted = f"{option} {bound!r}", f"{wanted} {bound!r}"
     if report.error is not None:
         return Gate(option, bound, "undecided", "no layer was measured.")
-    objections = [against(row, bound) for row in report.layers]
-    places = [objection for objection in objections if objection]
+    places = [*filter(None, (against(row, bound) for row in report.layers))]
     unknown = _unknown(report, value)
     if places:
         verb = "is" if len(places) == 1 else "are"

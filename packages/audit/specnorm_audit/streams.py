@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
@@ -37,19 +37,27 @@ def open_missing_streams() -> None:
             setattr(sys, name, os.fdopen(file, "r" if name == "stdin" else "w", encoding="utf-8"))
 
 
-def in_options(text: str) -> str:
-    """Return a function's text with the options of the command in place of its parameters: of ``layout=``, --layout."""
-    return _PARAMETER.sub(lambda match: f"--{match[1].replace('_', '-')}{' ' if match['quote'] else ''}", text)
+def in_options(text: str, names: Iterable[str] = ()) -> str:
+    """Return a function's text with the options of the command in place of its parameters: of ``layout=``, --layout.
+
+    What the text says of a model's own ``names`` stays as it is.
+    """
+    kept = sorted(filter(_PARAMETER.search, names), key=len, reverse=True)
+    parts = re.split(f"({'|'.join(map(re.escape, kept))})", text) if kept else [text]
+    for place in range(0, len(parts), 2):
+        parts[place] = _PARAMETER.sub(
+            lambda match: f"--{match[1].replace('_', '-')}{' ' if match['quote'] else ''}", parts[place]
+        )
+    return "".join(parts)
 
 
 def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
-    """Write and flush text, parameters in it as options; return the reason why it is lost, or None.
+    """Write and flush text; return the reason why it is lost, or None.
 
     Characters that the stream's encoding lacks become escapes; on a terminal so do control characters, unless ``raw``.
     If a reader such as head or less has ended, the text does not count as lost.
     """
     encoding = stream.encoding or "utf-8"
-    text = in_options(text)
     try:
         if stream.isatty() and not raw:
             text = "\n".join(map(visible, text.split("\n")))

@@ -74,8 +74,7 @@ def texts(rows: Sequence[Row]) -> list[list[str]]:
 def lines(rows: Sequence[Row]) -> list[str]:
     """Return the table as text."""
     table = texts(rows)
-    last = len(table[0]) - 1
-    return aligned(table, range(2, last))
+    return aligned(table, range(2, len(table[0]) - 1))
 
 
 def aligned(texts: Sequence[Sequence[str]], numbers: range) -> list[str]:
@@ -84,13 +83,9 @@ def aligned(texts: Sequence[Sequence[str]], numbers: range) -> list[str]:
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
     lines = []
     for row in texts:
-        cells = []
-        for column, text in enumerate(row):
-            is_number = column in numbers
-            cells.append(text.rjust(widths[column]) if is_number else text.ljust(widths[column]))
+        cells = [f"{text:{'>' if j in numbers else '<'}{widths[j]}}" for j, text in enumerate(row)]
         lines.append(f"| {' | '.join(cells)} |")
-    head, *body = lines
-    return [head, rule, *body]
+    return [lines[0], rule, *lines[1:]]
 
 
 def _cell(value: Value, promise: str) -> str:
@@ -120,16 +115,11 @@ def assumptions(rows: Sequence[Row]) -> list[str]:
         of_layers = "" if len(groups) == 1 else f" of {some(names)}"
         if facts:
             lines.append(f"Assumed{of_layers}, since the file does not say: {', '.join(map(visible, facts))}.")
-    if any(map(_has_two_layouts, groups)):
-        lines.append("Where the layout is open, bounds hold for both orders of axes: layout= says which it is.")
+    if any(fact.startswith("layout=") and " or " in fact for facts in groups for fact in facts):
+        lines.append("Where the layout is open, bounds hold for both orders of axes, until you state the layout.")
     if any(AS_STORED in row.assumed for row in rows):
         lines.append(_STORED)
     return lines
-
-
-def _has_two_layouts(facts: Sequence[str]) -> bool:
-    """Return whether the assumed facts leave the order of a kernel's axes open."""
-    return any(fact.startswith("layout=") and " or " in fact for fact in facts)
 
 
 def sizes_in_words(rows: Sequence[Row]) -> str:

@@ -23,6 +23,7 @@ from specnorm_networks.certified.ranges import (
     unlimited_ranges,
     with_slopes_on,
 )
+from specnorm_networks.certified.units import entries_of_input
 from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
 from specnorm_networks.inequality import Search
@@ -147,6 +148,7 @@ def by_channels_and_units(
     search: Search | None = None
     if isinstance(method, Searching) and method.takes_whole:
         with suppress(NoBoundError):
+            entries_of_input(graph)  # a large network takes seconds to write out
             search = Search(written(), measure, method)
     has_pixels = any(node.layer is not None and node.layer.spatial for node in graph.nodes)
     # The proof of what the search begins with has its time, however short the budget is.

@@ -44,7 +44,7 @@ WORTH_AN_EXPENSIVE_PROOF = 0.995
 """A further expensive proof is made only if the expected constant is below this share of the best proven constant."""
 LATE = 0.1
 """Share of the time by which the proof of a search's first proposal may be late."""
-LEFT_TO_SEARCH = 0.75
+LEFT_TO_SEARCH = 0.5
 """Share of the time that the norms of single layers leave to a search."""
 NEAR_1 = 0.05
 """Distance of a constant from 1 within which the search is repeated with four times the steps and a finer tolerance."""
@@ -98,13 +98,18 @@ def _bounded(
     measure_for_rules = measure
     if isinstance(method, Searching):
         measure_for_rules = replace(measure, clock=measure.clock.before(LEFT_TO_SEARCH * measure.clock.left))
+    begun = measure.clock.left
     by_rules = propagate(graph, measure_for_rules, values)
+    seconds_of_rules = begun - measure.clock.left - measure_for_rules.seconds
     constants = by_rules
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
     if has_constant and isinstance(method, Searching) and not measure.clock.expired:
-        improved_runs = _improved_runs(runs(graph), measure, method, by_rules)
+        # The rules are applied once more to what a search has found.
+        searching = replace(measure, clock=measure.clock.before(seconds_of_rules))
+        improved_runs = _improved_runs(runs(graph), searching, method, by_rules)
+        measure.clock.has_cut |= searching.clock.has_cut or searching.clock.expired
     has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired
     if improved_runs or has_cut_norms:
         claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}

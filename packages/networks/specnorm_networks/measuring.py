@@ -82,7 +82,7 @@ class Measure:
     known : callable, optional
         ``known(layer, spec)`` returns a claim that was proven of a layer before, or None.
     clock : Clock, optional
-        Time limit of the proofs. A norm that was cut short is proven, but another clock measures it again.
+        Time limit of the proofs. A norm that was cut short is proven; another clock, if it has time, measures it again.
     """
 
     rtol: float = 1e-3
@@ -90,10 +90,12 @@ class Measure:
     clock: Clock = field(default_factory=Clock)
     _norms: dict[Any, Upper] = field(default_factory=dict)
     """Norms of layers, by kernel, geometry, size and scale; of stacks of matrices, by the digest of their bits."""
-    _cut_norms: dict[Any, Upper] = field(init=False, default_factory=dict)
-    """Norms of layers that were cut short."""
+    _cut_norms: dict[Any, tuple[Upper, Clock]] = field(default_factory=dict)
+    """Norms that were cut short, and the clock that did so."""
     cut: Cut = field(default_factory=Cut, repr=False)
     """What the clock cut so far."""
+    seconds: float = field(init=False, default=0.0)
+    """What the norms of layers took so far; not a number if the clock has no limit."""
 
     def __post_init__(self) -> None:
         Enclose(rtol=self.rtol)  # raises if rtol is no tolerance
@@ -128,6 +130,7 @@ class Measure:
         known_norm = self._norm_by_key(key)
         if known_norm is not None:
             return known_norm
+        begun = self.clock.left
         size = _own_size(placed_layer.spec, placed_layer.sizes)
         spec = spec_of(tuple(layer.stored().shape), placed_layer.geometry, size)
         is_plain = scale is None and shrink is None
@@ -136,8 +139,11 @@ class Measure:
         if earlier_claim is None and self.clock.left < -max(LATEST, LATE * self.clock.seconds):
             prove = norm_by_entries
         norm = norm_of_layer(placed_layer, size, scale, shrink, prove)
+        self.seconds += begun - self.clock.left
+        if key in self._cut_norms:
+            norm = min(norm, self._cut_norms[key][0], key=float)
         if self.clock.expired:
-            self._cut_norms[key] = norm
+            self._cut_norms[key] = norm, self.clock
             self.cut.layers[layer.name] = None
         else:
             self._norms[key] = norm
@@ -158,7 +164,10 @@ class Measure:
         with arithmetic.exact(numbers, backend=backend):
             norm = norm_of_matrices(numbers, clock)
         self.clock.has_cut |= clock.has_cut
-        (self._cut_norms if clock.has_cut else self._norms)[key] = norm
+        if clock.has_cut:
+            self._cut_norms[key] = norm, self.clock
+        else:
+            self._norms[key] = norm
         return norm
 
     def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
@@ -167,8 +176,9 @@ class Measure:
         return claimed(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]
 
     def _norm_by_key(self, key: Any) -> Upper | None:
-        """Return a norm that was measured before; None if there is none."""
-        return self._norms.get(key, self._cut_norms.get(key))
+        """Return a norm that was measured before; None if there is none, or if this clock may improve it."""
+        norm, clock = self._cut_norms.get(key, (None, self.clock))
+        return self._norms.get(key, norm if clock is self.clock or self.clock.expired else None)
 
     @property
     def _seconds(self) -> float | None:

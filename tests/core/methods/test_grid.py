@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import specnorm
-from specnorm.grid.proof import axis_factor
 from specnorm.methods import Grid
 
 
@@ -60,25 +58,3 @@ def test_search_of_a_large_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     factor = plain_factor(20, 3) ** 2
     assert 3 * (1 - 1e-12) <= float(result.value) <= 3 * factor * (1 + 1e-9)
     assert 3 / factor * (1 - 1e-9) <= float(result.stats["lower"]) <= 3 * (1 + 1e-12)
-
-
-def _cosine(x: Fraction) -> Fraction:
-    """Cosine by its Taylor series in rationals, for |x| <= 2."""
-    total = term = Fraction(1)
-    for j in range(1, 20):
-        term *= -x * x / ((2 * j - 1) * (2 * j))
-        total += term
-    return total
-
-
-@pytest.mark.parametrize("k", range(1, 12))
-def test_factor_is_rounded_up(k: int) -> None:
-    """Against rational arithmetic, pi to 40 digits: never below the true factor, and not much above."""
-    pi = Fraction("3.1415926535897932384626433832795028841971")
-    for n in range(k, 12 * k):
-        ours = Fraction(axis_factor(n, k))
-        squared = 1 / (1 - Fraction(k - 1, n))
-        cosine = _cosine(pi * (k - 1) / (2 * n))
-        by_cosine = cosine > 0 and 1 / cosine**2 < squared
-        exact = 1 / cosine**2 if by_cosine else squared
-        assert exact <= ours**2 <= exact * (1 + Fraction(1, 10**10))

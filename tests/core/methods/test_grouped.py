@@ -103,21 +103,3 @@ def test_pairs_are_compared_with_their_own_group(seed: int, monkeypatch: pytest.
     values, _, _ = largest.result()
     assert (np.asarray(values) >= truth.max(axis=1)).all()
     np.testing.assert_allclose(np.asarray(values), truth.max(axis=1), rtol=1e-12)
-
-
-def test_a_number_that_is_none_spoils_its_own_group_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = grouped(0, 4)
-    sizes = (8, 6)
-
-    def bound(polynomial: Any, real: Any, imag: Any, *, ops: Any) -> Any:
-        values = np.asarray(grid.symbol_norms_up(polynomial, real, imag, ops=ops))
-        is_third = np.asarray(polynomial.blocks[:, 0, 0, 0, 0, None] == blocks[2, 0, 0, 0, 0])
-        return np.where(is_third, np.nan, values)
-
-    largest = LargestBound(bound, blocks[[0, 1, 2]], sizes, ops=OPS)
-    largest.visit(np.arange(3 * len(Frequencies.half_grid(sizes))))
-    values, _, _ = largest.result()
-    assert np.isnan(np.asarray(values)).tolist() == [False, False, True]
-    monkeypatch.setattr(search, "_FEW_FREQUENCIES", 0)
-    open_again = leave_out(largest, 2 * len(Frequencies.half_grid(sizes)) + np.arange(5), 3)
-    assert len(open_again) == 5

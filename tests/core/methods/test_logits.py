@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.libraries import OPS, Lib
+from helpers.libraries import Lib
 from numpy.typing import NDArray
 
 import specnorm
@@ -167,25 +167,6 @@ def test_one_number_against_fractions(seed: int) -> None:
     ]
     for value, exact in zip(found, (q * k * g * g, (q * g + b) * (k * g + c)), strict=True):
         assert exact <= Fraction(float(value[0])) <= exact * Fraction(1 + 1e-9)
-
-
-def test_a_factorization_proves_no_limit_below_the_norm() -> None:
-    """And those just above it, at offsets where the norm is the largest one."""
-    rng = np.random.RandomState(2)
-    sides = []
-    for _ in range(2):
-        given = proof.weights(rng.standard_normal((1, 6, 9)), None, None, None, centered=False, ops=OPS)
-        sides.append(proof.Side.of(given, xp=OPS.xp).weighted(np.ones(1), xp=OPS.xp))
-    turns = proof.Turns.of(np.array([1.0, 0.2, 0.03]), np.arange(50), sides[0].root, ops=OPS)
-    product, _ = proof.products(sides[0].root[0], sides[1].root[0], turns, xp=OPS.xp)
-    norms = np.linalg.norm(product, 2, axis=(1, 2))
-    proofs = proof.OffsetProof(*sides, ops=OPS)
-    for n in np.argsort(norms):
-        limit_sq = proofs.limit_sq(norms[n] * (1 + 1e-5), turns.error)
-        assert norms[n] <= proofs.bound_up(limit_sq, turns.error) <= norms[n] * (1 + 2e-5)
-        below = proofs.below(limit_sq, turns)
-        assert below[n]
-        assert not below[norms > norms[n] * (1 + 1e-4)].any()
 
 
 def test_sizes_are_no_matter() -> None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from helpers.cases import Layer, Recipe, layers, recipes
-from helpers.libraries import OPS, Lib, opened
+from helpers.libraries import Lib
 from helpers.oracle import dense_norm, sigma_star
 from helpers.promises import for_all, layers_for
 
 import specnorm
-from specnorm import methods
-from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.errors import MethodError
-from specnorm.gram.proof import lag_norms
-from specnorm.proofs.bound import HypothesisError
 from specnorm.proofs.found import Outcome
-from specnorm.running.measuring import proven
 from specnorm.supremum.enclosing import enclose_blocks
 
 
@@ -59,16 +53,6 @@ def test_aol_by_its_formula() -> None:
     np.testing.assert_allclose(specnorm.gram_rescaling(kernel), kernel / np.sqrt(sums)[None, :, None], rtol=1e-12)
 
 
-def test_lags_that_lose_every_small_term_are_allowed_for() -> None:
-    """1 + e**2 + e**2 + ... with e**2 half a unit: a sum that meets the 1 stays as it is, beyond other roundings."""
-    small = np.float32(2.0**-12.5)
-    blocks: Any = np.full((1, 2**16, 1), small)
-    blocks[0, 0, 0] = 1
-    norms, *_ = lag_norms(blocks, ops=replace(OPS, wide_dtype="float32"))
-    truth = (1 + (2**16 - 1) * float(small) ** 2) ** 0.5
-    assert truth <= float(norms[0, 0]) <= 1.02 * truth
-
-
 @pytest.mark.parametrize("exponent", [126, -126])
 def test_channels_at_the_ends_of_the_numbers_are_rescaled_as_others(xp: Lib, exponent: int) -> None:
     """Large ones came back as zeros, since their sums overflow; small ones up to a tenth smaller."""
@@ -93,43 +77,6 @@ def test_gradient_of_channels_at_the_ends_of_the_numbers() -> None:
 
     np.testing.assert_array_equal(gradient(100), np.ldexp(gradient(0), -100))
     np.testing.assert_array_equal(gradient(-100), np.ldexp(gradient(0), 100))
-
-
-# -- multiples -------------------------------------------------------------------------------------------------------
-def claim_of(kernel: Any, **geometry: Any) -> Any:
-    ((_, upper),) = proven(kernel, methods.Enclose(), **geometry)[1]
-    return upper
-
-
-def test_the_norm_of_a_multiple_is_above_the_truth_however_it_was_rounded() -> None:
-    """And that of a kernel nearby."""
-
-    def check(layer: Layer) -> None:
-        kernel = layer.kernel.astype(np.float64)
-        upper = claim_of(layer.kernel, input_shape=layer.input_shape, **layer.geometry)
-        draw = np.random.RandomState(layer.kernel.size)
-        for coarse in (0.0, 1e-3, 1.0):
-            multiple = np.asarray(0.3 * kernel + coarse * draw.standard_normal(kernel.shape), dtype=np.float64)
-            found = norm_of_multiple(upper, kernel, 0.3, multiple)
-            assert dense_norm(multiple, layer.input_shape, **layer.geometry).lo <= found
-            near = np.asarray(kernel + coarse * draw.standard_normal(kernel.shape), dtype=np.float64)
-            bound = norm_of_neighbour(upper, kernel, near)
-            assert dense_norm(near, layer.input_shape, **layer.geometry).lo <= bound
-            if not coarse:
-                assert bound.value == upper.value
-                assert found <= 0.3 * upper.value * (1 + 1e-9) + 1e-300
-
-    with opened("numpy") as lib:
-        for_all(lib, layers(modes=("circular", "zeros", "reflect", "replicate")), check)
-
-
-def test_a_claim_of_another_kernel_says_nothing_of_a_multiple() -> None:
-    upper = claim_of(KERNEL)
-    with pytest.raises(HypothesisError, match="not this kernel's layer"):
-        norm_of_multiple(upper, KERNEL + 1e-9, 0.5, 0.5 * KERNEL)
-    with pytest.raises(HypothesisError, match="no multiple"):
-        norm_of_multiple(upper, KERNEL, -0.5, -0.5 * KERNEL)
-    assert norm_of_multiple(upper, KERNEL, 0.5, 0.5 * KERNEL).digest == claim_of(0.5 * KERNEL).digest
 
 
 # -- projections -----------------------------------------------------------------------------------------------------
@@ -207,12 +154,6 @@ def test_a_matrix_is_clipped_exactly(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(specnorm.clip(matrix, 1.0), (u * np.minimum(s, 1.0)) @ vh, atol=3e-4)
     few = specnorm.clip(matrix, 1.0, n_iter=1)
     np.testing.assert_array_equal(few, specnorm.clip(matrix, 1.0))
-
-
-@pytest.mark.parametrize("n_iter", [-1, 1.5, True])
-def test_rounds_of_clipping_are_a_count(n_iter: Any) -> None:
-    with pytest.raises(MethodError, match="is not a count"):
-        specnorm.clip(KERNEL, 1.0, n_iter=n_iter)
 
 
 def test_a_derivative_through_clip_is_refused() -> None:

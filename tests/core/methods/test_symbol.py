@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 import specnorm
 from specnorm.backends import backend_for
-from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import SymbolNorm, TensorNorm
 from specnorm.running.stepping import stepped_program
 
@@ -230,17 +229,6 @@ def test_state_is_kept_by_kernels_without_directions() -> None:
     assert np.isnan(value)
     again, _ = specnorm.track(kernel, method, after_nan)
     assert float(again) == pytest.approx(float(norm), rel=1e-2)
-
-
-def test_a_size_is_refused() -> None:
-    with pytest.raises(GeometryError, match=r"power_norm\(kernel, input_shape\)"):
-        specnorm.symbol_norm(np.ones((2, 2, 3, 3)), input_shape=8)
-
-
-@pytest.mark.parametrize("words", [{"points": 0}, {"vectors": 0}, {"points": 2.5}])
-def test_settings_are_counts(words: dict[str, Any]) -> None:
-    with pytest.raises(MethodError, match="is not a count"):
-        SymbolNorm(**words)
 
 
 def test_the_highest_group_of_a_depthwise_layer(xp: Lib) -> None:

@@ -25,7 +25,7 @@ from specnorm.at_size.proofs.components import (
     norms_of_patch,
     polyphase_components,
 )
-from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
+from specnorm.at_size.proofs.uncut import keeps_smallest
 from specnorm.errors import SpecnormError
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import HypothesisError
@@ -140,20 +140,6 @@ def kept_values() -> Iterator[str]:
             value = np.linalg.svd(matrix, compute_uv=False).min(initial=1.0)
             if value < 1 - CLOSE:
                 yield f"the smallest value of {layer}: {value}"
-
-
-def unread_pixels() -> Iterator[str]:
-    """Pixels that no tap reads make zeros of singular values, and nothing else does."""
-    for k, s, r, rows, columns in itertools.product((1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 2, 3, 4), (1, 2)):
-        for axes in (
-            (Axis(k, s, r, (0, r * (k - 1)), 2 * s),),
-            (Axis(k, s, r, (0, r * (k - 1)), s), Axis(1, 1, 1, (0, 0), 1)),
-        ):
-            layer = Layer(axes, rows, columns, "circular")
-            matrix = layer.matrix(Draw(0).standard_normal((rows, columns, *(x.taps for x in axes))))
-            is_zero = np.linalg.svd(matrix, compute_uv=False).min() < CLOSE
-            if unread_pixels_make_smallest_zero(layer.spec(sized=False)) != is_zero:
-                yield f"unread pixels of {layer}"
 
 
 # -- circulants --------------------------------------------------------------------------------------------------------
@@ -356,6 +342,6 @@ def patches() -> Iterator[str]:
 CHECKS: dict[str, Callable[[], Iterator[str]]] = {
     x.__name__: x
     for x in (
-        kept_values, unread_pixels, circulants, periodic_layers, symmetric_layers, other_parts, restrictions, patches,
+        kept_values, circulants, periodic_layers, symmetric_layers, other_parts, restrictions, patches,
     )
 }  # fmt: skip

@@ -341,12 +341,6 @@ def refused() -> Iterator[str]:
         yield f"not refused: {name}"
 
 
-def of_arithmetic() -> Iterator[str]:
-    from core.soundness.mutations import outward
-
-    yield from outward()
-
-
 FORMULAS: dict[str, Check] = (
     formulas.CHECKS
     | formulas_of_ends.CHECKS
@@ -359,6 +353,6 @@ CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
         grids, claims, multiples, fixed_cost, circular, at_size, smallest, isometries, balls, matrices,
-        far_from_one, refused, rules, rules_of_networks, of_arithmetic, searches,
+        far_from_one, refused, rules, rules_of_networks, searches,
     )
 }  # fmt: skip

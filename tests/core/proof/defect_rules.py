@@ -140,10 +140,6 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     "a frequency's norm as the defect's": lambda: defect.smallest_down(
         line(), assumed(1.0, Frequencies.half_grid((1,)))
     ),
-    "another circulant's norm as the defect's": lambda: defect.smallest_down(folded(), assumed(1.0, ELSEWHERE)),
-    "a skew circulant's norm as the defect's": lambda: defect.smallest_down(
-        folded(), assumed(1.0, Circulant((2,), (True,)))
-    ),
     "a circulant's norm that is skew along one axis": lambda: defect.smallest_down(
         folded(SQUARE, (2, 3)), assumed(1.0, Circulant((2, 3), (False, True)))
     ),
@@ -167,8 +163,6 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
     ),
     "Gram matrices of columns that are more than rows": lambda: defect.smallest_on_grid(WIDE, (2,), 0.1, 1.0, ops=OPS),
     "no vector": lambda: defect.smallest_at(LINE, 0, Frequencies.half_grid((1,)), 0 * VECTOR, ops=OPS),
-    "parts with bounds of norms": lambda: defect.smallest_of_parts([(assumed_lower(1.0), assumed(1.0))]),
-    "a kernel whose smallest value is not 0": lambda: defect.smallest_of_zero(LINE, ops=OPS),
     "pixels that are read": lambda: defect.smallest_with_unread_pixels(ConvSpec.of((3, 2, 2))),
     "ends of two kernels": lambda: defect.condition(
         (assumed_lower(4.0, digest="a"), assumed(4.0, digest="a")),
@@ -186,7 +180,6 @@ DEFECT_REFUSED: dict[str, Callable[[], object]] = {
         line(), assumed_lower(1.0), assumed(100.0), unread_pixels=False, scale_exponent=3
     ),
     "a block of a matrix": lambda: LayerGram(padded(), plan(blocks=2), ops=OPS).smallest_near(np.zeros(1), 1.0),
-    "the larger Gram matrix": lambda: LayerGram(padded(), plan(wide=True), ops=OPS).smallest_near(np.zeros(1), 1.0),
     "no input": lambda: smallest_quotients(padded(), np.zeros((1, 1, 12)), ops=OPS),
     "one group of two": lambda: smallest_of_groups(GROUPED, [pair()]),
     "another layer's group": lambda: smallest_of_groups(GROUPED, [pair(), pair("words")]),

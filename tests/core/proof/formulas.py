@@ -32,11 +32,13 @@ from specnorm.proofs.interval import _interval
 from specnorm.robustness.proof import curvature_up, number, radius_down
 from specnorm.supremum.proof import (
     Cover,
+    _by_lemma,
     _nowhere_negative,
     cell_lemma,
     grid_lemma,
     nonnegative_cell_lemma,
     nonnegative_grid_lemma,
+    proven_below,
 )
 from specnorm.symbols.proofs import lags as lag_rules
 from specnorm.symbols.proofs import polynomial
@@ -133,7 +135,7 @@ def curvatures() -> Violations:
 
 
 # -- lemmas of cells ---------------------------------------------------------------------------------------------------
-RADII = np.asarray([0.0, 0.05, 0.3, 0.9, 1.5, 1.6, 3.0])
+RADII = np.asarray([0.0, 0.05, 0.3, 0.9, 1.5, 1.6, 3.0, 6.0, 7.0])
 
 
 def lemmas() -> Violations:
@@ -151,6 +153,10 @@ def lemmas() -> Violations:
         on_grid = np.where(near, np.maximum(1.5 + (threshold - 1.5) * np.cos(RADII) - lost, 0.0), 0.0)
         yield from down("nonnegative grid", nonnegative_grid_lemma(threshold, supremum, RADII), on_grid)
     line: Any = np.ones((1, 1, 1, 2))
+    on_grid = Boxes.dft((9,), (3,))
+    for nonnegative, lemma in ((False, grid_lemma), (True, nonnegative_grid_lemma)):
+        found = _by_lemma(on_grid, supremum, 2.5, nonnegative=nonnegative)
+        yield from down("cells of a grid", found, lemma(2.5, supremum, on_grid.radius))
     open_cells = Cover(line, Boxes.dft((9,), (2,), by_point=True), supremum, ops=OPS)
     if open_cells.fathom_by_supremum(2.5) or not open_cells.fathom_by_supremum(3.0):
         yield "fathomed by the supremum"
@@ -220,6 +226,19 @@ def reductions() -> Violations:
         yield from up("a norm", polynomial._complex_norm_sq_up(a, xp=XP), a_sq, 1e-4)
         formula = 1.001 * math.sqrt(2) * (gamma(16, SINGLE) / 1.001 * b_sq + 2 * SINGLE * (np.sqrt(a_sq) + b_sq))
         yield from up("reduced", polynomial.reduced_error(a, b, xp=XP), formula, 2e-5)
+
+
+def higher_limits() -> Violations:
+    """Limits just below the norm at the frequency 0, tried with matrices that were reduced for ten times as much."""
+    for seed in range(20):
+        blocks: Any = normal(1, 6, 6, 2, seed=seed) * 4.0 ** -np.arange(6)[:, None]
+        reduced = polynomial.Polynomial(blocks, xp=XP).rotated(np.eye(6)[None], 1, ops=OPS).gram(ops=OPS)
+        limit = np.asarray([(np.linalg.norm(blocks[0].sum(axis=-1), 2) * (1 - 1e-6)) ** 2])
+        if limit[0] > reduced.truncation:
+            at_zero = Cover(blocks, Boxes.dft((1,), (2,)), assumed(1e9), ops=OPS)
+            formed, _ = at_zero.form(reduced, np.arange(1), 10 * limit)
+            if proven_below(formed, limit, ops=OPS)[0]:
+                yield f"{seed}: proven"
 
 
 # -- multiples ---------------------------------------------------------------------------------------------------------
@@ -395,6 +414,46 @@ def comparisons() -> Violations:
             yield f"{a} and {b}"
 
 
+def cosine(x: Fraction) -> Fraction:
+    """By its series in rationals, for |x| <= 2."""
+    total = term = Fraction(1)
+    for j in range(1, 20):
+        term *= -x * x / ((2 * j - 1) * (2 * j))
+        total += term
+    return total
+
+
+def outward() -> Violations:
+    """Outward arithmetic on the host, of numbers about 1 and of any size, against rational arithmetic."""
+    rng = np.random.default_rng(2)
+    for a, b in np.concatenate([rng.uniform(0.5, 1.5, (200, 2)), np.exp(30 * rng.normal(size=(200, 2)))]).tolist():
+        x, y = Fraction(a), Fraction(b)
+        held = {
+            "mul_up": 0 <= Fraction(host.mul_up(a, b)) / (x * y) - 1 <= Fraction(1, 2**48),
+            "add_up": 0 <= Fraction(host.add_up(a, b)) / (x + y) - 1 <= Fraction(1, 2**48),
+            "hypot_up": 0 <= Fraction(host.hypot_up(a, b)) ** 2 / (x * x + y * y) - 1 <= Fraction(1, 2**45),
+            "float_up": 0 <= Fraction(host.float_up(x / 3)) / (x / 3) - 1 <= Fraction(1, 2**51),
+            "root_up": Fraction(host.root_up(y / 7)) ** 2 >= y / 7,
+            "div_up": Fraction(host.div_up(a, b)) >= x / y,
+            "sqrt_up": Fraction(host.sqrt_up(a)) ** 2 >= x,
+            "mul_down": Fraction(host.mul_down(a, b)) <= x * y,
+            "sub_down": Fraction(host.sub_down(a, b)) <= x - y,
+            "div_down": Fraction(host.div_down(a, b)) <= x / y,
+            "sqrt_down": Fraction(host.sqrt_down(a)) ** 2 <= x,
+            "cos_down": a > 2 or Fraction(float(host.cos_down(a))) <= cosine(x),
+            "sin_up": a > 2 or Fraction(float(host.sin_up(a))) ** 2 >= 1 - cosine(x) ** 2,
+            "raised": not 0.5 < b < 1.5 or Fraction(host.inflate(a * b * b * b, 3)) >= x * y**3,
+        }
+        yield from (f"{name} of {a} and {b}" for name, holds in held.items() if not holds)
+    extremes = {
+        "a product with 0": host.mul_up(2.0, 0.0, math.inf) == 0,
+        "an underflow": host.mul_up(5e-324, 5e-324) > 0,
+        "an overflow": host.mul_up(1e300, 1e300) == math.inf,
+        "no length": host.hypot_up() == 0,
+    }
+    yield from (name for name, holds in extremes.items() if not holds)
+
+
 def relative_defects() -> Violations:
     found = relative_up(np.asarray([1.0, 30.0]), np.asarray([4.0, 8.0]), xp=XP)
     yield from up("a relative defect", found, [0.25, 3.75], 1e-9)
@@ -415,7 +474,7 @@ def processors() -> Violations:
 CHECKS: dict[str, Callable[[], Violations]] = {
     x.__name__: x
     for x in (
-        intervals, curvatures, lemmas, rotations, reductions, nothing_but_rounding, grids_of_frequencies, boxes_cover,
-        residuals, lags, lengths, comparisons, processors, relative_defects,
+        intervals, curvatures, lemmas, rotations, reductions, higher_limits, nothing_but_rounding,
+        grids_of_frequencies, boxes_cover, residuals, lags, lengths, comparisons, outward, processors, relative_defects,
     )
 }  # fmt: skip

@@ -45,22 +45,6 @@ def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPol
     return found
 
 
-def test_a_truncation_below_the_norm_proves_too_much() -> None:
-    """Half of the norm of what is left out: the reduced matrices are below limits that the norm at a point is not."""
-    blocks, points = blocks_of(1, 5, 4, 3, 2), Frequencies.half_grid((9, 9))
-    basis: Any = np.linalg.qr(np.random.RandomState(1).standard_normal((1, 4, 4)))[0]
-    truth = np.array([norm_at(blocks[0], theta) for theta in points.angles])
-    too_much = []
-    for part in (1.0, 0.5):
-        found = with_sharp_truncation(blocks, basis, part)
-        limits = np.full(len(points), 1.4 * found.truncation / part**2)
-        planes = found.planes_at(points, np.zeros(len(points), dtype=int))
-        reduced, _ = found.reduced(*planes, limits)
-        proven = np.linalg.eigvalsh(np.asarray(reduced))[:, -1] <= limits
-        too_much.append(bool(np.any(truth[proven] ** 2 > limits[proven] * (1 + 1e-9))))
-    assert too_much == [False, True]
-
-
 @pytest.mark.parametrize("seed", range(6))
 def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     """Whatever the search asks: random cells, random limits to prove, matrices reduced for random limits."""
@@ -100,30 +84,6 @@ def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
             with pytest.raises(HypothesisError, match="open"):
                 cover.proven()
     assert fathomed > 50
-
-
-def test_a_rotation_in_float32_is_paid_for() -> None:
-    """Of channels turned among themselves but for one that is 0: of norms at points, none is above what is proven."""
-    blocks, turn = blocks_of(0, 5, 4, 3, 3), np.eye(4, dtype=np.float32)
-    blocks[:, :, 3], turn[:3, :3] = 0, np.linalg.qr(np.random.RandomState(0).standard_normal((3, 3)))[0]
-    basis: Any = turn[None]
-    found = Polynomial(blocks, xp=OPS.xp).rotated(basis, 3, ops=OPS).gram(ops=OPS)
-    points = Frequencies.half_grid((9, 9))
-    formed: Any = found.columns_at(points, np.zeros(len(points), dtype=int))
-    assert formed.dtype == np.complex64
-    computed = np.linalg.eigvalsh(formed[:, :3, :].astype(np.complex128))[:, -1]
-    truth = np.array([norm_at(blocks[0], theta) for theta in points.angles])
-    assert np.all(truth <= found.norm_up(computed))
-    assert np.any(truth > np.sqrt(computed))
-    assert np.all(found.norm_up(computed) <= truth * (1 + 1e-4))
-
-
-@pytest.mark.parametrize("radius", [math.pi / 2, 2.0, 6.0, 7.0])
-def test_no_lemma_speaks_of_cells_wider_than_half_a_turn(radius: float) -> None:
-    """The cosine is positive again from 3 pi / 2 on: the lemma is not."""
-    wide: Any = np.asarray([radius])
-    assert cover.cell_lemma(1.0, wide) == 0
-    assert cover.grid_lemma(1.0, assumed(1.1), wide) == 0
 
 
 def test_grid_lemma_is_rounded_down() -> None:
@@ -202,39 +162,6 @@ def test_what_is_left_out_is_no_larger_than_what_was_met(seed: int, monkeypatch:
         largest.visit(np.union1d(left, every[60:]))
         value, _, _ = largest.result()
         assert truth.max() <= float(value[0]) <= truth.max() * 6**2.0**-13 + 1e-8
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("size", [1e-12, 1.0, 1e15])
-def test_iterates_bound_the_norm_after_every_product(dtype: str, size: float) -> None:
-    a = np.random.RandomState(3).standard_normal((9, 7, 5))
-    a[4] = 0
-    stack = a.astype(dtype) * np.asarray(size, dtype=dtype)
-    index = np.arange(9)
-    iterates = GramIterates(stack, xp=OPS.xp)
-    for product in range(8):
-        exact = np.linalg.norm(stack[index].astype(np.float64), ord=2, axis=(-2, -1))
-        bound = iterates.norms_up()
-        assert (bound >= exact).all()
-        assert (bound <= exact * 5**2.0 ** -(product + 1) * (1 + 1e-4)).all()
-        if product == 3:
-            index = index[1::2]
-            iterates.take(np.arange(9)[1::2], ops=OPS)
-        iterates.square()
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(7, 5), (5, 7)])
-def test_gram_iteration_of_complex_matrices(dtype: str, shape: tuple[int, int]) -> None:
-    """Given by both parts; one is zero."""
-    state = np.random.RandomState(3)
-    stack = state.standard_normal((9, *shape)) + 1j * state.standard_normal((9, *shape))
-    stack[4] = 0
-    real, imag = (x.astype(dtype) for x in (stack.real, stack.imag))
-    exact = np.linalg.norm(real.astype(np.float64) + 1j * imag.astype(np.float64), ord=2, axis=(-2, -1))
-    for n_iter in (1, 2, 5):
-        found: Any = gram_iteration_of_parts_up(real, imag, n_iter, 0.0, xp=OPS.xp)
-        assert ((found >= exact) & (found <= exact * 5**2.0 ** -(n_iter + 1) * (1 + 2e-5))).all()
 
 
 def test_products_that_lose_every_small_term_are_allowed_for() -> None:

@@ -27,7 +27,7 @@ from specnorm_audit.question import Question
 from specnorm_audit.renderers import FORMATS, render
 from specnorm_audit.report import Report, gates_of, verdict
 from specnorm_audit.rows import COLUMNS
-from specnorm_audit.streams import complain, progress
+from specnorm_audit.streams import complain, in_options, progress
 
 LEAST_BYTES_FOR_WORKERS = 4 * 2**20
 """Smallest number of bytes of a model's kernels for which other processes are started, which takes half a second."""
@@ -176,6 +176,7 @@ def command(
         for model in models:
             with _from_stdin(question.max_bytes) if model == "-" else nullcontext(model) as path:
                 report = _audited(path, quiet, executor, question)
+            report = _of_command(report)
             if path != model:
                 report = replace(report, model="standard input")
             gates = gates_of(
@@ -214,11 +215,39 @@ def _audited(model: str, quiet: bool, executor: Workers | None, question: Questi
         with progress(model, shown=not quiet) as tick:
             return answered(model, question, progress=tick, executor=executor)
     except ModelFileError as error:
-        complain(str(error))
+        complain(in_options(str(error), [model]))
         return Report(
             specnorm.__version__, model, (), (), error=str(error), assume_stored=question.assume_stored,
             ignore=question.ignore,
         )  # fmt: skip
+
+
+def _of_command(report: Report) -> Report:
+    """Return a report whose reasons and remarks name options of the command, not parameters of the function."""
+    rows: tuple[Any, ...] = (*report.layers, *report.unmeasured, *report.attention)
+    names = [report.model or "", *report.skipped, *(row.name for row in rows)]
+
+    def told(texts: Any, *fields: str) -> Any:
+        """Return dataclasses with these texts in them."""
+        found = []
+        for each in texts:
+            changed = {name: in_options(text, names) for name in fields if (text := getattr(each, name)) is not None}
+            found.append(replace(each, **changed))
+        return tuple(found)
+
+    network = report.network
+    if network is not None:
+        names += [node.name for node in network.unknown]
+        network = replace(network, unknown=told(network.unknown, "reason"))
+    return replace(
+        report,
+        error=report.error and in_options(report.error, names),
+        network=network,
+        layers=told(report.layers, "reason", "note", "unsettled"),
+        unmeasured=told(report.unmeasured, "reason"),
+        attention=told(report.attention, "reason"),
+        without_claim=tuple(in_options(line, names) for line in report.without_claim),
+    )
 
 
 def _exit_code(reports: Sequence[Report], is_written: bool) -> int:
@@ -256,18 +285,13 @@ def _executor(count: int, least_bytes: int) -> Iterator[Workers | None]:
 
     Each process has one BLAS thread, and so has this one meanwhile: numbers do not depend on the number of processes.
     """
-    with _one_blas_thread():
+    one_thread: AbstractContextManager[object] = backends.load("numpy").precise(np.empty(0))
+    with one_thread:
         if count == 1:
             yield None
             return
         with Workers(count, least_bytes) as workers:
             yield workers
-
-
-def _one_blas_thread() -> AbstractContextManager[object]:
-    """Context manager in which BLAS has one thread: that of NumPy's plugin for a small array."""
-    context: AbstractContextManager[object] = backends.load("numpy").precise(np.empty(0))
-    return context
 
 
 def _write_claims(report: Report, path: Path) -> bool:

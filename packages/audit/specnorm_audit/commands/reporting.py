@@ -11,7 +11,7 @@ from specnorm.proof import visible
 from specnorm_audit import options
 from specnorm_audit.output import check_outputs, replace_file
 from specnorm_audit.readers import MAX_BYTES
-from specnorm_audit.streams import complain, in_options
+from specnorm_audit.streams import complain
 
 RANGE = click.option(
     "--input-range", type=(float, float), metavar="LOW HIGH",
@@ -61,8 +61,7 @@ def write_file(path: Path, content: Callable[[], str | bytes], has_content: bool
         complain(f"{path} is left as it was, because its new content could not be read.")
         return False
     try:
-        new = content()
-        replace_file(path, in_options(new) if isinstance(new, str) else new)
+        replace_file(path, content())
     except OSError as error:
         complain(f"{path} cannot be written: {error.strerror or error}.")
         return False

@@ -21,91 +21,52 @@ from audit import files
 from audit.fuzz import outcome, write_tally
 
 
-def _onnx(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...], inputs: tuple[str, ...] = ("x",)) -> bytes:
+def _onnx(nodes: list[Any], shape: tuple[int, ...], **arrays: Any) -> bytes:
     from helpers.onnx_models import single
 
-    whole: bytes = single(nodes, shape, arrays, inputs=inputs, opset=13).SerializeToString()
+    arrays = {"w": np.eye(shape[-1], dtype=np.float32), **arrays}
+    whole: bytes = single(nodes, shape, arrays, opset=13).SerializeToString()
     return whole
 
 
-def _node(operator: str, inputs: list[str], out: str, **attributes: Any) -> Any:
-    import onnx
+def _row(
+    count: int, operator: str, shape: tuple[int, ...] = (1, 4), times: int = 1, more: Any = (), **given: Any
+) -> bytes:
+    """So many nodes in a row behind a layer, each of which reads the value before it so many times."""
+    from helpers.onnx_models import node
 
-    return onnx.helper.make_node(operator, inputs, [out], **attributes)
-
-
-def _row(count: int, make: Callable[[str, str, int], Any], shape: tuple[int, ...], **arrays: Any) -> bytes:
-    """So many nodes in a row, and a layer before them."""
-    arrays = {"w": np.eye(shape[-1], dtype=np.float32), **arrays}
-    names = [f"v{at}" for at in range(count)] + ["y"]
-    first = _node("MatMul", ["x", "w"], names[0])
-    nodes = [make(a, b, at) for at, (a, b) in enumerate(itertools.pairwise(names))]
-    return _onnx([first, *nodes], arrays, shape)
+    names = ["v", *(f"v{at}" for at in range(count - 1)), "y"]
+    pairs = itertools.pairwise(names)
+    nodes = [node(operator, *[a] * times, *more, out=b, **given) for a, b in pairs]
+    return _onnx([node("MatMul", "x", "w", out="v"), *nodes], shape, zero=np.array([0]))
 
 
-def _used(count: int, operator: str, **attributes: Any) -> bytes:
-    """One value as all inputs of one operator."""
-    return _row(1, lambda a, b, _: _node(operator, [a] * count, b, **attributes), (1, 4))
-
-
-def _fan(count: int, joined: str, **attributes: Any) -> bytes:
+def _fan(count: int, joined: str, **given: Any) -> bytes:
     """One value, a function of it for each input of one operator."""
-    first = [_node("MatMul", ["x", "w"], "v"), *(_node("Relu", ["v"], f"r{at}") for at in range(count))]
-    last = _node(joined, [f"r{at}" for at in range(count)], "y", **attributes)
-    return _onnx([*first, last], {"w": np.eye(4, dtype=np.float32)}, (1, 4))
+    from helpers.onnx_models import node
+
+    functions = [node("Relu", "v", out=f"r{at}") for at in range(count)]
+    last = node(joined, *(f"r{at}" for at in range(count)), **given)
+    return _onnx([node("MatMul", "x", "w", out="v"), *functions, last], (1, 4))
 
 
-def _ladder(count: int, operator: str) -> bytes:
-    """Each value is made of the one before it, twice: the paths double."""
-    return _row(count, lambda a, b, _: _node(operator, [a, a], b), (1, 4))
-
-
-def _unsqueezed(count: int) -> bytes:
-    return _row(count, lambda a, b, _: _node("Unsqueeze", [a, "zero"], b), (1, 4), zero=np.array([0]))
-
-
-def _pooled(count: int, operator: str) -> bytes:
-    def pool(a: str, b: str, _: int) -> Any:
-        return _node(operator, [a], b, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-
-    return _row(count, pool, (1, 2, 8, 8))
-
-
-def _inputs(count: int) -> bytes:
-    names = tuple(f"x{at}" for at in range(count))
-    nodes = [_node("Sum", list(names), "s"), _node("MatMul", ["s", "w"], "y")]
-    return _onnx(nodes, {"w": np.eye(4, dtype=np.float32)}, (1, 4), names)
-
-
+WINDOW: dict[str, Any] = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
 ONNX: dict[str, Callable[[], bytes]] = {
-    "mean of 20 axes": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b, keepdims=0), (2,) * 20),
-    "mean of 16 axes of 3": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b), (3,) * 16),
-    "gap of 16 axes of 3": lambda: _row(1, lambda a, b, _: _node("GlobalAveragePool", [a], b), (3,) * 16),
-    "mean of 20 axes of 1000": lambda: _row(1, lambda a, b, _: _node("ReduceMean", [a], b), (1000,) * 19 + (4,)),
-    "mean over some of 20 axes": lambda: _row(
-        1, lambda a, b, _: _node("ReduceMean", [a], b, axes=list(range(0, 20, 2))), (2,) * 20
-    ),
-    "gap of 20 axes": lambda: _row(1, lambda a, b, _: _node("GlobalAveragePool", [a], b), (2,) * 20),
-    "gap of 20 axes of 50": lambda: _row(
-        1, lambda a, b, _: _node("GlobalAveragePool", [a], b), (1,) * 2 + (50,) * 17 + (4,)
-    ),
-    "pool of 20 axes": lambda: _row(
-        1, lambda a, b, _: _node("AveragePool", [a], b, kernel_shape=[2] * 18), (1, 2) + (3,) * 18
-    ),
-    "100 Unsqueeze": partial(_unsqueezed, 100),
-    "600 Unsqueeze": partial(_unsqueezed, 600),
-    "600 inputs of one Sum": partial(_used, 600, "Sum"),
-    "600 inputs of one Concat": partial(_used, 600, "Concat", axis=1),
-    "600 inputs of one Max": partial(_used, 600, "Max"),
+    "mean of 20 axes": partial(_row, 1, "ReduceMean", (2,) * 20, keepdims=0),
+    "mean of 20 axes of 1000": partial(_row, 1, "ReduceMean", (1000,) * 19 + (4,)),
+    "mean over some of 20 axes": partial(_row, 1, "ReduceMean", (2,) * 20, axes=list(range(0, 20, 2))),
+    "gap of 20 axes of 50": partial(_row, 1, "GlobalAveragePool", (1,) * 2 + (50,) * 17 + (4,)),
+    "pool of 20 axes": partial(_row, 1, "AveragePool", (1, 2) + (3,) * 18, kernel_shape=[2] * 18),
+    "600 Unsqueeze": partial(_row, 600, "Unsqueeze", more=("zero",)),
+    "600 inputs of one Concat": partial(_row, 1, "Concat", times=600, axis=1),
     "600 functions of a value, Sum": partial(_fan, 600, "Sum"),
     "600 functions of a value, Concat": partial(_fan, 600, "Concat", axis=1),
     "600 functions of a value, Max": partial(_fan, 600, "Max"),
-    "600 doubled, Add": partial(_ladder, 600, "Add"),
-    "60 doubled, Mul": partial(_ladder, 60, "Mul"),
-    "600 doubled, Concat": lambda: _row(600, lambda a, b, _: _node("Concat", [a, a], b, axis=1), (1, 4)),
-    "400 AveragePool": partial(_pooled, 400, "AveragePool"),
-    "400 MaxPool": partial(_pooled, 400, "MaxPool"),
-    "3000 inputs": partial(_inputs, 3000),
+    "600 doubled, Add": partial(_row, 600, "Add", times=2),
+    "60 doubled, Mul": partial(_row, 60, "Mul", times=2),
+    "600 doubled, Concat": partial(_row, 600, "Concat", times=2, axis=1),
+    "400 AveragePool": partial(_row, 400, "AveragePool", (1, 2, 8, 8), **WINDOW),
+    "400 MaxPool": partial(_row, 400, "MaxPool", (1, 2, 8, 8), **WINDOW),
 }
 """By name; each below 200 KB."""
 

@@ -118,24 +118,6 @@ def test_geometry_of_a_subclass_is_not_believed() -> None:
             call()
 
 
-@pytest.mark.sampled("alpha")
-@pytest.mark.parametrize(
-    "forward",
-    [
-        lambda self, x: torch.add(self.bias, nn.functional.linear(x, self.weight), alpha=10),
-        lambda self, x: nn.functional.linear(x.view(torch.float64), self.weight.double()[:, :3]).float(),
-        lambda self, x: nn.functional.linear(x, self.weight).view(torch.int32).view(torch.float32),
-    ],
-    ids=["scaled by alpha", "bits of another type", "bits after the product"],
-)
-def test_what_scales_or_reads_bits_is_refused(forward: Any) -> None:
-    """``torch.add(c, x, alpha)`` scales x, and ``x.view(dtype)`` is no other order of the same numbers."""
-    kind = type("Strange", (nn.Linear,), {"forward": forward})
-    (row,) = specnorm_torch.audit_module(kind(6, 4), (6,)).layers
-    assert row.status == "error"
-    assert row.upper is None
-
-
 def test_a_hook_that_pads_runs_once() -> None:
     """The row is about the size that the layer is called with."""
     layer = nn.Conv2d(1, 1, 3).double()
@@ -146,42 +128,14 @@ def test_a_hook_that_pads_runs_once() -> None:
     assert row.lower * (1 - 1e-12) <= norm <= row.upper * (1 + 1e-12)
 
 
-def steep(x: Any) -> Any:
-    return torch.where(x.abs() > 1000, 100 * x, x)
-
-
 def test_hooks_are_read_where_random_numbers_do_not_reach() -> None:
     """0.87 was proven for 87."""
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
-    model[0].register_forward_hook(lambda *given: steep(given[2]))
+    model[0].register_forward_hook(lambda _, __, x: torch.where(x.abs() > 1000, 100 * x, x))
     model[1].register_forward_hook(lambda *_: None)  # looks at it
     first, plain = specnorm_torch.audit_module(model, (4,)).layers
     assert first.status == "error"
     assert plain.upper is not None
-
-
-def scaled_(x: Any) -> None:
-    """Where nothing watches, as in compiled code of one's own."""
-    with torch._C.DisableTorchFunction():
-        x.mul_(1.008)
-
-
-@pytest.mark.sampled("unseen")
-@pytest.mark.parametrize(
-    "change", [lambda x: torch._foreach_mul_([x], 1.008), scaled_], ids=["as one of a list", "unseen"]
-)
-def test_a_small_change_in_place_is_seen(change: Any) -> None:
-    """Smaller than what float32 leaves open when lengths are compared."""
-
-    class Changed(torch.nn.Linear):  # type: ignore[misc]
-        def forward(self, x: Any) -> Any:
-            out = super().forward(x)
-            change(out)
-            return out
-
-    row: Any = specnorm_torch.audit_module(Changed(6, 4), (6,)).layers[0]
-    assert row.upper is None
-    assert "Changed" in row.reason
 
 
 @pytest.mark.parametrize("around", [False, True], ids=["in the layer", "in the model"])
@@ -227,6 +181,3 @@ def test_a_model_compiled_by_torch_is_the_one_that_it_was_made_of() -> None:
     assert [(row.lower, row.upper) for row in rows] == [
         (row.lower, row.upper) for row in specnorm_torch.audit_module(model, (3, 8, 8)).layers
     ]
-
-
-WIDE, NARROW = (8, 16, 32, 64, 96, 160), (2, 2, 3, 4, 4, 4)

@@ -255,3 +255,25 @@ def test_shells_complete_values(words: str, incomplete: str, expected: set[str])
 def test_shells_complete_files(words: str) -> None:
     completion = BashComplete(cli.application, {}, "specnorm", "_SPECNORM_COMPLETE")
     assert [item.type for item in completion.get_completions(words.split(), "m")] == ["file"]
+
+
+@pytest.mark.parametrize("output_format", ["table", "json", "csv", "markdown", "html", "junit", "github", "sarif"])
+def test_reasons_name_options_and_names_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], output_format: str
+) -> None:
+    """Names that hold what a function calls its parameters were printed as options."""
+    layer, other = "layers= a.layout= b.weight", "layers= a.layout= b.gain"
+    path = files.save_npz(tmp_path / "max_bytes= c.npz", {layer: np.full((3, 3), np.nan), other: np.eye(3)})
+    cli.run(["audit", str(path), "-f", output_format, "--fail-above", "2"])
+    out, err = capsys.readouterr()
+    plain = out.replace("&#61;", "=").replace("&#32;", " ").replace("&#46;", ".").replace("<wbr>", "")
+    assert layer in plain
+    assert other in plain
+    assert "--layers a" not in plain + err
+    assert "--layout b" not in plain + err
+    assert f"{other}: it is not known what it is for, and it may change a layer's weight. Name it in --ignore" in err
+    assert "assume_stored=" not in plain + err
+    cli.run(["audit", str(path), "--max-bytes", "100"])
+    _, err = capsys.readouterr()
+    assert "max_bytes= c.npz" in err
+    assert "(--max-bytes)" in err

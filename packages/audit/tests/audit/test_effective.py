@@ -276,8 +276,8 @@ def test_a_file_of_torchs_is_in_torchs_order(tmp_path: Path) -> None:
 
 def test_an_open_layout_names_the_option(tmp_path: Path) -> None:
     path = files.save_npz(tmp_path / "m.npz", {"k": _drawn(3, 3, 3, 3)})
-    assert "layout= says" in str(audit(path))
-    assert "layout= says" not in str(audit(path, layout="HWIO"))
+    assert "until you state the layout" in str(audit(path))
+    assert "until you state the layout" not in str(audit(path, layout="HWIO"))
 
 
 def test_no_certificate_of_a_weight_that_the_file_does_not_hold(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -80,77 +81,61 @@ def test_external_data_stay_in_the_folder(tmp_path: Path, location: str, entries
 # -- hostile files -------------------------------------------------------------------------------------------------
 
 
-def hostile() -> dict[str, Callable[[], Any]]:
-    w = {"w": weights(2, 2, 3, 3)}
-    huge = 2**62
-    return {
-        "pads": lambda: single([node("Conv", "x", "w", pads=[huge, huge, huge, huge])], (1, 2, 4, 4), w),
-        "strides of 0": lambda: single([node("Conv", "x", "w", strides=[0, 1])], (1, 2, 4, 4), w),
-        "negative dilation": lambda: single([node("Conv", "x", "w", dilations=[-1, 1])], (1, 2, 4, 4), w),
-        "groups": lambda: single([node("Conv", "x", "w", group=7)], (1, 2, 4, 4), w),
-        "another kernel_shape": lambda: single([node("Conv", "x", "w", kernel_shape=[5, 5])], (1, 2, 4, 4), w),
-        "rank": lambda: single([node("Conv", "x", "w")], (1, 2, 4), w),
-        "input of 2**62": lambda: single(
-            [node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[huge, 3])], (1, 2, huge, huge), w
-        ),
-        "pool over everything": lambda: single(
-            [node("Conv", "x", "w", out="a"), node("AveragePool", "a", kernel_shape=[60000, 60000], pads=[9, 9, 9, 9])],
-            (1, 2, 65000, 65000),
-            w,
-        ),
-        "resize": lambda: single(
-            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s", mode="linear")],
-            (1, 2, 9, 9),
-            {**w, "s": np.array([1, 1, 1e30, 1e30], np.float32)},
-        ),
-        "scales that are no numbers": lambda: single(
-            [node("Conv", "x", "w", out="a"), node("Resize", "a", "", "s")],
-            (1, 2, 9, 9),
-            {**w, "s": np.array([1, 1, np.nan, np.inf], np.float32)},
-        ),
-        "filled": lambda: single(
-            [node("ConstantOfShape", "n", out="c"), node("Conv", "x", "w", out="a"), node("Add", "a", "c")],
-            (1, 2, 9, 9),
-            {**w, "n": np.array([huge, huge])},
-        ),
-        "slope": lambda: single(
-            [node("Conv", "x", "w", out="a"), node("LeakyRelu", "a", alpha=float("nan"))], (1, 2, 9, 9), w
-        ),
-        "division by zero": lambda: single(
-            [node("Conv", "x", "w", out="a"), node("Div", "a", "z")], (1, 2, 9, 9), {**w, "z": np.float32(0)}
-        ),
-        "negative variance": lambda: single(
-            [node("Conv", "x", "w", out="a"), node("BatchNormalization", "a", "g", "g", "g", "v")],
-            (1, 2, 9, 9),
-            {**w, "g": weights(2), "v": -np.ones(2, np.float32)},
-        ),
-        "attributes of another type": lambda: single(
-            [node("Conv", "x", "w", strides="two", pads=1.5)], (1, 2, 4, 4), w
-        ),
-        "one value twice": lambda: single([node("Conv", "x", "w"), node("Conv", "x", "w")], (1, 2, 4, 4), w),
-        "a circle": lambda: single([node("Conv", "y", "w", out="a"), node("Relu", "a")], (1, 2, 4, 4), w),
-        "a thousand layers": lambda: single(
-            [
-                node(
-                    "Conv", "x" if at == 0 else f"v{at - 1}", "w", pads=[1, 0, 2, 1], out="y" if at == 999 else f"v{at}"
-                )
-                for at in range(1000)
-            ],
-            (1, 2, "h", "w"),
-            w,
-        ),
-    }
+W, HUGE = {"w": weights(2, 2, 3, 3)}, 2**62
+IMAGE = (1, 2, 9, 9)
+
+
+def conv(**given: Any) -> Any:
+    return single([node("Conv", "x", "w", **given)], (1, 2, 4, 4), W)
+
+
+def behind(*nodes: Any, shape: Any = IMAGE, **arrays: Any) -> Any:
+    """Nodes behind a layer."""
+    return single([node("Conv", "x", "w", out="a"), *nodes], shape, W | arrays)
+
+
+def row(count: int) -> Any:
+    names = ["x", *(f"v{at}" for at in range(count - 1)), "y"]
+    layers = [node("Conv", a, "w", pads=[1, 0, 2, 1], out=b) for a, b in itertools.pairwise(names)]
+    return single(layers, (1, 2, "h", "w"), W)
+
+
+GRAPHS: dict[str, Callable[[], Any]] = {
+    "pads": lambda: conv(pads=[HUGE] * 4),
+    "strides of 0": lambda: conv(strides=[0, 1]),
+    "negative dilation": lambda: conv(dilations=[-1, 1]),
+    "groups": lambda: conv(group=7),
+    "another kernel_shape": lambda: conv(kernel_shape=[5, 5]),
+    "attributes of another type": lambda: conv(strides="two", pads=1.5),
+    "rank": lambda: single([node("Conv", "x", "w")], (1, 2, 4), W),
+    "input of 2**62": lambda: behind(node("AveragePool", "a", kernel_shape=[HUGE, 3]), shape=(1, 2, HUGE, HUGE)),
+    "pool over everything": lambda: behind(
+        node("AveragePool", "a", kernel_shape=[60000, 60000], pads=[9, 9, 9, 9]), shape=(1, 2, 65000, 65000)),
+    "resize": lambda: behind(
+        node("Resize", "a", "", "s", mode="linear"), s=np.array([1, 1, 1e30, 1e30], np.float32)),
+    "scales that are no numbers": lambda: behind(
+        node("Resize", "a", "", "s"), s=np.array([1, 1, np.nan, np.inf], np.float32)),
+    "filled": lambda: behind(
+        node("ConstantOfShape", "n", out="c"), node("Add", "a", "c"), n=np.array([HUGE, HUGE])),
+    "slope": lambda: behind(node("LeakyRelu", "a", alpha=float("nan"))),
+    "division by zero": lambda: behind(node("Div", "a", "z"), z=np.float32(0)),
+    "negative variance": lambda: behind(
+        node("BatchNormalization", "a", "g", "g", "g", "v"), g=weights(2), v=-np.ones(2, np.float32)),
+    "one value twice": lambda: single([node("Conv", "x", "w"), node("Conv", "x", "w")], (1, 2, 4, 4), W),
+    "a circle": lambda: single([node("Conv", "y", "w", out="a"), node("Relu", "a")], (1, 2, 4, 4), W),
+    "a thousand layers": lambda: row(1000),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(x, marks=[pytest.mark.nightly] * (x == "a thousand layers")) for x in hostile()]
+    "name", [pytest.param(x, marks=[pytest.mark.nightly] * (x == "a thousand layers")) for x in GRAPHS]
 )
 def test_hostile_graphs_give_rows_or_messages(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "a thousand layers":
         # Layers together take a thousand of them minutes.
         files.read_here(monkeypatch)
         monkeypatch.setattr(network, "bound", lambda graph, measure, **_: bound(graph, measure, method=Product()))
-    path = saved(hostile()[name](), tmp_path / "m.onnx")
+    path = saved(GRAPHS[name](), tmp_path / "m.onnx")
     try:
         report: Any = specnorm.audit(path, methods=["reshaped"])
     except ModelFileError:

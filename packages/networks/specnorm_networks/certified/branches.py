@@ -133,6 +133,7 @@ def _sum_of(scope: Scope, start: str, nodes: Sequence[Node]) -> Sum | None:
         shapes = place_at_one.known_shapes()
         if linear is None or shapes is None:
             return None
-        before = [sums.get(name) or Sum.constant(shape) for name, shape in zip(node.inputs, shapes, strict=True)]
+        inputs = zip(node.inputs, shapes, strict=True)
+        before = [sums[name] if name in sums else Sum.constant(shape) for name, shape in inputs]
         sums[node.name] = image_of(linear, before, place_at_one.after or ())
     return sums[nodes[-1].name].rows(np.arange(columns))

@@ -270,6 +270,16 @@ def _units_of(node: Node) -> int:
     return 0 if slopes is None else int(np.count_nonzero(slopes.high > slopes.low))
 
 
+def entries_of_input(graph: Graph) -> int:
+    """Return the number of entries of a network's input; `NoBoundError` if they are too many, or there are several."""
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise NoBoundError("a network of several inputs or outputs")
+    inputs = math.prod(graph.by_name[graph.inputs[0]].shape or (MOST_INPUTS + 1,))
+    if inputs > MOST_INPUTS:
+        raise NoBoundError(f"more than {MOST_INPUTS} inputs")
+    return inputs
+
+
 def coefficients_of(graph: Graph) -> int:
     """Return the number of coefficients, at most, of all values of a network as sums of its entries and units.
 
@@ -278,13 +288,11 @@ def coefficients_of(graph: Graph) -> int:
     NoBoundError
         If the network has several inputs or outputs, or too many entries or units.
     """
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise NoBoundError("a network of several inputs or outputs")
+    inputs = entries_of_input(graph)
     graph = graph.pruned()
-    inputs = math.prod(graph.by_name[graph.inputs[0]].shape or (MOST_INPUTS + 1,))
     units = {node.name: _units_of(node) for node in graph.nodes}
-    if inputs > MOST_INPUTS or sum(units.values()) > MOST_UNITS:
-        raise NoBoundError(f"more than {MOST_INPUTS} inputs or {MOST_UNITS} units")
+    if sum(units.values()) > MOST_UNITS:
+        raise NoBoundError(f"more than {MOST_UNITS} units")
     counts = units | {graph.inputs[0]: inputs}
     read: dict[str, set[str]] = {}
     """For each value, the functions, and the input, whose units or entries it depends on."""

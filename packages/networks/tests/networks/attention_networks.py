@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from networks.written_networks import Written
+from specnorm_networks import Graph
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.graph import Graph, Node
-from specnorm_networks.certified.operators import Layer
 
 BALL = ops.Normalise((2,), 0.0, "length", floor=1.0)
+PLUS = ops.Add((1.0, 1.0))
 MASKS = ("none", "causal", "drawn", "biases", "numbers", "one key")
 WEIGHTS = ("normal", "rank one", "opposed", "swapped", "half precision")
 
@@ -35,44 +35,22 @@ class Drawn:
     @property
     def graph(self) -> Graph:
         """The network: tokens that are clipped to a ball, heads of attention, and maybe a matrix for all of them."""
-        n, d = self.tokens, self.size
-        nodes = [Node("x", ops.Input(), (), (1, n, d))]
-        sources = ["z"]
-        if self.is_cross:
-            nodes.append(Node("y", ops.Input(), (), (1, n + 1, d)))
-            sources = ["z", "w"]
-        for source, name, count in zip("xy", sources, (n, n + 1), strict=False):
-            nodes += [
-                Node(f"{name}.length", ops.Norm((2,), keep=True), (source,), (1, count, 1)),
-                Node(f"{name}.ball", BALL, (source, f"{name}.length"), (1, count, d)),
-                Node(name, ops.Scale(np.array(self.radius), exact=True), (f"{name}.ball",), (1, count, d)),
-            ]
+        n, heads, size = self.tokens, self.heads, len(self.weights["v"]) // self.heads
+        net = Written((1, n, self.size), **({"y": (1, n + 1, self.size)} if self.is_cross else {}))
+        length = ops.Norm((2,), keep=True)
+        tokens = [net.scaled(self.radius, net(BALL, name, net(length, name))) for name in list(net.values)]
+        parts = []
         for part in "qkv":
-            source = sources[0] if part == "q" else sources[-1]
-            count = n + self.is_cross * (part != "q")
-            matrix = self.weights[part]
-            constant = ops.Constant(partial(np.asarray, self.weights[f"{part}0"]))
-            width = len(matrix)
-            split = (1, count, self.heads, width // self.heads)
-            nodes += [
-                Node(f"{part}.product", ops.Matrix(_layer(part, matrix)), (source,), (1, count, width)),
-                Node(f"{part}.constant", constant, (), (width,)),
-                Node(f"{part}.sum", ops.Add((1.0, 1.0)), (f"{part}.product", f"{part}.constant"), (1, count, width)),
-                Node(f"{part}.split", ops.Reshape(split), (f"{part}.sum",), split),
-                Node(part, ops.Permute((0, 2, 1, 3)), (f"{part}.split",), (1, self.heads, count, split[3])),
-            ]
-        size = len(self.weights["v"]) // self.heads
+            value = net.matrix(self.weights[part], tokens[0 if part == "q" else -1])
+            value = net(PLUS, value, net.constant(self.weights[f"{part}0"]))
+            split = net(ops.Reshape((1, net.values[value].shape[1], heads, len(self.weights[part]) // heads)), value)
+            parts.append(net(ops.Permute((0, 2, 1, 3)), split))
         bias = None if self.bias is None else (lambda: self.bias)
-        attention = ops.Attention(self.weights["scale"], bias)
-        nodes.append(Node("attention", attention, ("q", "k", "v"), (1, self.heads, n, size)))
+        value = net(ops.Attention(self.weights["scale"], bias), *parts)
         if self.joins:
-            width = self.heads * size
-            nodes += [
-                Node("moved", ops.Permute((0, 2, 1, 3)), ("attention",), (1, n, self.heads, size)),
-                Node("joined", ops.Reshape((1, n, width)), ("moved",), (1, n, width)),
-                Node("out", ops.Matrix(_layer("o", self.weights["o"])), ("joined",), (1, n, len(self.weights["o"]))),
-            ]
-        return Graph(tuple(nodes), (nodes[-1].name,))
+            joined = net(ops.Reshape((1, n, heads * size)), net(ops.Permute((0, 2, 1, 3)), value))
+            value = net.matrix(self.weights["o"], joined)
+        return net.graph(value)
 
     def run(self, x: Any) -> Any:
         """Return the network's value at tokens (tokens, size), those of keys and values after those of queries."""
@@ -114,10 +92,6 @@ class Drawn:
                 (-norm).backward()
                 optimizer.step()
         return best * self.radius
-
-
-def _layer(name: str, matrix: Any) -> Layer:
-    return Layer(name, lambda: matrix, {}, 0)
 
 
 def _into_ball(x: Any, radius: float) -> Any:

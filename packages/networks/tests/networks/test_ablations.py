@@ -16,7 +16,7 @@ import pytest
 from helpers.checks import present
 from networks import test_patterns as written
 from networks.written_networks import SHAPE, Written
-from specnorm_networks import Layer, Multipliers, Product, Scaled
+from specnorm_networks import Multipliers, Product, Scaled
 from specnorm_networks import bounding as bounding_module
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import branches, combinations, patterns, propagation
@@ -41,14 +41,12 @@ class Loss(NamedTuple):
 
 
 def matrix(net: Written, rows: int, of: str = "x") -> str:
-    kernel = np.random.default_rng(len(net.nodes)).standard_normal((rows, net.values[of].shape[-1]))
-    return net(ops.Matrix(Layer(f"w{len(net.nodes)}", lambda: kernel, {}, 0)), of)
+    return net.matrix(np.random.default_rng(len(net.nodes)).standard_normal((rows, net.values[of].shape[-1])), of)
 
 
 def convolution(net: Written, channels: int, of: str = "x") -> str:
-    kernel = np.random.default_rng(len(net.nodes)).standard_normal((channels, net.values[of].shape[1], 3, 3))
-    geometry = {"padding_mode": "zeros", "padding": ((1, 1), (1, 1))}
-    return net(ops.Convolution(Layer(f"w{len(net.nodes)}", lambda: kernel, geometry, 2)), of)
+    shape = (channels, net.values[of].shape[1], 3, 3)
+    return net.convolution(np.random.default_rng(len(net.nodes)).standard_normal(shape), of)
 
 
 def reshaped_and_back(net: Written) -> str:

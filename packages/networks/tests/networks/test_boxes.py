@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from specnorm_networks import Graph, Layer, Node, margins, within
-from specnorm_networks.certified.operators import Exp, Input, LeakyReLU, Matrix, Product, Sigmoid
+from networks.written_networks import Written
+from specnorm_networks import Graph, Node, margins, within
+from specnorm_networks.certified.operators import Exp, Input, LeakyReLU, Operator, Product, Sigmoid
 from specnorm_networks.tools import bound
 
 from specnorm.errors import MethodError
@@ -13,15 +14,13 @@ from specnorm.errors import MethodError
 WEIGHT = np.sin(np.arange(16.0) ** 2).reshape(4, 4)
 
 
-def gate() -> Graph:
+def gate(*further: Operator) -> Graph:
     """``x * sigmoid(W x)``, as squeeze and excitation has it."""
-    nodes = [
-        Node("x", Input(), (), (1, 4)),
-        Node("v", Matrix(Layer("w", lambda: WEIGHT, {}, 0)), ("x",), (1, 4)),
-        Node("g", Sigmoid(), ("v",), (1, 4)),
-        Node("y", Product(), ("x", "g"), (1, 4), "mul"),
-    ]
-    return Graph(tuple(nodes), ("y",))
+    net = Written((1, 4))
+    value = net(Product(), "x", net(Sigmoid(), net.matrix(WEIGHT)))
+    for operator in further:
+        value = net(operator, value)
+    return net.graph(value)
 
 
 def test_no_pair_is_tried_outside_of_a_box_around_a_ball_s_centre() -> None:
@@ -55,7 +54,7 @@ def test_a_gate_has_a_constant_on_a_box() -> None:
 
 def test_a_gate_has_a_constant_on_a_ball() -> None:
     """Near an input; what is steep by itself and by a product."""
-    graph = Graph((*gate().nodes, Node("e", Exp(), ("y",), (1, 4))), ("e",))
+    graph = gate(Exp())
     centre = np.array([[0.3, -0.2, 0.5, 0.1]])
     dice = np.random.default_rng(2)
     wide, narrow = (bound(graph, radius=radius, centre=centre).upper for radius in (1.0, 0.1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.checks import present
 from networks.written_networks import Written
-from specnorm_networks import Graph, Layer, Product
+from specnorm_networks import Graph, Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import Windows
 from specnorm_networks.tools import bound
@@ -23,9 +23,8 @@ def upper(graph: Graph) -> float:
 def layer(net: Written, of: str, seed: int = 0) -> str:
     """A convolution of one tap by an orthogonal matrix."""
     width = net.values[of].shape[1]
-    kernel = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0][:, :, None, None]
-    geometry = {"padding_mode": "zeros", "padding": ((0, 0), (0, 0))}
-    return net(ops.Convolution(Layer(f"w{len(net.nodes)}", lambda: kernel, geometry, 2)), of)
+    kernel = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0]
+    return net.convolution(kernel[:, :, None, None], of, padding=0)
 
 
 def rolled(net: Written, of: str, by: int, axis: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,9 +18,10 @@ from networks.test_heads import Drawn
 from networks.written_networks import matrices
 from specnorm_networks import Graph, Multipliers, Product, forward_step, network_bound
 from specnorm_networks.certified import operators
-from specnorm_networks.tools import bound
+from specnorm_networks.tools import Measure, bound, by_channels_and_units
 
 from specnorm.errors import MethodError
+from specnorm.proof import Clock
 
 MATRIX = np.random.default_rng(1).normal(size=(6, 4))
 NETWORKS: dict[str, Callable[[], Graph]] = {
@@ -155,6 +157,27 @@ def test_a_clock_cuts_and_says_so() -> None:
     assert present(whole.upper) < present(cut.upper) <= 1.01 * present(product.upper)
     with pytest.raises(MethodError, match="budget=0"):
         bound(graph, budget=0)
+
+
+def test_a_norm_that_was_cut_short_does_not_grow() -> None:
+    """A detector's layers were measured again when the time was up, by their entries: nine times its product."""
+    graph = NETWORKS["two axes"]()
+    node = next(node for node in graph.nodes if node.layer is not None)
+    _, layer = graph.placed_layer(node, present(node.layer))
+    late, too_late, without_end = Clock(0.0, 1e12), Clock(0.0, 0.0), Clock()
+    cut = Measure(clock=late)
+    first = cut(layer, None)
+    assert Measure(clock=too_late)(layer, None).value > 1.01 * first.value
+    assert replace(cut, clock=too_late)(layer, None) is first
+    whole = replace(cut, clock=without_end)(layer, None)
+    assert whole.value <= first.value
+    assert replace(cut, clock=too_late)(layer, None) is whole
+
+
+def test_a_network_with_a_large_input_is_not_written_out() -> None:
+    """The units of a detector at 640 pixels were counted first, which took 9 of 30 seconds."""
+    graph = matrices(np.ones((1, 4097)))
+    by_channels_and_units(graph, lambda: pytest.fail("it is written out"), Measure(), Multipliers(steps=0))
 
 
 @pytest.mark.parametrize(("part", "words"), [(0.02, "the norms of 4 layers"), (0.6, "the search for")])

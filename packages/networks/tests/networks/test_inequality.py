@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.checks import present
 from networks.written_networks import Written
-from specnorm_networks import Graph, Layer
+from specnorm_networks import Graph
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
 from specnorm_networks.certified.operators import NoBoundError
@@ -30,8 +30,7 @@ SLOPES = {ops.ReLU: (0.0, 1.0), ops.LeakyReLU: (0.01, 1.0), ops.Tanh: (0.0, 1.0)
 
 def convolution(network: Written, cout: int, of: str, stride: int = 1) -> str:
     kernel = RNG.normal(size=(cout, network.values[of].shape[1], 3, 3)) / 3
-    geometry = {"padding": 1, "padding_mode": "zeros", "stride": stride}
-    return network(ops.Convolution(Layer(f"w of {of}", lambda: kernel, geometry, 2)), of)
+    return network.convolution(kernel, of, stride=stride)
 
 
 def resolutions() -> Graph:

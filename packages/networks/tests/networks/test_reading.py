@@ -12,20 +12,16 @@ import numpy as np
 import pytest
 from helpers.checks import present
 from networks.written_networks import Written
-from specnorm_networks import Graph, Layer, Multipliers, Product
+from specnorm_networks import Graph, Multipliers, Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.combinations import LinearCombination, NoSumError, multiply
 from specnorm_networks.certified.links import Term
 from specnorm_networks.certified.operators import Operator
 from specnorm_networks.tools import Measure, bound
 
-SPATIAL = {"padding_mode": "zeros", "padding": ((1, 1),)}
-
 
 def layer(net: Written, of: str, kernel: Any) -> str:
-    spatial = kernel.ndim == 3
-    own = Layer(f"w{len(net.nodes)}", partial(np.array, kernel), SPATIAL if spatial else {}, kernel.ndim - 2)
-    return net((ops.Convolution if spatial else ops.Matrix)(own), of)
+    return net.convolution(kernel, of) if kernel.ndim == 3 else net.matrix(kernel, of)
 
 
 def between(first: Any, *operators: Operator | Callable[[Written, str], str], last: Any) -> Graph:

@@ -29,15 +29,12 @@ def run(*words: str, folder: Path = DOCS) -> tuple[int, list[str]]:
     return done.returncode, done.stdout.splitlines()
 
 
-def test_the_files_are_what_their_generator_makes() -> None:
+def test_the_upper_bounds_are_the_largest_norms_of_jacobians() -> None:
     from helpers.reference import make_networks
 
-    made = make_networks.networks()
-    assert [network.name for network in made] == [case["name"] for case in CASES]
-    for network, case in zip(made, CASES, strict=True):
-        assert onnx.load(DOCS / case["file"]).graph == network.model.graph
-        assert list(network.shape) == case["input_shape"]
-        assert make_networks.upper_of(network) == pytest.approx(case["upper"], rel=1e-12)
+    assert [*make_networks.JACOBIANS] == [case["name"] for case in CASES]
+    for case in CASES:
+        assert make_networks.upper_of(case["name"]) == pytest.approx(case["upper"], rel=1e-12)
         assert 0 < case["lower"] <= case["upper"] <= 1.07 * case["lower"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tracemalloc
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 from helpers.checks import present
 from networks.dense_networks import dense
 from networks.written_networks import Written, matrices
-from specnorm_networks import Graph, Layer, Multipliers, Node, Product
+from specnorm_networks import Graph, Multipliers, Node, Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import units
 from specnorm_networks.certified.ranges import unlimited_ranges, with_slopes_on
@@ -22,9 +21,7 @@ RNG = np.random.default_rng(0)
 
 
 def convolution(network: Written, cout: int, of: str) -> str:
-    cin = network.values[of].shape[1]
-    kernel = RNG.normal(size=(cout, cin, 3, 3))
-    return network(ops.Convolution(Layer(f"w of {of}", lambda: kernel, {"padding": 1, "padding_mode": "zeros"}, 2)), of)
+    return network.convolution(RNG.normal(size=(cout, network.values[of].shape[1], 3, 3)), of)
 
 
 def with_slopes(graph: Graph) -> Graph:
@@ -102,8 +99,7 @@ def test_sorted_pairs_are_bounded_by_their_units(layout: Literal["strided", "con
     value = "x"
     pairs = np.arange(16).reshape(8, 2).T if layout == "consecutive" else np.arange(16).reshape(2, 8)
     for number, weight in enumerate(weights):
-        layer = Layer(f"w{number}", partial(np.asarray, weight), {}, 0)
-        value = written(ops.Matrix(layer), value)
+        value = written.matrix(weight, value)
         if number < 2:
             u, v = (written(ops.Gather(1, entries), value) for entries in pairs)
             extremes = [written(ops.Minimum(), u, v), written(ops.Maximum(), u, v)]

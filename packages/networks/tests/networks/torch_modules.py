@@ -19,16 +19,6 @@ def upper_of(model: nn.Module, given: Any, rtol: float = 1e-3) -> float:
     return float(found.upper)
 
 
-def prepared(model: nn.Module) -> nn.Module:
-    """Float64, with statistics that a training would leave."""
-    for module in model.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.get_buffer("running_var").uniform_(0.05, 2)
-            module.weight.data.uniform_(-2, 2)
-            module.bias.data.normal_()
-    return model.double().eval()
-
-
 class Function(nn.Module):
     """A function of an input and of modules."""
 

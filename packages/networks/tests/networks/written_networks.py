@@ -16,9 +16,10 @@ SHAPE = (2, 6, 4, 4)
 class Written:
     """A graph that is written down; shapes are those of what the operators compute."""
 
-    def __init__(self, shape: tuple[int, ...] = SHAPE) -> None:
-        self.values = {"x": np.ones(shape)}
-        self.nodes = [Node("x", ops.Input(), (), shape)]
+    def __init__(self, shape: tuple[int, ...] = SHAPE, **others: tuple[int, ...]) -> None:
+        shapes = {"x": shape, **others}
+        self.values = {name: np.ones(each) for name, each in shapes.items()}
+        self.nodes = [Node(name, ops.Input(), (), each) for name, each in shapes.items()]
 
     def __call__(self, operator: Operator, *inputs: str) -> str:
         name = f"v{len(self.nodes)}"
@@ -45,6 +46,14 @@ class Written:
 
     def scaled(self, number: Any, of: str = "x", *, exact: bool = True) -> str:
         return self(ops.Scale(np.asarray(number, dtype=np.float64), exact=exact), of)
+
+    def matrix(self, kernel: Any, of: str = "x") -> str:
+        return self(ops.Matrix(Layer(f"w{len(self.nodes)}", lambda: kernel, {}, 0)), of)
+
+    def convolution(self, kernel: Any, of: str = "x", padding: int = 1, stride: int = 1) -> str:
+        axes = kernel.ndim - 2
+        geometry = {"padding_mode": "zeros", "padding": ((padding, padding),) * axes, "stride": (stride,) * axes}
+        return self(ops.Convolution(Layer(f"w{len(self.nodes)}", lambda: kernel, geometry, axes)), of)
 
     def graph(self, *ends: str) -> Graph:
         return Graph(tuple(self.nodes), ends or (self.nodes[-1].name,))

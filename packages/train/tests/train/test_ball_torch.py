@@ -90,8 +90,6 @@ def test_bounds_by_pattern_and_by_group() -> None:
         layer = model.get_submodule(name)
         assert specnorm.certify(layer.weight, bound, **geometry_of(layer))
     assert not specnorm.certify(model[11].weight, 1.0)
-    with pytest.raises(MethodError, match='matches the layer 0: add "\\*"'):
-        SpectralBall(mixed(), 0.1, bound={"1*": 1.0})
     # Parameters: kernels of stride 1, whose norm is no smaller; keywords of a geometry; the others go to the rest.
     model = mixed()
     strided = {"params": [model[0].weight], "stride": 2, "bound": 0.5}
@@ -262,23 +260,12 @@ def test_gradients_that_are_not_finite_are_named_and_change_nothing() -> None:
 
 
 def test_what_cannot_be_kept_inside_is_refused() -> None:
-    constrained = spectral_norm(mixed())
-    with pytest.raises(MethodError, match=r"0\.weight is computed by a parametrization: SpectralBall moves weights"):
-        SpectralBall(constrained, 0.1)
-    with pytest.raises(MethodError, match=r"0\.weight is torch.bfloat16, whose rounding"):
-        SpectralBall(mixed().bfloat16(), 0.1)
-    with pytest.raises(MethodError, match="has no convolution or linear layer"):
-        SpectralBall(nn.BatchNorm2d(3), 0.1)
-    for rate in (-0.1, 1.5, math.nan):
-        with pytest.raises(MethodError, match="is not from 0 to 1"):
-            SpectralBall(mixed(), rate)
+    """Also where a scheduler sets it; `test_training_torch` has other refusals."""
     optimiser = SpectralBall(mixed(), 0.1)
-    optimiser.param_groups[0]["lr"] = 2.0
-    for rate in (-1.0, float("nan")):
-        with pytest.raises(MethodError, match="is not a finite number of at least 0"):
-            MuonConv(mixed(), rate)
-    with pytest.raises(MethodError, match=r"lr=2\.0 is not from 0 to 1"):
-        optimiser.step()
+    for rate in (-0.1, 2.0, math.nan):
+        optimiser.param_groups[0]["lr"] = rate
+        with pytest.raises(MethodError, match=rf"lr={rate} is not from 0 to 1"):
+            optimiser.step()
 
 
 def test_muon_steps_what_a_constraint_divides() -> None:
@@ -293,8 +280,6 @@ def test_muon_steps_what_a_constraint_divides() -> None:
     optimiser.step()
     step = specnorm.enclose(originals[1].detach() - before, stride=2)
     assert 0.05 <= float(step.lower) <= 0.1
-    with pytest.raises(MethodError, match="is computed by a parametrization: SpectralBall"):
-        SpectralBall(model, 0.1)
 
 
 def test_a_step_of_muon_has_its_length() -> None:

@@ -8,8 +8,10 @@ import gc
 import threading
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -20,9 +22,10 @@ from specnorm.methods import SymbolNorm, TensorNorm
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
 from specnorm_torch import derivatives  # noqa: E402
+from specnorm_torch.arrays import TorchArrays  # noqa: E402
 from specnorm_train.torch import steps  # noqa: E402
-
-from benchmarks import launches  # noqa: E402
+from specnorm_train.torch.constraint import SpectralNorm  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 nn: Any = torch.nn
 parametrize = torch.nn.utils.parametrize
@@ -696,7 +699,7 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     monkeypatch.setattr(steps, "_is_recordable", lambda _: True)
     monkeypatch.setattr(steps, "_recording_of", lambda _: on_device)
     model = chain()
-    with launches.as_on_a_device():
+    with as_on_a_device():
         for _ in range(20):
             model(IMAGES)
         assert len(graphs) == 2
@@ -715,18 +718,75 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     assert 32 <= sweeps <= 40
 
 
+NOT_LAUNCHED = (
+    "_conj", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "imag", "permute",
+    "real", "reshape", "select", "slice", "split", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
+    "view_as_complex", "view_as_real",
+)  # fmt: skip
+"""Names of the operations that are views."""
+
+
+class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the operations that a GPU launches, by name; those of a list of tensors count once."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        self.names[name] += name not in NOT_LAUNCHED
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def as_on_a_device() -> Iterator[None]:
+    """Context manager in which tensors of the CPU are computed by torch's operations, as those of a GPU are."""
+    with (
+        mock.patch.object(TorchArrays, "numpy_view", return_value=False),
+        mock.patch.object(TorchArrays, "asynchronous", return_value=True),
+    ):
+        yield
+
+
+def launched(layer: Any, sweeps: int) -> int:
+    """Count the operations of a step of a constrained layer that makes so many sweeps."""
+    model = nn.Sequential(layer)
+    count = Launches()
+    with as_on_a_device(), torch.no_grad():
+        specnorm_torch.spectral_norm(model)
+        constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
+        inputs = [x.next_input(x.original) for x in constraints if x.original is not None]
+        steps.take_sweeps(inputs, sweeps)  # tables are copied to the device once
+        with count:
+            steps.take_sweeps(inputs, sweeps)
+    return sum(count.names.values())
+
+
 @pytest.mark.parametrize(
     ("make", "of_a_pass", "of_a_sweep"), [(lambda: nn.Conv2d(5, 5, 3), 68, 385), (lambda: nn.Linear(64, 64), 118, 182)]
 )
 def test_a_pass_and_a_sweep_launch_few_operations(make: Callable[[], Any], of_a_pass: int, of_a_sweep: int) -> None:
-    assert launches.of_steps(lambda: nn.Sequential(make()), sweeps=0)[0] <= of_a_pass
-    assert launches.of_steps(lambda: nn.Sequential(make()), sweeps=1)[0] <= of_a_sweep
+    assert 0 < launched(make(), sweeps=0) <= of_a_pass
+    assert 0 < launched(make(), sweeps=1) <= of_a_sweep
 
 
 def test_a_step_on_a_device_copies_no_number_from_the_host() -> None:
     """A copy could not be recorded as a CUDA graph."""
     layers = nn.Conv2d(3, 5, 3), nn.Conv2d(5, 8, 4, stride=2), nn.Conv1d(4, 4, 3), nn.Linear(6, 5)
-    assert not launches.constrained(lambda: nn.ModuleList(layers), None)["lift_fresh"]
+    model = nn.ModuleList(layers)
+    count = Launches()
+    with as_on_a_device():
+        specnorm_torch.spectral_norm(model)
+        (begin,), (end,) = model._forward_pre_hooks.values(), model._forward_hooks.values()
+        for step in range(21):
+            model.zero_grad()
+            with count if step == 20 else contextlib.nullcontext():
+                begin(model, ())
+                sum(x.weight.sum() for x in layers).backward()
+                end(model, (), None)
+    assert count.names
+    assert not count.names["lift_fresh"]
 
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing is recorded")

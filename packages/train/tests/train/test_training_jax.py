@@ -179,22 +179,6 @@ def test_modules_of_flax_are_asked() -> None:
 
 
 # -- a log of norms ----------------------------------------------------------------------------------------------
-def test_the_monitor_follows_a_tree() -> None:
-    tree = parameters()
-    monitor = training.NormMonitor(5, upper=2)
-    assert monitor(3, tree) == {}
-    for step in (0, 5, 10):
-        found = monitor(step, tree)
-        truth = {name: specnorm.enclose(k.array, **k.geometry) for name, k in training.kernels(tree).items()}
-        kinds = ("norm",) if step == 5 else ("norm", "upper")
-        assert list(found) == [f"{kind}/{name}" for kind in kinds for name in (*NAMES, "product")]
-        for name, proof in truth.items():
-            assert 0.98 * proof.lower <= found[f"norm/{name}"] <= proof.upper * (1 + 1e-6)
-            assert found[f"norm/{name}"] <= found.get(f"upper/{name}", np.inf)
-            assert proof.lower <= found.get(f"upper/{name}", np.inf)
-        tree = jax.tree_util.tree_map(lambda x: 1.2 * x + 0.1 * normal(*x.shape, seed=9), tree)
-
-
 def test_the_monitor_names_what_is_no_kernel() -> None:
     tree = {
         "Dense_0": {"kernel": normal(3, 4)},

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx.printer
 from networks.compositions.claims import Function, Region, Search
 from networks.compositions.onnx_patterns import program as onnx_program
 from networks.compositions.onnx_programs import OnnxProgram, function_by_runtime
-from networks.drawing import Shapes, examples
+from networks.drawing import Shapes
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.tools import Method
 
@@ -114,16 +116,13 @@ def trial(d: Shapes) -> Trial:
     return Trial(program, region, method, seed, d.random() < 0.5)
 
 
-def hunt(seeds: range) -> Counts:
-    """A hundred programs from each hundredth seed; what fails shrinks."""
+def hunt(seeds: range, **options: Any) -> Counts:
+    """The programs of some numbers, the same ones whatever ran before."""
     counts = Counts()
-
-    def attack(d: Shapes) -> None:
-        one = trial(d)
+    for seed in seeds:
+        one = replace(trial(Shapes(random.Random(seed))), **options)
         counts.programs += 1
         failure = one.run(counts)
-        assert failure is None, f"{failure}\n{one.region}, {one.method}\n{onnx.printer.to_text(one.program.proto)}"
-
-    for start in seeds[::100]:
-        examples(attack, min(100, seeds.stop - start), start)
+        program = onnx.printer.to_text(one.program.proto)
+        assert failure is None, f"{seed}: {failure}\n{one.region}, {one.method}\n{program}"
     return counts

@@ -50,9 +50,11 @@ def case(name: str, shape: tuple[int, ...], make: Callable[[], nn.Module], *meth
     CASES[name] = Case(make, shape, methods or ("product",))
 
 
-def of(name: str, shape: tuple[int, ...], f: Callable[..., Any], *modules: Callable[[], nn.Module]) -> None:
+def of(
+    name: str, shape: tuple[int, ...], f: Callable[..., Any], *modules: Callable[[], nn.Module], methods: Any = ()
+) -> None:
     """Keep a function of an input and of modules."""
-    case(name, shape, lambda: Function(f, *(make() for make in modules)))
+    case(name, shape, lambda: Function(f, *(make() for make in modules)), *methods)
 
 
 def conv(cin: int, cout: int, size: int = 3, **options: Any) -> Callable[[], nn.Module]:
@@ -146,10 +148,12 @@ case(
 case("mlp, weight norm", VECTOR, chain(lambda: nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)), nn.ReLU))
 case("mlp, spectral norm", VECTOR, chain(lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8)), nn.ReLU))
 case("mlp, orthogonal", VECTOR, chain(lambda: nn.utils.parametrizations.orthogonal(nn.Linear(8, 8)), nn.ReLU))
-case(
+of(
     "mlp, orthogonal and sorted pairs",
     VECTOR,
-    lambda: Function(lambda x, a, b: b(a(x).reshape(-1, 4, 2).sort(2).values.flatten(1)), orthogonal(8), orthogonal(8)),
+    lambda x, a, b: b(a(x).reshape(-1, 4, 2).sort(2).values.flatten(1)),
+    lambda: orthogonal(8),
+    lambda: orthogonal(8),
 )
 case("autoencoder", VECTOR, chain(linear(8, 3), nn.Tanh, linear(3, 8)), *EVERY)
 case(
@@ -232,34 +236,33 @@ case("cnn, channel shuffle", EVEN, chain(conv(4, 4, groups=2), lambda: nn.Channe
 case("cnn, nearest upsampling", EVEN, chain(lambda: nn.Upsample(scale_factor=2), conv(4, 2), nn.ReLU))
 case("cnn, bilinear upsampling", EVEN, chain(lambda: nn.Upsample(scale_factor=2, mode="bilinear"), conv(4, 2)))
 case("cnn, fold of patches", EVEN, chain(lambda: nn.Unfold(2, stride=2), lambda: nn.Fold((8, 8), 2, stride=2)))
-case(
+of(
     "dncnn",
     (1, 8, 8),
-    lambda: Function(lambda x, f: x - f(x), chain(conv(1, 6), nn.ReLU, conv(6, 6), nn.ReLU, conv(6, 1))()),
-    "product",
-    "multipliers",
+    lambda x, f: x - f(x),
+    chain(conv(1, 6), nn.ReLU, conv(6, 6), nn.ReLU, conv(6, 1)),
+    methods=(
+        "product",
+        "multipliers",
+    ),
 )
-case(
+of(
     "drunet-like",
     (2, 8, 8),
-    lambda: Function(
-        lambda x, a, b, c, d: d(a(x) + c(F.relu(b(a(x))))),
-        conv(2, 4)(),
-        nn.Conv2d(4, 8, 2, 2),
-        nn.ConvTranspose2d(8, 4, 2, 2),
-        conv(4, 2)(),
-    ),
+    lambda x, a, b, c, d: d(a(x) + c(F.relu(b(a(x))))),
+    conv(2, 4),
+    lambda: nn.Conv2d(4, 8, 2, 2),
+    lambda: nn.ConvTranspose2d(8, 4, 2, 2),
+    conv(4, 2),
 )
-case(
+of(
     "unet by concatenation",
     (2, 8, 8),
-    lambda: Function(
-        lambda x, a, b, c, d: d(torch.cat([a(x), c(F.relu(b(F.max_pool2d(a(x), 2))))], 1)),
-        conv(2, 4)(),
-        conv(4, 8)(),
-        nn.ConvTranspose2d(8, 4, 2, 2),
-        conv(8, 2)(),
-    ),
+    lambda x, a, b, c, d: d(torch.cat([a(x), c(F.relu(b(F.max_pool2d(a(x), 2))))], 1)),
+    conv(2, 4),
+    conv(4, 8),
+    lambda: nn.ConvTranspose2d(8, 4, 2, 2),
+    conv(8, 2),
 )
 
 
@@ -278,27 +281,25 @@ class Residual(nn.Module):
 
 case("resnet", EVEN, chain(lambda: Residual(4), nn.ReLU, lambda: Residual(4)), "product", "multipliers")
 case("resnet, scaled", EVEN, chain(lambda: Residual(4, 0.1), lambda: Residual(4, 0.1), lambda: Residual(4, 0.1)))
-case("resnet, convex", VECTOR, lambda: Function(lambda x, f: 0.3 * x + 0.7 * f(x), chain(linear(8, 8), nn.Tanh)()))
-case(
+of("resnet, convex", VECTOR, lambda x, f: 0.3 * x + 0.7 * f(x), chain(linear(8, 8), nn.Tanh))
+of(
     "resnet, with another shortcut",
     EVEN,
-    lambda: Function(
-        lambda x, a, b, c: F.relu(c(x) + b(F.relu(a(x)))),
-        conv(4, 8, stride=2)(),
-        conv(8, 8)(),
-        conv(4, 8, 1, stride=2)(),
+    lambda x, a, b, c: F.relu(c(x) + b(F.relu(a(x)))),
+    conv(4, 8, stride=2),
+    conv(8, 8),
+    conv(4, 8, 1, stride=2),
+    methods=(
+        "product",
+        "multipliers",
     ),
-    "product",
-    "multipliers",
 )
-case(
+of(
     "resnet, option A",
     EVEN,
-    lambda: Function(
-        lambda x, a, b: F.relu(F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)) + b(F.relu(a(x)))),
-        conv(4, 8, stride=2)(),
-        conv(8, 8)(),
-    ),
+    lambda x, a, b: F.relu(F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)) + b(F.relu(a(x)))),
+    conv(4, 8, stride=2),
+    conv(8, 8),
 )
 case(
     "preactivated",
@@ -313,37 +314,38 @@ case(
         )
     ),
 )
-case(
+of(
     "convolutions in parallel",
     EVEN,
-    lambda: Function(
-        lambda x, a, b, c: torch.cat([a(x), b(x), c(x)], 1), conv(4, 2, 1)(), conv(4, 2)(), conv(4, 2, 5)()
-    ),
+    lambda x, a, b, c: torch.cat([a(x), b(x), c(x)], 1),
+    conv(4, 2, 1),
+    conv(4, 2),
+    conv(4, 2, 5),
 )
-case("repvgg", EVEN, lambda: Function(lambda x, a, b: F.relu(a(x) + b(x) + x), conv(4, 4)(), conv(4, 4, 1)()))
-case(
+of("repvgg", EVEN, lambda x, a, b: F.relu(a(x) + b(x) + x), conv(4, 4), conv(4, 4, 1))
+of(
     "resnext",
     EVEN,
-    lambda: Function(
-        lambda x, a, b, c: x + c(F.relu(b(F.relu(a(x))))), conv(4, 8, 1)(), conv(8, 8, groups=4)(), conv(8, 4, 1)()
-    ),
+    lambda x, a, b, c: x + c(F.relu(b(F.relu(a(x))))),
+    conv(4, 8, 1),
+    conv(8, 8, groups=4),
+    conv(8, 4, 1),
 )
-case(
+of(
     "mobile inverted",
     EVEN,
-    lambda: Function(
-        lambda x, a, b, c: x + c(F.relu6(b(F.relu6(a(x))))), conv(4, 8, 1)(), conv(8, 8, groups=8)(), conv(8, 4, 1)()
-    ),
+    lambda x, a, b, c: x + c(F.relu6(b(F.relu6(a(x))))),
+    conv(4, 8, 1),
+    conv(8, 8, groups=8),
+    conv(8, 4, 1),
 )
-case(
+of(
     "shufflenet",
     EVEN,
-    lambda: Function(
-        lambda x, f: torch.cat([x[:, :2], f(x[:, 2:])], 1).reshape(-1, 2, 2, 8, 8).transpose(1, 2).reshape(-1, 4, 8, 8),
-        chain(conv(2, 2, 1), nn.ReLU, conv(2, 2, groups=2), conv(2, 2, 1))(),
-    ),
+    lambda x, f: torch.cat([x[:, :2], f(x[:, 2:])], 1).reshape(-1, 2, 2, 8, 8).transpose(1, 2).reshape(-1, 4, 8, 8),
+    chain(conv(2, 2, 1), nn.ReLU, conv(2, 2, groups=2), conv(2, 2, 1)),
 )
-case("ghost", EVEN, lambda: Function(lambda x, a, b: torch.cat([a(x), b(a(x))], 1), conv(4, 4, 1)(), conv(4, 4)()))
+of("ghost", EVEN, lambda x, a, b: torch.cat([a(x), b(a(x))], 1), conv(4, 4, 1), conv(4, 4))
 case(
     "split by four",
     EVEN,
@@ -352,27 +354,28 @@ case(
         *(conv(1, 1, n)() for n in (1, 3, 5, 7)),
     ),
 )
-case(
+of(
     "mixer",
     (6, 4),
-    lambda: Function(
-        lambda x, a, b: (lambda y: y + b(y))(x + a(x.transpose(1, 2)).transpose(1, 2)),
-        chain(linear(6, 6), nn.ReLU, linear(6, 6))(),
-        chain(linear(4, 4), nn.ReLU, linear(4, 4))(),
-    ),
+    lambda x, a, b: (lambda y: y + b(y))(x + a(x.transpose(1, 2)).transpose(1, 2)),
+    chain(linear(6, 6), nn.ReLU, linear(6, 6)),
+    chain(linear(4, 4), nn.ReLU, linear(4, 4)),
 )
 case("lora", (6,), lambda: layers.LoraLinear(6, 4))
 case("addmm", (2, 5), lambda: layers.AddmmLinear(5, 3))
 case("over channels", (3, 4, 2), lambda: layers.ChannelsFirst(3, 4))
-case(
+of(
     "coupled, additive",
     VECTOR,
-    lambda: Function(lambda x, f: torch.cat([x[:, :4], x[:, 4:] + f(x[:, :4])], 1), chain(linear(4, 4), nn.Tanh)()),
+    lambda x, f: torch.cat([x[:, :4], x[:, 4:] + f(x[:, :4])], 1),
+    chain(linear(4, 4), nn.Tanh),
 )
-case(
+of(
     "gate of two paths, refused",
     VECTOR,
-    lambda: Function(lambda x, a, b: a(x) * b(x).sigmoid(), orthogonal(8), orthogonal(8)),
+    lambda x, a, b: a(x) * b(x).sigmoid(),
+    lambda: orthogonal(8),
+    lambda: orthogonal(8),
 )
 
 
@@ -455,29 +458,25 @@ class Coupling(nn.Module):
 case("revnet", VECTOR, lambda: Coupling(8), "product", "multipliers")
 case("revnet, two blocks", VECTOR, chain(lambda: Coupling(8), lambda: Coupling(8)))
 case("revnet, damped", VECTOR, chain(lambda: Coupling(8, 0.3), lambda: Coupling(8, 0.3)))
-case(
+of(
     "coupling of halves",
     VECTOR,
-    lambda: Function(lambda x, f: torch.cat([x[:, :4] + torch.relu(f(x[:, 4:])), x[:, 4:]], 1), unit(nn.Linear(4, 4))),
+    lambda x, f: torch.cat([x[:, :4] + torch.relu(f(x[:, 4:])), x[:, 4:]], 1),
+    lambda: unit(nn.Linear(4, 4)),
 )
-case(
+of(
     "coupling of halves, swapped",
     VECTOR,
-    lambda: Function(lambda x, f: torch.cat([x[:, 4:], x[:, :4] + torch.relu(f(x[:, 4:]))], 1), unit(nn.Linear(4, 4))),
+    lambda x, f: torch.cat([x[:, 4:], x[:, :4] + torch.relu(f(x[:, 4:]))], 1),
+    lambda: unit(nn.Linear(4, 4)),
 )
-case(
-    "coupling of images",
-    EVEN,
-    lambda: Function(lambda x, f: torch.cat([x[:, :2] + torch.relu(f(x[:, 2:])), x[:, 2:]], 1), conv(2, 2)()),
-)
-case(
+of("coupling of images", EVEN, lambda x, f: torch.cat([x[:, :2] + torch.relu(f(x[:, 2:])), x[:, 2:]], 1), conv(2, 2))
+of(
     "coupling, three parts",
     (6,),
-    lambda: Function(
-        lambda x, f, g: torch.cat([x[:, :2], x[:, 2:4] + f(x[:, :2]), x[:, 4:] + torch.tanh(g(x[:, 2:4]))], 1),
-        unit(nn.Linear(2, 2)),
-        unit(nn.Linear(2, 2)),
-    ),
+    lambda x, f, g: torch.cat([x[:, :2], x[:, 2:4] + f(x[:, :2]), x[:, 4:] + torch.tanh(g(x[:, 2:4]))], 1),
+    lambda: unit(nn.Linear(2, 2)),
+    lambda: unit(nn.Linear(2, 2)),
 )
 
 
@@ -532,11 +531,11 @@ of("flip and add", VECTOR, lambda x: (x + x.flip(1)) / 2)
 
 # -- recurrent, unrolled ---------------------------------------------------------------------------------------------
 class Recurrent(nn.Module):
-    """Seven steps, each of which reads its own part of the input."""
+    """Steps, each of which reads its own part of the input."""
 
-    def __init__(self, steps: int = 7, last: bool = False) -> None:
+    def __init__(self, width: int = 3, last: bool = False) -> None:
         super().__init__()
-        self.u, self.w = unit(nn.Linear(3, 4)), unit(nn.Linear(4, 4))
+        self.u, self.w = unit(nn.Linear(width, 4)), unit(nn.Linear(4, 4))
         self.last = last
 
     def forward(self, x: Any) -> Any:
@@ -551,27 +550,27 @@ class Recurrent(nn.Module):
 case("recurrent, every step", (7, 3), Recurrent)
 case("recurrent, last step", (7, 3), lambda: Recurrent(last=True))
 case("recurrent, two steps", (2, 3), Recurrent)
-case(
+of(
     "recurrent, one map a step",
     (7, 3),
-    lambda: Function(lambda x, f: torch.stack([torch.tanh(f(step)) for step in x.unbind(1)], 1), unit(nn.Linear(3, 4))),
+    lambda x, f: torch.stack([torch.tanh(f(step)) for step in x.unbind(1)], 1),
+    lambda: unit(nn.Linear(3, 4)),
 )
-case("torch's rnn", (5, 3), lambda: Function(lambda x, f: f(x)[0], nn.RNN(3, 4, batch_first=True)))
-case(
+of("torch's rnn", (5, 3), lambda x, f: f(x)[0], lambda: nn.RNN(3, 4, batch_first=True))
+of(
     "weights of the past",
     (5, 3),
-    lambda: Function(lambda x, f: f(x[:, 0]) + 0.5 * f(x[:, 1]) + 0.25 * f(x[:, 2]), unit(nn.Linear(3, 4))),
+    lambda x, f: f(x[:, 0]) + 0.5 * f(x[:, 1]) + 0.25 * f(x[:, 2]),
+    lambda: unit(nn.Linear(3, 4)),
 )
-case(
+of(
     "sum of disjoint maps",
     VECTOR,
-    lambda: Function(lambda x, f, g: f(x[:, :4]) + g(x[:, 4:]), unit(nn.Linear(4, 4)), unit(nn.Linear(4, 4))),
+    lambda x, f, g: f(x[:, :4]) + g(x[:, 4:]),
+    lambda: unit(nn.Linear(4, 4)),
+    lambda: unit(nn.Linear(4, 4)),
 )
-case(
-    "siamese difference",
-    VECTOR,
-    lambda: Function(lambda x, f: f(x[:, :4]) - f(x[:, 4:]), chain(lambda: unit(nn.Linear(4, 4)), nn.ReLU)()),
-)
+of("siamese difference", VECTOR, lambda x, f: f(x[:, :4]) - f(x[:, 4:]), chain(lambda: unit(nn.Linear(4, 4)), nn.ReLU))
 
 
 # -- 1-Lipschitz layers ----------------------------------------------------------------------------------------------
@@ -799,109 +798,56 @@ case("sandwich, fourier", EVEN, lambda: fourier.Sandwich(4, 4, 3))
 case("real part of a transform", EVEN, lambda: fourier.Real(4, 4, 3))
 of("fourier filter", EVEN, lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, (8, 8)))
 of("low pass", EVEN, lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * (torch.arange(5) < 3), (8, 8)))
-case("orthogonal, shifted", VECTOR, lambda: Function(lambda x, f: torch.roll(f(x), 1, 1), orthogonal(8)))
-case("unit rows", VECTOR, lambda: Function(lambda x, f: F.linear(x, unit_rows(f.weight)), nn.Linear(8, 4)))
-case(
-    "magnitude preserving convolution",
-    IMAGE,
-    lambda: Function(lambda x, f: F.conv2d(x, unit_rows(f.weight), padding=1), nn.Conv2d(3, 8, 3)),
-)
-case(
-    "standardised weights",
-    IMAGE,
-    lambda: Function(
-        lambda x, f: F.conv2d(
-            x,
-            (f.weight - f.weight.mean((1, 2, 3), keepdim=True)) / (f.weight.std((1, 2, 3), keepdim=True) + 1e-5),
-            padding=1,
-        ),
-        nn.Conv2d(3, 8, 3),
-    ),
-)
-case(
-    "demodulated weights",
-    IMAGE,
-    lambda: Function(
-        lambda x, f: F.conv2d(x, f.weight * torch.rsqrt((f.weight**2).sum((1, 2, 3), keepdim=True) + 1e-8), padding=1),
-        nn.Conv2d(3, 8, 3),
-    ),
-)
-case(
-    "power step inside",
-    VECTOR,
-    lambda: Function(
-        lambda x, f: F.linear(x, f.weight / (f.weight @ F.normalize(f.weight.T @ torch.ones(4), dim=0)).norm()),
-        nn.Linear(8, 4),
-    ),
-)
+of("orthogonal, shifted", VECTOR, lambda x, f: torch.roll(f(x), 1, 1), lambda: orthogonal(8))
 
 
 # -- weights of other forms ------------------------------------------------------------------------------------------
-case(
-    "binary weights", IMAGE, lambda: Function(lambda x, f: F.conv2d(x, f.weight.sign(), padding=1), nn.Conv2d(3, 4, 3))
-)
-case(
-    "binary weights, scaled",
-    VECTOR,
-    lambda: Function(lambda x, f: F.linear(x, f.weight.sign() * f.weight.abs().mean(1, keepdim=True)), nn.Linear(8, 4)),
-)
-case(
-    "ternary weights",
-    VECTOR,
-    lambda: Function(
-        lambda x, f: F.linear(x, torch.where(f.weight.abs() > 0.1, f.weight.sign(), 0.0)), nn.Linear(8, 4)
+OF_WEIGHTS: dict[str, tuple[Callable[[Any], Any], int, int]] = {
+    # name: what a layer computes of its weight, its inputs and outputs
+    "unit rows": (unit_rows, 8, 4),
+    "power step inside": (lambda w: w / (w @ F.normalize(w.T @ torch.ones(4), dim=0)).norm(), 8, 4),
+    "binary weights, scaled": (lambda w: w.sign() * w.abs().mean(1, keepdim=True), 8, 4),
+    "ternary weights": (lambda w: torch.where(w.abs() > 0.1, w.sign(), 0.0), 8, 4),
+    "rounded weights": (lambda w: (w * 8).round().clamp(-4, 3) / 8, 8, 4),
+    "rounded down": (lambda w: (w * 8).floor() / 8, 8, 4),
+    "divided by a sum of magnitudes": (lambda w: w / w.abs().sum(1, keepdim=True), 8, 4),
+    "divided by a log-sum-exp": (lambda w: w / w.logsumexp(1, keepdim=True), 8, 4),
+    "weights by softmax": (lambda w: w.softmax(1), 8, 4),
+    "weights by softplus": (F.softplus, 8, 4),
+    "circulant weights": (lambda w: torch.stack([torch.roll(w[0], i) for i in range(8)]), 8, 1),
+    "lower triangle": (torch.tril, 8, 8),
+    "masked weights": (lambda w: w * (torch.arange(8) % 2), 8, 4),
+}
+for _name, (_of_weight, *_sizes) in OF_WEIGHTS.items():
+    of(_name, VECTOR, lambda x, f, of_weight=_of_weight: F.linear(x, of_weight(f.weight)), linear(*_sizes))
+OF_KERNELS: dict[str, tuple[Callable[[Any], Any], int]] = {
+    # name: what a convolution computes of its kernel, its outputs
+    "magnitude preserving convolution": (unit_rows, 8),
+    "standardised weights": (
+        lambda w: (w - w.mean((1, 2, 3), keepdim=True)) / (w.std((1, 2, 3), keepdim=True) + 1e-5),
+        8,
     ),
-)
-case(
-    "rounded weights",
-    VECTOR,
-    lambda: Function(lambda x, f: F.linear(x, (f.weight * 8).round().clamp(-4, 3) / 8), nn.Linear(8, 4)),
-)
-case("rounded down", VECTOR, lambda: Function(lambda x, f: F.linear(x, (f.weight * 8).floor() / 8), nn.Linear(8, 4)))
-case(
-    "divided by a sum of magnitudes",
-    VECTOR,
-    lambda: Function(lambda x, f: F.linear(x, f.weight / f.weight.abs().sum(1, keepdim=True)), nn.Linear(8, 4)),
-)
-case(
-    "divided by a log-sum-exp",
-    VECTOR,
-    lambda: Function(lambda x, f: F.linear(x, f.weight / f.weight.logsumexp(1, keepdim=True)), nn.Linear(8, 4)),
-)
-case("weights by softmax", VECTOR, lambda: Function(lambda x, f: F.linear(x, f.weight.softmax(1)), nn.Linear(8, 4)))
-case("weights by softplus", VECTOR, lambda: Function(lambda x, f: F.linear(x, F.softplus(f.weight)), nn.Linear(8, 4)))
-case(
+    "demodulated weights": (lambda w: w * torch.rsqrt((w**2).sum((1, 2, 3), keepdim=True) + 1e-8), 8),
+    "binary weights": (torch.sign, 4),
+}
+for _name, (_of_weight, _outputs) in OF_KERNELS.items():
+    of(
+        _name,
+        IMAGE,
+        lambda x, f, of_weight=_of_weight: F.conv2d(x, of_weight(f.weight), padding=1),
+        conv(3, _outputs, padding=0),
+    )
+of(
     "input convex",
     VECTOR,
-    lambda: Function(
-        lambda x, f, g: F.relu(F.linear(F.relu(f(x)), g.weight.clamp(min=0)) + f(x)), nn.Linear(8, 8), nn.Linear(8, 8)
-    ),
+    lambda x, f, g: F.relu(F.linear(F.relu(f(x)), g.weight.clamp(min=0)) + f(x)),
+    linear(8, 8),
+    linear(8, 8),
 )
-case(
-    "circulant weights",
-    VECTOR,
-    lambda: Function(
-        lambda x, f: F.linear(x, torch.stack([torch.roll(f.weight[0], i) for i in range(8)])), nn.Linear(8, 1)
-    ),
-)
-case("lower triangle", VECTOR, lambda: Function(lambda x, f: F.linear(x, f.weight.tril()), nn.Linear(8, 8)))
 case("skew exponential", (5,), lambda: layers.by_property(5))
-case(
-    "kronecker",
-    VECTOR,
-    lambda: Function(lambda x, f, g: F.linear(x, torch.kron(f.weight, g.weight)), nn.Linear(4, 2), nn.Linear(2, 2)),
-)
+of("kronecker", VECTOR, lambda x, f, g: F.linear(x, torch.kron(f.weight, g.weight)), linear(4, 2), linear(2, 2))
 case("quantisation-aware", (2, 4, 4), lambda: layers.QatConvBn(2, 3, 3, padding=1))
-case(
-    "tied weights",
-    VECTOR,
-    lambda: Function(lambda x, f: F.linear(F.relu(F.linear(x, f.weight)), f.weight.T), nn.Linear(8, 6)),
-)
-case(
-    "masked weights",
-    VECTOR,
-    lambda: Function(lambda x, f: F.linear(x, f.weight * (torch.arange(8) % 2)), nn.Linear(8, 4)),
-)
+of("tied weights", VECTOR, lambda x, f: F.linear(F.relu(F.linear(x, f.weight)), f.weight.T), linear(8, 6))
 
 
 # -- normalisation ---------------------------------------------------------------------------------------------------
@@ -916,16 +862,14 @@ case("layer norm", VECTOR, lambda: nn.LayerNorm(8, eps=0.01))
 case("layer norm, then a layer", VECTOR, chain(linear(8, 8), lambda: nn.LayerNorm(8, eps=0.1), nn.ReLU, linear(8, 3)))
 case("group norm", EVEN, chain(conv(4, 4), lambda: nn.GroupNorm(2, 4, eps=0.1), nn.ReLU))
 case("instance norm", EVEN, chain(conv(4, 4), lambda: nn.InstanceNorm2d(4, eps=0.1), nn.ReLU))
-case(
+of(
     "convnext",
     EVEN,
-    lambda: Function(
-        lambda x, a, b, c, d: x + d(F.gelu(c(b(a(x).permute(0, 2, 3, 1))))).permute(0, 3, 1, 2),
-        conv(4, 4, 7, groups=4)(),
-        nn.LayerNorm(4, eps=0.1),
-        nn.Linear(4, 8),
-        nn.Linear(8, 4),
-    ),
+    lambda x, a, b, c, d: x + d(F.gelu(c(b(a(x).permute(0, 2, 3, 1))))).permute(0, 3, 1, 2),
+    conv(4, 4, 7, groups=4),
+    lambda: nn.LayerNorm(4, eps=0.1),
+    linear(4, 8),
+    linear(8, 4),
 )
 of(
     "layer norm, written out",
@@ -1014,10 +958,8 @@ case("spline, between layers", VECTOR, chain(lambda: unit(nn.Linear(8, 8)), Spli
 ADJACENCY = [[float(abs(i - j) == 1) / 2 for i in range(5)] for j in range(5)]
 BLUR = [[a * b / 16 for a in (1.0, 2.0, 1.0)] for b in (1.0, 2.0, 1.0)]
 COSINES = [[math.cos(math.pi * (i + 0.5) * j / 8) * (0.5 if j else 0.125**0.5) for j in range(8)] for i in range(8)]
-case("einsum", (4, 5), lambda: Function(lambda x, f: torch.einsum("bij,jk->bik", x, f.weight), nn.Linear(6, 5)))
-case(
-    "einsum over rows", (4, 5), lambda: Function(lambda x, f: torch.einsum("bij,ik->bkj", x, f.weight), nn.Linear(6, 4))
-)
+of("einsum", (4, 5), lambda x, f: torch.einsum("bij,jk->bik", x, f.weight), linear(6, 5))
+of("einsum over rows", (4, 5), lambda x, f: torch.einsum("bij,ik->bkj", x, f.weight), linear(6, 4))
 of("cumulative sums", VECTOR, lambda x: x.cumsum(1))
 of("running means", VECTOR, lambda x: x.cumsum(1) / torch.arange(1, 9))
 of("index add", (5, 3), lambda x: torch.zeros_like(x[:, :3]).index_add(1, torch.tensor([0, 1, 1, 2, 0]), x))
@@ -1088,39 +1030,38 @@ class Equilibrium(nn.Module):
 
 case("attention, refused", (4, 8), lambda: Attention(8))
 case("equilibrium", VECTOR, lambda: Equilibrium(8), "product", "multipliers")
-case(
+of(
     "unrolled thresholding",
     VECTOR,
-    lambda: Function(
-        lambda x, a, b: (lambda z: F.softshrink(a(x) + z - b(z), 0.1))(F.softshrink(a(x), 0.1)),
-        unit(nn.Linear(8, 8)),
-        unit(nn.Linear(8, 8)),
-    ),
+    lambda x, a, b: (lambda z: F.softshrink(a(x) + z - b(z), 0.1))(F.softshrink(a(x), 0.1)),
+    lambda: unit(nn.Linear(8, 8)),
+    lambda: unit(nn.Linear(8, 8)),
 )
-case(
+of(
     "gradient of a potential",
     VECTOR,
-    lambda: Function(lambda x, f: x - 0.4 * F.linear(torch.tanh(f(x)), f.weight.T), unit(nn.Linear(8, 8))),
+    lambda x, f: x - 0.4 * F.linear(torch.tanh(f(x)), f.weight.T),
+    lambda: unit(nn.Linear(8, 8)),
 )
-case(
+of(
     "neural ode, four steps",
     VECTOR,
-    lambda: Function(
-        lambda x, f: (lambda s: s(s(s(s(x)))))(lambda y: y + 0.25 * torch.tanh(f(y))), unit(nn.Linear(8, 8))
-    ),
+    lambda x, f: (lambda s: s(s(s(s(x)))))(lambda y: y + 0.25 * torch.tanh(f(y))),
+    lambda: unit(nn.Linear(8, 8)),
 )
-case(
+of(
     "squeeze and excitation, refused",
     EVEN,
-    lambda: Function(lambda x, f: x * torch.sigmoid(f(x.mean((2, 3))))[:, :, None, None], nn.Linear(4, 4)),
+    lambda x, f: x * torch.sigmoid(f(x.mean((2, 3))))[:, :, None, None],
+    linear(4, 4),
 )
-case("bilinear, refused", VECTOR, lambda: Function(lambda x, f: f(x, x), nn.Bilinear(8, 8, 3)))
-case(
+of("bilinear, refused", VECTOR, lambda x, f: f(x, x), lambda: nn.Bilinear(8, 8, 3))
+of(
     "gated, squashed",
     VECTOR,
-    lambda: Function(
-        lambda x, f, g: torch.tanh(f(x)) * torch.sigmoid(g(x)), unit(nn.Linear(8, 8)), unit(nn.Linear(8, 8))
-    ),
+    lambda x, f, g: torch.tanh(f(x)) * torch.sigmoid(g(x)),
+    lambda: unit(nn.Linear(8, 8)),
+    lambda: unit(nn.Linear(8, 8)),
 )
 
 

@@ -21,13 +21,6 @@ class SymmetricConv(torch.nn.Conv2d):  # type: ignore[misc]
         return F.conv2d(x, self.weight, self.bias)
 
 
-class CircularByHand(torch.nn.Conv2d):  # type: ignore[misc]
-    """Says padding 0 and zeros, and pads circularly."""
-
-    def forward(self, x: Any) -> Any:
-        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="circular"), self.weight, self.bias)
-
-
 class LoraLinear(torch.nn.Linear):  # type: ignore[misc]
     """Hu et al. 2021, "LoRA": a second path of low rank beside the weight."""
 
@@ -117,73 +110,69 @@ class ChannelsFirst(torch.nn.Linear):  # type: ignore[misc]
         return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
 
 
-class DropConnect(torch.nn.Linear):  # type: ignore[misc]
-    """Another kernel at each call."""
-
-    def forward(self, x: Any) -> Any:
-        return F.linear(x, F.dropout(self.weight, 0.5, training=True), self.bias)
+def own(kind: Any, forward: Any) -> Any:
+    """A subclass with another forward."""
+    return type("Own", (kind,), {"forward": forward})
 
 
-class DynamicConv(torch.nn.Conv2d):  # type: ignore[misc]
-    """A kernel that depends on the input."""
-
-    def forward(self, x: Any) -> Any:
-        return F.conv2d(x, self.weight * x.mean().sigmoid(), padding=self.padding)
-
-
-class Branching(torch.nn.Linear):  # type: ignore[misc]
-    """Looks at its input to choose."""
-
-    def forward(self, x: Any) -> Any:
-        return F.linear(x, self.weight * (100.0 if x.abs().max() < 1e-3 else 1.0))
+def through_numpy(self: Any, x: Any) -> Any:
+    """Its result is written to where nobody sees it."""
+    out = F.linear(x, self.weight)
+    out.detach().numpy()[...] *= 3
+    return out
 
 
-class ThroughNumpy(torch.nn.Linear):  # type: ignore[misc]
-    """Leaves torch, so that nobody sees what it does."""
-
-    def forward(self, x: Any) -> Any:
-        out = F.linear(x, self.weight)
-        out.detach().numpy()[...] *= 3
-        return out
-
-
-class Unseen(torch.nn.Linear):  # type: ignore[misc]
+def unseen(factor: float) -> Any:
     """Changes the result where nothing watches, as compiled code of one's own may."""
 
-    def forward(self, x: Any) -> Any:
-        out = F.linear(x, self.weight)
+    def forward(self: Any, x: Any) -> Any:
+        out = F.linear(x, self.weight, self.bias)
         with torch._C.DisableTorchFunction():
-            out.mul_(3)
+            out.mul_(factor)
         return out
 
+    return forward
 
-class Remembers(torch.nn.Linear):  # type: ignore[misc]
+
+def remembering(self: Any, x: Any) -> Any:
     """Adds what it computed before."""
-
-    before: Any = None
-
-    def forward(self, x: Any) -> Any:
-        out = F.linear(x, self.weight)
-        shown = out if self.before is None else out + self.before
-        self.before = out.clone()
-        return shown
+    out = F.linear(x, self.weight)
+    shown = out + vars(self).get("before", 0)
+    self.before = out.clone()
+    return shown
 
 
-class InPlace(torch.nn.Linear):  # type: ignore[misc]
+def in_place(self: Any, x: Any) -> Any:
     """Changes the result through a view."""
-
-    def forward(self, x: Any) -> Any:
-        out = F.linear(x, self.weight)
-        out.data[...] = 5 * out.data
-        return out
+    out = F.linear(x, self.weight)
+    out.data[...] = 5 * out.data
+    return out
 
 
-class ChangesInput(torch.nn.Linear):  # type: ignore[misc]
-    """Scales its input in place."""
+def as_one_of_a_list(self: Any, x: Any) -> Any:
+    """By less than what float32 leaves open when lengths are compared."""
+    out = F.linear(x, self.weight, self.bias)
+    torch._foreach_mul_([out], 1.008)
+    return out
 
-    def forward(self, x: Any) -> Any:
-        x.mul_(4)
-        return F.linear(x, self.weight)
+
+FORWARDS: dict[str, tuple[Any, Any]] = {
+    "circular by hand": (nn.Conv2d, lambda self, x: F.conv2d(
+        F.pad(x, (1, 1, 1, 1), mode="circular"), self.weight, self.bias)),
+    "drop connect": (nn.Linear, lambda self, x: F.linear(x, F.dropout(self.weight, 0.5, training=True), self.bias)),
+    "dynamic": (nn.Conv2d, lambda self, x: F.conv2d(x, self.weight * x.mean().sigmoid(), padding=self.padding)),
+    "branching": (nn.Linear, lambda self, x: F.linear(x, self.weight * (100.0 if x.abs().max() < 1e-3 else 1.0))),
+    "through NumPy": (nn.Linear, through_numpy), "unseen": (nn.Linear, unseen(3)),
+    "remembers": (nn.Linear, remembering), "in place": (nn.Linear, in_place),
+    "changes its input": (nn.Linear, lambda self, x: F.linear(x.mul_(4), self.weight)),
+    "a little, unseen": (nn.Linear, unseen(1.008)), "a little, in a list": (nn.Linear, as_one_of_a_list),
+    # torch.add(c, x, alpha) scales x, and x.view(dtype) is no other order of the same numbers.
+    "scaled by alpha": (nn.Linear, lambda self, x: torch.add(self.bias, F.linear(x, self.weight), alpha=10)),
+    "bits after the product": (nn.Linear, lambda self, x: F.linear(x, self.weight).view(torch.int64).view(x.dtype)),
+    "steep beyond what is drawn": (nn.Linear, lambda self, x: (lambda y: torch.where(y.abs() > 1000, 100 * y, y))(
+        F.linear(x, self.weight))),
+}  # fmt: skip
+"""What subclasses of torch's layers do."""
 
 
 class Moving(torch.nn.Module):  # type: ignore[misc]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,21 +32,12 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str]] = {
     "circular, same": (lambda: nn.Conv1d(2, 2, 4, padding="same", padding_mode="circular"), (2, 5), PROVEN),
     "transposed": (lambda: nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1), (2, 3, 3), PROVEN),
     "symmetric padding": (lambda: z.SymmetricConv(1, 2, 5), (1, 5, 5), "Slice"),
-    "circular by hand": (lambda: z.CircularByHand(2, 2, 3), (2, 5, 5), PROVEN),
     "LoRA": (lambda: z.LoraLinear(6, 4), (6,), "Add"),
     "quantisation-aware, folded": (lambda: z.QatConvBn(2, 3, 3, padding=1), (2, 4, 4), "Div"),
     "Bjorck": (lambda: z.BjorckLinear(5), (5,), PROVEN),
     "weight by property": (lambda: z.by_property(5), (5,), PROVEN),
     "addmm": (lambda: z.AddmmLinear(5, 3), (2, 5), PROVEN),
     "over channels": (lambda: z.ChannelsFirst(3, 4), (3, 4, 2), PROVEN),
-    "drop connect": (lambda: z.DropConnect(5, 4), (5,), "draws random numbers"),
-    "dynamic": (lambda: z.DynamicConv(2, 2, 3, padding=1), (2, 4, 4), "ReduceMean"),
-    "branching": (lambda: z.Branching(5, 4), (5,), "cannot export"),
-    "through NumPy": (lambda: z.ThroughNumpy(5, 4), (5,), "cannot export"),
-    "unseen": (lambda: z.Unseen(5, 4), (5,), "Mul"),
-    "remembers": (lambda: z.Remembers(5, 4), (5,), "exported otherwise than it computes"),
-    "in place": (lambda: z.InPlace(5, 4), (5,), "cannot export"),
-    "changes its input": (lambda: z.ChangesInput(5, 4), (5,), "Mul"),
     "forward hook": (z.scaled_by_hook, (5,), "Mul"),
     "pre-hook": (z.scaled_before, (2, 4, 4), "Mul"),
     "hook that keeps": (z.watched, (2, 4, 4), PROVEN),
@@ -59,6 +51,17 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str]] = {
     "old spectral_norm": (lambda: torch.nn.utils.spectral_norm(nn.Conv2d(2, 3, 3, padding=1)), (2, 4, 4), PROVEN),
     "moving": (lambda: _parametrised(nn.Linear(5, 4), z.Moving()), (5,), PROVEN),
 }  # fmt: skip
+OF_FORWARDS = {
+    "circular by hand": PROVEN, "drop connect": "draws random numbers", "dynamic": "ReduceMean",
+    "branching": "cannot export", "through NumPy": "cannot export", "unseen": "Mul",
+    "remembers": "exported otherwise than it computes", "in place": "cannot export", "changes its input": "Mul",
+    "a little, unseen": "Mul", "a little, in a list": "_foreach_mul", "scaled by alpha": "Mul",
+    "bits after the product": "view", "steep beyond what is drawn": "Where",
+}  # fmt: skip
+for _name, (_kind, _forward) in z.FORWARDS.items():
+    _sizes, _shape = ((2, 2, 3), (2, 5, 5)) if _kind is nn.Conv2d else ((5, 4), (5,))
+    _more = {"padding": 1} if _name == "dynamic" else {}
+    CASES[_name] = (partial(z.own(_kind, _forward), *_sizes, **_more), _shape, OF_FORWARDS[_name])
 SKIPPED: dict[str, tuple[Callable[[], Any], tuple[int, ...], list[str]]] = {
     "SLL": (lambda: z.Sll(5), (5,), ["0.kernel"])
 }
