@@ -35,12 +35,12 @@ COMMANDS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     "constraint-gpu": ("step_cost.write_gpu", {}),
     "ball": ("ball.write", {}),
     "widths": ("widths.write", {"--calls": SOME}),
-    "long-axes": ("long_axes.write", {}),
+    "long-axes": ("widths.write_long", {}),
     "networks": ("networks.write", {"--networks": SOME, "--methods": SOME}),
     "page": ("", {}),
 }
 """The function that is called with the options."""
-TABLES = "page", "widths", "long_axes", "constraint_page", "ball_page", "networks"
+TABLES = "page", "widths", "constraint_page", "ball_page", "networks"
 """Modules with the page's tables, in their ``tables``."""
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from specnorm_networks import Graph, Layer, Node, Product, network_bound, operators
 from torch import Tensor
+
+from benchmarks.page import table
 
 TOKENS = (2, 16, 1024)
 SCORES = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -76,25 +78,16 @@ def reached(n: int, rho: float, size: int = 3, steps: int = 60) -> float:
     return best
 
 
-def rows() -> Iterator[dict[str, float]]:
-    """Yield one row for each number of tokens and norm of the scores' matrix."""
-    for n in TOKENS:
-        for rho in SCORES:
-            upper = network_bound(graph(n, rho), method=Product()).upper
-            row = {"tokens": n, "rho": rho, "specnorm": float(upper or math.inf)}
-            row |= {"castin": castin(n, rho), "rule by rule": rule_by_rule(n, rho)}
-            yield row | ({"reached": reached(n, rho)} if n <= MOST_ATTACKED else {})
-
-
-def table() -> str:
-    """Return the rows as a table of Markdown; upper bounds are rounded up."""
-    lines = ["| tokens | norm | an ascent reaches | specnorm | Castin et al. 2024 | rule by rule |", "|---" * 6 + "|"]
-    for row in rows():
-        bounds = " | ".join(f"{math.ceil(100 * row[name]) / 100:g}" for name in ("specnorm", "castin", "rule by rule"))
-        attained = f"{math.floor(100 * row['reached']) / 100:g}" if "reached" in row else ""
-        lines.append(f"| {row['tokens']} | {row['rho']:g} | {attained} | {bounds} |")
-    return "\n".join(lines)
+def lines() -> str:
+    """Return a table with a line for each number of tokens and norm of the scores' matrix; bounds are rounded up."""
+    found = []
+    for n, rho in itertools.product(TOKENS, SCORES):
+        upper = network_bound(graph(n, rho), method=Product()).upper
+        bounds = (f"{math.ceil(100 * x) / 100:g}" for x in (upper, castin(n, rho), rule_by_rule(n, rho)))
+        attained = f"{math.floor(100 * reached(n, rho)) / 100:g}" if n <= MOST_ATTACKED else ""
+        found.append([f"{n}", f"{rho:g}", attained, *bounds])
+    return table(["tokens", "norm", "an ascent reaches", "specnorm", "Castin et al. 2024", "rule by rule"], found)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(table() + "\n")
+    sys.stdout.write(f"{lines()}\n")

@@ -7,14 +7,13 @@ the product of proven upper bounds of the layers. Each way trains with the best 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import importlib
 import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,7 +28,7 @@ from benchmarks import facts
 from benchmarks.facts import Row
 from benchmarks.loops import descend, unchanged
 from benchmarks.trained import conv
-from benchmarks.ways import WAYS, Constrain
+from benchmarks.ways import Constrain
 
 CHANNELS = 16
 BATCH = 64
@@ -82,11 +81,6 @@ def constrained(layer: nn.Module) -> nn.Module:
     return spectral_norm(orthogonal_start(layer))
 
 
-def orthogonal(layer: nn.Module) -> nn.Module:
-    """Return the orthogonal layer of orthogonium for a convolution; its linear layers are constrained as by default."""
-    return WAYS["orthogonium"](layer) if isinstance(layer, nn.Conv2d) else spectral_norm(layer)
-
-
 def adam(model: nn.Module, rate: float) -> Optimizer:
     return Adam(model.parameters(), rate)
 
@@ -108,7 +102,6 @@ WAYS_TO_TRAIN: dict[str, Way] = {
     "constraint, Adam, warm-up": Way(constrained, adam, ADAMS, WARM_UP),
     "constraint, Adam, torch's start": Way(spectral_norm, adam, ADAMS),
     "constraint, Muon": Way(constrained, muon, (0.02, 0.05, 0.1)),
-    "orthogonium, Adam": Way(orthogonal, adam, ADAMS),
 }
 
 
@@ -170,10 +163,8 @@ def fit(model: nn.Module, way: Way, rate: float, losses: Iterable[Callable[[], T
     optimiser = way.optimiser(model, rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
     for of_step in itertools.islice(losses, steps):
-        optimiser.zero_grad()
         loss = of_step()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's
-        optimiser.step()
+        descend(optimiser, loss)
         scheduler.step()
     model.eval()
     return loss.detach()
@@ -207,7 +198,7 @@ def classify(
     def losses() -> Iterator[Callable[[], Tensor]]:
         while True:
             for chosen in torch.randperm(len(images))[: steps * BATCH].reshape(-1, BATCH):
-                yield functools.partial(loss_of, chosen)
+                yield partial(loss_of, chosen)
 
     fit(model, way, rate, losses(), EPOCHS * steps)
     with torch.no_grad():
@@ -231,15 +222,8 @@ def layer_norms(model: nn.Module) -> dict[nn.Module, float]:
     norms: dict[nn.Module, float] = {}
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
-            norms[module] = float(specnorm.enclose(module.weight.detach(), rtol=1e-3, **kernel_geometry(module)).upper)
+            norms[module] = float(specnorm.enclose(module.weight.detach(), rtol=1e-3, **geometry_of(module)).upper)
     return norms
-
-
-def kernel_geometry(layer: nn.Module) -> dict[str, Any]:
-    try:
-        return geometry_of(layer)
-    except specnorm.SpecnormError:
-        return {"padding_mode": "zeros"}  # of a library's own layer, of stride 1
 
 
 def network_norm(model: nn.Sequential, norms: dict[nn.Module, float]) -> float:
@@ -288,7 +272,7 @@ def denoise(way: Way, rate: float, seed: int) -> Row:
 
     last = fit(model, way, rate, itertools.repeat(loss), DENOISER_STEPS)
     kernel = torch.full((1, 1, BLUR, BLUR), 1 / BLUR**2)
-    blur = functools.partial(F.conv2d, weight=kernel, padding=BLUR // 2)
+    blur = partial(F.conv2d, weight=kernel, padding=BLUR // 2)
     with torch.no_grad():
         denoised = model(image + NOISE * torch.randn_like(image))
         blurred = blur(image) + 0.01 * torch.randn_like(image)
@@ -310,7 +294,7 @@ class Lines:
 
     def __post_init__(self) -> None:
         self.rows = facts.read(self.out) if self.out else []
-        self.common = facts.about("torch", "jax", "scikit-learn", "orthogonium") | {"threads": 1}
+        self.common = facts.about("torch", "scikit-learn") | {"threads": 1}
 
     def measured(self, key: Row, measure: Callable[[], Row]) -> Row:
         """Return the row with this key, from the file or measured."""
@@ -344,7 +328,7 @@ def write(out: Path | None) -> None:
     torch.set_num_threads(1)
     lines = Lines(out)
     for batch in (16, 64):
-        costs = cache(functools.partial(cost, batch))
+        costs = cache(partial(cost, batch))
         for name in COSTS:
             lines.measured({"task": "cost", "way": name, "images": batch}, lambda: costs()[name])  # noqa: B023
     for name, way in WAYS_TO_TRAIN.items():
@@ -356,13 +340,13 @@ def write(out: Path | None) -> None:
     for seed, (name, schedule), rate in itertools.product(SEEDS, SCHEDULES.items(), (*BALLS, 0.4)):
         way = dataclasses.replace(WAYS_TO_TRAIN["ball"], schedule=schedule)
         key = {"task": "schedule", "schedule": name, "rate": rate, "seed": seed}
-        lines.measured(key, functools.partial(classify, way, 10, False, rate, seed))
+        lines.measured(key, partial(classify, way, 10, False, rate, seed))
     # The chain of 6 convolutions with each factor of the logits, certified at several radii.
     cases = itertools.product(WAYS_AT_RADII.items(), ACTIVATIONS, LOGIT_FACTORS, SEEDS[:3])
     for (name, rate), activation, factor, seed in cases:
         key = {"task": "radii", "way": name, "activation": activation, "factor": factor, "seed": seed}
-        run = functools.partial(classify, factor=factor, activation=activation, radii=ALL_RADII)
-        lines.measured(key, functools.partial(run, WAYS_TO_TRAIN[name], 6, False, rate, seed))
+        run = partial(classify, factor=factor, activation=activation, radii=ALL_RADII)
+        lines.measured(key, partial(run, WAYS_TO_TRAIN[name], 6, False, rate, seed))
 
 
 # -- cost --------------------------------------------------------------------------------------------------------------
@@ -378,16 +362,15 @@ COSTS = {"plain, Adam": adam, "ball": ball, "constraint, Adam": adam}
 def cost(batch: int, size: int = 32) -> dict[str, Row]:
     """Time training steps of six convolutions of 64 channels, beside Adam's plain step, in turn."""
     images, labels = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
-    runs: dict[str, Callable[[], Any]] = {}
-    for name, make in COSTS.items():
+
+    def stepping(name: str) -> Callable[[], None]:
         torch.manual_seed(0)
         model = spectral_norm(six()) if name.startswith("constraint") else six()
-        runs[name] = functools.partial(one_step, model, make(model, 1e-3), images, labels)
+        optimiser = COSTS[name](model, 1e-3)
+        return lambda: descend(optimiser, F.cross_entropy(model(images), labels))
+
+    runs: dict[str, Callable[[], Any]] = {name: stepping(name) for name in COSTS}
     seconds = facts.paired(runs, 7, warm=3)
     plain = seconds["plain, Adam"]
     found = {name: facts.timing(times, plain) for name, times in seconds.items()}
     return {name: {"size": size, "seconds": row["seconds"], "ratio": 1 / row["faster"]} for name, row in found.items()}
-
-
-def one_step(model: nn.Module, optimiser: Optimizer, images: Tensor, labels: Tensor) -> None:
-    descend(optimiser, F.cross_entropy(model(images), labels))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from benchmarks import facts
-from benchmarks.ball import ALL_RADII, LOGIT_FACTORS, NETWORKS, SCHEDULES, WAYS_TO_TRAIN, best_of
+from benchmarks.ball import ALL_RADII, LOGIT_FACTORS, NETWORKS, SCHEDULES, best_of
 from benchmarks.facts import FOLDER, Row
 from benchmarks.page import table
 
@@ -20,20 +21,9 @@ def tables() -> dict[str, str]:
     return {task: make([row for row in rows if row["task"] == task]) for task, make in makers.items()}
 
 
-def ways_of(rows: Iterable[Row]) -> list[str]:
-    found = {row["way"] for row in rows}
-    return [way for way in WAYS_TO_TRAIN if way in found]
-
-
-def runs(rows: Sequence[Row], way: str, depth: int, residual: bool) -> list[Row]:
-    """The runs of a way on a network with its best rate, one for each seed."""
-    return with_best_rate(
-        [row for row in rows if (row["way"], row["depth"], row["residual"]) == (way, depth, residual)]
-    )
-
-
-def with_best_rate(rows: Sequence[Row]) -> list[Row]:
-    """The runs with the rate that was best by the first seed."""
+def with_best_rate(rows: Sequence[Row], **wanted: Any) -> list[Row]:
+    """The runs that are wanted with the rate that was best by the first seed, one for each seed."""
+    rows = [row for row in rows if wanted.items() <= row.items()]
     losses = {row["rate"]: row["loss"] for row in rows if row["seed"] == 0}
     return [row for row in rows if row["rate"] == best_of(losses)] if losses else []
 
@@ -46,22 +36,17 @@ def digits(rows: Sequence[Row]) -> str:
     """Accuracy, and certified accuracy at two radii: means over the seeds."""
     names = "accuracy", "certified 0.1", "certified 0.25"
     lines = []
-    for way in ways_of(rows):
+    for way in sorted({row["way"] for row in rows}):
         if way != "plain, Adam" and "torch's start" not in way:
-            found = (runs(rows, way, *network) for network in NETWORKS)
+            found = (with_best_rate(rows, way=way, depth=n, residual=residual) for n, residual in NETWORKS)
             lines.append([way, *("/".join(f"{mean(here, name):.2f}" for name in names) for here in found)])
-    return table(["", *map(title, NETWORKS)], lines)
-
-
-def title(network: tuple[int, bool]) -> str:
-    depth, residual = network
-    return f"{depth}, residual" if residual else f"{depth}"
+    return table(["", *(f"{n}, residual" if residual else f"{n}" for n, residual in NETWORKS)], lines)
 
 
 def denoiser(rows: Sequence[Row]) -> str:
     lines = []
-    for way in ways_of(rows):
-        found = with_best_rate([row for row in rows if row["way"] == way])
+    for way in sorted({row["way"] for row in rows}):
+        found = with_best_rate(rows, way=way)
         figures = [f"{mean(found, name):.2f} dB" for name in ("denoised", "deblurred")]
         lines.append([way, *figures, f"{max(row['largest norm'] for row in found):.3f}"])
     return table(["", "denoised", "deblurred", "largest norm"], lines)

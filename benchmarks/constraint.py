@@ -14,7 +14,7 @@ from benchmarks.jax_loops import CONSTRAINTS, JAX_LOOPS
 from benchmarks.jax_loops import run as run_in_jax
 from benchmarks.loops import LONG, LONG_LOOPS, LOOPS, run
 from benchmarks.recorder import Used, figures
-from benchmarks.ways import WAYS, NotServed
+from benchmarks.ways import WAYS
 
 SEEDS = {"default": (0, 1)}
 """Seeds of each method; other methods are run once, with seed 0."""
@@ -29,7 +29,7 @@ def write(loops: Sequence[str], methods: Sequence[str], out: Path | None, *, eac
 
 def about() -> Row:
     torch.set_num_threads(1)
-    return facts.about("torch", "jax", "numpy", "orthogonium", "deel-torchlip") | {"threads": 1}
+    return facts.about("torch", "jax", "numpy") | {"threads": 1}
 
 
 def rows(chosen: Sequence[str], methods: Sequence[str], each_step: bool) -> Iterator[Row]:
@@ -37,10 +37,7 @@ def rows(chosen: Sequence[str], methods: Sequence[str], each_step: bool) -> Iter
     for method, name in itertools.product(methods, chosen):
         for seed in SEEDS.get(method, (0,)):
             row = {**common, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
-            try:
-                yield row | figures(training(name, method, seed), each_step=each_step)
-            except NotServed as reason:
-                yield row | {"skipped": str(reason)[:200]}
+            yield row | figures(training(name, method, seed), each_step=each_step)
 
 
 def training(name: str, method: str, seed: int) -> Iterator[list[Used]]:
@@ -48,8 +45,6 @@ def training(name: str, method: str, seed: int) -> Iterator[list[Used]]:
     if name in LOOPS:
         loop = LOOPS[name]
         return itertools.islice(run(loop.make, WAYS[method], seed), loop.steps)
-    if method not in CONSTRAINTS:
-        raise NotServed("not for JAX")
     return run_in_jax(JAX_LOOPS[name], CONSTRAINTS[method], seed)
 
 

@@ -36,7 +36,10 @@ def summary_table(lines: list[Row]) -> str:
     for method, rows in groups.items():
         loops = str(len({row["loop"] for row in rows}))
         least_mean = f"{min(row['mean'] for row in rows):.3f}"
-        body.append([code(method), loops, both_bounds(rows), *largest_shares(rows), least_mean])
+        # By upper bounds where they were recorded.
+        ending = "_upper" if all("worst_upper" in row for row in rows) else ""
+        shares = (f"{100 * max(row[f'above_{limit}{ending}'] for row in rows):.3g}%" for limit in LIMITS)
+        body.append([code(method), loops, both_bounds(rows), *shares, least_mean])
     header = ["method", "loops", "largest norm", *(f"most steps above {limit}" for limit in LIMITS), "least mean norm"]
     return table(header, body)
 
@@ -54,16 +57,6 @@ def both_bounds(rows: list[Row]) -> str:
     """Both bounds of the largest norm of several runs, rounded outward."""
     upper = max(row.get("worst_upper", row["worst"] * (1 + EARLIER_RTOL)) for row in rows)
     return f"{math.floor(1000 * max(row['worst'] for row in rows)) / 1000:.3f} to {rounded_up(upper)}"
-
-
-def largest_shares(rows: list[Row]) -> list[str]:
-    """Percentages of steps above each limit, of the run with most; by upper bounds where they were recorded."""
-    names = [f"above_{limit}_upper" if has_upper(rows) else f"above_{limit}" for limit in LIMITS]
-    return [f"{100 * max(row[name] for row in rows):.3g}%" for name in names]
-
-
-def has_upper(rows: list[Row]) -> bool:
-    return all("worst_upper" in row for row in rows)
 
 
 def rounded_up(norm: float) -> str:

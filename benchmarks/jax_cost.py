@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -132,36 +133,33 @@ def _constraints() -> dict[str, _Call]:
     params, strides = _resnet20()
     rule = training.with_geometry(strides)
 
-    def divided(params: Tree, norms: Callable[[str, Any], Any]) -> Any:
-        weights = {name: layer["kernel"] / norms(name, layer["kernel"]) for name, layer in params.items()}
-        return sum(jnp.sum(x * x * jnp.arange(x.shape[-1], dtype=x.dtype)) for x in weights.values())
+    def stepping(weights_of: Callable[[Tree, Tree], tuple[Tree, Tree]]) -> Callable[..., Tree]:
+        def step(params: Tree, state: Tree) -> Any:
+            def loss(params: Tree) -> Any:
+                weights, after = weights_of(params, state)
+                kernels = [layer["kernel"] for layer in weights.values()]
+                return sum(jnp.sum(x * x * jnp.arange(x.shape[-1], dtype=x.dtype)) for x in kernels), after
 
-    def by_hand(params: Tree, vectors: Tree) -> Any:
-        def loss(params: Tree) -> Any:
-            after = {}
+            gradient, after = jax.grad(loss, has_aux=True)(params)
+            return jax.tree.map(lambda x, g: x - 1e-4 * g, params, gradient), after
 
-            def norm(name: str, kernel: Any) -> Any:
-                value, after[name] = power_step(kernel.reshape(-1, kernel.shape[-1]), vectors[name])
-                return value
+        return step
 
-            return divided(params, norm), after
+    def by_hand(params: Tree, vectors: Tree) -> tuple[Tree, Tree]:
+        weights, after = {}, {}
+        for name, layer in params.items():
+            kernel = layer["kernel"]
+            norm, after[name] = power_step(kernel.reshape(-1, kernel.shape[-1]), vectors[name])
+            weights[name] = {"kernel": kernel / norm}
+        return weights, after
 
-        gradient, after = jax.grad(loss, has_aux=True)(params)
-        return jax.tree_util.tree_map(lambda x, g: x - 1e-4 * g, params, gradient), after
-
-    def constrained(params: Tree, state: Tree) -> Any:
-        def loss(params: Tree) -> Any:
-            weights, after = training.spectral_norm(params, state, rule=rule)
-            return divided(weights, lambda *_: 1), after
-
-        gradient, after = jax.grad(loss, has_aux=True)(params)
-        return jax.tree_util.tree_map(lambda x, g: x - 1e-4 * g, params, gradient), after
-
+    constrained = functools.partial(training.spectral_norm, rule=rule)
     vectors = {name: jnp.ones(layer["kernel"].shape[-1]) for name, layer in params.items()}
     state = training.init_spectral_norm(params, rule=rule)
     return {
-        "power step by hand": (by_hand, (params, vectors)), "default": (constrained, (params, state)),
-    }  # fmt: skip
+        "power step by hand": (stepping(by_hand), (params, vectors)),
+        "default": (stepping(constrained), (params, state)),
+    }
 
 
 def _resnet20() -> tuple[Tree, dict[str, Any]]:

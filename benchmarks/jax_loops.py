@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from specnorm_jax.training import SpectralPenalty, kernels, with_geometry
+from specnorm_jax.training import init_spectral_norm, spectral_norm, with_geometry
 
 from benchmarks.recorder import Used
-from specnorm.methods import TensorNorm
+from specnorm.methods import Method, SymbolNorm, TensorNorm
 
 Tree = Any
 LAYERS = {"0/kernel": {"stride": 1}, "1/kernel": {"stride": 1}, "2/kernel": {"stride": 2}}
@@ -24,27 +25,15 @@ Constraint = tuple[Callable[[Tree], Tree], Callable[[Tree, Tree], tuple[Tree, Tr
 
 
 # -- constraints -----------------------------------------------------------------------------------------------------
-def divided(params: Tree, norms: dict[str, Any]) -> Tree:
-    """Divide the kernel of each layer by its norm."""
-    return {
-        name: {**layer, "kernel": layer["kernel"] / norms[f"{name}/kernel"]} if f"{name}/kernel" in norms else layer
-        for name, layer in params.items()
-    }
-
-
-def followed(penalty: SpectralPenalty) -> Constraint:
+def followed(method: Method) -> Constraint:
     """Divide each convolution by the norm that a method of specnorm follows."""
-
-    def apply(params: Tree, state: Tree) -> tuple[Tree, Tree]:
-        norms, after = penalty.norms(params, state)
-        return divided(params, norms), jax.lax.stop_gradient(after)
-
-    return penalty.init, apply
+    where = {**WHERE, "method": method}
+    return partial(init_spectral_norm, **where), partial(spectral_norm, **where)
 
 
 def reshaped_init(params: Tree) -> Tree:
     """One vector a layer, after power steps: what torch's parametrisation begins with."""
-    state = {name: jnp.ones_like(kernel.array[0, 0, 0]) for name, kernel in kernels(params, **WHERE).items()}
+    state = {name: jnp.ones(params[name[0]]["kernel"].shape[-1]) for name in LAYERS}
     for _ in range(15):
         state = reshaped_power(params, state)[1]
     return state
@@ -52,11 +41,12 @@ def reshaped_init(params: Tree) -> Tree:
 
 def reshaped_power(params: Tree, state: Tree) -> tuple[Tree, Tree]:
     """Divide by the norm of the reshaped kernel: one power step, by hand (Miyato et al. 2018)."""
-    norms, after = {}, {}
+    used, after = {**params}, {}
     for name, u in state.items():
-        matrix = params[name.split("/")[0]]["kernel"].reshape(-1, u.shape[0])
-        norms[name], after[name] = power_step(matrix, u)
-    return divided(params, norms), after
+        layer = params[name[0]]
+        norm, after[name] = power_step(layer["kernel"].reshape(-1, u.shape[0]), u)
+        used[name[0]] = {**layer, "kernel": layer["kernel"] / norm}
+    return used, after
 
 
 def power_step(matrix: Any, u: Any) -> tuple[Any, Any]:
@@ -70,8 +60,8 @@ def power_step(matrix: Any, u: Any) -> tuple[Any, Any]:
 
 
 CONSTRAINTS: dict[str, Constraint] = {
-    "default": followed(SpectralPenalty(**WHERE)),
-    "TensorNorm()": followed(SpectralPenalty(TensorNorm(), **WHERE)),
+    "default": followed(SymbolNorm()),
+    "TensorNorm()": followed(TensorNorm()),
     "torch": (reshaped_init, reshaped_power),
 }
 

@@ -6,12 +6,11 @@ import numpy as np
 from helpers.real_weights import real_layers
 
 RESNET18 = {
-    "conv1": (64, 3, 7, 7), "layer1": (64, 64, 3, 3), "layer2.0.conv1": (128, 64, 3, 3), "layer2": (128, 128, 3, 3),
-    "layer2.0.downsample": (128, 64, 1, 1), "layer3.0.conv1": (256, 128, 3, 3), "layer3": (256, 256, 3, 3),
-    "layer3.0.downsample": (256, 128, 1, 1), "layer4.0.conv1": (512, 256, 3, 3), "layer4": (512, 512, 3, 3),
+    "conv1": (64, 3, 7, 7), "layer2.0.conv1": (128, 64, 3, 3), "layer2.0.downsample": (128, 64, 1, 1),
+    "layer3.0.conv1": (256, 128, 3, 3), "layer3.0.downsample": (256, 128, 1, 1), "layer4.0.conv1": (512, 256, 3, 3),
     "layer4.0.downsample": (512, 256, 1, 1),
 }  # fmt: skip
-"""Every shape of its convolutions."""
+"""Shapes of its layers with different numbers of channels in and out."""
 
 
 def flat(channels: int, seed: int = 0) -> np.ndarray:

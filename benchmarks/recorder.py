@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
+from specnorm_torch import geometry_of
 from torch import nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -57,10 +58,7 @@ class Recorder(TorchFunctionMode):
         """Record the weights of this layer from now on."""
         name = str(self.count)
         self.count += 1
-        names = () if isinstance(layer, nn.Linear | nn.Embedding) else ("stride", "dilation", "groups")
-        geometry = {name: getattr(layer, name) for name in names}
-        if geometry:
-            geometry["transposed"] = "Transpose" in type(layer).__name__
+        geometry = {} if isinstance(layer, nn.Embedding) else geometry_of(layer)
 
         def record(_layer: nn.Module, _inputs: Any, _output: Any) -> None:
             before = [used.weight for used in self.used if used.layer == name]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,8 @@ Kernel = tuple[str, str, Callable[[], np.ndarray]]
 class Section:
     """A problem: a function of `yardsticks`, and contestants, on every kernel at every size.
 
-    A contestant is a function of an array of the library and the size, or None. ``geometry``: of the
-    layer whose norms the values are; None where they are none. ``base``: the yardstick, if `yardsticks` lacks it.
+    A contestant is a function of an array of the library, and the size if there is one. ``geometry``: of the layer
+    whose norms the values are; None where they are none. ``base``: the yardstick, if `yardsticks` lacks it.
     """
 
     yardstick: str
@@ -35,7 +35,7 @@ class Section:
     kernels: Sequence[Kernel]
     sizes: Sequence[int | None] = (None,)
     geometry: Row | None = field(default_factory=dict)
-    base: Callable[[Any, Any], Any] | None = None
+    base: Callable[..., Any] | None = None
     library: str = "torch cpu"
 
 
@@ -48,22 +48,14 @@ FAMILIES: dict[str, Callable[[int], np.ndarray]] = {
 
 
 def squares(*channels: int, family: str = "trained-like") -> list[Kernel]:
-    return [(f"{c} channels", family, functools.partial(FAMILIES[family], c)) for c in channels]
-
-
-def of(function: Callable[..., Any], **options: Any) -> Callable[[Any, Any], Any]:
-    """Return a function of a kernel and a size, which calls ``function``; without ``input_shape`` for None."""
-    return lambda k, n: function(k, **({} if n is None else {"input_shape": n}), **options)
+    return [(f"{c} channels", family, partial(FAMILIES[family], c)) for c in channels]
 
 
 RESNET18: list[Kernel] = [
-    (name, "trained-like", functools.partial(kernels.like_trained, shape))
-    for name, shape in kernels.RESNET18.items()
-    if shape[0] != shape[1]
+    (name, "trained-like", partial(kernels.like_trained, shape)) for name, shape in kernels.RESNET18.items()
 ]
-"""Layers with different numbers of channels in and out: conv1, the first of each stage, and its shortcut."""
 REAL: list[Kernel] = [
-    (f"{model} {layer}", "real", functools.partial(real_kernel, model, layer))
+    (f"{model} {layer}", "real", partial(real_kernel, model, layer))
     for model, layer in (
         ("resnet20", "layer1.0.conv1"), ("resnet20", "layer2.1.conv1"), ("resnet20", "layer3.1.conv1"),
         ("dncnn25", "model.12"),
@@ -71,16 +63,17 @@ REAL: list[Kernel] = [
 ]  # fmt: skip
 
 
-def enclosed(kernel: Any, **size: Any) -> Any:
-    return specnorm.enclose(kernel, **size).upper
+def enclosed(*kernel: Any, **options: Any) -> Any:
+    return specnorm.enclose(*kernel, **options).upper
 
 
-TN = {
-    "tn_bound, estimate": of(specnorm.tn_bound, proven=False), "tn_bound, proven": of(specnorm.tn_bound),
-    "enclose 1e-3": of(enclosed),
+TN: dict[str, Callable[..., Any]] = {
+    "tn_bound, estimate": partial(specnorm.tn_bound, proven=False), "tn_bound, proven": specnorm.tn_bound,
+    "enclose 1e-3": enclosed,
 }  # fmt: skip
 ZEROS: dict[str, Any] = {"padding_mode": "zeros", "padding": 1}
-CIRCULAR = {"conv_norm": of(specnorm.conv_norm), "enclose 1e-3": TN["enclose 1e-3"]}
+ENCLOSED = partial(enclosed, **ZEROS)
+CIRCULAR = {"conv_norm": specnorm.conv_norm, "enclose 1e-3": enclosed}
 
 
 def gaussian(shape: tuple[int, ...]) -> np.ndarray:
@@ -88,7 +81,7 @@ def gaussian(shape: tuple[int, ...]) -> np.ndarray:
 
 
 SMALL: list[Kernel] = [
-    (name, "flat", functools.partial(gaussian, shape))
+    (name, "flat", partial(gaussian, shape))
     for name, shape in {
         "first layer": (8, 3, 3, 3), "wide first layer": (16, 3, 3, 3), "8 channels": (8, 8, 3, 3),
         "8 channels, 5x5": (8, 8, 5, 5), "16 channels": (16, 16, 3, 3), "16 channels, 1x1": (16, 16, 1, 1),
@@ -99,26 +92,27 @@ SECTIONS = {
     "tensor norm": Section("hopm_einsum", TN, [
         *(kernel for family in FAMILIES for kernel in squares(64, 128, 256, 512, family=family)), *REAL, *RESNET18
     ]),
-    "unfoldings": Section("unfolding_power", {"f4_bound": of(specnorm.f4_bound)}, [
+    "unfoldings": Section("unfolding_power", {"f4_bound": specnorm.f4_bound}, [
         *squares(64, 256, 512), *squares(64, 256, 512, family="flat")
     ]),
     "circular": Section("rfft_svd", CIRCULAR, [*AT_ONE, *squares(16, 32, 128)], (8, 32)),
     "small layers": Section("rfft_svd_in_numpy", {
-        **CIRCULAR, "enclose_smallest 1e-3": of(lambda k, **size: specnorm.enclose_smallest(k, **size).lower)
+        **CIRCULAR, "enclose_smallest 1e-3": lambda *k: specnorm.enclose_smallest(*k).lower
     }, SMALL, (32,), geometry=None, library="numpy"),
     "singular values": Section("rfft_svd", {
-        "singular_values": lambda k, n: specnorm.singular_values(k, n)[0],
-        "singular_values, k=10": lambda k, n: specnorm.singular_values(k, n, k=10)[0],
+        "singular_values": lambda *k: specnorm.singular_values(*k)[0],
+        "singular_values, k=10": lambda *k: specnorm.singular_values(*k, k=10)[0],
     }, [*squares(8, 16, 64), *squares(64, family="flat"), *squares(64, family="decaying")], (32,)),
-    "gram": Section("gram_conv", {"gram_bound, 3 steps": of(specnorm.gram_bound, n_iter=3)}, squares(16, 32, 64, 128)),
-    "power": Section("propack", {"power_norm": of(specnorm.power_norm, **ZEROS)},
-        [("3 channels", "Gaussian", functools.partial(kernels.flat, 3)), *AT_ONE], (32,), geometry=ZEROS),
-    "zero padding": Section("propack", {"enclose 1e-3": of(enclosed, **ZEROS)}, squares(16, 64), (64,),
+    "gram": Section("gram_conv", {"gram_bound, 3 steps": partial(specnorm.gram_bound, n_iter=3)},
+        squares(16, 32, 64, 128)),
+    "power": Section("propack", {"power_norm": partial(specnorm.power_norm, **ZEROS)},
+        [("3 channels", "Gaussian", partial(kernels.flat, 3)), *AT_ONE], (32,), geometry=ZEROS),
+    "zero padding": Section("propack", {"enclose 1e-3": ENCLOSED}, squares(16, 64), (64,),
         geometry=ZEROS),
     "zero padding, tolerances": Section("enclose 1e-3", {
-        f"enclose {rtol:g}": of(enclosed, rtol=rtol, **ZEROS) for rtol in (1e-1, 1e-2, 3e-3)
-    }, REAL, (8, 16), geometry=ZEROS, base=lambda k, n: enclosed(k, input_shape=n, **ZEROS)),
-    "rescaling": Section("aol", {"gram_rescaling": of(lambda k: specnorm.gram_rescaling(k).sum())}, squares(64, 256),
+        f"enclose {rtol:g}": partial(enclosed, rtol=rtol, **ZEROS) for rtol in (1e-1, 1e-2, 3e-3)
+    }, REAL, (8, 16), geometry=ZEROS, base=ENCLOSED),
+    "rescaling": Section("aol", {"gram_rescaling": lambda k: specnorm.gram_rescaling(k).sum()}, squares(64, 256),
         geometry=None),
 }  # fmt: skip
 
@@ -148,9 +142,9 @@ def measure(section: Section, kernel: np.ndarray, common: Row) -> Iterator[Row]:
     """Yield the rows of one kernel: one for the yardstick, and one for each contestant, in turn with it."""
     n, yardstick = common["n"], section.yardstick
     array: Any = kernel if section.library == "numpy" else torch.from_numpy(kernel)
-    base = section.base or of_size(getattr(yardsticks, yardstick))
-    calls = {yardstick: base, **section.contestants}
-    runs: dict[str, Callable[[], Any]] = {name: functools.partial(call, array, n) for name, call in calls.items()}
+    arguments = (array,) if n is None else (array, n)
+    calls = {yardstick: section.base or getattr(yardsticks, yardstick), **section.contestants}
+    runs: dict[str, Callable[[], Any]] = {name: partial(call, *arguments) for name, call in calls.items()}
     values = {name: float(run()) for name, run in runs.items()}
     norm = norm_below(section, kernel, common)
     seconds = facts.paired(runs)
@@ -158,11 +152,6 @@ def measure(section: Section, kernel: np.ndarray, common: Row) -> Iterator[Row]:
         row = {**common, "shape": list(kernel.shape), "yardstick": yardstick, "library": section.library}
         row |= {"contestant": name, **facts.timing(times, seconds[yardstick]), "value": values[name]}
         yield row if norm is None else row | {"norm": norm, "value_over_norm": row["value"] / norm}
-
-
-def of_size(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    """Return a function of a kernel and a size, which calls one of `yardsticks`; without the size for None."""
-    return lambda k, n: function(k, *([] if n is None else [n]))
 
 
 def norm_below(section: Section, kernel: np.ndarray, common: Row) -> float | None:

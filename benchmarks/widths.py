@@ -1,15 +1,19 @@
 """Processor time of a call by the number of channels: ``python -m benchmarks widths --out FILE``, on one thread.
 
 Kernels are 3x3 with as many inputs as outputs, and have the spectra of trained ones (`kernels.like_trained`); one row
-is of Gaussian kernels, the worst case of a search.
+is of Gaussian kernels, the worst case of a search. ``long-axes`` are layers of one channel and three taps, each of
+which is enclosed within a budget in a process of its own.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +23,9 @@ import numpy as np
 import specnorm
 from benchmarks import facts, kernels
 from benchmarks.facts import FOLDER, Row
-from benchmarks.page import measured as when_and_where
-from benchmarks.page import span, table
+from benchmarks.page import measured, span, table
 
-COMMITTED = FOLDER / "widths.jsonl"
+COMMITTED, LONG = FOLDER / "widths.jsonl", FOLDER / "long-axes.jsonl"
 WIDTHS = 16, 32, 64, 128, 256, 512
 SIZE = 32
 Call = Callable[[np.ndarray], Any]
@@ -47,20 +50,17 @@ CALLS: dict[str, Call] = {
 
 def write(calls: Sequence[str], out: Path | None) -> None:
     """Measure calls, or all, smaller widths first."""
-    facts.record(measured(calls or tuple(CALLS)), out, ("contestant", "channels"))
+    facts.record(measured_calls(calls or tuple(CALLS)), out, ("contestant", "channels"))
 
 
-def measured(names: Sequence[str]) -> Iterator[Row]:
+def measured_calls(names: Sequence[str]) -> Iterator[Row]:
     """Yield a row for each call and width, with the median of the seconds."""
     common = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
     for channels, name in itertools.product(WIDTHS, names):
-        kernel = (kernels.flat if "Gaussian" in name else _like_trained)(channels)
+        shape = (channels, channels, 3, 3)
+        kernel = kernels.flat(channels) if "Gaussian" in name else kernels.like_trained(shape)
         (seconds,) = facts.paired({name: functools.partial(CALLS[name], kernel)}).values()
         yield common | {"contestant": name, "channels": channels, "seconds": statistics.median(seconds)}
-
-
-def _like_trained(channels: int) -> np.ndarray:
-    return kernels.like_trained((channels, channels, 3, 3))
 
 
 def tables() -> dict[str, str]:
@@ -69,9 +69,53 @@ def tables() -> dict[str, str]:
     cells = {(row["contestant"], row["channels"]): span(row["seconds"]) for row in rows}
     lines = [[_named(name), *(cells[name, channels] for channels in WIDTHS)] for name in CALLS]
     found = table(["channels", *map(str, WIDTHS)], lines)
-    return {"widths": found, "widths measured": when_and_where(rows)}
+    long = facts.read(LONG)
+    header = ["padding, pixels", "budget", "time", "over it", "bytes a pixel", "upper / lower"]
+    return {
+        "widths": found, "widths measured": measured(rows),
+        "long axes": table(header, [*map(_cells, long)]), "long axes measured": measured(long),
+    }  # fmt: skip
 
 
 def _named(contestant: str) -> str:
     function, comma, rest = contestant.partition(",")
     return f"`{function}`{comma}{rest}"
+
+
+# -- layers with many pixels -------------------------------------------------------------------------------------------
+LAYERS = [(mode, 10**power, budget) for mode in ("zeros", "reflect") for power in (5, 7) for budget in (1.0, 60.0)]
+PROGRAM = """
+import json, sys, time, tracemalloc
+import numpy, specnorm
+mode, pixels, budget = json.loads(sys.argv[1])
+kernel = numpy.random.default_rng(0).standard_normal((1, 1, 3))
+call = lambda pixels: specnorm.enclose(kernel, pixels, padding_mode=mode, budget=budget)
+call(64)  # what a first call loads is not counted
+begin = time.process_time()
+found = call(pixels)
+seconds = time.process_time() - begin
+tracemalloc.start()
+call(pixels)
+print(json.dumps([seconds, tracemalloc.get_traced_memory()[1], float(found.lower), float(found.upper)]))
+"""
+
+
+def write_long(out: Path | None) -> None:
+    facts.record(map(_enclosed, LAYERS), out)
+
+
+def _enclosed(layer: tuple[str, int, float]) -> Row:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(layer)], capture_output=True, text=True, check=True
+    )
+    row = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
+    row |= dict(zip(("padding", "pixels", "budget"), layer, strict=True))
+    return row | dict(zip(("seconds", "bytes", "lower", "upper"), json.loads(done.stdout), strict=True))
+
+
+def _cells(row: Row) -> list[str]:
+    over = max(0.0, row["seconds"] - row["budget"])
+    return [
+        f"{row['padding']}, 10^{len(str(row['pixels'])) - 1}", f"{row['budget']:g} s", f"{row['seconds']:.2g} s",
+        f"{over:.2g} s", f"{row['bytes'] / row['pixels']:.0f}", f"{row['upper'] / row['lower']:.4f}",
+    ]  # fmt: skip

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from specnorm_audit import readers
+from specnorm_networks.model_arrays import Tensor
 
 from specnorm.errors import ModelFileError
 
@@ -36,6 +37,15 @@ def kernels(seed: int = 0) -> dict[str, NDArray[np.float32]]:
         "fc.weight": normal(3, 8),
         "fc.bias": normal(3),
     }
+
+
+def unread(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
+    """An array whose numbers nobody may ask for: selecting layers must not load."""
+
+    def load() -> None:
+        raise AssertionError("selecting must not load")
+
+    return Tensor(name, shape, dtype, load)
 
 
 def read_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from specnorm_networks.model_arrays import Tensor
 
 from audit import files
 from audit.layouts_by_hand import NETWORKS, beside
-from audit.unknown_layouts import File, draw
+from audit.unknown_layouts import File, draw, norm
 from specnorm.errors import ModelFileError
 
 USUAL = (
@@ -101,7 +101,7 @@ def _read() -> dict[str, Arrays]:
 
 def _unaccounted(model: str) -> str | None:
     """The first array of an architecture that is not accounted for, or a kernel that is refused."""
-    tensors = [_tensor(name, *rest) for name, rest in _read()[model].items()]
+    tensors = [files.unread(name, *rest) for name, rest in _read()[model].items()]
     found = select(tensors, written_in=None if model.startswith(("flax", "keras")) else "OIHW")
     kernels = {t.name for t in tensors if t.name.endswith(("weight", "kernel")) and len(t.shape) > 1}
     assert model.startswith(WITH_VECTORS) or kernels <= {
@@ -113,13 +113,6 @@ def _unaccounted(model: str) -> str | None:
 
 WITH_VECTORS = ("transformers/convnextv2",)
 """Architectures with normalizations whose weights have axes of length 1."""
-
-
-def _tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
-    def load() -> None:
-        raise AssertionError("selecting must not load")
-
-    return Tensor(name, shape, dtype, load)
 
 
 def _undecided() -> dict[str, str]:
@@ -152,7 +145,7 @@ def test_masks_in_a_tree_beside_leave_no_proven_kernel(model: str) -> None:
     shapes = {name: shape for name, (shape, _) in _read()[model].items()}
     kernels = {name: shape for name, shape in shapes.items() if name.endswith(("weight", "kernel")) and len(shape) > 1}
     masks = {f"popup.{name}": shape for name, shape in kernels.items()}
-    found = select([_tensor(name, shape) for name, shape in (shapes | masks).items()])
+    found = select([files.unread(name, shape) for name, shape in (shapes | masks).items()])
     proven = {layer.tensor.name for layer in found.layers if layer.refusal is None}
     assert not proven & masks.keys()
     assert not proven & {name.removeprefix("popup.") for name in masks}
@@ -165,18 +158,18 @@ def test_a_usual_name_is_accounted_for_in_its_usual_shape_alone(leaf: str, place
     arrays = {"block.conv.weight": (8, 4, 3, 3), "block.fc.weight": (8, 4), "block.conv.bias": (8,)}
     for shape in ((8, 4, 3, 3), (8, 4)):
         name = f"{place.replace('conv', 'block.conv')}{leaf}"
-        found = select([_tensor(*row) for row in (arrays | {name: shape}).items()])
+        found = select([files.unread(*row) for row in (arrays | {name: shape}).items()])
         assert name in {layer.tensor.name for layer in found.unmeasured} or any(x.refusal for x in found.layers)
 
 
 @pytest.mark.parametrize("program", NETWORKS)
 def test_nothing_beside_a_kernel_is_overlooked(program: str) -> None:
     network = NETWORKS[program]
-    alone = select([_tensor(name, shape) for name, shape in network.arrays.items()])
+    alone = select([files.unread(name, shape) for name, shape in network.arrays.items()])
     assert network.kernel in {layer.tensor.name for layer in alone.layers}
     assert not [layer.refusal for layer in (*alone.layers, *alone.unmeasured) if layer.refusal]
     for place, extra in beside(network):
-        found = select([_tensor(name, shape) for name, shape in {**network.arrays, **extra}.items()])
+        found = select([files.unread(name, shape) for name, shape in {**network.arrays, **extra}.items()])
         refusals = {layer.tensor.name: layer.refusal for layer in found.layers}
         assert refusals.get(network.kernel), (place, extra)
         assert [name for name in extra if not refusals.get(name, "no layer")] == [], place
@@ -184,11 +177,6 @@ def test_nothing_beside_a_kernel_is_overlooked(program: str) -> None:
 
 # -- the user's word ---------------------------------------------------------------------------------------------------
 W = np.cos(np.arange(8.0 * 4 * 3 * 3) ** 2).reshape(8, 4, 3, 3).astype(np.float32)
-
-
-def _norm(kernel: NDArray[Any]) -> float:
-    symbols = np.fft.fft2(kernel.astype(float), (64, 64)).transpose(2, 3, 0, 1)
-    return float(np.linalg.svd(symbols, compute_uv=False).max())
 
 
 def test_the_user_may_say_that_a_kernel_is_used_as_it_is_stored(tmp_path: Path) -> None:
@@ -201,9 +189,9 @@ def test_the_user_may_say_that_a_kernel_is_used_as_it_is_stored(tmp_path: Path) 
     row = rows["conv.weight"]
     assert row.lower is not None
     assert row.upper is not None
-    assert row.lower * 0.999 <= _norm(W) <= row.upper
+    assert row.lower * 0.999 <= norm(W) <= row.upper
     assert "weight=as stored, as the user says of conv*" in row.assumed
-    assert gate_layers(report, 1.1 * _norm(W)).outcome == "passed"
+    assert gate_layers(report, 1.1 * norm(W)).outcome == "passed"
     assert "beside them: conv*" in str(report)
     assert report.summary["assume_stored"] == ["conv*"]
     with pytest.raises(ModelFileError, match="no array whose name matches assume_stored='convv"):
@@ -232,8 +220,8 @@ def test_an_array_that_is_ignored_settles_the_gate_and_is_no_layer(name: str) ->
     assert gate_layers(audit(arrays), 1e6).outcome == "undecided"
     report = audit(arrays, ignore=name)
     assert [(row.name, row.status) for row in (*report.layers, *report.unmeasured)] == [("conv.weight", "ok")]
-    assert gate_layers(report, 1.1 * _norm(W)).outcome == "passed"
-    assert gate_layers(report, 0.9 * _norm(W)).outcome == "failed"
+    assert gate_layers(report, 1.1 * norm(W)).outcome == "passed"
+    assert gate_layers(report, 0.9 * norm(W)).outcome == "failed"
     assert report.summary["ignore"] == [name]
     assert f"as the user states: {name}" in str(report)
 

@@ -16,7 +16,8 @@ from specnorm_audit.accounts.conventions.recipe import AS_STORED
 from specnorm_audit.report import gate_layers
 
 from audit import files
-from audit.test_effective import assert_of, norm
+from audit.test_effective import assert_of
+from audit.unknown_layouts import norm
 
 RANDOM = np.random.RandomState(0)
 

@@ -20,6 +20,7 @@ from specnorm_audit.report import Report, gate_layers
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files
+from audit.unknown_layouts import norm
 from specnorm.methods import TensorNorm
 
 RANDOM = np.random.RandomState(0)
@@ -30,14 +31,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's own, of its older functions
         yield
-
-
-def norm(kernel: Any) -> float:
-    """The norm at every size, by FFT on a fine grid: just below it; of a transposed layer, too."""
-    weight = np.asarray(kernel, dtype=np.float64)
-    axes = tuple(range(2, weight.ndim))
-    symbols = np.fft.fftn(weight, ((1, 1024, 96, 24)[len(axes)],) * len(axes), axes=axes)
-    return float(np.linalg.norm(np.moveaxis(symbols, (0, 1), (-2, -1)), 2, axis=(-2, -1)).max())
 
 
 def assert_of(report: Report, true: list[float]) -> None:

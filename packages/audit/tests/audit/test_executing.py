@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,28 +74,20 @@ def test_a_worker_that_dies_loses_its_layer_alone() -> None:
 
 
 class _Failing(Executor):
-    """Does as told: refuses, cancels, raises, answers, waits; or answers, or raises in, the first call that waits."""
+    """Does as told: refuses, cancels, raises, or answers."""
 
     def __init__(self, *plan: BaseException | str) -> None:
         self.plan = list(plan)
-        self.given: list[Future[Any]] = []
-        self.calls: list[Callable[[], Any]] = []
 
     def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
         step = self.plan.pop(0) if self.plan else "answer"
         future: Future[Any] = Future()
-        self.given.append(future)
-        self.calls.append(partial(function, *arguments))
         if step == "refuse":
             raise RuntimeError("cannot schedule new futures after shutdown")
         if step == "cancel":
             future.cancel()
         elif step == "answer":
-            future.set_result(self.calls[-1]())
-        elif step == "answer the first":
-            self.given[0].set_result(self.calls[0]())
-        elif step == "interrupt the first":
-            self.given[0].set_exception(KeyboardInterrupt())
+            future.set_result(function(*arguments))
         elif isinstance(step, BaseException):
             future.set_exception(step)
         return future
@@ -119,17 +110,16 @@ def test_every_way_to_lose_a_layer(step: Any, words: str) -> None:
     assert str(report.layers[0].reason).startswith(f"the executor failed with {words}")
 
 
-class _Believed(_Failing):
+class _Believed(Executor):
     """Answers as told, whatever it is asked."""
 
     def __init__(self, answer: Callable[[int, Any], Any]) -> None:
-        super().__init__()
-        self.answer = answer
+        self.answer, self.asked = answer, 0
 
     def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self.given.append(future)
-        future.set_result(self.answer(len(self.given) - 1, function(*arguments)))
+        future.set_result(self.answer(self.asked, function(*arguments)))
+        self.asked += 1
         return future
 
 

@@ -15,18 +15,10 @@ from specnorm_audit.report import gate_layers
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files
+from audit.unknown_layouts import norm
 
 RANDOM = np.random.RandomState(0)
 SMALL = np.eye(4, dtype=np.float32)
-
-
-def norm(kernel: NDArray[Any], axes: str) -> float:
-    """The norm at every size, on a fine grid of frequencies: never above it."""
-    order = [axes.index(axis) for axis in ("OI" + axes.replace("O", "").replace("I", ""))]
-    torch = kernel.astype(np.float64).transpose(order)
-    sizes = (64,) * (torch.ndim - 2)
-    symbols = np.fft.fftn(torch, sizes, axes=range(2, torch.ndim))
-    return float(np.linalg.norm(np.moveaxis(symbols, (0, 1), (-2, -1)), 2, axis=(-2, -1)).max())
 
 
 def drawn(*shape: int) -> NDArray[np.float32]:
@@ -147,13 +139,6 @@ def test_what_is_no_floating_number_is_undecided(write: Any, kind: str, tmp_path
 
 
 # -- which arrays are layers -----------------------------------------------------------------------------------------
-def _tensor(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:
-    def load() -> None:
-        raise AssertionError("selecting must not load")
-
-    return Tensor(name, shape, dtype, load)
-
-
 def _names(layers: list[Layer]) -> list[str]:
     return [layer.tensor.name for layer in layers]
 
@@ -162,7 +147,7 @@ def _names(layers: list[Layer]) -> list[str]:
     ("shape", "kind"), [((3, 8), "linear"), ((2, 4, 5), "conv"), ((4, 3, 3, 3), "conv"), ((2, 2, 1, 1, 3), "conv")]
 )
 def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind: str) -> None:
-    found = select([_tensor("x.weight", shape)])
+    found = select([files.unread("x.weight", shape)])
     (layer,) = found.layers
     assert (layer.kind, layer.refusal, len(found.skipped), found.unmeasured) == (kind, None, 0, [])
 
@@ -182,7 +167,7 @@ def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind
 )
 def test_arrays_that_are_no_layers_are_skipped(name: str, shape: tuple[int, ...], dtype: str) -> None:
     """And what could be one nevertheless, by its shape and its numbers, is named with the reason."""
-    found = select([_tensor(name, shape, dtype), _tensor("conv.weight", (2, 2, 3))])
+    found = select([files.unread(name, shape, dtype), files.unread("conv.weight", (2, 2, 3))])
     assert _names(found.layers) == ["conv.weight"]
     assert len(found.skipped) == 1
     certain = name in ("bn.weight", "conv.bias")
@@ -192,12 +177,12 @@ def test_arrays_that_are_no_layers_are_skipped(name: str, shape: tuple[int, ...]
 
 def test_what_the_file_says_comes_first() -> None:
     said = [
-        replace(_tensor("a.bias", (4, 3, 3, 3)), kind="conv", assumed=("x",)),
-        replace(_tensor("b", (4, 36), "int8"), kind="linear"),
-        replace(_tensor("c.weight", (4, 3, 3, 3)), kind="none"),
-        replace(_tensor("d.weight", ()), kind="unknown", refusal="lost"),
-        replace(_tensor("d.bias", ()), kind="unknown", refusal="lost"),
-        replace(_tensor("e.weight", (4, 3)), refusal="damaged"),
+        replace(files.unread("a.bias", (4, 3, 3, 3)), kind="conv", assumed=("x",)),
+        replace(files.unread("b", (4, 36), "int8"), kind="linear"),
+        replace(files.unread("c.weight", (4, 3, 3, 3)), kind="none"),
+        replace(files.unread("d.weight", ()), kind="unknown", refusal="lost"),
+        replace(files.unread("d.bias", ()), kind="unknown", refusal="lost"),
+        replace(files.unread("e.weight", (4, 3)), refusal="damaged"),
     ]
     found = select(said)
     layers = found.layers

@@ -43,16 +43,22 @@ class File:
         return {name: norm_of(x, self.order) for name, x in self.used.items()}
 
 
-def norm_of(kernel: Array, order: str = "OIHW") -> float:
-    """The largest singular value of a symbol on a grid, of a kernel with 4 axes in either order, or of matrices."""
+def norm(kernel: Any, axes: str = "") -> float:
+    """The largest singular value of a symbol on a grid: at most the norm at every size, and just below it.
+
+    ``axes``: their order, such as HWIO; otherwise outputs and inputs stand first.
+    """
     x = np.asarray(kernel, np.float64)
-    if order == "HWIO" and x.ndim > 3:
-        x = np.moveaxis(np.moveaxis(x, -1, 0), -1, 1)
-    if x.ndim < 4:
-        return float(np.linalg.norm(x, 2, axis=(-2, -1)).max())
+    if axes:
+        x = x.transpose([axes.index(axis) for axis in "OI" + axes.replace("O", "").replace("I", "")])
     spatial = tuple(range(2, x.ndim))
-    symbols = np.fft.fftn(x, (48,) * len(spatial), axes=spatial)
-    return float(np.linalg.svd(np.moveaxis(symbols, (0, 1), (-2, -1)), compute_uv=False).max())
+    symbols = np.fft.fftn(x, ((1, 1024, 96, 24)[len(spatial)],) * len(spatial), axes=spatial)
+    return float(np.linalg.norm(np.moveaxis(symbols, (0, 1), (-2, -1)), 2, axis=(-2, -1)).max())
+
+
+def norm_of(kernel: Array, order: str = "OIHW") -> float:
+    """The norm of a kernel in either order, or the largest of a stack of matrices."""
+    return norm(kernel, order) if kernel.ndim == 4 else max(map(norm, kernel.reshape(-1, *kernel.shape[-2:])))
 
 
 class _Drawing:

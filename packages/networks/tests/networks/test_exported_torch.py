@@ -122,21 +122,6 @@ def test_limits_may_be_an_int_and_a_float(name: str) -> None:
     assert found.checked.complete
 
 
-def test_samples_that_are_mixed_are_refused() -> None:
-    with pytest.raises(TranslationError, match="samples together"):
-        network_bound(applied(lambda inner, x: inner(x - x.mean(0))), (4,))
-
-
-def test_memory_written_behind_the_trace_is_refused() -> None:
-    def write(inner: Any, x: Any) -> Any:
-        out = inner(x)
-        out.data[..., 0] = 0
-        return out
-
-    with pytest.raises(MethodError, match="cannot export"):
-        network_bound(applied(write), (4,))
-
-
 ON_VALUES = {
     "the input": lambda inner, x: 2 * x if x.abs().max() > 100 else inner(x),
     "a number of it": lambda inner, x: 2 * x if torch.tensor(float(x.abs().max())) > 100 else inner(x),

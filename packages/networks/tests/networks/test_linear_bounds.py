@@ -11,14 +11,13 @@ import os
 import random
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from networks.dense_networks import CHAINS, Network
-from specnorm_networks import Graph, Layer, Node, within
-from specnorm_networks.certified import operators
+from networks.written_networks import matrices
+from specnorm_networks import Graph, within
 from specnorm_networks.local.certified import linear_bounds
 from specnorm_networks.local.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.local.linear import Ascent, locate_values, read_network
@@ -86,15 +85,6 @@ def test_no_value_is_below_its_bound(name: str) -> None:
 
 
 # -- exact cases -------------------------------------------------------------------------------------------------------
-def matrix(name: str, source: str, numbers: Array) -> Node:
-    layer = Layer(name, partial(np.array, numbers), {}, 0)
-    return Node(name, operators.Matrix(layer), (source,), (1, len(numbers)))
-
-
-def start(size: int) -> Node:
-    return Node("x", operators.Input(), (), (1, size))
-
-
 def lower(
     graph: Graph,
     x: Array,
@@ -112,7 +102,7 @@ def test_a_linear_map_on_ball_and_box_is_exact() -> None:
     numbers = np.random.default_rng(0)
     for _ in range(5):
         row = numbers.normal(size=(1, 3))
-        graph = Graph((start(3), matrix("y", "x", row)), ("y",))
+        graph = matrices(row)
         x = numbers.uniform(0.1, 0.9, size=3)
         ones = np.ones((1, 1, 1))
         (ball,) = lower(graph, x, 0.3, ones)
@@ -189,7 +179,7 @@ def test_rounding_is_counted() -> None:
     for _ in range(40):
         first = numbers.normal(size=(6, 4)) * 10.0 ** numbers.integers(-6, 7, size=(6, 1))
         last = np.linalg.lstsq(first.T, 1e-3 * numbers.normal(size=4), rcond=None)[0][None]
-        graph = Graph((start(4), matrix("a", "x", first), matrix("y", "a", last)), ("y",))
+        graph = matrices(first, last)
         x = numbers.normal(size=4)
         (found,) = lower(graph, x, 0.0, np.ones((1, 1, 1)))
         inner = [sum(Fraction(w) * Fraction(v) for w, v in zip(row, x, strict=True)) for row in first]

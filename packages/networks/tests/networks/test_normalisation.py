@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from helpers.checks import present
+from networks.written_networks import Written
 from numpy.typing import NDArray
-from specnorm_networks import Graph, Node, operators, within
+from specnorm_networks import Graph, operators, within
 from specnorm_networks.tools import bound
 
 Vector = NDArray[np.float64]
@@ -43,14 +44,10 @@ class Normalisation(NamedTuple):
         return z / self.divisor(np.sqrt((z * z).sum(axis=self.axes, keepdims=True)))
 
     def network(self) -> Graph:
-        ones = tuple(1 if at in self.axes else n for at, n in enumerate(self.shape))
-        nodes = [Node("x", operators.Input(), (), self.shape)]
-        if self.centred:
-            nodes.append(Node("z", operators.Centre(self.axes), ("x",), self.shape))
-        z = nodes[-1].name
-        nodes.append(Node("s", operators.Norm(self.axes, keep=True), (z,), ones))
-        nodes.append(Node("y", operators.Normalise(*self[1:4], self.terms, self.floor), (z, "s"), self.shape))
-        return Graph(tuple(nodes), ("y",))
+        net = Written(self.shape)
+        z = net(operators.Centre(self.axes), "x") if self.centred else "x"
+        length = net(operators.Norm(self.axes, keep=True), z)
+        return net.graph(net(operators.Normalise(*self[1:4], self.terms, self.floor), z, length))
 
 
 def jacobian(f: Callable[[Vector], Vector], x: Vector, step: float = 1e-6) -> float:
@@ -125,21 +122,16 @@ def test_without_eps_there_is_a_constant_on_boxes_without_0() -> None:
 
 def test_the_length_is_that_of_what_is_divided() -> None:
     """Any other second input says nothing, whatever its range."""
-    shape = (1, 4)
-    x = Node("x", operators.Input(), (), shape)
-    z = Node("z", operators.Scale(np.array(2.0)), ("x",), shape)
     norm = operators.Norm((1,), keep=True)
-    for lengths in (
-        Node("s", norm, ("z",), (1, 1)),
-        Node("s", operators.Norm((0,), keep=True), ("x",), shape),
-        Node("s", operators.Largest((1,), keep=True), ("x",), (1, 1)),
-        Node("s", operators.Scale(np.array(9.0)), ("x",), shape),
-    ):
-        y = Node("y", operators.Normalise((1,), 0.1), ("x", "s"), shape)
-        found = bound(Graph((x, z, lengths, y), ("y",)))
+
+    def divided(length: operators.Operator, of: str = "x", z: str = "x", eps: float = 0.1) -> Any:
+        net = Written((1, 4))
+        names = {"x": "x", "z": net.scaled(2.0, exact=False)}
+        return bound(net.graph(net(operators.Normalise((1,), eps), names[z], net(length, names[of]))))
+
+    others = operators.Norm((0,), keep=True), operators.Largest((1,), keep=True), operators.Scale(np.array(9.0))
+    for found in (divided(norm, of="z"), *map(divided, others)):
         assert found.upper is None
         assert "not the length" in found.unknown[0].reason
-    right = (x, z, Node("s", norm, ("z",), (1, 1)), Node("y", operators.Normalise((1,), 0.1), ("z", "s"), shape))
-    assert bound(Graph(right, ("y",))).upper == pytest.approx(2 / math.sqrt(0.1))
-    negative = (*right[:3], Node("y", operators.Normalise((1,), -0.1), ("z", "s"), shape))
-    assert bound(Graph(negative, ("y",))).upper is None
+    assert divided(norm, "z", "z").upper == pytest.approx(2 / math.sqrt(0.1))
+    assert divided(norm, "z", "z", eps=-0.1).upper is None

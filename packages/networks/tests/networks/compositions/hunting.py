@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,28 +23,11 @@ RELATIVE = 1e-12
 KINDS = ("everywhere", "ball", "box")
 
 
-@dataclass
-class Counts:
-    programs: int = 0
-    bounded: int = 0
-    unchecked: int = 0
-    """Bounded, and some value was not compared with the model."""
-    refused: Counter[str] = field(default_factory=Counter)
-    """Programs without a bound, by the operator that is named first."""
-    kinds: Counter[str] = field(default_factory=Counter)
-    tight: int = 0
-    """Bounds of which half was reached."""
-    by_runtime: int = 0
-    """Bounds that ONNX Runtime attacked, too."""
-
-    def table(self) -> str:
-        lines = [
-            f"{self.programs} programs, {self.bounded} bounded ({dict(sorted(self.kinds.items()))}), of which "
-            f"{self.tight} to a half at least; {self.unchecked} not compared in full, {self.by_runtime} attacked twice",
-            "refused by operator (share of the programs): "
-            + ", ".join(f"{n} {c / max(self.programs, 1):.1%}" for n, c in self.refused.most_common()),
-        ]
-        return "\n".join(lines)
+def table(counts: Counter[str]) -> str:
+    """What became of programs, and the operators that had no bound, by their share of the programs."""
+    refused = {name: count for name, count in counts.most_common() if name.startswith("refused")}
+    lines = [f"{dict(counts - Counter(refused))}"]
+    return "\n".join(lines + [f"{name}: {count / counts['programs']:.1%}" for name, count in refused.items()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +43,11 @@ class Trial:
     by_runtime: bool = False
     """Whether ONNX Runtime attacks it, too, where it has the operators."""
 
-    def run(self, counts: Counts | None = None) -> str | None:
+    def run(self, counts: Counter[str] | None = None) -> str | None:
         """What is wrong; None if nothing is."""
-        counts = counts or Counts()
+        counts = Counter() if counts is None else counts
         if not self.program.double().runs():
-            counts.refused["(not run)"] += 1  # half precision allows empty values that double does not
+            counts["refused, not run"] += 1  # half precision allows empty values that double does not
             return None
         try:
             graph = self.program.graph()
@@ -72,7 +55,7 @@ class Trial:
         except TranslationError as error:
             return f"TranslationError: {error}"
         except MethodError:
-            counts.refused["(not traced)"] += 1
+            counts["refused, not traced"] += 1
             return None
         except InternalError as error:
             return f"InternalError: {error}"
@@ -81,19 +64,18 @@ class Trial:
         if answer.upper is None and not answer.unknown:
             return "no bound, and no operator is named"
         if answer.upper is None:
-            counts.refused[answer.unknown[0].operator] += 1
+            counts[f"refused, {answer.unknown[0].operator}"] += 1
             return None
-        counts.bounded += 1
-        counts.kinds[self.region.kind] += 1
-        counts.unchecked += self.check and not answer.checked.complete
+        counts.update(["bounded", self.region.kind])
+        counts["not compared in full"] += self.check and not answer.checked.complete
         double = self.program.double()
         search = self._search(double.function(), RELATIVE)
-        counts.tight += search.best.ratio > 0.5 * answer.upper
+        counts["tight"] += search.best.ratio > 0.5 * answer.upper
         searches = [(search, double.largest)]
         runtime = function_by_runtime(double) if self.by_runtime else None
         if runtime is not None:
             f, relative = runtime
-            counts.by_runtime += 1
+            counts["attacked by ONNX Runtime"] += 1
             searches.append((self._search(f, relative), lambda x: relative / RELATIVE * double.largest(x)))
         for search, largest in searches:
             if search.exceeds(answer.upper, largest):
@@ -116,12 +98,12 @@ def trial(d: Shapes) -> Trial:
     return Trial(program, region, method, seed, d.random() < 0.5)
 
 
-def hunt(seeds: range, **options: Any) -> Counts:
+def hunt(seeds: range, **options: Any) -> Counter[str]:
     """The programs of some numbers, the same ones whatever ran before."""
-    counts = Counts()
+    counts = Counter[str]()
     for seed in seeds:
         one = replace(trial(Shapes(random.Random(seed))), **options)
-        counts.programs += 1
+        counts["programs"] += 1
         failure = one.run(counts)
         program = onnx.printer.to_text(one.program.proto)
         assert failure is None, f"{seed}: {failure}\n{one.region}, {one.method}\n{program}"

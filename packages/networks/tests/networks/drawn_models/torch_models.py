@@ -52,14 +52,6 @@ plain, odd = PIECES.plain, PIECES.odd
 ANY = (1, 2, 3, 4)
 
 
-def plain_of(name: str, ranks: tuple[int, ...], f: Callable[..., Any]) -> None:
-    plain(name, ranks, lambda d, s: Lambda(f))
-
-
-def odd_of(name: str, ranks: tuple[int, ...], f: Callable[..., Any]) -> None:
-    odd(name, ranks, lambda d, s: Lambda(f))
-
-
 # -- layers ----------------------------------------------------------------------------------------------------------
 CONVS: Any = {2: nn.Conv1d, 3: nn.Conv2d, 4: nn.Conv3d}
 TRANSPOSED: Any = {2: nn.ConvTranspose1d, 3: nn.ConvTranspose2d, 4: nn.ConvTranspose3d}

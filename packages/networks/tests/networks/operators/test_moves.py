@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.operators.base import Affine, Shape
+from specnorm_networks.certified.operators.base import Affine, Shape, keep_linear_maps
 
 
 class FourTimes(Affine):
@@ -87,3 +88,28 @@ def test_entries_that_are_added_up_have_the_norm_of_their_matrix() -> None:
 
 def test_entries_added_beyond_the_value_have_no_map() -> None:
     assert ops.AddedUp(np.array([0, 3]), (3,)).linear_map(ops.Place(((2,),), (3,))) is None
+
+
+def test_a_map_is_made_once_for_each_operator_and_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a network is executed many times; a value of another shape is still refused."""
+    made: list[ops.Convolution] = []
+    plain = ops.Convolution.map_at
+
+    def counting(self: ops.Convolution, *befores: Shape) -> object:
+        made.append(self)
+        return plain(self, *befores)
+
+    monkeypatch.setattr(ops.Convolution, "map_at", counting)
+    one, other = (
+        ops.Convolution(ops.Layer("w", partial(np.array, kernel), {"padding_mode": "zeros", "padding": 1}, 2))
+        for kernel in np.random.default_rng(0).standard_normal((2, 2, 2, 3, 3))
+    )
+    x = np.random.default_rng(2).standard_normal((1, 2, 5, 6))
+    alone = [one.run(x), other.run(x), one.run(x[..., 1:])]
+    made.clear()
+    with keep_linear_maps():
+        for _ in range(3):
+            for found, expected in zip([one.run(x), other.run(x), one.run(x[..., 1:])], alone, strict=True):
+                np.testing.assert_array_equal(found, expected)
+        assert one.linear_map(ops.Place((x.shape,), (1, 2, 5, 7))) is None
+    assert made == [one, other, one]

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from helpers import DATA
@@ -1065,150 +1063,7 @@ of(
 )
 
 
-# -- networks of JAX and Keras ---------------------------------------------------------------------------------------
-def numbers(*shape: int) -> Any:
-    """Draw an array of JAX."""
-    import jax.numpy as jnp
-
-    return jnp.asarray(np.random.default_rng(len(shape)).standard_normal(shape), jnp.float32)
-
-
-def jax_mlp() -> Any:
-    import jax
-
-    first, last = numbers(8, 6) / 4, numbers(6, 3) / 4
-    return lambda x: jax.nn.tanh(x @ first) @ last
-
-
-def jax_power_step() -> Any:
-    import jax.numpy as jnp
-
-    weight, u = numbers(4, 8), numbers(4)
-
-    def f(x: Any) -> Any:
-        v = weight.T @ u
-        v = v / jnp.linalg.norm(v)
-        return x @ (weight / jnp.linalg.norm(weight @ v)).T
-
-    return f
-
-
-def jax_unit_columns() -> Any:
-    import jax.numpy as jnp
-
-    weight = numbers(8, 4)
-    return lambda x: x @ (weight / jnp.sqrt(jnp.sum(weight**2, 0)))
-
-
-def jax_normalised() -> Any:
-    import jax.numpy as jnp
-
-    weight = numbers(8, 4) / 4
-    return lambda x: (lambda y: y / jnp.sqrt(jnp.sum(y * y, 1, keepdims=True) + 0.1))(x @ weight)
-
-
-def jax_maxmin() -> Any:
-    import jax.numpy as jnp
-
-    return lambda x: jnp.concatenate([jnp.maximum(x[:, ::2], x[:, 1::2]), jnp.minimum(x[:, ::2], x[:, 1::2])], 1)
-
-
-def jax_coupling() -> Any:
-    import jax.numpy as jnp
-
-    weight = numbers(4, 4) / 4
-    return lambda x: jnp.concatenate([x[:, :4] + jnp.tanh(x[:, 4:] @ weight), x[:, 4:]], 1)
-
-
-def jax_logaddexp() -> Any:
-    import jax.numpy as jnp
-
-    first, last = numbers(8, 4) / 4, numbers(8, 4) / 4
-    return lambda x: jnp.logaddexp(x @ first, x @ last)
-
-
-def flax_convolutions() -> Any:
-    from flax import nnx
-
-    rngs = nnx.Rngs(0)
-    layers_ = (
-        nnx.Conv(3, 4, (3, 3), rngs=rngs),
-        nnx.BatchNorm(4, rngs=rngs),
-        nnx.relu,
-        nnx.Conv(4, 2, (3, 3), rngs=rngs),
-    )
-    return nnx.Sequential(*layers_)
-
-
-def flax_normalised() -> Any:
-    from flax import nnx
-
-    rngs = nnx.Rngs(0)
-    return nnx.Sequential(
-        nnx.Linear(8, 8, rngs=rngs), nnx.LayerNorm(8, epsilon=0.1, rngs=rngs), nnx.Linear(8, 3, rngs=rngs)
-    )
-
-
-def flax_root_mean_square() -> Any:
-    from flax import nnx
-
-    rngs = nnx.Rngs(0)
-    return nnx.Sequential(nnx.Linear(8, 8, rngs=rngs), nnx.RMSNorm(8, epsilon=0.1, rngs=rngs))
-
-
-def equinox_mlp() -> Any:
-    import equinox
-    import jax
-
-    return equinox.nn.MLP(8, 3, 6, 2, dtype=jax.numpy.float32, key=jax.random.key(0))
-
-
-def keras_of(*names: tuple[str, dict[str, Any]], shape: tuple[int, ...] = VECTOR) -> Callable[[], Any]:
-    """Make a Keras model of layers by their names and arguments."""
-
-    def make() -> Any:
-        os.environ.setdefault("KERAS_BACKEND", "jax")
-        import keras
-
-        keras.utils.set_random_seed(0)
-        return keras.Sequential([keras.Input(shape), *(getattr(keras.layers, name)(**given) for name, given in names)])
-
-    return make
-
-
-OF_JAX: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
-    "jax, mlp": (jax_mlp, VECTOR),
-    "jax, power step": (jax_power_step, VECTOR),
-    "jax, unit columns": (jax_unit_columns, VECTOR),
-    "jax, normalised": (jax_normalised, VECTOR),
-    "jax, maxmin": (jax_maxmin, VECTOR),
-    "jax, coupling": (jax_coupling, VECTOR),
-    "jax, logaddexp": (jax_logaddexp, VECTOR),
-    "flax, convolutions": (flax_convolutions, (8, 8, 3)),
-    "flax, layer norm": (flax_normalised, VECTOR),
-    "flax, root mean square": (flax_root_mean_square, VECTOR),
-    "equinox, mlp": (equinox_mlp, VECTOR),
-    "keras, mlp": (
-        keras_of(("Dense", {"units": 6, "activation": "relu"}), ("Dense", {"units": 3}), shape=VECTOR),
-        VECTOR,
-    ),
-    "keras, convolutions": (
-        keras_of(
-            ("Conv2D", {"filters": 4, "kernel_size": 3, "padding": "same", "strides": 2, "activation": "relu"}),
-            ("AveragePooling2D", {"pool_size": 2}),
-            ("Flatten", {}),
-            ("Dense", {"units": 2}),
-            shape=(8, 8, 3),
-        ),
-        (8, 8, 3),
-    ),
-    "keras, layer norm": (
-        keras_of(("Dense", {"units": 6}), ("LayerNormalization", {"epsilon": 0.1}), shape=VECTOR),
-        VECTOR,
-    ),
-    "keras, unit length": (keras_of(("Dense", {"units": 6}), ("UnitNormalization", {})), VECTOR),
-}
-CASES |= {name: Case(*made) for name, made in OF_JAX.items()}
+# -- files -----------------------------------------------------------------------------------------------------------
 BRANCHED = DATA / "branched"
 OF_FILES = {
     "unet, bilinear": "unet_bilinear_concat.onnx",
@@ -1224,8 +1079,6 @@ def build(name: str) -> Any:
     """Make a network from the seed of its name's letters."""
     if name in OF_FILES:
         return BRANCHED / OF_FILES[name]
-    if name in OF_JAX:
-        return CASES[name].make()
     torch.manual_seed(sum(itertools.accumulate(map(ord, name))) % 2**31)
     return CASES[name].make().eval()
 
