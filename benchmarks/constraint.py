@@ -35,6 +35,8 @@ def about() -> Row:
 def rows(chosen: Sequence[str], methods: Sequence[str], each_step: bool) -> Iterator[Row]:
     common = about()
     for method, name in itertools.product(methods, chosen):
+        if name in JAX_LOOPS and method not in CONSTRAINTS:
+            continue
         for seed in SEEDS.get(method, (0,)):
             row = {**common, "loop": name, "trains": EVERY[name], "method": method, "seed": seed}
             yield row | figures(training(name, method, seed), each_step=each_step)

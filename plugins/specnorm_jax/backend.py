@@ -149,10 +149,18 @@ class JaxBackend(Backend):
     def complex(self, real: Array, imag: Array) -> Array:
         return jax.lax.complex(real, imag)
 
+    def real_columns(self, z: Array) -> Array:
+        """As one loop; XLA compiles three for a concatenation."""
+        return jnp.reshape(jnp.stack([z.real, z.imag], axis=-2), (*z.shape[:-1], -1))
+
     def places_of_largest(self, x: Array, count: int) -> Array:
         """As one call of a library; a sort has three loops around it."""
         places: Array = jax.lax.top_k(x, count)[1]
         return places
+
+    def with_row(self, x: Array, place: Array, row: Array) -> Array:
+        """In place, where XLA needs the array no more."""
+        return jax.lax.dynamic_update_slice_in_dim(x, row[None, ...], place[0], axis=0)
 
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy a NumPy array to a device. Unless 64-bit values are enabled, JAX converts float64 to float32."""

@@ -444,6 +444,7 @@ class Stepped(Method):
         *,
         sweeps: Any,
         way: Array | None = None,
+        taps_first: bool = False,
         ops: ArrayOps,
     ) -> tuple[Array, ...]:
         """Search for the maxima a number of times.
@@ -451,7 +452,7 @@ class Stepped(Method):
         Parameters
         ----------
         blocks : array, shape (b, m, p, *kernel_shape)
-            Zero or scaled to about 1.
+            Zero or scaled to about 1. With ``taps_first``, of shape (b, *kernel_shape, p, m).
         state : tuple of arrays
         sketch : array
         way : array, shape (b,), optional

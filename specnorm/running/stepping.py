@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -190,7 +191,10 @@ class SteppedProgram(Program):
             return state
         if sweeps is not None:
             blocks = self._blocks_to_sweep(kernels, run)
-            state = stepped.sweep(blocks, state, sketch, self.spec, sweeps=sweeps, way=way, ops=run)
+            as_stored = self._sweeps_as_stored(run)
+            state = stepped.sweep(
+                blocks, state, sketch, self.spec, sweeps=sweeps, way=way, taps_first=as_stored, ops=run
+            )
             return self._passed(rows, state, sweeps, run)
         due = stepped.sweeps_due(way, xp=run.xp)
         counts = np.max(run.to_numpy(due).reshape(-1, groups), axis=1)
@@ -221,7 +225,13 @@ class SteppedProgram(Program):
             return self._scaled_blocks(kernels, run)[0]
         xp = run.xp
         size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
-        return self._blocks(kernels / (size + arrays.TINY), run.own_dtype, run)
+        kernels = kernels / (size + arrays.TINY)
+        return kernels if self._sweeps_as_stored(run) else self._blocks(kernels, run.own_dtype, run)
+
+    def _sweeps_as_stored(self, run: ArrayOps) -> bool:
+        """Whether kernels are swept in their own order, taps first; a compiler would make copies in another one."""
+        is_block = self.spec.groups == math.prod(self.spec.residues) == 1
+        return not run.concrete and is_block and polyphase.has_taps_first(self.spec)
 
     def _followed_by_loops(
         self, kernels: Any, rows: Any, state: tuple[AnyArray, ...], way: AnyArray, sketch: AnyArray, run: ArrayOps
@@ -231,6 +241,7 @@ class SteppedProgram(Program):
         What is in a loop is compiled once.
         """
         xp, stepped, groups = run.xp, self.stepped, self.spec.groups
+        sweep = partial(stepped.sweep, taps_first=self._sweeps_as_stored(run))
         device = run.device(state[0])
 
         def by_layer(x: Any) -> Any:
@@ -244,11 +255,10 @@ class SteppedProgram(Program):
             # One, by a number of this loop: compilers would compute the blocks before it, in every step.
             kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)
             blocks = self._blocks_to_sweep(kernel, run)
-            new = stepped.sweep(blocks, some[:-1], some[-1], self.spec, sweeps=xp.max(waiting), ops=run)
+            new = sweep(blocks, some[:-1], some[-1], self.spec, sweeps=xp.max(waiting), ops=run)
             is_next = xp.arange(waiting.shape[0], device=device) == place
             return xp.where(is_next, 0, waiting), *(
-                xp.reshape(xp.where(_beside(is_next, x.ndim + 1), y, by_layer(x)), x.shape)
-                for x, y in zip(state, new, strict=True)
+                xp.reshape(run.with_row(by_layer(x), place, y), x.shape) for x, y in zip(state, new, strict=True)
             )
 
         def again(last: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:

@@ -31,6 +31,8 @@ WAVES = 11, 23
 """Number of points of the grid from which new waves begin: its local maxima first, then the highest others. Kernels
 with three axes, which have more maxima, take the second number. With 5, a layer of 3 outputs reached 1.0154, with 11
 1.0073."""
+_LEAST_COMPILED = 17
+"""Least number of points that a compiler's loops go over. It takes four times as long for loops over eleven."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42
@@ -204,7 +206,7 @@ class PlaneWaves:
     Parameters
     ----------
     blocks : array, shape (b, m, p, *kernel_shape)
-        Real.
+        Real. With ``taps_first``, of shape (b, *kernel_shape, p, m).
     grid : Grid
         Grid for kernels of this shape.
     count : int
@@ -218,24 +220,32 @@ class PlaneWaves:
         Whether the blocks were transposed. Then m and p, left and right are here those of the transposed blocks.
     is_wide : bool
         Whether m < p.
-    rows : array, shape (b, m, p * taps)
-        The blocks.
+    rows, columns : arrays, shapes (b, m, p * taps) and (b, p * taps, m)
+        The blocks; with taps first, of shapes (b, m, taps * p) and (b, taps * p, m).
     fresh : array, shape (b, min(m, p), 1)
         `fresh_vectors`.
     phases : complex array, shape (b, taps, count * f)
         ``e^{i k.theta}`` at these points; for a wide block at -theta, so that the vectors are those of its transpose.
     """
 
-    def __init__(self, blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> None:
-        xp, (b, m, p) = ops.xp, blocks.shape[:3]
-        self.ops, self.grid, self.count = ops, grid, count
+    def __init__(self, blocks: Array, grid: Grid, count: int, *, taps_first: bool = False, ops: ArrayOps) -> None:
+        xp = ops.xp
+        self.ops, self.grid, self.count, self.taps_first = ops, grid, count, taps_first
+        b, p, m = (blocks.shape[0], *blocks.shape[-2:]) if taps_first else (blocks.shape[0], *blocks.shape[2:0:-1])
         self.is_transposed = p > _MOST_COLUMNS * m
         if self.is_transposed:
-            blocks, m, p = arrays.swapped(blocks, xp=xp), p, m
+            blocks = xp.matrix_transpose(blocks) if taps_first else arrays.swapped(blocks, xp=xp)
+            m, p = p, m
         self.is_wide = m < p
         self.shape = b, min(m, p), count * len(grid)
-        self.rows = xp.reshape(blocks, (b, m, -1))
-        self.fresh = fresh_vectors(self.rows, p, of_rows=self.is_wide, ops=ops)
+        # The transposed matrices are made here: in a compiler's loop they would be copied in each turn.
+        if taps_first:
+            self.columns = xp.reshape(blocks, (b, -1, m))
+            self.rows = xp.matrix_transpose(self.columns)
+        else:
+            self.rows = xp.reshape(blocks, (b, m, -1))
+            self.columns = xp.matrix_transpose(self.rows)
+        self.fresh = fresh_vectors(self.rows, p, of_rows=self.is_wide, taps_first=taps_first, ops=ops)
 
     @functools.cached_property
     def phases(self) -> Array:
@@ -249,8 +259,8 @@ class PlaneWaves:
         """``G(theta) v`` of right vectors (b, p, g), shape (b, m, g)."""
 
         def of_chunk(right: Array, phases: Array) -> Array:
-            xp, (b, _, g) = self.ops.xp, right.shape
-            waves = xp.reshape(right[:, :, None, :] * phases[:, None, :, :], (b, -1, g))
+            b, _, g = right.shape
+            waves = self.ops.xp.reshape(self._by_channels(right) * self._by_taps(phases), (b, -1, g))
             return arrays.real_times(self.rows, waves, ops=self.ops)
 
         return self._by_chunks(of_chunk, right, phases)
@@ -260,7 +270,7 @@ class PlaneWaves:
         xp = self.ops.xp
 
         def of_chunk(left: Array, phases: Array) -> Array:
-            return xp.sum(self.tap_products(left) * xp.conj(phases)[:, None, :, :], axis=2)
+            return xp.sum(self.tap_products(left) * self._by_taps(xp.conj(phases)), axis=1 if self.taps_first else 2)
 
         return self._by_chunks(of_chunk, left, phases)
 
@@ -284,10 +294,18 @@ class PlaneWaves:
         return (self.times if self.is_wide else self.adjoint_times)(images, phases)
 
     def tap_products(self, left: Array) -> Array:
-        """``K_k^T u`` of every tap k: left vectors (b, m, g) to (b, p, taps, g)."""
-        xp, (b, _, g) = self.ops.xp, left.shape
-        found = arrays.real_times(xp.matrix_transpose(self.rows), left, ops=self.ops)
-        return xp.reshape(found, (b, -1, len(self.grid.taps), g))
+        """``K_k^T u`` of every tap k: left vectors (b, m, g) to (b, p, taps, g), or (b, taps, p, g) with taps first."""
+        xp, (b, _, g), taps = self.ops.xp, left.shape, len(self.grid.taps)
+        found = arrays.real_times(self.columns, left, ops=self.ops)
+        return xp.reshape(found, (b, taps, -1, g) if self.taps_first else (b, -1, taps, g))
+
+    def _by_channels(self, vectors: Array) -> Array:
+        """Vectors (b, p, g), which broadcast beside `tap_products`."""
+        return vectors[:, None, :, :] if self.taps_first else vectors[:, :, None, :]
+
+    def _by_taps(self, phases: Array) -> Array:
+        """Phases (b, taps, g), which broadcast beside `tap_products`."""
+        return phases[:, :, None, :] if self.taps_first else phases[:, None, :, :]
 
 
 def most_waves(kernel_shape: tuple[int, ...], points: int) -> int:
@@ -329,7 +347,7 @@ def start_vectors(waves: PlaneWaves) -> Array:
     return waves.ops.xp.broadcast_to(found, waves.shape)
 
 
-def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, ops: ArrayOps) -> Array:
+def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, taps_first: bool = False, ops: ArrayOps) -> Array:
     """Vectors with an entry of at most `_FRESH` for each column of the blocks that is not zero.
 
     They are the largest entries of the columns, times fixed numbers: not sums, so that channels of zeros, by which
@@ -337,9 +355,11 @@ def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, ops: ArrayOps) 
 
     Parameters
     ----------
-    rows : array, shape (b, m, p * taps)
+    rows : array, shape (b, m, p * taps), or (b, m, taps * p)
     of_rows : bool
         Whether the vectors have an entry for each row instead.
+    taps_first : bool
+        Which of both shapes.
 
     Returns
     -------
@@ -349,7 +369,12 @@ def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, ops: ArrayOps) 
     axis = 2 if of_rows else 1
     # Absolute values of all entries would be a copy of the kernels.
     sizes = xp.maximum(xp.max(rows, axis=axis), -xp.min(rows, axis=axis))
-    sizes = sizes[..., None] if of_rows else xp.max(xp.reshape(sizes, (b, p, -1)), axis=2, keepdims=True)
+    if of_rows:
+        sizes = sizes[..., None]
+    elif taps_first:
+        sizes = xp.max(xp.reshape(sizes, (b, -1, p)), axis=1)[..., None]
+    else:
+        sizes = xp.max(xp.reshape(sizes, (b, p, -1)), axis=2, keepdims=True)
     (numbers,) = placed(("fresh", sizes.shape[1]), functools.partial(_fresh_numbers, sizes.shape[1]), rows, ops=ops)
     return sizes / (xp.max(sizes, axis=1, keepdims=True) + arrays.TINY) * numbers
 
@@ -419,12 +444,12 @@ def _to_follow(waves: PlaneWaves, *found: Array) -> tuple[Array, Array]:
     estimates = _squared_norm(best[-1], xp=xp) / (square + arrays.TINY)
     order, count = _order(estimates, waves), most_waves(waves.grid.key[0], len(waves.grid))
     chosen: Sequence[Array] = [*best, waves.phases[:, :, : len(waves.grid)]]
-    if ops.concrete:
-        chosen = _highest(chosen, order, count, ops=ops)
-    left, phases = _left_vectors(waves, *chosen), chosen[-1]
-    if not ops.concrete:
-        # A compiler takes four times as long for loops over eleven points as over all.
-        left, phases = _highest((left, phases), order, count, ops=ops)
+    at_first = count if ops.concrete else max(count, _LEAST_COMPILED)
+    if len(waves.grid) > at_first:
+        chosen = _highest(chosen, order, at_first, ops=ops)
+        left, phases = (x[:, :, :count] for x in (_left_vectors(waves, *chosen), chosen[-1]))
+    else:
+        left, phases = _highest((_left_vectors(waves, *chosen), chosen[-1]), order, count, ops=ops)
     # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
     return left, xp.conj(phases) if waves.is_transposed else phases
 

@@ -115,7 +115,7 @@ class SymbolNorm(Stepped):
             right = self._right_of_matrix(blocks, spec, ops=ops)
             angles = right[:, :0]
         else:
-            waves = self._waves(blocks, ops=ops)
+            waves = self._waves(blocks, spec, ops=ops)
             _, first = self._first_steps(waves, spec)
             right, angles = bundle.settled(blocks, first, ops=ops)
         wide = arrays.in_wide_dtype(blocks, ops=ops)
@@ -169,7 +169,7 @@ class SymbolNorm(Stepped):
         *_, norms, sketch = self.state_shapes(spec).values()
         b, device = blocks.shape[0], ops.device(blocks)
         zeros = [xp.zeros((b, *x), dtype=blocks.dtype, device=device) for x in (norms, sketch)]
-        vectors, new = self._first_steps(self._waves(blocks, ops=ops), spec)
+        vectors, new = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
         # No wave was followed before.
         bundle_of_all = bundle.with_highest_kept(
             new, new, zeros[0][:, 0, : new.angles.shape[2]], _kept(spec, new.angles.shape[2]), ops=ops
@@ -231,12 +231,13 @@ class SymbolNorm(Stepped):
         *,
         sweeps: Any,
         way: Array | None = None,
+        taps_first: bool = False,
         ops: ArrayOps,
     ) -> tuple[Array, ...]:
         """Step the vectors of the grid. The bundle begins anew at the best points, with the best waves before."""
         xp = ops.xp
         given, left, angles, norms, last_sketch = state
-        waves = self._waves(blocks, ops=ops)
+        waves = self._waves(blocks, spec, taps_first=taps_first, ops=ops)
         vectors = xp.reshape(ops.complex(given[..., 0], given[..., 1]), waves.shape)
         vectors = grid_vectors.with_invalid_replaced(vectors, waves)
         vectors, left_of_new, phases = grid_vectors.steps(waves, vectors, sweeps)
@@ -279,10 +280,10 @@ class SymbolNorm(Stepped):
         vectors, left, phases = grid_vectors.steps(waves, grid_vectors.start_vectors(waves), _START_STEPS)
         return vectors, _bundle(left, phases, spec, ops=waves.ops)
 
-    def _waves(self, blocks: Array, *, ops: ArrayOps) -> PlaneWaves:
-        channels = min(blocks.shape[1:3])
-        grid = self._grid(tuple(blocks.shape[3:]), channels)
-        return PlaneWaves(blocks, grid, self._count(channels, len(grid)), ops=ops)
+    def _waves(self, blocks: Array, spec: ConvSpec, *, taps_first: bool = False, ops: ArrayOps) -> PlaneWaves:
+        channels = min(spec.block_shape[:2])
+        grid = self._grid(spec.block_kernel_shape, channels)
+        return PlaneWaves(blocks, grid, self._count(channels, len(grid)), taps_first=taps_first, ops=ops)
 
     def _count(self, channels: int, points: int) -> int:
         """Vectors at each point."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,33 @@ def test_small_and_large_kernels_have_finite_steps(exponent: int) -> None:
     method = SymbolNorm()
     value, _ = specnorm.track(kernel, method, specnorm.init_tracking(kernel, method))
     assert float(value) == pytest.approx(float(specnorm.enclose(kernel).upper), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "geometry"),
+    [
+        ((3, 3, 16, 24), {}), ((3, 3, 40, 4), {}), ((3, 3, 4, 40), {}), ((5, 8, 8), {"layout": "WIO"}),
+        ((3, 3, 8, 16), {"stride": 2}), ((3, 3, 4, 16), {"groups": 2}), ((16, 8, 3, 3), {"layout": "OIHW"}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_step_is_the_same_without_branches_on_values(shape: tuple[int, ...], geometry: dict[str, Any]) -> None:
+    """As compilers take it: in loops, and kernels in their own order. The grid of five taps has 13 points."""
+    program = stepped_program(SymbolNorm(), shape, "float64", tuple(({"layout": "HWIO"} | geometry).items()))
+    kernels, backend = normal(3, *shape), specnorm_numpy.BACKEND
+    steps = program.execution(kernels, backend=backend, training=True)
+    compiled = replace(steps, traced=True)
+    state = program.init(kernels, backend=backend)
+    found: Any
+    other: Any
+    for way in (0.2, 0.002, 0.002):
+        kernels += way * np.array([1.0, 0.1, 2.0]).reshape(3, *(1,) * len(shape)) * normal(*kernels.shape, seed=1)
+        found, other = (program._followed(kernels, state, None, run) for run in (steps, compiled))
+        if way < 0.1:
+            pairs = zip((found.value, found.left @ found.right, *found.state),
+                        (other.value, other.left @ other.right, *other.state), strict=True)  # fmt: skip
+            assert [float(np.max(np.abs(x - y))) for x, y in pairs] == pytest.approx([0] * 7, abs=1e-9)
+        state = found.state
 
 
 @pytest.mark.parametrize("case", ["walk", "press", "jump", "rank one"])

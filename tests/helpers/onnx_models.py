@@ -86,12 +86,6 @@ def steepest(proto: Any, points: Sequence[Values]) -> float:
     return max(float(np.linalg.norm(jacobian(proto, x), 2)) for x in points)
 
 
-def in_ball(centre: Values, radius: float) -> list[Values]:
-    rng = np.random.default_rng(1)
-    moves = rng.standard_normal((30, *centre.shape))
-    return [centre + 0.999 * radius * rng.uniform() * move / np.linalg.norm(move) for move in moves]
-
-
 def everywhere(shape: Sequence[int], count: int = 30) -> list[Values]:
     return list(3 * np.random.default_rng(1).standard_normal((count, *shape)))
 

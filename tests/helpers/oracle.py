@@ -296,39 +296,42 @@ def scale_to_one(kernel: NDArray[Any]) -> tuple[Float, int]:
     return np.ldexp(exact, -exponent), exponent
 
 
+def _spectrum(
+    kernel: NDArray[Any], input_shape: int | Sequence[int], geometry: dict[str, Any]
+) -> tuple[Float, float, int]:
+    """Singular values of the layer's matrix, descending, what each may be off by, and the binary exponent of both.
+
+    Two errors: LAPACK's backward error, at most a modest multiple of the size times eps ||A||_F, and the additions
+    where several taps meet in one entry, at most taps * eps times the matrix of absolute values.
+    """
+    scaled, exponent = scale_to_one(kernel)
+    matrix, absolute = (dense_matrix(x, input_shape, **geometry) for x in (scaled, np.abs(scaled)))
+    # What is seen may be far smaller than the kernel.
+    shift = int(np.frexp(np.max(absolute, initial=0.0))[1])
+    values = np.linalg.svd(np.ldexp(matrix, -shift), compute_uv=False)
+    steps = 10 * max(matrix.shape) + math.prod(scaled.shape[2:])
+    slack = EPS * steps * float(np.linalg.norm(np.ldexp(absolute, -shift)))
+    return np.asarray(values, dtype=np.float64), slack, exponent + shift
+
+
 def all_singular_values(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Float:
     """Every singular value of the layer's matrix, descending."""
-    scaled, exponent = scale_to_one(kernel)
-    values = np.linalg.svd(dense_matrix(scaled, input_shape, **geometry), compute_uv=False)
-    return np.ldexp(np.asarray(values, dtype=np.float64), exponent)
+    values, _, exponent = _spectrum(kernel, input_shape, geometry)
+    return np.ldexp(values, exponent)
 
 
 @remembered
 def dense_norm(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Truth:
-    """Spectral norm of the layer at one input size, from its dense matrix.
-
-    Two errors widen the value: LAPACK's backward error, at most a modest multiple of the size times eps ||A||_F, and
-    the additions where several taps meet in one entry, at most taps * eps times the matrix of absolute values.
-    """
-    scaled, exponent = scale_to_one(kernel)
-    matrix = dense_matrix(scaled, input_shape, **geometry)
-    absolute = dense_matrix(np.abs(scaled), input_shape, **geometry)
-    value = float(np.linalg.svd(matrix, compute_uv=False)[0])
-    taps = math.prod(scaled.shape[2:])
-    slack = EPS * (10 * max(matrix.shape) + taps) * float(np.linalg.norm(absolute))
-    return Truth(max(value - slack, 0.0), value + slack).scaled(exponent)
+    """Spectral norm of the layer at one input size, from its dense matrix."""
+    values, slack, exponent = _spectrum(kernel, input_shape, geometry)
+    return Truth(max(float(values[0]) - slack, 0.0), float(values[0]) + slack).scaled(exponent)
 
 
 @remembered
 def dense_smallest(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Truth:
-    """Smallest of the ``min(rows, columns)`` singular values of the layer's dense matrix; errors as of `dense_norm`."""
-    scaled, exponent = scale_to_one(kernel)
-    matrix = dense_matrix(scaled, input_shape, **geometry)
-    absolute = dense_matrix(np.abs(scaled), input_shape, **geometry)
-    value = float(np.linalg.svd(matrix, compute_uv=False)[-1])
-    taps = math.prod(scaled.shape[2:])
-    slack = EPS * (10 * max(matrix.shape) + taps) * float(np.linalg.norm(absolute))
-    return Truth(max(value - slack, 0.0), value + slack).scaled(exponent)
+    """Smallest of the ``min(rows, columns)`` singular values of the layer's dense matrix."""
+    values, slack, exponent = _spectrum(kernel, input_shape, geometry)
+    return Truth(max(float(values[-1]) - slack, 0.0), float(values[-1]) + slack).scaled(exponent)
 
 
 @remembered

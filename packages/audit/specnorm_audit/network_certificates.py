@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up
 from specnorm_check import Units as AllUnits
 from specnorm_check.branches import starts_of
-from specnorm_check.inequality import MOST_UNITS, Form, new_units
+from specnorm_check.inequality import MOST_NUMBERS, MOST_UNITS, Form, new_units
 from specnorm_check.matrices import step_of
+from specnorm_check.moves import MOVES
 from specnorm_check.networks import ValueBounds
 from specnorm_check.rules import slopes_of
 from specnorm_networks.tools import RATE, Inequality, NetworkBound, Proposal, RunBound, Units, proposals
@@ -40,18 +41,6 @@ MATRIX_AIM = 2.5e-4
 WIDEST = 640
 """Largest number of channels on the smaller side of a kernel of several layers. A search for H with that many takes
 minutes and 1.5 GB."""
-ENDS_OF_MATRICES = {
-    *LAYER_OPERATORS,
-    "Add",
-    "AveragePool",
-    "Concat",
-    "MatMul",
-    "ReduceMean",
-    "ReduceSum",
-    "Resize",
-    "Sub",
-}
-"""Operators at whose values a matrix of several operators may end."""
 MARGINS = (1e-5, 1e-4, 1e-3, 8e-3)
 """Relative distances from the bound of a whole network that are tried, in order."""
 CLOSE = 5e-3
@@ -61,21 +50,23 @@ LOOSE = 0.01
 OTHER_FUNCTIONS = "other functions, or functions of several operators"
 OF_SEVERAL_VALUES = "products, quotients and normalizations of several values"
 TOO_LARGE = "multipliers of layers that are too large for one matrix inequality"
-LACKING = {
-    "maxima and sorting as differences of entries": {
-        "MaxPool", "GlobalMaxPool", "Max", "Min", "ReduceMax", "ReduceMin", "TopK",
-    },
-    "other linear maps": {
-        "Col2Im", "ConvTranspose", "CumSum", "DFT", "DepthToSpace", "Einsum", "GatherElements", "GatherND",
-        "GlobalAveragePool", "GridSample", "Mean", "Neg", "Pad", "Resize", "ReverseSequence", "ScatterElements",
-        "ScatterND", "SpaceToDepth", "Sum", "Tile", "Upsample",
+MAXIMA = "maxima and sorting of many entries, or of padded images"
+OTHER_MAPS = "other linear maps"
+LACKING = (MAXIMA, OTHER_FUNCTIONS, OTHER_MAPS, OF_SEVERAL_VALUES, TOO_LARGE)
+"""Rules that the checker lacks."""
+OPERATORS = {
+    MAXIMA: {"GlobalMaxPool", "Max", "MaxPool", "Min", "ReduceMax", "ReduceMin", "TopK"},
+    OTHER_MAPS: {
+        "AveragePool", "Col2Im", "CumSum", "DFT", "Einsum", "GatherElements", "GatherND", "GlobalAveragePool",
+        "GridSample", "MatMul", "Mean", "Pad", "Resize", "ReverseSequence", "ScatterElements", "ScatterND", "Tile",
+        "Upsample",
     },
     OF_SEVERAL_VALUES: {
-        "Attention", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
-        "RMSNormalization",
+        "Attention", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "LogSoftmax",
+        "LpNormalization", "RMSNormalization", "ReduceL2", "ReduceLogSumExp", "Softmax",
     },
 }  # fmt: skip
-"""Rules that the checker lacks, with operators that need them."""
+"""Operators that may need them."""
 SECONDS = 8.0
 """Time limit of a search for multipliers of units."""
 STEPS = 100
@@ -125,42 +116,65 @@ def certificate_of_network(
         completions = [proven.completion for proven in proven_parts]
         upper = float_up(network.constant_of_outputs(_bounds(network, proven_parts)))
     except (Refused, OverflowError) as error:
-        lacking = f" {_lacking(network)}" if isinstance(error, Refused) and network is not None else ""
+        lacking = f" {_lacking(network, content)}" if isinstance(error, Refused) else ""
         raise CertificateError(f"no claim about it can be made: {error}.{lacking}") from error
     if answer.product is not None and upper > answer.product * (1 + ABOVE_PRODUCT):
         raise CertificateError(
             f"it would state {upper:.6g}, above the product of the constants of its operators, {answer.product:.6g}. "
-            f"{_lacking(network)} Certify the layers alone."
+            f"{_lacking(network, content)} Certify the layers alone."
         )
     is_loose = answer.upper is not None and upper > answer.upper * (1 + LOOSE)
     statement = {
         "name": name, "sha256": hashlib.sha256(content).hexdigest(), "input_shape": shape, "upper": upper.hex(),
         "parts": parts,
     }  # fmt: skip
-    note = _lacking(network) if is_loose else ""
+    note = _lacking(network, content) if is_loose else ""
     return Certificate((Claim(statement, completions),), content if exported else b"", note)
 
 
-def _lacking(network: Network) -> str:
+def _lacking(network: Network | None, content: bytes) -> str:
     """Return in words the rules that the checker lacks for a network, with the operators that need them."""
-    operators: dict[str, list[str]] = {}
-    for name in set(network.nodes) - network.fixed - {network.start}:
-        node = network.nodes[name]
-        try:
-            step_of(network, name)
-        except Exception:
-            op = node.op.removesuffix(" as it is given")
-            changing = set(network.changing_inputs(name))
-            rule = OF_SEVERAL_VALUES if len(changing) > 1 else OTHER_FUNCTIONS
-            rule = next((rule for rule, ops in LACKING.items() if op in ops), rule)
-            operators.setdefault(rule, []).append(op)
-    if not operators:
-        changing = set(network.nodes) - network.fixed
-        functions = [name for name in changing if slopes_of(network.nodes[name]) is not None]
-        entries = sum(math.prod(network.shapes.get(name, ())) for name in (network.start, *functions))
-        return f"The checker has no rule for {TOO_LARGE if entries > MOST_UNITS else OTHER_FUNCTIONS}."
-    rules = [f"{rule} ({', '.join(sorted({*ops}))})" for rule, ops in sorted(operators.items())]
+    operators: dict[str, set[str]] = {}
+    nodes = _nodes_without_step(network) if network is not None else _nodes_of_file(content)
+    for op, is_of_several in nodes:
+        rule = OF_SEVERAL_VALUES if is_of_several else OTHER_FUNCTIONS
+        rule = next((rule for rule, ops in OPERATORS.items() if op in ops), rule)
+        operators.setdefault(rule, set()).add(op)
+    if not operators and network is not None:
+        sizes = {name: math.prod(network.shapes.get(name, ())) for name in network.nodes}
+        functions = [name for name in network.nodes if slopes_of(network.nodes[name]) is not None]
+        units = sum(sizes[name] for name in (network.start, *functions))
+        is_too_large = units > MOST_UNITS or units * sum(sizes.values()) >= MOST_NUMBERS
+        operators[TOO_LARGE if is_too_large else OTHER_FUNCTIONS] = set()
+    rules = [f"{rule} ({', '.join(sorted(ops))})" if ops else rule for rule, ops in sorted(operators.items())]
     return f"The checker has no rule for {' and '.join(rules)}."
+
+
+def _nodes_of_file(content: bytes) -> Iterator[tuple[str, bool]]:
+    """Yield the operators of a file that is not read, which need a rule that the checker lacks."""
+    import onnx
+
+    known = set().union(*OPERATORS.values())
+    for node in onnx.ModelProto.FromString(content).graph.node:
+        if node.op_type in known:
+            yield node.op_type, False
+
+
+def _nodes_without_step(network: Network) -> Iterator[tuple[str, bool]]:
+    """Yield the operators that Lemma 6 does not read, and whether each is of several values, or of one by itself."""
+    ends = set().union(*(set(_values_between(network, network.start, end)) for end in network.ends))
+    roots: dict[str, str] = {}
+    for name in network.stated:
+        node = network.nodes[name]
+        sources = network.changing_inputs(name)
+        of_sources = {roots[source] for source in sources}
+        is_of_entries = network.have_shape(sources, name) and node.op not in {*MOVES, *LAYER_OPERATORS, "MatMul"}
+        roots[name] = of_sources.pop() if is_of_entries and len(of_sources) == 1 else name
+        if name in ends and sources:
+            with contextlib.suppress(Exception):
+                step_of(network, name)
+                continue
+            yield node.op.removesuffix(" as it is given"), roots[name] == name and len(set(sources)) > 1
 
 
 class ProvenPart(NamedTuple):
@@ -188,16 +202,16 @@ def _least_parts(network: Network, answer: NetworkBound) -> list[ProvenPart]:
     runs = [*answer.runs, *answer.others]
     for run in runs:
         candidates += _as_a_whole(network, run)
-    if not is_close():
-        try:
-            candidates.append(_best_parts(network, runs))
-        except Refused as error:
-            refusal = error
     if not is_close() and len(network.ends) == 1:
         with contextlib.suppress(Refused):
             (end,) = network.ends
             found = _proposed(network, network.start, end, Clock.of(SECONDS), answer.upper * (1 + CLOSE))
             candidates.append([_proven_units(network, network.start, end, *found)])
+    if not is_close():
+        try:
+            candidates.append(_best_parts(network, runs))
+        except Refused as error:
+            refusal = error
     if not candidates:
         raise refusal or Refused("no parts prove a constant")
     return min(candidates, key=lambda parts: _constant(network, parts))
@@ -270,10 +284,12 @@ def _part_of_units(
 ) -> AllUnits:
     """Return a part of all units; `ValueError` if functions of the file have other units."""
     by_name = {network.first.get(name, name): numbers for name, numbers in multipliers.items()}
+    # Functions that write out maxima have other names in the two programs, and the same order.
+    of_maxima = [numbers for name, numbers in multipliers.items() if name not in network.nodes]
     values = [start]
     weights = [np.array([constant])]
     for name, is_new in new_units(network, start, end).items():
-        q = np.sqrt(by_name[name])
+        q = np.sqrt(by_name[name] if name in by_name else of_maxima.pop(0))
         if len(q) != network.shape_of(name)[1]:
             of_units, q = q, np.ones(is_new.shape)
             q[is_new] = of_units
@@ -293,8 +309,10 @@ def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
         if parts_of_run:
             best = _better(network, best, run.start, run.end, parts_of_run)
     clock = Clock.of(SECONDS)
-    for end in network.nodes:
+    for end in network.stated:
         for start in _starts_of(network, end):
+            if start == network.start and [end] == network.ends:
+                break  # all units of the network: tried before
             try:
                 constant, multipliers = _proposed(network, start, end, clock)
                 bounds = _bounds(network, best)
@@ -410,11 +428,12 @@ def _before_flattening(network: Network, value: str) -> str:
 
 def _starts_of(network: Network, end: str) -> Iterator[str]:
     """Yield earlier values, through which all paths to a value lead, the nearest first, if several operators do."""
-    op = network.nodes[end].op
-    if op not in ENDS_OF_MATRICES or network.first.get(end, end) != end:
+    node = network.nodes[end]
+    is_moved = node.op in MOVES - {"Concat"} or slopes_of(node) is not None
+    if is_moved or end == network.start or network.first.get(end, end) != end:
         return
     for start, between in starts_of(network, end, network.changing_inputs):
-        has_several = len(between) > 1 or op in {"MatMul", "Resize"}
+        has_several = len(between) > 1 or node.op not in LAYER_OPERATORS
         if has_several and math.prod(network.shapes.get(start, (math.inf,))) <= COLUMNS:
             yield start
 

@@ -25,53 +25,59 @@ MOST_ENTRIES = 2**32  # of one tensor
 
 WINDOW = {"auto_pad", "dilations", "kernel_shape", "pads", "strides"}
 REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
+WITHOUT_ATTRIBUTES = """
+    Abs Add Asinh Atan Clip Cos Div Erf Expand HardSwish Identity MatMul Max Min
+    Mish Mul Neg PRelu Reciprocal Relu Sigmoid Sin Slice Softplus Softsign Squeeze
+    Sub Sum Tanh Tile Unsqueeze Where
+"""
+REDUCTIONS = "ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum"
 ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
-    "Abs": set(),
-    "Add": set(),
+    **{op: set() for op in WITHOUT_ATTRIBUTES.split()},
+    **dict.fromkeys(REDUCTIONS.split(), REDUCTION),
     "Attention": {"is_causal", "qk_matmul_output_mode", "scale", "softcap"},
     "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
     "BatchNormalization": {"epsilon", "momentum", "training_mode"},
-    "Clip": set(),
+    "Celu": {"alpha"},
     "Concat": {"axis"},
     "Conv": WINDOW | {"group"},
-    "Div": set(),
+    "ConvTranspose": WINDOW | {"group", "output_padding"},
+    "CumSum": {"exclusive", "reverse"},
+    "DepthToSpace": {"blocksize", "mode"},
+    "Einsum": {"equation"},
     "Elu": {"alpha"},
-    "Expand": set(),
     "Flatten": {"axis"},
     "Gather": {"axis"},
+    "GatherND": {"batch_dims"},
+    "Gelu": {"approximate"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
+    "HardSigmoid": {"alpha", "beta"},
     "LayerNormalization": {"axis", "epsilon", "stash_type"},
     "LeakyRelu": {"alpha"},
-    "Min": set(),
-    "Mul": set(),
-    "MatMul": set(),
+    "LogSoftmax": {"axis"},
     "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
     "Pad": {"mode"},
     "RMSNormalization": {"axis", "epsilon", "stash_type"},
-    "Reciprocal": set(),
-    "ReduceL2": REDUCTION,
-    "ReduceMean": REDUCTION,
-    "ReduceSum": REDUCTION,
-    "Relu": set(),
     "Reshape": {"allowzero"},
     "Resize": {
+        "antialias",
         "coordinate_transformation_mode",
         "cubic_coeff_a",
+        "exclude_outside",
         "extrapolation_value",
+        "keep_aspect_ratio_policy",
         "mode",
         "nearest_mode",
     },
-    "Sigmoid": set(),
-    "Slice": set(),
+    "ScatterElements": {"axis", "reduction"},
+    "ScatterND": {"reduction"},
+    "Selu": {"alpha", "gamma"},
     "Softmax": {"axis"},
-    "Softplus": set(),
-    "Softsign": set(),
+    "SpaceToDepth": {"blocksize"},
     "Split": {"axis", "num_outputs"},
-    "Squeeze": set(),
-    "Sub": set(),
-    "Tanh": set(),
+    "Swish": {"alpha"},
+    "TopK": {"axis", "largest", "sorted"},
     "Transpose": {"perm"},
-    "Unsqueeze": set(),
+    "Trilu": {"upper"},
 }
 """The operators that a rule is for, each with the attributes that it may have: the rule
 reads them, or holds for any value of them."""
@@ -79,13 +85,19 @@ ELEM_TYPES_OF_CASTS = {1: np.float32, 7: np.int64, 11: np.float64}  # by ONNX's 
 WHOLE_ARITHMETIC = {
     "Add": np.add,
     "Div": np.floor_divide,
+    "Mod": np.mod,
     "Mul": np.multiply,
     "Sub": np.subtract,
 }
 ONLY_VALUES = {
+    "antialias": 0,
+    "approximate": b"none",
     "auto_pad": b"NOTSET",
     "ceil_mode": 0,
+    "exclude_outside": 0,
+    "keep_aspect_ratio_policy": b"stretch",
     "softcap": 0.0,
+    "sorted": 1,
     "training_mode": 0,
     "transA": 0,
 }
@@ -109,6 +121,8 @@ class Graph:
     first. ``shapes`` has the shape of each value for which onnx infers one. Of values
     that equal operators compute from equal values, operators read the first; ``first``
     has its name. ``fixed`` has the names of values that are computed from arrays alone.
+    ``written_out`` has for some values the name of an equal one, which other operators
+    compute.
     """
 
     def __init__(self, content: bytes, input_shape: object) -> None:
@@ -131,6 +145,7 @@ class Graph:
         self.first = names_of_equal_arrays(self.arrays)
         left_out = ""  # the name that ONNX gives to an optional input
         self.fixed = {left_out, *self.arrays}
+        self.written_out: dict[str, str] = {}
         computed: dict[str, str] = {}
         for stated in graph.node:
             inputs = [self.first.get(name, name) for name in stated.input]
@@ -155,6 +170,11 @@ class Graph:
         attributes = attributes_of(node)
         if op == "Mul" and inputs[0] in self.arrays:
             inputs = inputs[::-1]
+        if op == "Mul" and (x := self._gated_by_its_sigmoid(inputs)):
+            op, inputs = "Swish", [x]
+        if op == "PRelu":
+            slopes = self.arrays.get(inputs[1], np.full(1, np.nan))
+            attributes["alphas"] = [float(slopes.min()), float(slopes.max())]
         has_sizes = all(name in self.shapes for name in (*inputs[:1], *node.output))
         if op == "Split" and has_sizes:
             axis = attributes.get("axis", 0)
@@ -174,6 +194,20 @@ class Graph:
             op_of_output = op if index == 0 else f"output {index} of {op}"
             yield name, Node(op_of_output, inputs, attributes)
 
+    def _gated_by_its_sigmoid(self, inputs: Sequence[str]) -> str:
+        """Return x if the inputs are x and Sigmoid(x), in either order, else no name."""
+        for x, gate in (inputs, inputs[::-1]):
+            node = self.nodes.get(gate)
+            if node is not None and node.op == "Sigmoid" and node.inputs == [x]:
+                return x
+        return ""
+
+    def sources(self, name: str) -> list[str]:
+        """Return the values from which Lemma 7 reads a value, one for each use."""
+        if name in self.written_out:
+            return [self.written_out[name]]
+        return self.changing_inputs(name)
+
     def _require_scalar_clip_limits(self) -> None:
         """Refuse a Clip whose limits are arrays of the file with one axis or more.
 
@@ -187,7 +221,9 @@ class Graph:
                 require(is_single, "a Clip has a limit that is not a single number")
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Return a value's shape, which has to be known."""
+        """Return the shape of a value or an array, which has to be known."""
+        if name in self.arrays:
+            return self.arrays[name].shape
         require(name in self.shapes, f"onnx infers no shape of {plain(name)}")
         return self.shapes[name]
 
@@ -405,8 +441,10 @@ def array_of(
     attributes = attributes_of(node)
     if node.domain or len(node.output) != 1:
         return None
-    if node.op_type == "Shape" and node.input[0] in shapes:
-        shape = shapes[node.input[0]][attributes.get("start", 0) : attributes.get("end")]
+    if node.op_type == "Shape" and node.input[0] in (*shapes, *arrays):
+        (source,) = node.input
+        whole = arrays[source].shape if source in arrays else shapes[source]
+        shape = whole[attributes.get("start", 0) : attributes.get("end")]
         return np.array(shape, np.int64)
     if not node.input or not all(name in arrays for name in node.input):
         return None
@@ -415,11 +453,14 @@ def array_of(
         after = given[0].astype(ELEM_TYPES_OF_CASTS[attributes["to"]])
         is_floating = after.dtype.kind == "f"
         return after if is_floating or bool((after == given[0]).all()) else None
+    if node.op_type == "Expand" and math.prod(given[1].tolist()) < NUMBER_LIMIT:
+        sizes = np.broadcast_shapes(given[0].shape, tuple(given[1].tolist()))
+        return np.broadcast_to(given[0], sizes)
     if any(array.ndim > 1 or array.dtype != given[0].dtype for array in given):
         return None
     if node.op_type == "Concat" and all(array.ndim == 1 for array in given):
         return np.concatenate(given)
-    if node.op_type == "Reshape" and given[0].size == 1 and given[1].tolist() == [-1]:
+    if node.op_type == "Reshape" and given[0].size == 1 and given[1].size == 1:
         return given[0].reshape(1)
     if any(array.dtype != np.int64 or not small_numbers(array) for array in given):
         return None
@@ -428,7 +469,7 @@ def array_of(
     if node.op_type == "Gather" and given[0].ndim == 1:
         return np.asarray(given[0][given[1]])
     if node.op_type in WHOLE_ARITHMETIC:
-        if node.op_type == "Div" and not given[1].min() > 0:
+        if node.op_type in ("Div", "Mod") and not given[1].min() > 0:
             return None
         return np.asarray(WHOLE_ARITHMETIC[node.op_type](*given))
     return None
@@ -470,8 +511,6 @@ def known_operator(node: Any) -> str:
     for name, value in ONLY_VALUES.items():
         if attributes.get(name, value) != value:
             return without_rule
-    if op == "Pad" and attributes.get("mode", b"constant") != b"constant":
-        return without_rule
     if op == "BatchNormalization" and len(node.output) > 1:  # as in training
         return without_rule
     return op

@@ -92,7 +92,7 @@ class Form:
         self.q_0, q_n = part.multipliers[0], part.multipliers[-1]
         require(self.q_0.shape == (1,), "a part of units begins with one multiplier")
         require(q_n.tolist() == [1.0], "a part of units ends with the multiplier 1")
-        self.error = error_of_roundings(steps_of_functions(steps, functions), start, end)
+        self.error = error_of_roundings(steps, start, end)
 
         identity = np.eye(self.inputs, columns).reshape(*graph.shape_of(start), columns)
         self.ends, self.arguments = matrices_of(
@@ -194,7 +194,9 @@ def functions_of(
     known: dict[tuple[str, int], int] = {}
     for name, step in steps.items():
         node = graph.nodes[name]
-        if node.op in MOVES:
+        if name in graph.written_out:
+            numbers[name] = numbers[graph.written_out[name]]
+        elif node.op in MOVES:
             numbers[name] = moved(graph, name, numbers)
         else:
             count = math.prod(graph.shape_of(name))
@@ -204,10 +206,6 @@ def functions_of(
             entries += count
         if step.slopes is None:
             continue
-        low, high = step.slopes
-        if node.op == "LeakyRelu":  # `slopes_of` adds 0, which Lemma 4 needs
-            alpha = node.attributes.get("alpha", 0.01)
-            low, high = min(alpha, 1.0), max(alpha, 1.0)
         kind = f"{node.op} {sorted(node.attributes.items())} {node.inputs[1:]}"
         units = []
         is_new = []
@@ -219,19 +217,8 @@ def functions_of(
                 known[key] = used
                 used += 1
             units.append(known[key])
-        functions[name] = Function(low, high, np.array(units), np.array(is_new))
+        functions[name] = Function(*step.slopes, np.array(units), np.array(is_new))
     return functions
-
-
-def steps_of_functions(
-    steps: Mapping[str, Step], functions: Mapping[str, Function]
-) -> dict[str, Step]:
-    """Return the steps with the slopes of the functions."""
-    all_steps = dict(steps)
-    for name, function in functions.items():
-        slopes = (function.low, function.high)
-        all_steps[name] = steps[name]._replace(slopes=slopes)
-    return all_steps
 
 
 def matrices_of(

@@ -79,6 +79,7 @@ class Layer:
     groups: int
     padding_mode: str
     sizes: tuple[int, ...] | None
+    is_adjoint: bool = False  # of the layer that is meant
 
 
 # -- the bound -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from string import ascii_letters
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,8 @@ from specnorm_check.rules import (
     slopes_of,
 )
 
-MOST_VALUES = 512  # between
+MOST_VALUES = 2**12  # between
+SCATTERS = {"ScatterElements", "ScatterND"}
 ROUNDING = 2.0**-52  # of a number and of its error: twice 2^-53
 
 Size = Callable[[Array], Array]
@@ -60,7 +62,7 @@ def values_between(graph: Graph, start: str, end: str) -> list[str]:
             require(name in graph.nodes, "a part ends at no computed value")
             between.add(name)
             require(len(between) <= MOST_VALUES, "a part has too many values")
-            waiting += graph.changing_inputs(name)
+            waiting += graph.sources(name)
     require(between, "a part has no operator")
     return [name for name in graph.nodes if name in between]
 
@@ -68,32 +70,37 @@ def values_between(graph: Graph, start: str, end: str) -> list[str]:
 def step_of(graph: Graph, name: str) -> Step:
     """Return how the difference of a value follows from those before it."""
     node = graph.nodes[name]
-    sources = graph.changing_inputs(name)
+    sources = graph.sources(name)
     message = f"{node.op} stands in a matrix"
     require(sources, message)
     one = np.ones(1)
+    if name in graph.written_out:
+        return Step(sources, one, 0, scaled)
     if node.op in SUMS:
-        require(graph.have_shape(sources, name), f"{node.op} broadcasts in a matrix")
         signs = [1.0, -1.0] if node.op == "Sub" else [1.0] * len(node.inputs)
         is_source = np.isin(node.inputs, sources)
-        return Step(sources, np.array(signs)[is_source], len(sources), added)
-    if node.op == "Concat":
-        return Step(sources, one, 0, partial(moved_matrices, graph, name, sources))
-    require(sources == node.inputs[:1] and graph.has_fixed_inputs(node), message)
+        add = partial(added, graph.shape_of(name))
+        return Step(sources, np.array(signs)[is_source], len(sources), add)
     if node.op in MOVES:
         return Step(sources, one, 0, partial(moved_matrices, graph, name, sources))
+    if node.op in SCATTERS:
+        return step_of_scatter(graph, name, sources)
+    if node.op in ("Einsum", "MatMul"):
+        return step_of_product(graph, node, sources)
+    require(sources == node.inputs[:1] and graph.has_fixed_inputs(node), message)
     slopes = slopes_of(node)
     if slopes is not None:
         largest = np.full(graph.shape_of(name), max(-slopes[0], slopes[1]))
         return Step(sources, largest, 1, scaled, slopes)
     before = graph.shape_of(sources[0])
     after = graph.shape_of(name)
+    if node.op == "Neg":
+        return Step(sources, -one, 1, scaled)
     if node.op == "BatchNormalization":
         factors = normalising_factors(graph, node)
         ones = [1] * (len(before) - 2)
         return Step(sources, factors.reshape(-1, *ones), 6, scaled)
     if node.op in ("Mul", "Div"):
-        require(before == after, f"{node.op} broadcasts in a matrix")
         numbers = graph.arrays[node.inputs[1]].astype(np.float64)
         if node.op == "Mul":
             return Step(sources, numbers, 1, scaled)
@@ -102,19 +109,84 @@ def step_of(graph: Graph, name: str) -> Step:
         return Step(sources, 1 / numbers, 2, scaled)
     if node.op in REDUCTIONS:
         return step_of_reduction(graph, node, before, after)
-    if node.op == "MatMul":
-        matrix = graph.arrays[node.inputs[1]].astype(np.float64)
-        require(matrix.ndim == 2, "a MatMul by no matrix stands in a matrix")
-        by_rows = partial(multiplied, after)
-        return Step(sources, matrix.T[np.newaxis], len(matrix) + 1, by_rows)
+    if node.op == "CumSum":
+        axis = int(graph.arrays[node.inputs[1]].item()) % len(before)
+        sums = np.tri(before[axis], k=-node.attributes.get("exclusive", 0))
+        sums = sums.T if node.attributes.get("reverse") else sums
+        return Step(sources, sums, len(sums) + 1, partial(along_axis, axis))
     if node.op == "Resize":
         matrix = matrix_of_resize(graph, node, before, after)[np.newaxis]
     else:
         is_known = node.op in LAYER_OPERATORS or node.op == "AveragePool"
         require(is_known, message)
-        kernel, layer = kernel_of(graph, node, before)
+        kernel, layer = kernel_of(graph, node, before, after)
         matrix = matrix_at_size(kernel, layer, layer.sizes or ())
+        if node.op == "ConvTranspose":
+            matrix = matrix.swapaxes(1, 2)
     return Step(sources, matrix, matrix.shape[2] + 8, partial(multiplied, after))
+
+
+def step_of_product(graph: Graph, node: Node, sources: list[str]) -> Step:
+    """Return the step of a MatMul or Einsum of a value and an array, in either order."""
+    message = f"such a {node.op} stands in a matrix"
+    require(len(sources) == 1 and len(node.inputs) == 2, message)
+    index = node.inputs.index(sources[0])
+    other = node.inputs[1 - index]
+    require(other in graph.arrays, message)
+    numbers = graph.arrays[other].astype(np.float64)
+    equation = node.attributes.get("equation", b"...ij,...jk->...ik").decode()
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    letters = terms.split(",")
+    is_plain = node.op == "MatMul" or all(
+        x.isalpha() or not x for x in (*letters, result)
+    )
+    require(bool(arrow) and len(letters) == 2 and is_plain, message)
+    sizes: dict[str, int] = {}
+    for name, each in zip(node.inputs, letters, strict=True):
+        named = each.removeprefix("...")
+        shape = graph.shape_of(name)
+        require(len(shape) >= len(named), message)
+        sizes.update(zip(named, shape[len(shape) - len(named) :], strict=True))
+    count = math.prod(size for each, size in sizes.items() if each not in result)
+    column = next(each for each in ascii_letters if each not in equation)
+    letters[index] += column
+    whole = f"{letters[0]},{letters[1]}->{result}{column}"
+    return Step(sources, numbers, count + 1, partial(product, whole, index))
+
+
+def step_of_scatter(graph: Graph, name: str, sources: list[str]) -> Step:
+    """Return the step of an operator that puts entries into a value, or adds them."""
+    node = graph.nodes[name]
+    data, indices, updates = node.inputs
+    shape = graph.shape_of(name)
+    message = f"such a {node.op} stands in a matrix"
+    require(indices in graph.arrays, message)
+    array = graph.arrays[indices]
+    if node.op == "ScatterND":
+        places = list(np.moveaxis(array, -1, 0))
+    else:
+        places = list(np.indices(array.shape))
+        places[node.attributes.get("axis", 0) % len(shape)] = array
+    reduction = node.attributes.get("reduction", b"none")
+    require(reduction in (b"none", b"add"), message)
+    number_of_entry = np.arange(math.prod(shape)).reshape(shape)
+    written = number_of_entry[tuple(places)].reshape(-1)
+    is_once = len(np.unique(written)) == len(written)
+    require(is_once or reduction == b"add", f"a {node.op} that puts two in one place")
+
+    def apply(weights: Array, arrays: Sequence[Array]) -> Array:
+        columns = arrays[0].shape[-1]
+        by_name = dict(zip(sources, arrays, strict=True))
+        after = np.zeros((math.prod(shape), columns))
+        if data in by_name:
+            after += by_name[data].reshape(-1, columns)
+        if reduction == b"none":
+            after[written] = 0
+        if updates in by_name:
+            np.add.at(after, written, by_name[updates].reshape(-1, columns))
+        return np.asarray(weights * after.reshape(*shape, columns))
+
+    return Step(sources, np.ones(1), len(written) + 1, apply)
 
 
 def step_of_reduction(
@@ -144,14 +216,16 @@ def kernel_of(
     graph: Graph,
     node: Node,
     before: tuple[int, ...],
+    after: tuple[int, ...],
 ) -> tuple[Array, Layer]:
     """Return the kernel and the geometry of a layer, or of averages of each channel.
 
-    ``before``: shape (n, c, *sizes) of the input. The kernel: (out, in / groups, *taps).
+    ``before`` and ``after`` are the shapes (n, c, *sizes) of the input and the value. The
+    kernel: (out, in / groups, *taps). That of a ConvTranspose is its adjoint's.
     """
     if node.op in LAYER_OPERATORS:
         stored = graph.arrays[node.inputs[1]].astype(np.float64)
-        return read_kernel(node, stored, before)
+        return read_kernel(node, stored, before, after)
     taps = node.attributes["kernel_shape"]
     axes = axes_of_windows(node, taps)
     is_padded = any(axis.padding_before or axis.padding_after for axis in axes)
@@ -162,12 +236,12 @@ def kernel_of(
     return kernel, Layer(axes, channels, "zeros", before[2:])
 
 
-def added(weights: Array, arrays: Sequence[Array]) -> Array:
-    """Return a sum of matrices."""
-    total = weights[0] * arrays[0]
-    for weight, array in zip(weights[1:], arrays[1:], strict=True):
+def added(shape: tuple[int, ...], weights: Array, arrays: Sequence[Array]) -> Array:
+    """Return a sum of matrices, whose rows are repeated where the operator does so."""
+    total = np.zeros((*shape, arrays[0].shape[-1]))
+    for weight, array in zip(weights, arrays, strict=True):
         total = total + weight * array
-    return np.asarray(total)
+    return total
 
 
 def moved_matrices(
@@ -197,6 +271,17 @@ def multiplied(
     columns = arrays[0].shape[-1]
     by_group = arrays[0].reshape(-1, groups, inputs, columns)
     return np.asarray(np.matmul(weights, by_group).reshape(*after, columns))
+
+
+def product(equation: str, index: int, weights: Array, arrays: Sequence[Array]) -> Array:
+    """Return the product of an Einsum of which the factor at ``index`` changes."""
+    factors = [arrays[0], weights] if index == 0 else [weights, arrays[0]]
+    return np.asarray(np.einsum(equation, *factors, optimize=True))
+
+
+def along_axis(axis: int, weights: Array, arrays: Sequence[Array]) -> Array:
+    """Return a matrix times an axis."""
+    return np.moveaxis(np.tensordot(weights, arrays[0], (1, axis)), 0, axis)
 
 
 # -- step B: roundings -----------------------------------------------------------------

@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from specnorm_check.arithmetic import Array, require
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.rules import SAME_ENTRIES
 from specnorm_check.statements import plain
 
+SAME_ENTRIES = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+"""Operators whose entries are those of their input, in the same order."""
+OF_SEVERAL = {"Concat", "Where"}
 MOVES = {
     *SAME_ENTRIES,
-    "Concat",
+    *OF_SEVERAL,
+    "DepthToSpace",
     "Expand",
     "Gather",
+    "GatherND",
     "Pad",
     "Slice",
+    "SpaceToDepth",
     "Split",
+    "Tile",
     "Transpose",
+    "Trilu",
 }
+PADDING = {
+    b"constant": "constant",
+    b"edge": "edge",
+    b"reflect": "reflect",
+    b"wrap": "wrap",
+}
+MOST_MOVED = 2**26  # entries
+
+
+def copies_of(graph: Graph, name: str) -> dict[str, int]:
+    """Return for each value that an operator moves how often it has an entry at most."""
+    first = 1
+    numbers: dict[str, Array] = {}
+    for source in graph.changing_inputs(name):
+        if source not in numbers:
+            shape = graph.shape_of(source)
+            numbers[source] = np.arange(first, first + math.prod(shape)).reshape(shape)
+            first += math.prod(shape)
+    size = math.prod(graph.shape_of(name))
+    require(first + size < MOST_MOVED, "too many entries are moved")
+    counts = np.bincount(moved(graph, name, numbers).reshape(-1), minlength=first)
+    return {source: int(counts[each].max()) for source, each in numbers.items()}
 
 
 def moved(
@@ -32,53 +62,103 @@ def moved(
     and all arrays have the same ``further`` axes behind them.
     """
     node = graph.nodes[name]
-    if node.op == "Concat":
-        return joined(graph, node, arrays, further)
-    changes_first_alone = node.inputs[0] in arrays and graph.has_fixed_inputs(node)
-    require(changes_first_alone, f"{node.op} stands in a branch")
-    before = arrays[node.inputs[0]]
-    rank = before.ndim - further
+    if node.op in OF_SEVERAL:
+        after = joined(graph, node, arrays, further)
+    else:
+        changes_first_alone = node.inputs[0] in arrays and graph.has_fixed_inputs(node)
+        require(changes_first_alone, f"{node.op} stands in a branch")
+        before = arrays[node.inputs[0]]
+        after = moved_alone(graph, name, before, before.ndim - further)
+    # A value without entries has no shape in the graph.
+    shape = after.shape[: after.ndim - further]
+    is_as_inferred = after.size == 0 or shape == graph.shape_of(name)
+    require(is_as_inferred, f"onnx infers another shape of {plain(name)}")
+    return after
+
+
+def moved_alone(graph: Graph, name: str, before: Array, rank: int) -> Array:
+    """Return what an operator makes of an array whose first axes are its input's."""
+    node = graph.nodes[name]
+    last = before.shape[rank:]
     if node.op in SAME_ENTRIES:
         require(graph.keeps_entry_count(name), f"{node.op} of another size")
-        return before.reshape(*graph.shape_of(name), *before.shape[rank:])
+        return before.reshape(*graph.shape_of(name), *last)
     if node.op == "Transpose":
         axes = node.attributes.get("perm", range(rank)[::-1])
         return before.transpose(*axes, *range(rank, before.ndim))
     if node.op == "Expand":
         shape = graph.shape_of(name)
         more = [1] * (len(shape) - rank)
-        last = before.shape[rank:]
         return np.broadcast_to(before.reshape(*more, *before.shape), (*shape, *last))
     if node.op == "Gather":
         axis = node.attributes.get("axis", 0) % rank
         return np.take(before, graph.arrays[node.inputs[1]], axis)
+    if node.op == "GatherND":
+        require(not node.attributes.get("batch_dims"), "such a GatherND has no rule")
+        places = np.moveaxis(graph.arrays[node.inputs[1]], -1, 0)
+        return np.asarray(before[tuple(places)])
+    if node.op == "Tile":
+        repeats = graph.arrays[node.inputs[1]].tolist()
+        return np.tile(before, (*repeats, *[1] * len(last)))
+    if node.op == "Trilu":
+        k = int(graph.arrays[node.inputs[1]].item()) if node.inputs[1:] else 0
+        keep = np.triu if node.attributes.get("upper", 1) else np.tril
+        shape = before.shape[rank - 2 : rank]
+        kept = keep(np.ones(shape, before.dtype), k)
+        return before * kept.reshape(*shape, *[1] * len(last))
+    if node.op in ("DepthToSpace", "SpaceToDepth"):
+        return between_channels_and_pixels(node, before)
     changed = padded if node.op == "Pad" else sliced
-    after = changed(graph, node, before, rank)
-    # A value without entries has no shape in the graph.
-    is_as_inferred = after.size == 0 or after.shape[:rank] == graph.shape_of(name)
-    require(is_as_inferred, f"onnx infers another shape of {plain(name)}")
-    return after
+    return changed(graph, node, before, rank)
+
+
+def between_channels_and_pixels(node: Node, before: Array) -> Array:
+    """Return what DepthToSpace or SpaceToDepth makes of an array of four axes, or more.
+
+    DCR and CRD are ONNX's two orders of the channels: the block's rows and columns come
+    before the channels that remain, or after them.
+    """
+    n, c, h, w, *last = before.shape
+    size = node.attributes["blocksize"]
+    if node.op == "SpaceToDepth":
+        split = before.reshape(n, c, h // size, size, w // size, size, *last)
+        order = (0, 3, 5, 1, 2, 4)
+        shape = (n, c * size**2, h // size, w // size)
+    else:
+        is_crd = node.attributes.get("mode", b"DCR") == b"CRD"
+        channels = (c // size**2, size, size) if is_crd else (size, size, c // size**2)
+        split = before.reshape(n, *channels, h, w, *last)
+        order = (0, 1, 4, 2, 5, 3) if is_crd else (0, 3, 4, 1, 5, 2)
+        shape = (n, c // size**2, h * size, w * size)
+    turned = split.transpose(*order, *range(6, split.ndim))
+    return turned.reshape(*shape, *last)
 
 
 def joined(graph: Graph, node: Node, arrays: Mapping[str, Array], further: int) -> Array:
-    """Return arrays that are joined."""
+    """Return arrays that a Concat joins, or from which a Where takes entries."""
     last_axes = next(arrays[name].shape for name in node.inputs if name in arrays)
     rank = len(last_axes) - further
+    last = last_axes[rank:]
     parts: list[Array] = []
-    for name in node.inputs:
+    for name in node.inputs[node.op == "Where" :]:
         if name in graph.fixed:
-            is_array = name in graph.arrays
-            shape = graph.arrays[name].shape if is_array else graph.shape_of(name)
-            parts.append(np.zeros((*shape, *last_axes[rank:]), np.int64))
+            parts.append(np.zeros((*graph.shape_of(name), *last), np.int64))
         else:
             parts.append(arrays[name])
-    return np.concatenate(parts, node.attributes["axis"] % rank)
+    if node.op == "Concat":
+        return np.concatenate(parts, node.attributes["axis"] % rank)
+    require(node.inputs[0] in graph.arrays, "a Where whose condition is computed")
+    mask = graph.arrays[node.inputs[0]]
+    return np.where(mask.reshape(*mask.shape, *[1] * further), *parts)
 
 
 def padded(graph: Graph, node: Node, before: Array, rank: int) -> Array:
-    """Return an array with zeros where a Pad adds constants, and cut where it cuts."""
+    """Return an array with zeros where a Pad adds constants, and cut where it cuts.
+
+    Other modes add copies of entries: of the edge, mirrored at it, or from the other end.
+    """
     ends = graph.arrays[node.inputs[1]].reshape(2, -1).T.tolist()
-    axes = range(rank)
+    axes: Sequence[int] = range(rank)
     if len(node.inputs) > 3:
         axes = graph.arrays[node.inputs[3]].tolist()
     added = [(0, 0)] * before.ndim
@@ -86,7 +166,13 @@ def padded(graph: Graph, node: Node, before: Array, rank: int) -> Array:
     for axis, (first, last) in zip(axes, ends, strict=True):
         added[axis % rank] = (max(first, 0), max(last, 0))
         kept[axis % rank] = slice(max(-first, 0), min(last, 0) or None)
-    return np.pad(before, added)[tuple(kept)]
+    mode = PADDING[node.attributes.get("mode", b"constant")]
+    if mode != "constant":
+        most = [size - (mode == "reflect") for size in before.shape]
+        is_short = all(max(pads) <= n for pads, n in zip(added, most, strict=True))
+        require(is_short or mode == "edge", "padding that copies entries twice")
+        require(graph.arrays[node.inputs[1]].min(initial=0) >= 0, "padding that cuts")
+    return np.pad(before, added, mode)[tuple(kept)]  # type: ignore[call-overload,no-any-return]
 
 
 def sliced(graph: Graph, node: Node, before: Array, rank: int) -> Array:
@@ -101,13 +187,12 @@ def slices_of(graph: Graph, node: Node) -> Iterator[tuple[int, slice]]:
     """Yield the axes of a Slice or Split, each with what is taken of it."""
     if node.op == "Split":
         taken = node.attributes
-        yield taken["axis"], slice(taken["first"], taken["last"])
+        yield taken["axis"], slice(taken["first"], taken["last"], taken.get("step"))
         return
-    arrays = [graph.arrays[name].tolist() for name in node.inputs[1:] if name]
-    has_all = len(arrays) == len(node.inputs) - 1 and len(arrays) > 1
-    require(has_all, "such a Slice stands in a branch")
-    starts, ends = arrays[:2]
-    axes = arrays[2] if len(arrays) > 2 else range(len(starts))
-    steps = arrays[3] if len(arrays) > 3 else [1] * len(starts)
+    given = [graph.arrays[name].tolist() if name else [] for name in node.inputs[1:]]
+    require(len(given) > 1, "such a Slice stands in a branch")
+    starts, ends, axes, steps = [*given, [], []][:4]
+    axes = axes or range(len(starts))
+    steps = steps or [1] * len(starts)
     for axis, first, last, step in zip(axes, starts, ends, steps, strict=True):
         yield axis, slice(first, last, step)

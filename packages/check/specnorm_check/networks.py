@@ -20,12 +20,14 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from specnorm_check.arithmetic import Array, Refused, require
+from specnorm_check.arithmetic import Array, Refused, require, root_up
 from specnorm_check.attention import Factor, factors_of_value
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.inequality import constant_of_units
 from specnorm_check.layers import proven_norm
+from specnorm_check.maxima import write_out_maxima
+from specnorm_check.moves import MOVES, copies_of
 from specnorm_check.parts import (
     Joint,
     Slopes,
@@ -82,9 +84,9 @@ def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> s
     shape = "x".join(map(str, statement["input_shape"]))
     constant = printed(read_hexadecimal(statement["upper"]))
     counts: dict[str, int] = {}
-    for name, node in network.nodes.items():
-        if name != network.start:
-            counts[node.op] = counts.get(node.op, 0) + 1
+    for name in network.stated[1:]:  # the input is the first
+        op = network.nodes[name].op
+        counts[op] = counts.get(op, 0) + 1
     operators = ", ".join(f"{count} {op}" for op, count in counts.items())
     # Each value after the first is one step of a part: a sum of layers, and a function.
     steps_of_parts = [len(part.values) - 1 for part in parts]
@@ -111,7 +113,16 @@ class ValueBounds(NamedTuple):
 
 
 class Network(Graph):
-    """A graph, and what is proven of its values."""
+    """A graph, and what is proven of its values.
+
+    ``stated`` has the names of the input and of the values that the file's operators
+    compute.
+    """
+
+    def __init__(self, content: bytes, input_shape: object) -> None:
+        super().__init__(content, input_shape)
+        self.stated = list(self.nodes)
+        write_out_maxima(self)
 
     def constant(
         self,
@@ -140,7 +151,7 @@ class Network(Graph):
             bounds_of[name] = ValueBounds(Fraction(0), [])
         bounds_of[self.start] = ValueBounds(ONE, [])
         links: dict[str, Link] = {}
-        for name in self.nodes:
+        for name in self.stated:
             if name not in bounds_of:  # neither the input nor an array of the file
                 by_rule = self.bound_by_rule(name, bounds_of)
                 bounds_of[name] = ValueBounds(by_rule, [])
@@ -176,15 +187,15 @@ class Network(Graph):
         """Refuse a part whose last value no operator computes: it would be ignored."""
         for part in parts:
             last = part.values[-1]
-            is_computed = last in self.nodes
+            is_computed = last in self.stated
             require(is_computed, f"a part ends at {plain(last)}, no computed value")
 
     def nothing_proven(self, bounds_of: Mapping[str, ValueBounds]) -> str:
         """Return the message that some operators have no bound."""
         unknown = set()
-        for name, node in self.nodes.items():
+        for name in self.stated:
             if bounds_of[name].without_multipliers is None:
-                unknown.add(node.op)
+                unknown.add(self.nodes[name].op)
         return f"nothing is proven beyond one of {', '.join(sorted(unknown))}"
 
     def bound_by_rule(
@@ -215,7 +226,9 @@ class Network(Graph):
         if node.op in SUMS and self.have_shape(changing, name):
             of_one_value = self.bounds_of_functions(node, changing, bounds_of)
             return min([sum(bounds, Fraction(0)), *of_one_value])
-        if node.op == "Concat":
+        if node.op in MOVES:
+            return self.bound_of_moved(name, bounds_of)
+        if node.op in ("Max", "Min") and self.have_shape(changing, name):
             return root_of_squares(bounds)
         changes_first_alone = changing == node.inputs[:1] and self.has_fixed_inputs(node)
         if not changes_first_alone:
@@ -225,6 +238,17 @@ class Network(Graph):
             return None
         return factor * bounds[0]
 
+    def bound_of_moved(
+        self, name: str, bounds_of: Mapping[str, ValueBounds]
+    ) -> Fraction | None:
+        """Return a bound of a value whose entries are those of others, or copies."""
+        bounds = []
+        with suppress(Refused):
+            for source, copies in copies_of(self, name).items():
+                root = ONE if copies < 2 else root_up(Fraction(copies))
+                bounds.append(root * (bounds_of[source].without_multipliers or 0))
+        return root_of_squares(bounds) if len(bounds) > 1 else next(iter(bounds), None)
+
     @cached_property
     def factors_of_tokens(self) -> dict[str, list[Factor]]:
         """Return the factors of normalizations, of matrices and of attention (Lemma 8).
@@ -232,7 +256,7 @@ class Network(Graph):
         Values whose tokens have no known length are left out.
         """
         factors: dict[str, list[Factor]] = {}
-        for name in self.nodes:
+        for name in self.stated:
             # Operators in other places than expected leave a value without a factor.
             with suppress(Refused, LookupError, StopIteration, ValueError):
                 of_value = factors_of_value(self, name)

@@ -31,10 +31,10 @@ import numpy as np
 from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.layers import Axis, Layer, split_axis
+from specnorm_check.moves import SAME_ENTRIES, slices_of
 from specnorm_check.rules import (
     ONE,
     POOLS,
-    SAME_ENTRIES,
     SUMS,
     axes_of_windows,
     factor_of_operator,
@@ -45,8 +45,10 @@ from specnorm_check.rules import (
 )
 from specnorm_check.statements import Together, plain
 
-LAYER_OPERATORS = {"Conv", "Gemm"}
+LAYER_OPERATORS = {"Conv", "ConvTranspose", "Gemm"}
 SKIP_OPERATORS = {"Pad", "Slice"}
+CUTS = {"Concat", "Slice", "Split"}  # by which a layer reads channels of several values
+CONSTANT = -1  # in place of the number of a value
 MOST_NORMALISATIONS = 4  # behind a layer
 # An entry of N has 8 roundings, and 5 more for each normalization: 28 at most. Their
 # relative error is below 32 times 2^-53.
@@ -222,31 +224,74 @@ class TermReader:
                 yield from self.terms(end, summand, sign * scale, normalisations)
         else:
             require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
-            yield self.layer_term(end, node, scale)
+            yield from self.layer_terms(end, name, scale)
 
-    def layer_term(
+    def layer_terms(
         self,
         end: int,
-        node: Node,
+        name: str,
         scale: Array | float,
-    ) -> Term:
-        """Return the term of a Conv or Gemm.
+    ) -> Iterator[Term]:
+        """Yield the terms of a layer.
 
-        Its input is a value z_j, called ``source``, of the part, or z_j flattened.
+        Its input is a value z_j, called ``source``, of the part, or z_j flattened, or
+        consists of channels of several values of the part.
         """
         graph = self.graph
+        node = graph.nodes[name]
         graph.require_fixed_inputs(node)
         input_name = node.inputs[0]
         source = input_name
-        while source not in self.part.values[:end]:
+        is_cut = source not in self.part.values[:end] and graph.nodes[source].op in CUTS
+        while source not in self.part.values[:end] and not is_cut:
             before = graph.nodes[source]
             message = f"{before.op} stands before a layer of a part"
             require(before.op in SAME_ENTRIES, message)
             require(graph.keeps_entry_count(source), message)
             source = before.inputs[0]
+        shape = graph.shape_of(input_name)
         stored = graph.arrays[node.inputs[1]].astype(np.float64)
-        kernel, layer = read_kernel(node, stored, graph.shape_of(input_name))
-        return self.term(end, source, input_name, kernel, layer, scale)
+        kernel, layer = read_kernel(node, stored, shape, graph.shape_of(name))
+        if not is_cut:
+            yield self.term(end, source, input_name, kernel, layer, scale)
+            return
+        require(layer.groups == 1 and not layer.is_adjoint, DO_NOT_FIT)
+        values, channels = self.channels_of(input_name, end)
+        for j in sorted({*values.tolist()} - {CONSTANT}):
+            source = self.part.values[j]
+            read = channels[values == j]
+            require(len(np.unique(read)) == len(read), "a channel is read twice")
+            require(graph.shape_of(source)[2:] == shape[2:], DO_NOT_FIT)
+            columns = graph.shape_of(source)[1]
+            of_source = np.zeros((len(kernel), columns, *kernel.shape[2:]))
+            of_source[:, read] = kernel[:, values == j]
+            yield self.term(end, source, source, of_source, layer, scale)
+
+    def channels_of(self, name: str, end: int) -> tuple[Array, Array]:
+        """Return for each channel of a value which z_j it is from, and its number there.
+
+        For constants, the former is `CONSTANT`.
+        """
+        graph = self.graph
+        count = graph.shape_of(name)[1]
+        if name in graph.fixed:
+            return np.full(count, CONSTANT), np.arange(count)
+        if name in self.part.values[:end]:
+            return np.full(count, self.part.values.index(name)), np.arange(count)
+        node = graph.nodes[name]
+        require(node.op in CUTS, f"{node.op} stands before a layer of a part")
+        if node.op == "Concat":
+            rank = len(graph.shape_of(name))
+            require(node.attributes["axis"] % rank == 1, DO_NOT_FIT)
+            pairs = [self.channels_of(operand, end) for operand in node.inputs]
+            of_both = [np.concatenate(each) for each in zip(*pairs, strict=True)]
+            return of_both[0], of_both[1]
+        graph.require_fixed_inputs(node)
+        cuts = [*slices_of(graph, node)]
+        rank = len(graph.shape_of(name))
+        require(all(axis % rank == 1 for axis, _ in cuts) and len(cuts) == 1, DO_NOT_FIT)
+        values, channels = self.channels_of(node.inputs[0], end)
+        return values[cuts[0][1]], channels[cuts[0][1]]
 
     def skip_term(
         self,
@@ -303,6 +348,8 @@ class TermReader:
         j = self.part.values.index(source)
         outputs, inputs, *_ = kernel.shape
         inputs *= layer.groups
+        if layer.is_adjoint:
+            outputs, inputs = inputs, outputs
         output_factors = scale * np.ones(outputs)
         input_factors = np.ones(inputs)
         if self.part.multipliers:
@@ -315,7 +362,9 @@ class TermReader:
             output_factors = product_rounded_once(output_factors, q_i)
             # Flattened, the pixels of a channel stand one behind the other.
             input_factors = 1 / np.repeat(q_j, inputs // len(q_j))
-        weighted = scale_channels(kernel, layer.groups, output_factors, input_factors)
+        factors = output_factors, input_factors
+        rows, columns = factors[::-1] if layer.is_adjoint else factors
+        weighted = scale_channels(kernel, layer.groups, rows, columns)
         return Term(j, end, weighted, layer)
 
     def keeps_entries_of(self, j: int, source: str, input_name: str) -> bool:
@@ -331,8 +380,13 @@ def read_kernel(
     node: Node,
     stored: Array,
     input_shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
 ) -> tuple[Array, Layer]:
-    """Return the kernel and the geometry of a Conv or Gemm at the shape of its input."""
+    """Return the kernel and the geometry of a layer at the shape of its input.
+
+    A ConvTranspose is the adjoint of the layer that is returned, whose input has the
+    shape of the value (Lemma 3, step 5).
+    """
     message = f"no rule is for such a {node.op}"
     require(stored.ndim == len(input_shape), message)
     if node.op == "Gemm":
@@ -348,6 +402,13 @@ def read_kernel(
         axes = axes_of_windows(node, taps)
         groups = node.attributes.get("group", 1)
         layer = Layer(axes, groups, "zeros", input_shape[2:])
+    if node.op == "ConvTranspose":
+        layer = replace(layer, sizes=output_shape[2:], is_adjoint=True)
+        sizes = zip(axes, output_shape[2:], strict=True)
+        require(len(kernel) == input_shape[1], message)
+        is_adjoint = [axis.outputs(n) for axis, n in sizes] == [*input_shape[2:]]
+        require(is_adjoint, message)
+        input_shape = output_shape
     channels = layer.groups * kernel.shape[1]
     require(channels == input_shape[1], f"{message}: it reads {input_shape[1]} channels")
     return kernel, layer
@@ -357,7 +418,8 @@ def channels_padded(graph: Graph, name: str) -> tuple[int, int]:
     """Return the numbers of constant channels that a Pad adds before and behind."""
     node = graph.nodes[name]
     names_axes = len(node.inputs) > 3
-    require(not names_axes, "such a Pad stands in a part")
+    is_constant = node.attributes.get("mode", b"constant") == b"constant"
+    require(is_constant and not names_axes, "such a Pad stands in a part")
     rank = len(graph.shape_of(name))
     pads = graph.arrays[node.inputs[1]].reshape(2, rank)
     channel_pads = pads[:, 1]
@@ -458,7 +520,8 @@ def joint_of_several(
 def require_one_grid(terms: Sequence[Term]) -> None:
     """Refuse terms that are not all on one grid (step D), or two of one pair i, j."""
     pairs = {(term.start, term.end) for term in terms}
-    require(len(pairs) == len(terms), DO_NOT_FIT)
+    is_adjoint = any(term.layer.is_adjoint for term in terms)
+    require(len(pairs) == len(terms) and not is_adjoint, DO_NOT_FIT)
     strides_of_z_0 = set()
     for term in terms:
         strides = tuple(axis.stride for axis in term.layer.axes)

@@ -18,17 +18,26 @@ from specnorm_check.layers import Axis
 
 SLOPES = {
     "Abs": (-1.0, 1.0),
+    "Asinh": (0.0, 1.0),
+    "Atan": (0.0, 1.0),
     "Clip": (0.0, 1.0),
+    "Cos": (-1.0, 1.0),
+    "Erf": (0.0, 1.12838),
+    "Gelu": (-0.12895, 1.12895),
+    "HardSwish": (-0.5, 1.5),
+    "Mish": (-0.1126, 1.0886),
     "Relu": (0.0, 1.0),
     "Sigmoid": (0.0, 0.25),
+    "Sin": (-1.0, 1.0),
     "Softplus": (0.0, 1.0),
     "Softsign": (0.0, 1.0),
+    "Swish": (-0.0999, 1.0999),
     "Tanh": (0.0, 1.0),
 }
-"""The least and the largest slope of functions of each entry, without LeakyRelu, Elu."""
-SAME_ENTRIES = {"Flatten", "Reshape", "Squeeze", "Unsqueeze"}  # in the same order
-FACTOR_ONE = {"Pad", "Slice", "Split", "Transpose"}  # operators of the factor 1
-SUMS = {"Add", "Sub"}
+"""The least and the largest slope of functions of each entry without parameters."""
+DEFAULT_ALPHA = {"LeakyRelu": 0.01, "HardSigmoid": 0.2, "Selu": 1.67326319241}
+FACTOR_ONE = {"Neg", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "TopK"}
+SUMS = {"Add", "Sub", "Sum"}
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
 
@@ -43,16 +52,13 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
     slopes = slopes_of(node)
     if slopes is not None:
         return largest_slope(slopes)
-    if node.op in SAME_ENTRIES:
-        return ONE if graph.keeps_entry_count(name) else None
     if node.op in FACTOR_ONE:
         return ONE
-    if node.op == "Gather":
-        _, copies = np.unique(graph.arrays[node.inputs[1]], return_counts=True)
-        # A negative number may be a second name of an entry.
-        return root_up(Fraction(2 * int(copies.max(initial=1))))
     if node.op == "Softmax":
         return ONE / 2
+    if node.op == "LogSoftmax":
+        axis = node.attributes.get("axis", -1)
+        return root_up(Fraction(graph.shape_of(name)[axis]))
     if node.op == "BatchNormalization":
         largest = np.abs(normalising_factors(graph, node)).max()
         return Fraction(float(largest)) * ROUNDING
@@ -60,7 +66,7 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
         return factor_of_numbers(graph, name)
     if node.op in POOLS:
         return factor_of_pool(node)
-    if node.op in (*REDUCTIONS, "Expand"):
+    if node.op in REDUCTIONS:
         return factor_of_reduction(graph, name)
     return None
 
@@ -69,17 +75,26 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
 def slopes_of(node: Node) -> tuple[float, float] | None:
     """Return the least and the largest slope of a function of each entry.
 
-    None: the operator is no such function. For LeakyRelu, whose slopes are alpha and 1,
-    the range also contains 0: that changes no largest absolute slope, and Lemma 4 needs
-    it anyway.
+    None: the operator is no such function.
     """
-    if node.op == "LeakyRelu":
-        alpha = node.attributes.get("alpha", 0.01)
-        return min(alpha, 0.0), max(alpha, 1.0)
-    if node.op == "Elu":
-        alpha = node.attributes.get("alpha", 1.0)
-        return min(alpha, 0.0), max(alpha, 1.0)
-    return SLOPES.get(node.op)
+    given = node.attributes
+    alpha = given.get("alpha", DEFAULT_ALPHA.get(node.op, 1.0))
+    ends: tuple[float, ...]
+    if node.op in ("LeakyRelu", "PRelu"):
+        ends = 1.0, *given.get("alphas", [alpha])
+    elif node.op == "Elu":
+        ends = 0.0, 1.0, alpha
+    elif node.op == "Selu":
+        gamma = given.get("gamma", float(np.float32(1.05070102)))
+        ends = 0.0, gamma, gamma * alpha * float(ROUNDING)
+    elif node.op == "HardSigmoid":
+        ends = 0.0, alpha
+    elif node.op == "Celu" and alpha > 0:
+        ends = 0.0, 1.0
+    else:
+        return SLOPES.get(node.op)
+    require(np.isfinite(ends).all(), f"a {node.op} with NaN or infinity")
+    return min(ends), max(ends)
 
 
 def largest_slope(slopes: tuple[float, float]) -> Fraction:
@@ -134,16 +149,14 @@ def product_rounded_once(a: Array, b: Array) -> Array:
 
 # -- sums ------------------------------------------------------------------------------
 def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
-    """Return the factor of sums or means of the same number of entries, or of copies."""
+    """Return the factor of sums or means of the same number of entries."""
     node = graph.nodes[name]
     before = graph.shapes.get(node.inputs[0])
     after = graph.shapes.get(name)
     if before is None or after is None:
         return None
     entries = Fraction(math.prod(before), math.prod(after))
-    if node.op in ("ReduceMean", "Expand"):
-        return root_up(1 / entries)
-    return root_up(entries)
+    return root_up(1 / entries if node.op == "ReduceMean" else entries)
 
 
 def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:

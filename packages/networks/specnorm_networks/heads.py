@@ -99,7 +99,10 @@ def weights_of(
         return
     tick()
     double_grid = _stages(head, method)
-    grid = [replace(stage, symbols=_in_single_precision(stage.symbols)) for stage in double_grid]
+    grid = [
+        replace(stage, symbols=stage.symbols.astype(np.complex64)) if np.iscomplexobj(stage.symbols) else stage
+        for stage in double_grid
+    ]
     links = [*head.body.links, *head.run.links[head.matrix_number : -1]]
     # Logarithms of D of the channels of each link but the last, then the logits of their shares (`descent.gradient`).
     point = np.zeros(sum(link.width for link in links) + len(links))
@@ -121,10 +124,6 @@ def weights_of(
                 method.progress(steps_done, method.steps, f"{head.run.start} to {head.run.end}")
         if not values[-1] < values[0] - 1e-3:
             return
-
-
-def _in_single_precision(symbols: Vectors) -> Vectors:
-    return symbols.astype(np.complex64) if np.iscomplexobj(symbols) else symbols
 
 
 def _stages(head: Head, method: Multipliers) -> list[Stage]:

@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import patch
 
 from core.proof import (
     borders,
@@ -28,7 +27,6 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import Grid, PowerTopK
 from specnorm.proof import proven
 from specnorm.proofs.bound import HypothesisError, digest_of
-from specnorm.supremum import tuning
 from specnorm.training.proof import attained_down
 
 TOLERANCE = 1e-9
@@ -179,23 +177,6 @@ def at_size() -> Iterator[str]:
         everywhere = specnorm.enclose(kernel, **geometry).upper, specnorm.grid_bound(kernel, **geometry)
         for value in everywhere:
             yield from wrong(f"{name} at every size", value, "upper", values[0])
-
-
-def circular() -> Iterator[str]:
-    """Circulants by all their frequencies."""
-    for index, (name, kernel, size, geometry) in enumerate(GEOMETRIES):
-        if geometry.get("padding_mode", "circular") == "circular" and "padding" not in geometry:
-            (largest, *_) = values_of(index)
-            for n_iter in (1, 6):
-                bound = specnorm.gram_bound(kernel, size, n_iter=n_iter, **geometry)
-                yield from wrong(f"gram {name}", bound, "upper", largest)
-            yield from wrong(f"conv_norm {name}", specnorm.conv_norm(kernel, size, **geometry), "lower", largest)
-            # Small grids are visited whole; this one is searched.
-            with patch.object(tuning, "WORK_OF_VISITS", 0):
-                for rtol in (1e-2, 1e-5):
-                    lower, upper = specnorm.enclose(kernel, size, rtol=rtol, budget=0.5, **geometry)
-                    yield from wrong(f"search of {name}", upper, "upper", largest)
-                    yield from wrong(f"search of {name}", lower, "lower", largest)
 
 
 def smallest() -> Iterator[str]:
@@ -352,7 +333,7 @@ FORMULAS: dict[str, Check] = (
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
-        grids, claims, multiples, fixed_cost, circular, at_size, smallest, isometries, balls, matrices,
+        grids, claims, multiples, fixed_cost, at_size, smallest, isometries, balls, matrices,
         far_from_one, refused, rules, rules_of_networks, searches,
     )
 }  # fmt: skip

@@ -35,7 +35,6 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import _rectangles, axis_factor
 from specnorm.power.proofs import ritz
 from specnorm.proofs.bound import HypothesisError, digest_of
-from specnorm.proofs.frequencies import phase_error
 from specnorm.proofs.norms import norm_of_stack
 from specnorm.running.proofs.scaling import found_in_words
 from specnorm.symbols.proofs.lags import Lags
@@ -44,7 +43,6 @@ from specnorm.training.proof import attained_down
 
 XP = OPS.xp
 ROOT2 = math.sqrt(2)
-PHASE = phase_error(DOUBLE)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ larger than the input, taps that read nothing but padding, strides beyond the ke
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,16 @@ from core.soundness import balls
 from flint import acb_mat, ctx
 from helpers.cases import FAMILIES as PLAIN
 from helpers.cases import Random, Shape
-from helpers.oracle import EPS, Float, PaddingMode, Truth, dense_matrix, output_shape, padding_pairs, scale_to_one
+from helpers.oracle import (
+    Float,
+    PaddingMode,
+    Truth,
+    all_singular_values,
+    dense_matrix,
+    dense_norm,
+    output_shape,
+    padding_pairs,
+)
 from numpy.typing import NDArray
 
 LARGEST = 260
@@ -77,26 +85,6 @@ class Axis:
     r: int
     before: int
 
-    @property
-    def unit(self) -> int:
-        """A circulant's length is a multiple of this one: strides and dilations then close on it."""
-        return math.lcm(self.s, self.r)
-
-    @property
-    def shortest(self) -> int:
-        """Length of the shortest circulant of which the layer is a part, by the theorem."""
-        last = self.s * (self.outputs - 1) + self.r * (self.k - 1) - self.before
-        least = max(self.n + self.before, last + 1, self.s * self.outputs)
-        return -(-least // self.unit) * self.unit
-
-    def wraps(self, length: int) -> bool:
-        """Whether some entry of the part has wrapped, or two outputs or inputs are one: by looking at every tap."""
-        where = [self.s * m % length for m in range(self.outputs)]
-        taps = itertools.product(range(self.outputs), range(self.k))
-        read = [self.s * m + self.r * t - self.before for m, t in taps]
-        apart = len(set(where)) == self.outputs and self.n <= length
-        return not apart or any((v % length < self.n) != (0 <= v < self.n) for v in read)
-
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -124,22 +112,11 @@ class Layer:
         return [Axis(n, m, k, s, r, b) for m, (k, n, s, r, (b, _)) in zip(counts, each, strict=True)]
 
     def truth(self) -> Truth:
-        scaled, exponent = scale_to_one(self.kernel)
-        matrix, taps = self._dense(scaled), math.prod(scaled.shape[2:])
-        absolute = self._dense(np.abs(scaled))
-        # What is seen may be far smaller than the kernel.
-        shift = int(np.frexp(np.max(absolute, initial=0.0))[1])
-        matrix, absolute = np.ldexp(matrix, -shift), np.ldexp(absolute, -shift)
-        value = float(np.linalg.svd(matrix, compute_uv=False)[0])
-        slack = EPS * (10 * max(matrix.shape) + taps) * float(np.linalg.norm(absolute))
-        return Truth(max(value - slack, 0.0), value + slack).scaled(exponent + shift)
+        return dense_norm(self.kernel, self.input_shape, **self.geometry)
 
     def singular_values(self) -> Float:
         """All of them, descending."""
-        scaled, exponent = scale_to_one(self.kernel)
-        matrix = self._dense(scaled)
-        shift = int(np.frexp(np.max(np.abs(matrix), initial=0.0))[1])
-        return np.ldexp(np.linalg.svd(np.ldexp(matrix, -shift), compute_uv=False), exponent + shift)
+        return all_singular_values(self.kernel, self.input_shape, **self.geometry)
 
     def proven(self) -> balls.Bounds:
         """Spectral norm in ball arithmetic: taps that meet in one entry are added there."""
@@ -149,13 +126,10 @@ class Layer:
             for tap in np.ndindex(*kernel.shape[2:]):
                 alone = np.zeros_like(kernel)
                 alone[:, :, *tap] = kernel[:, :, *tap]
-                one = balls.matrix(self._dense(alone))
+                one = balls.matrix(dense_matrix(alone, self.input_shape, **self.geometry))
                 total = one if total is None else total + one
             assert total is not None
             return balls.norm(total, balls.exponent_of(kernel))
-
-    def _dense(self, kernel: NDArray[Any]) -> Float:
-        return dense_matrix(kernel, self.input_shape, **self.geometry)
 
 
 def layer(index: int, modes: Sequence[PaddingMode] = ("zeros",), largest: int = LARGEST) -> Layer:

@@ -138,6 +138,32 @@ UNDETERMINED: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
+OF_TORCH: list[tuple[dict[str, Any], str]] = [
+    ({"c.weight_orig": _drawn(4, 3, 3)}, "computes its weight from it"),
+    ({"c.weight_orig": _drawn(4, 3, 3), "c.weight_u": _drawn(4)}, "computes its weight from it"),
+    ({"c.weight_orig": _drawn(4, 3, 3), "c.weight_u": _drawn(1, 4, 8, 8), "c.weight_v": _drawn(9)},
+     "computes its weight from it"),
+    ({"c.weight_orig": _drawn(4, 3, 3), "c.weight_u": _drawn(4), "c.weight_v": _drawn(9), "c.weight_sigma": _drawn(1)},
+     "weight_sigma stands beside it"),
+    ({"c.weight_orig": _drawn(4, 3, 3), "c.weight_mask": _drawn(3)}, "computes its weight from it"),
+    ({"c.weight_bar": _drawn(4, 3, 3), "c.weight_u": _drawn(4), "c.weight_v": _drawn(9)},
+     "computes its weight from it"),
+    ({"c.weight_v": _drawn(4, 3, 3), "c.weight_g": _drawn(4, 3, 1)}, "computes its weight from it"),
+    ({"c.parametrizations.weight.original": _drawn(4, 3, 3)}, "computes its weight from it"),
+    ({"c.parametrizations.weight.original": _drawn(4, 4), "c.parametrizations.weight.0.base": _drawn(4, 4)},
+     "computes its weight from it"),
+    ({"c.parametrizations.weight.original": _drawn(4, 3), "c.parametrizations.weight.1._u": _drawn(4),
+      "c.parametrizations.weight.1._v": _drawn(3)}, "computes its weight from it"),
+    ({"c.parametrizations.weight.original0": _drawn(4, 1), "c.parametrizations.weight.original1": _drawn(4, 3),
+      "c.parametrizations.weight.1._u": _drawn(4), "c.parametrizations.weight.1._v": _drawn(3)}, "weight.1._u stands"),
+    ({"c.weight_orig": np.eye(4, dtype=np.float32), "c.weight_u": np.zeros(4, np.float32),
+      "c.weight_v": _drawn(4)}, "not finite"),
+    ({"c.weight_orig": _drawn(16, 16, 3), "c.weight_u": _drawn(16), "c.weight_v": _drawn(48)}, "fit both"),
+]  # fmt: skip
+"""Names of torch's functions, with arrays that these do not write."""
+UNDETERMINED |= {f"names of torch, {at}": row for at, row in enumerate(OF_TORCH)}
+
+
 @pytest.mark.parametrize("program", UNDETERMINED)
 def test_the_row_says_why_the_weight_is_not_known(program: str) -> None:
     """Never the stored weight as if nothing stood beside it; and what stands beside it is no layer."""

@@ -326,6 +326,7 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "a size of 0": (lambda: reason(sizes=[0]), "whole numbers"),
     "H of the kernel at a size": (lambda: reason(sizes=[8]), "any number of rows"),
     "a matrix beyond memory": (lambda: reason(sizes=[2**14]), "too large a matrix"),
+    "transposed and reflected": (lambda: reason(transposed=True, padding_mode="reflect"), "transposed"),
     "negative padding": (lambda: reason(padding=[[-1, 0]]), "whole numbers"),
     "no padding": (lambda: reason(padding=[]), "padding for each axis"),
     "a list as name": (lambda: reason(tensor=["k"]), "damaged"),

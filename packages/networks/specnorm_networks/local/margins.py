@@ -145,7 +145,8 @@ def margins(
         rules.constants_by_network(whole.claim, len(rows)),
         rules.constants_of_differences(rows, np.ones(rows.shape[1]), features.claim, alpha),
     ]
-    run = _last_run(graph)
+    of_output = (run for run in runs(graph) if run.end == graph.outputs[0] and run.links[-1].single_layer is not None)
+    run = next(of_output, None)
     if run is not None and len(run.links) > 1:
         claims = {step.name: step.claim for step in whole.nodes}
         weighted = _constants_by_weights(run, rows, measure, method, [known(claims[run.start]), alpha])
@@ -184,14 +185,6 @@ def _head(graph: Graph) -> Node:
         "Margins need a network with one input, and one output of shape (1, classes) from a final linear "
         f"layer; this one ends with {end}."
     )
-
-
-def _last_run(graph: Graph) -> Run | None:
-    """Return the run of layers that ends with the output, if its last layer is a single one."""
-    for run in runs(graph):
-        if run.end == graph.outputs[0] and run.links[-1].single_layer is not None:
-            return run
-    return None
 
 
 def _constants_by_weights(

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from inspect import Parameter, Signature
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError, Operator
@@ -248,14 +247,11 @@ def where(condition: Value, a: Value, b: Value, /) -> Output:
         return Output(ops.Choose(), (condition, a, b), shape)
     if condition.refusal is not None:
         raise NoBoundError("its condition cannot be read")
-    for chosen, is_everywhere in ((a, np.all), (b, _is_nowhere)):
-        if isinstance(chosen, Data) and chosen.shape == shape and shape is not None and is_everywhere(condition.load()):
+    for chosen, truth in ((a, True), (b, False)):
+        is_whole = isinstance(chosen, Data) and chosen.shape == shape and shape is not None
+        if is_whole and np.all(condition.load().astype(bool) == truth):
             return Output(ops.Identity(), (chosen,), shape)
     return Output(ops.Where(condition.load), (a, b), shape)
-
-
-def _is_nowhere(mask: NDArray[Any]) -> bool:
-    return not np.any(mask)
 
 
 def equal(call: Call, a: Value, b: Value, /) -> Constant:

@@ -234,31 +234,22 @@ def tile(x: Data, repeats: Wholes, /) -> Output:
     return Output(ops.Tile(repeats), (x,), shape)
 
 
-def blocks(x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
-    """Move channels to the pixels of blocks."""
+def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
+    """Move channels to the pixels of blocks, or these pixels to channels."""
     b = blocksize
     n, c, h, w = shape_of(x)
-    parts = (n, b, b, c // b**2, h, w)
-    order = (0, 3, 4, 1, 5, 2)
-    if mode != "DCR":
-        parts = (n, c // b**2, b, b, h, w)
-        order = (0, 1, 4, 2, 5, 3)
-    if mode not in ("DCR", "CRD") or b < 1 or math.prod(parts) != math.prod(shape_of(x)):
+    spreads = call.operator == "DepthToSpace"
+    is_divided = b > 0 and (c % b**2 == 0 if spreads else h % b == w % b == 0)
+    if mode not in ("DCR", "CRD") or not is_divided:
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
-    blocks = np.arange(math.prod(parts)).reshape(parts)
-    places = blocks.transpose(order).reshape(n, -1, h * b, w * b)
-    return Output(ops.Entries(places, places.size), (x,), places.shape)
-
-
-def gathered_blocks(x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
-    """Move the pixels of blocks to channels: the inverse of `blocks`."""
-    b = blocksize
-    n, c, h, w = shape_of(x)
-    if mode not in ("DCR", "CRD") or b < 1 or h % b or w % b:
-        raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
-    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
-    places = _places(x).reshape(n, c, h // b, b, w // b, b).transpose(order)
-    return _entries(x, places.reshape(n, c * b**2, h // b, w // b))
+    if spreads:
+        parts = (n, b, b, c // b**2, h, w) if mode == "DCR" else (n, c // b**2, b, b, h, w)
+        order, shape = (0, 3, 4, 1, 5, 2) if mode == "DCR" else (0, 1, 4, 2, 5, 3), (n, c // b**2, h * b, w * b)
+    else:
+        parts = (n, c, h // b, b, w // b, b)
+        order, shape = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4), (n, c * b**2, h // b, w // b)
+    places = np.arange(math.prod(shape)).reshape(parts).transpose(order).reshape(shape)
+    return Output(ops.Entries(places, places.size), (x,), shape)
 
 
 # -- entries at constant places, and sorts ----------------------------------------------------------------------------

@@ -112,7 +112,7 @@ OPERATORS: dict[str, OperatorRule] = {
     "Expand": OperatorRule(8, moves.expand),
     "Tile": OperatorRule(6, moves.tile),
     "DepthToSpace": OperatorRule(1, moves.blocks),
-    "SpaceToDepth": OperatorRule(1, moves.gathered_blocks),
+    "SpaceToDepth": OperatorRule(1, moves.blocks),
     "Constant": OperatorRule(1, constants.constant),
     "ConstantOfShape": OperatorRule(9, constants.filled),
     "Shape": OperatorRule(1, constants.shape_of),

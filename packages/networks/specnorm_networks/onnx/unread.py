@@ -119,7 +119,10 @@ def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[H
         return  # the outputs do not depend on the network's inputs: nodes that read them are looked at
     for value in inputs:
         is_factor = multiplies and any(value is factor for factor in factors)
-        if isinstance(value, Constant) and (is_factor or _is_weight(value)):
+        if not isinstance(value, Constant):
+            continue
+        has_numbers = value.dtype.startswith((*FLOATING, "float", *_QUANTISED))
+        if is_factor or (len(value.shape) > 1 and has_numbers):
             # Integers may be positions or amounts, and an array of more than five axes is no kernel.
             has_shape_of_kernel = is_factor or 2 <= len(value.shape) <= 5
             is_kernel = has_shape_of_kernel and value.dtype.startswith(FLOATING)
@@ -143,8 +146,3 @@ def _may_be_kernel(value: Data, multiplies: bool, factors: Sequence[Value | None
     if value.origins or (value.depends and not multiplies):
         return False
     return not (value.varies and any(isinstance(factor, Constant) for factor in factors))
-
-
-def _is_weight(constant: Constant) -> bool:
-    """Whether a constant has two axes or more, and floating or quantized numbers."""
-    return len(constant.shape) > 1 and constant.dtype.startswith((*FLOATING, "float", *_QUANTISED))

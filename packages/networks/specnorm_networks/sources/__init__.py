@@ -73,7 +73,9 @@ def export(source: Any, input_shape: Any) -> Exported:
             f"such as {_EXAMPLE_SHAPES.get(str(root), '(32, 32, 3)')}."
         )
     shape_or_inputs = (input_shape,) if hasattr(input_shape, "dtype") else input_shape
-    if not _are_arrays(shape_or_inputs) and not _is_shape(shape_or_inputs):
+    are_arrays = isinstance(shape_or_inputs, tuple) and all(hasattr(x, "dtype") for x in shape_or_inputs)
+    is_sequence = isinstance(shape_or_inputs, Sequence)
+    if not (is_sequence and (are_arrays or all(isinstance(n, int) and n > 0 for n in shape_or_inputs))):
         raise MethodError(
             f"input_shape={input_shape!r:.80} is not a shape: give one input's shape without the batch axis, such as "
             "(3, 32, 32), an array, or a tuple of arrays."
@@ -82,14 +84,6 @@ def export(source: Any, input_shape: Any) -> Exported:
     name = "jax_function" if root is None else _ADAPTERS[root]
     exported: Exported = import_module(f"{__name__}.{name}").export(source, tuple(shape_or_inputs))
     return exported
-
-
-def _are_arrays(inputs: Any) -> bool:
-    return isinstance(inputs, tuple) and bool(inputs) and all(hasattr(x, "dtype") for x in inputs)
-
-
-def _is_shape(sizes: Any) -> bool:
-    return isinstance(sizes, Sequence) and all(isinstance(n, int) and n > 0 for n in sizes)
 
 
 def _described(source: Any) -> str:

@@ -120,7 +120,8 @@ def _inference(source: Any) -> tuple[Callable[..., Any], str]:
         import jax
 
         at_inference = equinox.nn.inference_mode(model)
-        modes = [getattr(module, "inference", None) for module in jax.tree.leaves(model, is_leaf=_has_mode)]
+        modules = jax.tree.leaves(model, is_leaf=lambda x: getattr(x, "inference", None) is not None)
+        modes = [getattr(module, "inference", None) for module in modules]
         function = (lambda x: at_inference(x, *states)[0]) if states else at_inference
         return jax.vmap(function), TRAINING if False in modes else ""
     if "flax" not in packages:
@@ -146,8 +147,3 @@ def _inference(source: Any) -> tuple[Callable[..., Any], str]:
         return nnx.clone(copy)(*inputs)
 
     return call, TRAINING if False in modes else ""
-
-
-def _has_mode(module: Any) -> bool:
-    """Whether an Equinox module is in training mode or at inference."""
-    return getattr(module, "inference", None) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,16 +23,10 @@ from specnorm_networks.tools import bound  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 import specnorm  # noqa: E402
-from specnorm.errors import MethodError, ModelFileError, TranslationError  # noqa: E402
+from specnorm.errors import MethodError, ModelFileError  # noqa: E402
 
 FIVE = torch.arange(5.0)
 N = onnx.helper.make_node
-
-
-def count(counted: list[int] = []) -> int:  # noqa: B006 - kept from call to call
-    """Return 1, 2, 3, ..."""
-    counted.append(0)
-    return len(counted)
 
 
 KNOWN: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, ...], float]] = {
@@ -51,42 +44,6 @@ def test_the_constant_depends_on_the_arguments_of_an_operator(name: str) -> None
     """Operators of ONNX broadcast in `test_every_onnx_operator`; torch's own arguments are its exporter's."""
     f, shape, expected = KNOWN[name]
     assert upper_of(Function(f), shape) == pytest.approx(expected, rel=1e-3)
-
-
-REFUSED: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "celu": (lambda x: F.celu(x, -0.1), "alpha"),
-    "elu": (lambda x: torch.ops.aten.elu(x, 1.0, 1.0, -1.0), "elu of aten is not supported"),
-    "softplus": (lambda x: F.softplus(x, threshold=1), "softplus of aten is not supported"),
-    "threshold": (lambda x: F.threshold(x, 0.5, 0.0), "threshold"),
-    "view": (lambda x: x.view(torch.bfloat16), "view of aten is not supported"),
-    "rounded": (lambda x: torch.div(x, 2, rounding_mode="floor"), "it jumps at whole numbers"),
-    "random": (lambda x: x * torch.rand(4), "draws random numbers"),
-    "complex": (lambda x: torch.view_as_complex(x.reshape(2, 2)).abs(), "complex values"),
-    "float8": (lambda x: x.to(torch.float8_e4m3fn).to(torch.float32), "a cast to integers is discontinuous"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-@pytest.mark.sampled("celu", "random")
-def test_what_no_constant_was_derived_for_is_refused_by_name(name: str) -> None:
-    """By an error, or in the answer, which then has no bound."""
-    f, word = REFUSED[name]
-    try:
-        found = network_bound(Function(f), (4,))
-        said = found.unknown[0].reason if found.upper is None else ""
-    except MethodError as error:
-        said = str(error)
-    assert word in said
-
-
-@pytest.mark.sampled("Python")
-@pytest.mark.parametrize(
-    "draw", [lambda: np.random.default_rng().normal(size=4), random.random, count], ids=["NumPy", "Python", "a state"]
-)
-def test_what_torch_does_not_draw_is_no_constant(draw: Callable[[], Any]) -> None:
-    """Nor what a model counts: a trace sees one value of it, and the comparison others."""
-    with pytest.raises(TranslationError, match="exported otherwise than it computes"):
-        network_bound(Function(lambda x: x * torch.as_tensor(draw())), (4,))
 
 
 # -- ONNX ----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,129 @@
+"""Write maxima and sorted values as sums of functions of one entry, for Lemma 7.
+
+For entries a and b, and r = Relu(b - a): max(a, b) = a + r and min(a, b) = b - r. With
+these Relu(-a) = Relu(a) - a. The operators that compute these are added to the graph;
+certificates use their names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import reduce
+
+from specnorm_check.arithmetic import Refused, require
+from specnorm_check.graphs import Graph, Node
+from specnorm_check.rules import axes_of_windows
+
+MAXIMA = {"Max", "MaxPool", "ReduceMax"}
+MINIMA = {"Min", "ReduceMin"}
+MADE = "made of "  # begins the names of added values
+MOST_ENTRIES = 2**13  # of an input
+MOST_SORTED = 8  # entries
+
+
+def write_out_maxima(graph: Graph) -> None:
+    """Add the operators that write out values of a graph, each before its value."""
+    stated = graph.nodes
+    is_free = not any(name.startswith(MADE) for name in (*stated, *graph.fixed))
+    require(is_free, f"a value of the model is called {MADE!r}...")
+    graph.nodes = {}
+    for name, node in stated.items():
+        graph.nodes[name] = node
+        if node.op in {*MAXIMA, *MINIMA, "Relu", "TopK"} and name not in graph.fixed:
+            with suppress(Refused):
+                graph.written_out[name] = Writer(graph).written_out(name, node)
+            graph.nodes[name] = graph.nodes.pop(name)  # now the last
+
+
+class Writer:
+    """Adds operators to a graph."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    def written_out(self, name: str, node: Node) -> str:
+        """Return the name of a value that is equal to an operator's first output."""
+        shape = self.graph.shape_of(node.inputs[0])
+        require(math.prod(shape) <= MOST_ENTRIES, "maxima of many entries")
+        if node.op == "Relu":
+            before = self.graph.nodes[node.inputs[0]]
+            require(before.op == "Neg", "a function of one entry")
+            return self.add(
+                "Sub", [self.add("Relu", before.inputs, shape), *before.inputs], shape
+            )
+        if node.op in ("Max", "Min"):
+            is_same = self.graph.have_shape(self.graph.changing_inputs(name), name)
+            require(is_same, f"{node.op} broadcasts")
+            return self.extreme(node.op in MAXIMA, node.inputs)
+        value = node.inputs[0]
+        self.graph.require_fixed_inputs(node)
+        if node.op == "MaxPool":
+            for number, window in enumerate(
+                axes_of_windows(node, node.attributes["kernel_shape"]), start=2
+            ):
+                require(not window.padding_before + window.padding_after, "padded maxima")
+                step = window.stride
+                length = step * (window.outputs(self.graph.shape_of(value)[number]) - 1)
+                taps = []
+                for tap in range(window.taps):
+                    first = window.dilation * tap
+                    taps.append(self.part(value, number, first, first + length + 1, step))
+                value = self.extreme(True, taps)
+            return value
+        axis = self.axis_of(node)
+        size = self.graph.shape_of(value)[axis]
+        entries_of_axis = [self.part(value, axis, i, i + 1, 1) for i in range(size)]
+        shape = self.graph.shape_of(name)
+        if node.op != "TopK":
+            found = self.extreme(node.op in MAXIMA, entries_of_axis)
+            return self.add("Reshape", [found], shape)
+        require(size <= MOST_SORTED, "many entries are sorted")
+        falls = bool(node.attributes.get("largest", 1))
+        for last in range(size - 1, 0, -1):
+            for i in range(last):
+                pair = self.largest_and_least(*entries_of_axis[i : i + 2])
+                entries_of_axis[i : i + 2] = pair if falls else pair[::-1]
+        return self.add("Concat", entries_of_axis[: shape[axis]], shape, axis=axis)
+
+    def axis_of(self, node: Node) -> int:
+        """Return the one axis along which entries are compared."""
+        rank = len(self.graph.shape_of(node.inputs[0]))
+        if node.op == "TopK":
+            return int(node.attributes.get("axis", -1)) % rank
+        axes = node.attributes.get("axes", [])
+        if len(node.inputs) > 1:
+            axes = self.graph.arrays[node.inputs[1]].tolist()
+        require(len(axes) == 1, "maxima along several axes")
+        return int(axes[0]) % rank
+
+    def extreme(self, is_largest: bool, values: Iterable[str]) -> str:
+        """Return the maximum or the minimum of values of one shape."""
+        which = 0 if is_largest else 1
+        return reduce(lambda a, b: self.largest_and_least(a, b)[which], values)
+
+    def largest_and_least(self, a: str, b: str) -> list[str]:
+        """Return max(a, b) and min(a, b), which share one function."""
+        a, b = sorted((a, b))
+        shape = max((self.graph.shapes.get(x, ()) for x in (a, b)), key=len)
+        rise = self.add("Relu", [self.add("Sub", [b, a], shape)], shape)
+        return [self.add("Add", [a, rise], shape), self.add("Sub", [b, rise], shape)]
+
+    def part(self, value: str, axis: int, first: int, last: int, step: int) -> str:
+        """Return every ``step``-th entry of an axis from ``first`` up to ``last``."""
+        shape = list(self.graph.shape_of(value))
+        shape[axis] = len(range(first, last, step))
+        cut = {"axis": axis, "first": first, "last": last, "step": step}
+        return self.add("Split", [value], tuple(shape), **cut)
+
+    def add(self, op: str, inputs: list[str], shape: tuple[int, ...], **how: int) -> str:
+        """Add an operator that is not there yet, and return the name of its value."""
+        node = Node(op, inputs, how)
+        for name, other in self.graph.nodes.items():
+            if name.startswith(MADE) and other == node:
+                return name
+        name = f"{MADE}{op} {len(self.graph.nodes)}"
+        self.graph.nodes[name] = node
+        self.graph.shapes[name] = shape
+        return name

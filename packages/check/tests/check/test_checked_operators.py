@@ -1,0 +1,298 @@
+"""What specnorm_check reads of one operator is what onnx's reference evaluator computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import specnorm_check
+from specnorm_check import Refused
+from specnorm_check.matrices import step_of, values_between
+from specnorm_check.maxima import MADE
+from specnorm_check.moves import MOVES, copies_of, moved
+from specnorm_check.rules import SLOPES, factor_of_operator, slopes_of
+
+pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
+
+import onnx
+from check.test_checked_networks import file_of, node
+from helpers.onnx_models import jacobian
+from onnx.reference import ReferenceEvaluator
+
+IMAGE, ROWS = (1, 4, 4, 6), (3, 4)
+Case = tuple[Any, tuple[int, ...], dict[str, Any]]
+
+
+def pads(*numbers: int) -> dict[str, Any]:
+    return {"p": np.array(numbers)}
+
+
+MOVED: dict[str, Case] = {
+    "constants": (node("Pad", "x p"), IMAGE, pads(0, 1, 0, 2, 0, 0, 3, 0)),
+    "named axes": (node("Pad", "x p q a", mode="edge"), IMAGE, {**pads(1, 2), "a": np.array([-1]), "q": np.array(0.0)}),
+    "the edge": (node("Pad", "x p", mode="edge"), IMAGE, pads(0, 1, 5, 2, 0, 0, 3, 0)),
+    "mirrored": (node("Pad", "x p", mode="reflect"), IMAGE, pads(0, 3, 2, 5, 0, 0, 3, 1)),
+    "the other end": (node("Pad", "x p", mode="wrap"), IMAGE, pads(0, 4, 2, 1, 0, 0, 3, 6)),
+    "tiles": (node("Tile", "x r"), ROWS, {"r": np.array([2, 3])}),
+    "rows and columns": (node("GatherND", "x i"), ROWS, {"i": np.array([[[0, 1]], [[2, -1]], [[0, 1]]])}),
+    "rows": (node("GatherND", "x i"), ROWS, {"i": np.array([[1], [1], [0], [-1]])}),
+    "an upper triangle": (node("Trilu", "x k"), ROWS, {"k": np.array(1)}),
+    "a lower triangle": (node("Trilu", "x", upper=0), ROWS, {}),
+    "depth, columns last": (node("DepthToSpace", "x", blocksize=2), IMAGE, {}),
+    "depth, columns first": (node("DepthToSpace", "x", blocksize=2, mode="CRD"), IMAGE, {}),
+    "space": (node("SpaceToDepth", "x", blocksize=2), IMAGE, {}),
+    "a mask": (node("Where", "m x c"), ROWS, {"m": np.eye(3, 4, dtype=bool), "c": np.zeros((2, 1, 1))}),
+    "a mask of the value": (node("Where", "m c x"), ROWS, {"m": np.eye(3, 4, dtype=bool), "c": np.zeros(1)}),
+    "every other, backwards": (
+        node("Slice", "x b e a t"), ROWS,
+        {"b": np.array([-1]), "e": np.array([-9]), "a": np.array([1]), "t": np.array([-2])},
+    ),
+    "all axes": (node("Slice", "x b e"), ROWS, {"b": np.array([1, 0]), "e": np.array([3, 2])}),
+    "twice": (node("Concat", "x x", axis=-1), ROWS, {}),
+    "itself": (node("Identity", "x"), ROWS, {}),
+}  # fmt: skip
+SQUARE = np.cos(np.arange(16.0)).reshape(4, 4)
+KERNEL = np.cos(np.arange(72.0)).reshape(4, 2, 3, 3)
+GEOMETRY: dict[str, Any] = {
+    "strides": [2, 3], "pads": [1, 0, 0, 2], "dilations": [2, 1], "output_padding": [1, 2], "group": 2,
+}  # fmt: skip
+LINEAR: dict[str, Case] = {
+    "less a mean": (node("Sub", "x m"), ROWS, {}),
+    "less its first row": (node("Sub", "x f"), ROWS, {}),
+    "a product that spreads": (node("Mul", "x c"), ROWS, {"c": np.cos(np.arange(6.0)).reshape(2, 3, 1)}),
+    "minus": (node("Neg", "x"), ROWS, {}),
+    "three": (node("Sum", "x c x"), ROWS, {"c": np.ones(ROWS)}),
+    "from the right": (node("MatMul", "x w"), ROWS, {"w": SQUARE[:, :2]}),
+    "from the left": (node("MatMul", "w x"), ROWS, {"w": SQUARE[:, :3]}),
+    "a stack from the right": (node("MatMul", "x w"), ROWS, {"w": np.stack([SQUARE, SQUARE.T])}),
+    "a stack from the left": (node("MatMul", "w x"), (2, 3, 4), {"w": SQUARE[:2, :3]}),
+    "over rows": (node("Einsum", "x w", equation="ij,ik->kj"), ROWS, {"w": SQUARE[:3, :2]}),
+    "over all": (node("Einsum", "w x", equation="ki, ij -> k"), ROWS, {"w": SQUARE[:, :3]}),
+    "a diagonal": (node("Einsum", "x w", equation="iij,k->jki"), (3, 3, 2), {"w": SQUARE[0]}),
+    "sums": (node("CumSum", "x a"), ROWS, {"a": np.array(-1)}),
+    "sums before": (node("CumSum", "x a", exclusive=1), ROWS, {"a": np.array(0)}),
+    "sums of the rest": (node("CumSum", "x a", reverse=1), ROWS, {"a": np.array(1)}),
+    "sums behind": (node("CumSum", "x a", reverse=1, exclusive=1), ROWS, {"a": np.array(1)}),
+    "a transposed layer": (node("ConvTranspose", "x k"), IMAGE, {"k": KERNEL}),
+    "with all it may have": (node("ConvTranspose", "x k b", **GEOMETRY), IMAGE, {"k": KERNEL, "b": np.ones(4)}),
+    "rows that are added": (
+        node("ScatterND", "c i x", reduction="add"), ROWS, {"c": np.zeros((2, 4)), "i": np.array([[1], [0], [1]])}),
+    "rows that are put": (
+        node("ScatterND", "c i x"), ROWS, {"c": np.ones((4, 4)), "i": np.array([[3], [0], [1]])}),
+    "entries that are put": (
+        node("ScatterND", "x i u"), ROWS, {"u": np.ones(2), "i": np.array([[0, 1], [2, -1]])}),
+    "entries that are added": (
+        node("ScatterElements", "c i x", axis=1, reduction="add"), ROWS,
+        {"c": np.zeros((3, 2)), "i": np.array([[0, 1, 1, 0], [1, 1, 1, 0], [0, 0, 0, -1]])}),
+    "added to itself": (
+        node("ScatterElements", "x i x", reduction="add"), ROWS, {"i": np.arange(12).reshape(ROWS) % 3}),
+}  # fmt: skip
+EXTREMES: dict[str, Case] = {
+    "the larger of two": (node("Max", "a b"), (2, 6), {}),
+    "the least of three": (node("Min", "b c a"), (2, 6), {"c": np.zeros((2, 3))}),
+    "at least a number": (node("Max", "x c"), (2, 6), {"c": np.array(0.25)}),
+    "the largest of an axis": (node("ReduceMax", "x i"), (2, 3, 4), {"i": np.array([-1])}),
+    "the least of an axis": (node("ReduceMin", "x i", keepdims=0), (2, 3, 4), {"i": np.array([1])}),
+    "windows": (node("MaxPool", "x", kernel_shape=[2, 3], strides=[2, 1], dilations=[1, 2]), (1, 2, 5, 7), {}),
+    "sorted": (node("TopK", "x k", "y i", axis=0, largest=0), (5, 3), {"k": np.array([5])}),
+    "the largest three": (node("TopK", "x k", "y i"), (3, 5), {"k": np.array([3])}),
+    "of minus": (node("Relu", "n"), (2, 6), {}),
+}  # fmt: skip
+BEFORE = {
+    "x m": [node("ReduceMean", "x i", "m")], "x f": [node("Slice", "x i e", "f")], "n": [node("Neg", "x", "n")],
+    **{key: [node("Split", "x", "a b", axis=1, num_outputs=2)] for key in ("a b", "b c a")},
+}  # fmt: skip
+AXES = {"x m": {"i": np.array([1])}, "x f": {"i": np.array([0]), "e": np.array([1])}}
+
+
+def read(case: Case) -> tuple[Any, Any, tuple[int, ...]]:
+    """The network that the checker reads, ONNX's model, and the input's shape."""
+    one, shape, arrays = case
+    inputs = " ".join(one.input)
+    nodes = [*BEFORE.get(inputs, []), one]
+    content = file_of(nodes, shape, {**arrays, **AXES.get(inputs, {})}, opset=19)
+    return specnorm_check.Network(content, list(shape)), onnx.ModelProto.FromString(content), shape
+
+
+def run(model: Any, x: Any) -> Any:
+    return ReferenceEvaluator(model).run(["y"], {"x": x})[0]  # type: ignore[index]
+
+
+def wrongly_moved() -> Iterator[str]:
+    for name, case in MOVED.items():
+        network, model, shape = read(case)
+        numbers = np.arange(1.0, 1 + np.prod(shape)).reshape(shape)
+        truth = run(model, numbers)
+        after = moved(network, "y", {"x": numbers})
+        _, counts = np.unique(truth[truth != 0], return_counts=True)
+        if after.shape != truth.shape or (after != truth).any() or copies_of(network, "y") != {"x": counts.max()}:
+            yield name
+
+
+def test_entries_are_moved_as_onnx_moves_them() -> None:
+    assert [*wrongly_moved()] == []
+    assert {one.op_type for one, _, _ in MOVED.values()} <= MOVES
+
+
+def transposed(x: Any) -> Any:
+    """What a transposed layer with `GEOMETRY` makes of an image; onnx's evaluator computes no such groups."""
+    y = np.zeros((1, 4, 11, 18))
+    for n, i, j, o, t, u in np.ndindex(4, 4, 6, 2, 3, 3):
+        row, column = 2 * i + 2 * t - 1, 3 * j + u
+        if 0 <= row < 11 and column < 18:
+            y[0, n // 2 * 2 + o, row, column] += KERNEL[n, o, t, u] * x[0, n, i, j]
+    return y
+
+
+def wrong_matrices() -> Iterator[str]:
+    for name, case in LINEAR.items():
+        network, model, shape = read(case)
+        size = int(np.prod(shape))
+        matrices: dict[str, Any] = {"x": np.eye(size).reshape(*shape, size)}
+        for value in values_between(network, "x", "y"):
+            step = step_of(network, value)
+            matrices[value] = step.apply(step.weights, [matrices[source] for source in step.sources])
+        matrix = matrices["y"].reshape(-1, size)
+        for x in np.random.default_rng(0).standard_normal((3, *shape)):
+            is_grouped = name == "with all it may have"
+            truth = transposed(x) if is_grouped else run(model, x) - run(model, np.zeros(shape))
+            has_shape = matrices["y"].shape[:-1] == truth.shape
+            if not has_shape or not np.allclose(matrix @ x.reshape(-1), truth.reshape(-1), rtol=1e-12, atol=1e-12):
+                yield name
+                break
+
+
+def test_matrices_are_those_of_onnx() -> None:
+    assert [*wrong_matrices()] == []
+
+
+def computed(network: Any, x: Any) -> Any:
+    """What the operators that write a value out make of an input."""
+    values = {"x": x, **network.arrays}
+    for name in network.nodes:
+        one = network.nodes[name]
+        given = [values[each] for each in one.inputs if each in values]
+        if one.op == "Split":
+            cut = one.attributes
+            slices = [slice(None)] * x.ndim
+            slices[cut["axis"]] = slice(cut["first"], cut["last"], cut.get("step"))
+            values[name] = given[0][tuple(slices)]
+        elif name.startswith(MADE) or one.op == "Neg":
+            operators: dict[str, Any] = {
+                "Add": np.add, "Sub": np.subtract, "Relu": lambda a: np.maximum(a, 0), "Neg": np.negative,
+                "Reshape": lambda a, name=name: a.reshape(network.shapes[name]),
+                "Concat": lambda *parts, one=one: np.concatenate(parts, one.attributes["axis"]),
+            }  # fmt: skip
+            values[name] = operators[one.op](*given)
+            assert np.shape(values[name]) == network.shapes[name]
+    return values[network.written_out["y"]]
+
+
+def wrong_extremes() -> Iterator[str]:
+    for name, case in EXTREMES.items():
+        network, model, shape = read(case)
+        for seed in range(4):
+            x = np.random.default_rng(seed).standard_normal(shape)
+            if not np.allclose(computed(network, x), run(model, x), rtol=1e-12, atol=1e-12):
+                yield name
+
+
+def test_maxima_that_are_written_out_are_those_of_onnx() -> None:
+    assert [*wrong_extremes()] == []
+
+
+def test_no_value_of_a_file_is_taken_for_one_that_is_added() -> None:
+    relu = node("Relu", "x")
+    relu.output[0] = f"{MADE}Relu 3"
+    content = file_of([relu], (1, 2), {}, [relu.output[0]])
+    with pytest.raises(Refused, match="a value of the model is called"):
+        specnorm_check.Network(content, [1, 2])
+
+
+# -- functions of each entry ---------------------------------------------------------------------------------------
+FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
+    **{name: (node(name, "x"), {}) for name in SLOPES if name not in ("Clip", "Swish")},
+    "Clip": (node("Clip", "x l h"), {"l": np.array(-1.0), "h": np.array(0.5)}),
+    "a gate": (node("Mul", "x s"), {}),
+    "LeakyRelu": (node("LeakyRelu", "x", alpha=-0.5), {}),
+    "PRelu": (node("PRelu", "x s"), {"s": np.array([0.25, -0.75])}),
+    "Elu": (node("Elu", "x", alpha=1.5), {}),
+    "Celu": (node("Celu", "x", alpha=0.3), {}),
+    "Selu": (node("Selu", "x"), {}),
+    "Selu of two": (node("Selu", "x", alpha=0.5, gamma=2.0), {}),
+    "HardSigmoid": (node("HardSigmoid", "x", alpha=0.7), {}),
+}
+
+
+def steeper() -> Iterator[str]:
+    """Which functions have a difference quotient beyond the slopes, or slopes that no quotient comes close to."""
+    x = np.linspace(-60, 60, 120001).reshape(-1, 1)
+    for name, (one, arrays) in FUNCTIONS.items():
+        gate = [node("Sigmoid", "x", "s")] if name == "a gate" else []
+        content = file_of([*gate, one], x.shape, arrays, opset=20)
+        network = specnorm_check.Network(content, list(x.shape))
+        slopes = slopes_of(network.nodes["y"])
+        y = run(onnx.ModelProto.FromString(content), x)
+        quotients = np.diff(y, axis=0) / np.diff(x, axis=0)
+        gaps = (-1.0, 1.0) if slopes is None else (quotients.min() - slopes[0], slopes[1] - quotients.max())
+        if min(gaps) < -1e-9 or max(gaps) > 0.02:
+            yield name
+
+
+def test_slopes_are_those_of_onnx() -> None:
+    assert [*steeper()] == []
+
+
+def test_slopes_of_gates_are_proven() -> None:
+    """By balls, on intervals that are halved until they suffice; beyond, slopes are within exp(-9000) of 0 or 1."""
+    flint = pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+
+    def sigmoid(x: Any) -> Any:
+        return 1 / (1 + (-x).exp())
+
+    def mish(x: Any) -> Any:
+        t = (1 + x.exp()).log().tanh()
+        return t + x * (1 - t * t) * sigmoid(x)
+
+    root = flint.arb(2).sqrt()
+    derivatives = {
+        "Swish": lambda x: sigmoid(x) + x * sigmoid(x) * sigmoid(-x),
+        "Gelu": lambda x: (1 + (x / root).erf()) / 2 + x * (-x * x / 2).exp() / (2 * flint.arb.pi()).sqrt(),
+        "Mish": mish,
+    }
+    for name, derivative in derivatives.items():
+        low, high = SLOPES[name]
+        waiting = [(a, b) for a, b in ((-1e4, -30.0), (-30.0, 30.0), (30.0, 1e4))]
+        while waiting:
+            a, b = waiting.pop()
+            found = derivative(flint.arb((a + b) / 2, (b - a) / 2))
+            if not (found > low and found < high):
+                assert b - a > 1e-7, (name, a, b)
+                waiting += [(a, (a + b) / 2), ((a + b) / 2, b)]
+
+
+NONEXPANSIVE: dict[str, Case] = {
+    "a length": (node("ReduceL2", "x i"), ROWS, {"i": np.array([1])}),
+    "a sum of exponentials": (node("ReduceLogSumExp", "x i"), ROWS, {"i": np.array([1])}),
+    "a maximum": (node("ReduceMax", "x i"), ROWS, {"i": np.array([0])}),
+    "two largest": (node("TopK", "x k", "y i"), ROWS, {"k": np.array([2])}),
+    "logarithms of shares": (node("LogSoftmax", "x", axis=0), ROWS, {}),
+}
+
+
+def too_sharp() -> Iterator[str]:
+    for name, case in NONEXPANSIVE.items():
+        network, model, shape = read(case)
+        factor = factor_of_operator(network, "y")
+        largest = 0.0
+        for seed in range(5):
+            x = 9 * np.random.default_rng(seed).standard_normal(shape)
+            largest = max(largest, float(np.linalg.norm(jacobian(model, x), 2)))
+        if factor is None or not 0.98 * float(factor) < largest < float(factor) * (1 + 1e-6):
+            yield name
+
+
+def test_factors_of_several_entries_are_attained() -> None:
+    assert [*too_sharp()] == []
