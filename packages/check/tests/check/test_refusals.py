@@ -370,11 +370,14 @@ def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
     return layers.matrix_at_size(np.ones((1, 1, 2)), layer, (size,))
 
 
-def grid(*terms: tuple[int, int, int]) -> Any:
+def grid(*terms: tuple[int, int, int], is_adjoint: bool = False) -> Any:
     """Layers from a value to another with a stride."""
     axes = [(start, end, (layers.Axis(1, stride, 1, 0, 0),)) for start, end, stride in terms]
     return parts.require_one_grid(
-        [parts.Term(start, end, np.ones(1), layers.Layer(axis, 1, "zeros", None)) for start, end, axis in axes]
+        [
+            parts.Term(start, end, np.ones(1), layers.Layer(axis, 1, "zeros", None, is_adjoint))
+            for start, end, axis in axes
+        ]
     )
 
 
@@ -432,6 +435,7 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a kernel that states other taps": (lambda: parts.read_kernel(
         Node("Conv", [], {"kernel_shape": [2]}), np.ones((1, 1, 3)), (1, 1, 5), (1, 1, 4)), "such a Conv$"),
     "two layers between two values": (lambda: grid((0, 1, 1), (0, 1, 1)), parts.DO_NOT_FIT[:20]),
+    "a transposed layer among others": (lambda: grid((0, 1, 1), (1, 2, 1), is_adjoint=True), parts.DO_NOT_FIT[:20]),
     "two strides of the start": (lambda: grid((0, 1, 1), (0, 2, 2)), parts.DO_NOT_FIT[:20]),
     "a stride inside a part": (lambda: grid((0, 1, 1), (1, 2, 2)), parts.DO_NOT_FIT[:20]),
     "a kernel as large as the limit": (lambda: at_stride_one(2), "entries or more"),
