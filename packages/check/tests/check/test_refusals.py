@@ -33,6 +33,8 @@ from specnorm_check import (
     inequality,
     layers,
     matrices,
+    maxima,
+    moves,
     networks,
     parts,
     resizing,
@@ -252,6 +254,16 @@ def chain(count: int) -> list[str]:
     return matrices.values_between(found, "x", f"y{count - 3}")
 
 
+def einsum(equation: bytes, *inputs: str) -> Any:
+    return step("Einsum", *inputs, arrays={"c": np.ones((2, 2))}, equation=equation)
+
+
+def written(operator: str) -> Any:
+    """What compares the entries of the last axis."""
+    one = Node(operator, ["x"], {"axes": [2], "axis": 2})
+    return maxima.Writer(fake(one)).written_out("y", one)
+
+
 def by_fixed() -> Any:
     found = fake(Node("Mul", ["x", "z"], {}))
     found.fixed.add("z")
@@ -278,6 +290,22 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a function of a constant, in a matrix": (
         lambda: step("Div", "c", "x", arrays={"c": np.ones(FOUR)}), "Div stands in a matrix"),
     "a matrix that is computed": (lambda: step("MatMul", "x", "z"), "MatMul stands in a matrix"),
+    "a product of three": (lambda: einsum(b"ij,j,j->i", "x", "c", "c"), "such a Einsum"),
+    "a product without a result": (lambda: einsum(b"aij,jk", "x", "c"), "such a Einsum"),
+    "a product of some axes": (lambda: einsum(b"...j,jk->...k", "x", "c"), "such a Einsum"),
+    "a product of a vector": (lambda: step("MatMul", "x", "c", arrays={"c": np.ones(2)}), "such a MatMul"),
+    "places that are computed": (
+        lambda: step("ScatterND", "x", "z", "c", arrays={"c": np.ones(FOUR)}), "such a ScatterND"),
+    "maxima of too many entries": (lambda: with_limit(maxima, "MOST_ENTRIES", 3, lambda: written("ReduceMax")), "many"),
+    "sorted entries that are too many": (lambda: with_limit(maxima, "MOST_SORTED", 1, lambda: written("TopK")), "many"),
+    "more entries than may be moved": (lambda: with_limit(moves, "MOST_MOVED", 9, lambda: moves.copies_of(
+        fake(Node("Transpose", ["x"], {})), "y")), "too many entries are moved"),
+    "a mask that is computed": (
+        lambda: move("Where", "z", "x", "c", arrays={"c": np.ones(FOUR)}), "a Where whose condition"),
+    "a mirror behind the last pixel": (lambda: move(
+        "Pad", "x", "p", arrays={"p": np.array([0, 0, 2, 0, 0, 0])}, mode=b"reflect", y=(1, 2, 4)), "entries twice"),
+    "padding that copies and cuts": (lambda: move(
+        "Pad", "x", "p", arrays={"p": np.array([0, 0, 1, 0, 0, -1])}, mode=b"edge"), "padding that cuts"),
     "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
     "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
     "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
