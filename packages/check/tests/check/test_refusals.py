@@ -525,6 +525,14 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: term_of(Node("Gemm", ["x", "w"], {}), 4, 3, x=(1, 4)), "one a channel"),
     "a matrix of other columns": (lambda: term_of(Node("Gemm", ["x", "w"], {}), x=(1, 3)), "it reads 3 channels"),
     "a kernel of other axes": (lambda: term_of(Node("Gemm", ["x", "w"], {})), "no rule is for such a Gemm$"),
+    "copies of channels": (lambda: parts.channels_padded(fake(Node("Pad", ["x", "p"], {"mode": b"edge"}), {
+        "p": np.array([0, 1, 0, 0, 0, 0])}), "y"), "such a Pad"),
+    "a channel that a layer reads twice": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
+        "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), "read twice"),
+    "samples that are joined before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
+        "Concat", ["x", "x"], {"axis": 0}), x=(1, 4), y=(2, 4), z=(2, 4)), parts.DO_NOT_FIT[:20]),
+    "a slope that is not finite": (
+        lambda: rules.slopes_of(Node("LeakyRelu", ["x"], {"alpha": math.inf})), "NaN or infinity"),
     "padding of named axes": (lambda: padded_channels(0, 0, 0, 0, 0, 0, axes=True), "such a Pad"),
     "padding of pixels": (lambda: padded_channels(0, 0, 1, 0, 0, 0), "padding of pixels"),
     "channels that are cut": (lambda: padded_channels(0, -1, 0, 0, 0, 0), "padding of pixels"),
