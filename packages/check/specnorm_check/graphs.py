@@ -409,14 +409,14 @@ def put_arrays(
     graph: Any,
     arrays: dict[str, Array],
     shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
-    """Put arrays in place of operators that compute sizes; return whether there are any.
+) -> int:
+    """Put arrays in place of operators that compute sizes; return how many there are.
 
     Sizes are the Shape of a value, and what `array_of` computes of sizes and arrays.
     """
     from onnx import numpy_helper
 
-    has_put = False
+    put = 0
     for node in list(graph.node):
         array = array_of(node, arrays, shapes)
         if array is not None:
@@ -424,8 +424,8 @@ def put_arrays(
             arrays[name] = array
             graph.initializer.append(numpy_helper.from_array(array, name))
             graph.node.remove(node)
-            has_put = True
-    return has_put
+            put += 1
+    return put
 
 
 def array_of(
