@@ -29,13 +29,9 @@ def _kernels(count: int) -> dict[str, NDArray[np.float64]]:
     return {f"{i}.weight": random.standard_normal((3, 2, 3)) for i in range(count)}
 
 
-def _processes(method: str) -> Callable[[], Executor]:
-    return lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method))
-
-
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "threads": lambda: ThreadPoolExecutor(2),
-    "spawn": _processes("spawn"),
+    "spawn": lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")),
     "own": lambda: Workers(2),
 }
 
@@ -137,9 +133,6 @@ def test_a_row_is_about_its_layer() -> None:
     assert {row.status for row in strided.layers} == {"error"}
     nothing = audit(arrays, executor=_Believed(lambda at, row: row if at else None))
     assert [row.status for row in nothing.layers] == ["error", "ok", "ok"]
-
-
-# -- interruptions -------------------------------------------------------------------------------------------------
 
 
 @LINUX

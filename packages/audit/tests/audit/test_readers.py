@@ -16,16 +16,11 @@ from specnorm_audit import audit
 
 from audit import files
 
-# -- what kind of file -------------------------------------------------------------------------------------------
-
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in files.refused(tmp_path / "pipe")
-
-
-# -- safetensors ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -45,9 +40,6 @@ def test_safetensors_headers_are_not_believed(tmp_path: Path, header: bytes) -> 
     path = tmp_path / "model"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(16))
     files.refused(path)
-
-
-# -- npz -----------------------------------------------------------------------------------------------------------
 
 
 def test_npz_objects_are_never_unpickled(tmp_path: Path) -> None:
