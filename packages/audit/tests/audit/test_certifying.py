@@ -115,9 +115,9 @@ def test_an_array_of_another_model_fails_its_claim_alone(
     np.savez(tmp_path / "wrong.npz", k=k[..., None], other=array(k[..., None]))
     proof, model, wrong = (str(tmp_path / name) for name in ("proof.npz", "model.npz", "wrong.npz"))
     assert cli.run(["audit", model, "--certificate", proof]) == 0
-    for command in (lambda: cli.run(["verify", proof, wrong]), lambda: main([proof, wrong])):
+    for command, words_of_it in ((cli.run, ["verify", proof, wrong]), (main, [proof, wrong])):
         capsys.readouterr()
-        assert command() == 1
+        assert command(words_of_it) == 1
         said = capsys.readouterr().out
         assert "of 'k', dilation" in said
         assert words in said

@@ -9,7 +9,7 @@ import lzma
 from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -54,15 +54,13 @@ def _assert_holds(seed: int) -> None:
 
 def _assert_true(seed: int, drawn: File) -> None:
     """All rows of a file are true, and its gates pass above its largest norm, not below."""
-    report = audit(drawn.arrays, rtol=0.05)
+    report: Any = audit(drawn.arrays, rtol=0.05)
     largest = max(drawn.norms.values())
     assert gate_layers(report, 0.95 * largest).outcome != "passed", (seed, drawn.what)
     assert not drawn.is_plain or gate_layers(report, 1.1 * largest).outcome == "passed", seed
     for row in report.layers:
         if row.reason is not None and "values other than 0 and 1" in row.reason:
             continue  # a mask that is none, as its numbers show
-        assert row.lower is not None
-        assert row.upper is not None
         assert row.lower * 0.997 <= drawn.norms[row.name] <= row.upper * 1.001, (seed, drawn.what, row.name)
 
 
@@ -173,9 +171,7 @@ def test_the_user_may_say_that_a_kernel_is_used_as_it_is_stored(tmp_path: Path) 
     report = audit(path, assume_stored="conv*")
     rows = {row.name: row for row in report.layers}
     assert rows.keys() == {"conv.weight", "head.weight"}
-    row = rows["conv.weight"]
-    assert row.lower is not None
-    assert row.upper is not None
+    row: Any = rows["conv.weight"]
     assert row.lower * 0.999 <= norm(W) <= row.upper
     assert "weight=as stored, as the user says of conv*" in row.assumed
     assert gate_layers(report, 1.1 * norm(W)).outcome == "passed"
@@ -240,10 +236,8 @@ LARGEST = max(float(np.linalg.norm(x.astype(float), 2)) for x in STACK)
 @pytest.mark.parametrize("size", [None, 3, (4, 4)])
 def test_a_bias_of_each_member_tells_a_stack(bias: tuple[int, ...], size: Any) -> None:
     arrays = {"nn1.weight": STACK, "nn1.bias": np.zeros(bias, np.float32), "c.weight": W, "c.bias": W[:, 0, 0, 0]}
-    row = audit(arrays, input_shape=size).layers[0]
+    row: Any = audit(arrays, input_shape=size).layers[0]
     assert (row.kind, row.status) == ("linear", "ok")
-    assert row.lower is not None
-    assert row.upper is not None
     assert row.lower * 0.999 <= LARGEST <= row.upper <= 1.01 * LARGEST
     assert "kind=stack of matrices" in row.assumed
 
@@ -255,15 +249,12 @@ def test_layers_beside_it_tell_a_stack() -> None:
 
 def test_where_nothing_tells_both_readings_count() -> None:
     """A stack's norm is at most that of the convolution, whose upper end counts; the lower end holds for both."""
-    (row,) = audit({"experts.w": STACK}).layers
-    assert row.lower is not None
-    assert row.upper is not None
+    row, stated, conv = (
+        cast("Any", audit({"experts.w": STACK}, geometry=given).layers[0])
+        for given in (None, {"*": {"stack": True}}, {"*": {"stack": False}})
+    )
     assert row.lower * 0.999 <= LARGEST <= row.upper
     assert [text for text in row.assumed if "stack of matrices or convolution" in text], row.assumed
-    (stated,) = audit({"experts.w": STACK}, geometry={"*": {"stack": True}}).layers
-    assert stated.upper is not None
     assert stated.upper <= 1.01 * LARGEST
-    (conv,) = audit({"experts.w": STACK}, geometry={"*": {"stack": False}}).layers
-    assert conv.lower is not None
     assert conv.upper == row.upper
     assert conv.lower > 1.01 * LARGEST

@@ -131,9 +131,7 @@ def test_archives_are_checked_before_they_are_unpacked(tmp_path: Path) -> None:
         ({"metadata.json": b"", "config.json": b"{}", "model.weights.h5": b"no"}, "damaged"),
         ({"metadata.json": b"", "config.json": b"{}", "model.weights.h5": bytes(2**20)}, "more than the limit"),
     ):
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            for name, data in entries.items():
-                archive.writestr(name, data)
+        path.write_bytes(files.zipped(entries, zipfile.ZIP_DEFLATED))
         assert word in files.refused(path, 2**19)
 
 
@@ -177,23 +175,23 @@ def _of_class(path: Path, kind: str, beside: dict[str, Any], *, modern: bool = F
     is_wrapper = kind.startswith("Addons>")
     layer = {"class_name": kind, "config": {"name": "w", "layer": inner} if is_wrapper else inner["config"]}
     arrays = {"kernel:0": KERNEL, "bias:0": np.zeros(4, np.float32), **beside}
-    with h5py.File(path, "w") as file:
-        file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}})
-        file.attrs["keras_version"] = "2.11.0"
-        for number, (name, x) in enumerate(arrays.items()):
-            group = "w/w" if is_wrapper else "c/c"
-            place = f"layers/{kind.lower()}/vars/{number}" if modern else f"model_weights/{group}/{name}"
-            file[place] = x
+    config = json.dumps({"class_name": "Sequential", "config": {"layers": [layer]}})
+    group = "w/w" if is_wrapper else "c/c"
+    places = [
+        f"layers/{kind.lower()}/vars/{number}" if modern else f"model_weights/{group}/{name}"
+        for number, name in enumerate(arrays)
+    ]
+    stored = dict(zip(places, arrays.values(), strict=True))
+    path.write_bytes(files.hdf5(stored, model_config=config, keras_version="2.11.0"))
     return path
 
 
 def test_a_wrapper_that_replaces_the_kernel_leaves_the_stored_one(tmp_path: Path) -> None:
     """SpectralNormalization of TensorFlow Addons assigns the normalised kernel in training; sn_u is its state."""
     beside = {"sn_u:0": np.ones((1, 4), np.float32)}
-    report = audit(_of_class(tmp_path / "m.h5", "Addons>SpectralNormalization", beside))
+    report: Any = audit(_of_class(tmp_path / "m.h5", "Addons>SpectralNormalization", beside))
     (row,) = report.layers
     truth = specnorm.enclose(KERNEL, layout="HWIO", stride=2)
-    assert row.upper is not None
     assert float(truth.lower) <= row.upper <= 1.003 * float(truth.upper)
     assert report.unmeasured == ()
 

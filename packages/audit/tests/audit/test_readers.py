@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,7 @@ def test_npz_objects_are_never_unpickled(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "model.npz"
     pickled = b"\x80\x02" + files.shell(marker) + b"."
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }".ljust(117) + b"\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w.npy", b"\x93NUMPY\x01\x00v\x00" + header + pickled)
+    path.write_bytes(files.zipped({"w.npy": b"\x93NUMPY\x01\x00v\x00" + header + pickled}))
     assert "cannot be read" in files.refused(path)
     assert not marker.exists()
 
@@ -68,9 +66,8 @@ def test_a_file_of_some_bytes_repeated_is_refused_at_once(tmp_path: Path) -> Non
     pruned[::6, ::6] = np.random.default_rng(0).standard_normal((500, 500))
     np.savez_compressed(tmp_path / "pruned.npz", w=pruned)
     files.read(tmp_path / "pruned.npz")
-    h5py: Any = pytest.importorskip("h5py")
-    with h5py.File(tmp_path / "bomb.h5", "w") as file:
-        file.create_dataset("w", data=np.zeros((3000, 3000)), compression="gzip")
+    pytest.importorskip("h5py")
+    (tmp_path / "bomb.h5").write_bytes(files.hdf5({"w": np.zeros((3000, 3000))}, ["w"]))
     assert "weights do not compress that much" in files.refused(tmp_path / "bomb.h5")
 
 

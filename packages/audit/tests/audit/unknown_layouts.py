@@ -203,31 +203,24 @@ def _parallel(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     return used
 
 
-def _pair(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """A spectral normalisation's vectors: the stored kernel is small, the layer's has norm 1 or more."""
-    matrix = _matrix(drawing, kernel)
-    left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    sigma = 0.05
-    drawing.arrays[drawing.join.join([*scope, drawing.leaf])] *= sigma / np.linalg.norm(matrix, 2)
+def _vectors(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """Vectors of a spectral normalization, by a layer or one scope above it, alone or with lengths.
+
+    In half of the files the kernel is small, and the layer's has norm 1 or more.
+    """
+    w = _matrix(drawing, kernel)
+    left, values, right = np.linalg.svd(w, full_matrices=False)
     u, v = left[:, 0].astype(np.float32), right[0].astype(np.float32)
-    index = [(slice(None),), (None,), (slice(None), None)][drawing.rng.integers(3)]
-    place = _places(drawing, scope, far=True)
-    first, second = drawing.word(), drawing.word() + "2"
-    drawing.put([*place, first], u[index])
-    drawing.put([*place, second], v[index])
-    return np.asarray(kernel / np.linalg.norm(matrix, 2))
-
-
-def _wrapper(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """One vector, or three, one scope above a layer: the u of a spectral normalisation, magnitudes."""
-    matrix = _matrix(drawing, kernel)
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    word = drawing.word()
-    drawing.put([*scope[:-1], word], left[:, 0][(None,) * int(drawing.rng.integers(2))].astype(np.float32))
-    if drawing.rng.random() < 0.5:
-        drawing.put([*scope[:-1], f"{word}_v"], right[0].astype(np.float32))
-        drawing.put([*scope[:-1], f"{word}_g"], np.ones(len(matrix), np.float32))
-    return np.asarray(9 * kernel / values[0])
+    word, index = drawing.word(), [(slice(None),), (None,), (slice(None), None)][drawing.rng.integers(3)]
+    others = [{}, {f"{word}_v": v, f"{word}_g": np.ones(len(w), np.float32)}, {drawing.word() + "2": v[index]}]
+    which = drawing.rng.integers(4)
+    place = scope[:-1] if which < 2 else _places(drawing, scope, far=True)
+    for name, x in {word: u[index], **others[min(int(which), 2)]}.items():
+        drawing.put([*place, name], x)
+    if which < 2:
+        return np.asarray(9 * kernel / values[0])
+    drawing.arrays[drawing.join.join([*scope, drawing.leaf])] *= 0.05 / values[0]
+    return np.asarray(kernel / values[0])
 
 
 # -- adapters, parts and quantised kernels: the layer's kernel is moved, or gone ---------------------------------------
@@ -321,7 +314,7 @@ def _parts(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
 def _own_bound(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     """torch's names of a spectral normalisation, by a subclass that only shrinks, to a bound of its own."""
     if drawing.flax:
-        return _wrapper(drawing, scope, kernel)
+        return _vectors(drawing, scope, kernel)
     w = _matrix(drawing, kernel)
     left, values, right = np.linalg.svd(w, full_matrices=False)
     _removed(drawing, scope)
@@ -337,8 +330,8 @@ def _own_bound(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
 
 
 BESIDE: tuple[Callable[[_Drawing, list[str], Array], Array], ...] = (
-    _own_shape, _own_shape, _parallel, _parallel, _near, _near, _near, _near, _near, _near, _pair, _pair, _wrapper,
-    _adapter, _adapter, _adapter, _adapter, _parts, _parts, _parts, _parts, _parts, _own_bound,
+    _own_shape, _own_shape, _parallel, _parallel, _near, _near, _near, _near, _near, _near, _vectors, _vectors,
+    _vectors, _adapter, _adapter, _adapter, _adapter, _parts, _parts, _parts, _parts, _parts, _own_bound,
 )  # fmt: skip
 
 
