@@ -236,6 +236,8 @@ def test_a_step_is_the_same_without_branches_on_values(shape: tuple[int, ...], g
     steps = program.execution(kernels, backend=backend, training=True)
     compiled = replace(steps, traced=True)
     state = program.init(kernels, backend=backend)
+    found: Any
+    other: Any
     for way in (0.2, 0.002, 0.002):
         kernels += way * np.array([1.0, 0.1, 2.0]).reshape(3, *(1,) * len(shape)) * normal(*kernels.shape, seed=1)
         found, other = (program._followed(kernels, state, None, run) for run in (steps, compiled))

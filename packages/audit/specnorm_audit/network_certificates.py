@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up
 from specnorm_check import Units as AllUnits
 from specnorm_check.branches import starts_of
-from specnorm_check.inequality import MOST_UNITS, Form, new_units
+from specnorm_check.inequality import MOST_NUMBERS, MOST_UNITS, Form, new_units
 from specnorm_check.matrices import step_of
 from specnorm_check.moves import MOVES
 from specnorm_check.networks import ValueBounds
@@ -141,9 +141,11 @@ def _lacking(network: Network | None, content: bytes) -> str:
         rule = next((rule for rule, ops in OPERATORS.items() if op in ops), rule)
         operators.setdefault(rule, set()).add(op)
     if not operators and network is not None:
-        functions = [name for name in network.stated if slopes_of(network.nodes[name]) is not None]
-        entries = sum(math.prod(network.shapes.get(name, ())) for name in (network.start, *functions))
-        operators[TOO_LARGE if entries > MOST_UNITS else OTHER_FUNCTIONS] = set()
+        sizes = {name: math.prod(network.shapes.get(name, ())) for name in network.nodes}
+        functions = [name for name in network.nodes if slopes_of(network.nodes[name]) is not None]
+        units = sum(sizes[name] for name in (network.start, *functions))
+        is_too_large = units > MOST_UNITS or units * sum(sizes.values()) >= MOST_NUMBERS
+        operators[TOO_LARGE if is_too_large else OTHER_FUNCTIONS] = set()
     rules = [f"{rule} ({', '.join(sorted(ops))})" if ops else rule for rule, ops in sorted(operators.items())]
     return f"The checker has no rule for {' and '.join(rules)}."
 

@@ -25,56 +25,38 @@ MOST_ENTRIES = 2**32  # of one tensor
 
 WINDOW = {"auto_pad", "dilations", "kernel_shape", "pads", "strides"}
 REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
+WITHOUT_ATTRIBUTES = """
+    Abs Add Asinh Atan Clip Cos Div Erf Expand HardSwish Identity MatMul Max Min
+    Mish Mul Neg PRelu Reciprocal Relu Sigmoid Sin Slice Softplus Softsign Squeeze
+    Sub Sum Tanh Tile Unsqueeze Where
+"""
+REDUCTIONS = "ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum"
 ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
-    "Abs": set(),
-    "Add": set(),
-    "Asinh": set(),
-    "Atan": set(),
+    **{op: set() for op in WITHOUT_ATTRIBUTES.split()},
+    **dict.fromkeys(REDUCTIONS.split(), REDUCTION),
     "Attention": {"is_causal", "qk_matmul_output_mode", "scale", "softcap"},
     "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
     "BatchNormalization": {"epsilon", "momentum", "training_mode"},
     "Celu": {"alpha"},
-    "Clip": set(),
     "Concat": {"axis"},
     "Conv": WINDOW | {"group"},
     "ConvTranspose": WINDOW | {"group", "output_padding"},
-    "Cos": set(),
     "CumSum": {"exclusive", "reverse"},
     "DepthToSpace": {"blocksize", "mode"},
-    "Div": set(),
     "Einsum": {"equation"},
     "Elu": {"alpha"},
-    "Erf": set(),
-    "Expand": set(),
     "Flatten": {"axis"},
     "Gather": {"axis"},
     "GatherND": {"batch_dims"},
     "Gelu": {"approximate"},
     "Gemm": {"alpha", "beta", "transA", "transB"},
     "HardSigmoid": {"alpha", "beta"},
-    "HardSwish": set(),
-    "Identity": set(),
     "LayerNormalization": {"axis", "epsilon", "stash_type"},
     "LeakyRelu": {"alpha"},
     "LogSoftmax": {"axis"},
-    "MatMul": set(),
-    "Max": set(),
     "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
-    "Min": set(),
-    "Mish": set(),
-    "Mul": set(),
-    "Neg": set(),
-    "PRelu": set(),
     "Pad": {"mode"},
     "RMSNormalization": {"axis", "epsilon", "stash_type"},
-    "Reciprocal": set(),
-    "ReduceL2": REDUCTION,
-    "ReduceLogSumExp": REDUCTION,
-    "ReduceMax": REDUCTION,
-    "ReduceMean": REDUCTION,
-    "ReduceMin": REDUCTION,
-    "ReduceSum": REDUCTION,
-    "Relu": set(),
     "Reshape": {"allowzero"},
     "Resize": {
         "antialias",
@@ -89,25 +71,13 @@ ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
     "ScatterElements": {"axis", "reduction"},
     "ScatterND": {"reduction"},
     "Selu": {"alpha", "gamma"},
-    "Sigmoid": set(),
-    "Sin": set(),
-    "Slice": set(),
     "Softmax": {"axis"},
-    "Softplus": set(),
-    "Softsign": set(),
     "SpaceToDepth": {"blocksize"},
     "Split": {"axis", "num_outputs"},
-    "Squeeze": set(),
-    "Sub": set(),
-    "Sum": set(),
     "Swish": {"alpha"},
-    "Tanh": set(),
-    "Tile": set(),
     "TopK": {"axis", "largest", "sorted"},
     "Transpose": {"perm"},
     "Trilu": {"upper"},
-    "Unsqueeze": set(),
-    "Where": set(),
 }
 """The operators that a rule is for, each with the attributes that it may have: the rule
 reads them, or holds for any value of them."""
@@ -439,14 +409,14 @@ def put_arrays(
     graph: Any,
     arrays: dict[str, Array],
     shapes: Mapping[str, tuple[int, ...]],
-) -> bool:
-    """Put arrays in place of operators that compute sizes; return whether there are any.
+) -> int:
+    """Put arrays in place of operators that compute sizes; return how many there are.
 
     Sizes are the Shape of a value, and what `array_of` computes of sizes and arrays.
     """
     from onnx import numpy_helper
 
-    has_put = False
+    put = 0
     for node in list(graph.node):
         array = array_of(node, arrays, shapes)
         if array is not None:
@@ -454,8 +424,8 @@ def put_arrays(
             arrays[name] = array
             graph.initializer.append(numpy_helper.from_array(array, name))
             graph.node.remove(node)
-            has_put = True
-    return has_put
+            put += 1
+    return put
 
 
 def array_of(

@@ -134,25 +134,24 @@ def step_of_product(graph: Graph, node: Node, sources: list[str]) -> Step:
     other = node.inputs[1 - index]
     require(other in graph.arrays, message)
     numbers = graph.arrays[other].astype(np.float64)
-    shapes = [graph.shape_of(sources[0]), numbers.shape]
-    if node.op == "MatMul":
-        require(min(map(len, shapes)) > 1, message)
-        more = [1] * max(0, numbers.ndim - len(shapes[0]))
-        multiply = partial(matrix_product, index, more)
-        return Step(sources, numbers, max(numbers.shape[-2:]) + 1, multiply)
-    equation = node.attributes["equation"].decode().replace(" ", "")
-    terms, arrow, result = equation.partition("->")
+    equation = node.attributes.get("equation", b"...ij,...jk->...ik").decode()
+    terms, arrow, result = equation.replace(" ", "").partition("->")
     letters = terms.split(",")
-    is_plain = all(each.isalpha() or not each for each in (*letters, result))
+    is_plain = node.op == "MatMul" or all(
+        x.isalpha() or not x for x in (*letters, result)
+    )
     require(bool(arrow) and len(letters) == 2 and is_plain, message)
     sizes: dict[str, int] = {}
-    for each, shape in zip(letters, shapes[::-1] if index else shapes, strict=True):
-        sizes.update(zip(each, shape, strict=True))
+    for name, each in zip(node.inputs, letters, strict=True):
+        named = each.removeprefix("...")
+        shape = graph.shape_of(name)
+        require(len(shape) >= len(named), message)
+        sizes.update(zip(named, shape[len(shape) - len(named) :], strict=True))
     count = math.prod(size for each, size in sizes.items() if each not in result)
     column = next(each for each in ascii_letters if each not in equation)
     letters[index] += column
     whole = f"{letters[0]},{letters[1]}->{result}{column}"
-    return Step(sources, numbers, count + 1, partial(summed_product, whole, index))
+    return Step(sources, numbers, count + 1, partial(product, whole, index))
 
 
 def step_of_scatter(graph: Graph, name: str, sources: list[str]) -> Step:
@@ -274,25 +273,10 @@ def multiplied(
     return np.asarray(np.matmul(weights, by_group).reshape(*after, columns))
 
 
-def matrix_product(
-    index: int, more: Sequence[int], weights: Array, arrays: Sequence[Array]
-) -> Array:
-    """Return the product of matrices of which that at ``index`` changes.
-
-    Before its axes stand axes of the sizes ``more``.
-    """
-    columns_first = np.moveaxis(arrays[0], -1, 0)
-    changing = columns_first.reshape(len(columns_first), *more, *columns_first.shape[1:])
-    factors = [changing, weights] if index == 0 else [weights, changing]
-    return np.moveaxis(np.matmul(*factors), 0, -1)
-
-
-def summed_product(
-    equation: str, index: int, weights: Array, arrays: Sequence[Array]
-) -> Array:
+def product(equation: str, index: int, weights: Array, arrays: Sequence[Array]) -> Array:
     """Return the product of an Einsum of which the factor at ``index`` changes."""
     factors = [arrays[0], weights] if index == 0 else [weights, arrays[0]]
-    return np.asarray(np.einsum(equation, *factors))
+    return np.asarray(np.einsum(equation, *factors, optimize=True))
 
 
 def along_axis(axis: int, weights: Array, arrays: Sequence[Array]) -> Array:

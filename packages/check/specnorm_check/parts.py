@@ -520,10 +520,10 @@ def joint_of_several(
 def require_one_grid(terms: Sequence[Term]) -> None:
     """Refuse terms that are not all on one grid (step D), or two of one pair i, j."""
     pairs = {(term.start, term.end) for term in terms}
-    is_adjoint = any(term.layer.is_adjoint for term in terms)
-    require(len(pairs) == len(terms) and not is_adjoint, DO_NOT_FIT)
+    require(len(pairs) == len(terms), DO_NOT_FIT)
     strides_of_z_0 = set()
     for term in terms:
+        require(not term.layer.is_adjoint, DO_NOT_FIT)
         strides = tuple(axis.stride for axis in term.layer.axes)
         if term.start == 0:
             strides_of_z_0.add(strides)

@@ -146,18 +146,25 @@ def by_channels_and_units(
         Ranges of the values of ``graph``.
     """
     search: Search | None = None
+    has_pixels = any(node.layer is not None and node.layer.spatial for node in graph.nodes)
     if isinstance(method, Searching) and method.takes_whole:
         with suppress(NoBoundError):
             entries_of_input(graph)  # a large network takes seconds to write out
-            search = Search(written(), measure, method)
-    has_pixels = any(node.layer is not None and node.layer.spatial for node in graph.nodes)
+            begun = Search(written(), measure, method)
+            if not has_pixels:
+                begun.start()
+            search = begun
     # The proof of what the search begins with has its time, however short the budget is.
-    clock = measure.clock if search is None else search.clock
+    clock = measure.clock
+    if search is not None:
+        clock = search.clock_of_others if has_pixels else search.clock
     limited = replace(measure, clock=clock)
     answer = bounded(graph, limited, method if has_pixels or search is None else Product(), known)
     measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
+            if has_pixels:
+                search.start(answer)
             answer = _with_whole(answer, search.bound(upper_of(answer)))
             if has_pixels or not search.is_cut:
                 return answer

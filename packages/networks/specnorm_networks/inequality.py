@@ -9,10 +9,10 @@ import numpy as np
 from specnorm_check import Units
 
 from specnorm.proof import Upper
-from specnorm_networks.answer import RunBound
+from specnorm_networks.answer import NetworkBound, RunBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
-from specnorm_networks.certified.operators.base import NoBoundError
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.units import coefficients_of, inequality_of
 from specnorm_networks.descent.costs import RATE
 from specnorm_networks.descent.inequality import Proposal, proposals, work_of
@@ -23,8 +23,9 @@ SHARE = 0.9
 """Share of the time in which reading, a start and a proof have to be affordable."""
 HOPE = 3.0
 """Largest factor by which a search is expected to lower the constant of its start."""
+START = 1
 PROOF = 2
-"""Evaluations of the inequality that take about as long as its proof."""
+"""Evaluations of the inequality that take about as long as the start of a search, and a proof."""
 NEWTON_SHARE = 1 / 4
 """Newton steps are made if the expected ones take no larger share of the seconds."""
 NEWTON_WORK = 1e10
@@ -32,12 +33,12 @@ NEWTON_WORK = 1e10
 """
 READING = 700
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
-MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+MARGINS = (1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """Relative margins above the searched constant that are tried by a proof, in order."""
 
 
 class Search:
-    """A search of multipliers, which begins before layers are bounded by other rules and ends after that.
+    """A search of multipliers, which may begin before layers are bounded by other rules and ends after that.
 
     Parameters
     ----------
@@ -57,26 +58,60 @@ class Search:
         self._require(READING * coefficients_of(graph))
         self.inequality = inequality_of(graph)
         work = work_of(self.inequality)
-        self._require((1 + PROOF) * work)
+        self._require((START + PROOF) * work)
         self.clock = clock.before(PROOF * clock.seconds_of(work))
         """Ends when a proof has to begin."""
-        newton_work = min(NEWTON_SHARE * method.seconds * RATE, NEWTON_WORK)
-        ends = self.inequality.map
-
+        self.clock_of_others = clock.before((START + PROOF) * clock.seconds_of(work))
+        """Ends when the search has to begin, if it begins after other rules."""
+        self.method = method
         self.is_cut = False
         """Whether the number of steps, or the clock, has ended the steps of one kind."""
+        self.proven = math.inf
+
+    def start(self, answer: NetworkBound | None = None) -> None:
+        """Begin the search; `NoBoundError` if no multipliers are found.
+
+        ``answer``: another bound of the network. If it bounds all layers together, the search begins with its
+        multipliers.
+        """
+        method = self.method
+        ends = self.inequality.map
+        first = None
+        if answer is not None and answer.upper is not None:
+            self.proven = answer.upper
+            for run in answer.runs:
+                if (run.start, run.end) == (ends.start, ends.end):
+                    first = self._multipliers_of(run)
 
         def tell(steps_made: int) -> None:
             self.is_cut |= steps_made >= method.steps
             if method.progress is not None:
                 method.progress(steps_made, method.steps, f"{ends.start} to {ends.end}")
 
-        self.proven = math.inf
-        self.proposals = proposals(self.inequality, method.steps, self.clock, newton_work, tell, lambda: self.proven)
+        newton_work = min(NEWTON_SHARE * method.seconds * RATE, NEWTON_WORK)
+        self.proposals = proposals(
+            self.inequality, method.steps, self.clock, newton_work, tell, lambda: self.proven, first
+        )
         start = self._next()
         if start is None:
             raise NoBoundError("no multipliers were found")
         self.best = start
+
+    def _multipliers_of(self, run: RunBound) -> FloatArray | None:
+        """Return multipliers of all units from those of a run's channels; None if it does not have them all.
+
+        A channel's inequality counts once with its multiplier, a unit's twice.
+        """
+        roots = {
+            name: root for part in run.statements for name, root in zip(part.values, part.multipliers, strict=True)
+        }
+        of_functions = []
+        for function in self.inequality.functions:
+            of_channels = roots.get(function.name)
+            if of_channels is None or not np.max(function.channels, initial=-1) < len(of_channels):
+                return None
+            of_functions.append(of_channels[function.channels])
+        return run.upper**2 / 2 * np.concatenate(of_functions) ** 2
 
     def _require(self, work: float) -> None:
         """Raise `NoBoundError` if work takes more than a share of the time, and note that something is left out."""

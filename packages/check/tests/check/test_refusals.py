@@ -33,6 +33,8 @@ from specnorm_check import (
     inequality,
     layers,
     matrices,
+    maxima,
+    moves,
     networks,
     parts,
     resizing,
@@ -252,6 +254,16 @@ def chain(count: int) -> list[str]:
     return matrices.values_between(found, "x", f"y{count - 3}")
 
 
+def einsum(equation: bytes, *inputs: str) -> Any:
+    return step("Einsum", *inputs, arrays={"c": np.ones((2, 2))}, equation=equation)
+
+
+def written(operator: str) -> Any:
+    """What compares the entries of the last axis."""
+    one = Node(operator, ["x"], {"axes": [2], "axis": 2})
+    return maxima.Writer(fake(one)).written_out("y", one)
+
+
 def by_fixed() -> Any:
     found = fake(Node("Mul", ["x", "z"], {}))
     found.fixed.add("z")
@@ -278,6 +290,22 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a function of a constant, in a matrix": (
         lambda: step("Div", "c", "x", arrays={"c": np.ones(FOUR)}), "Div stands in a matrix"),
     "a matrix that is computed": (lambda: step("MatMul", "x", "z"), "MatMul stands in a matrix"),
+    "a product of three": (lambda: einsum(b"ij,j,j->i", "x", "c", "c"), "such a Einsum"),
+    "a product without a result": (lambda: einsum(b"aij,jk", "x", "c"), "such a Einsum"),
+    "a product of some axes": (lambda: einsum(b"...j,jk->...k", "x", "c"), "such a Einsum"),
+    "a product of a vector": (lambda: step("MatMul", "x", "c", arrays={"c": np.ones(2)}), "such a MatMul"),
+    "places that are computed": (
+        lambda: step("ScatterND", "x", "z", "c", arrays={"c": np.ones(FOUR)}), "such a ScatterND"),
+    "maxima of too many entries": (lambda: with_limit(maxima, "MOST_ENTRIES", 3, lambda: written("ReduceMax")), "many"),
+    "sorted entries that are too many": (lambda: with_limit(maxima, "MOST_SORTED", 1, lambda: written("TopK")), "many"),
+    "more entries than may be moved": (lambda: with_limit(moves, "MOST_MOVED", 9, lambda: moves.copies_of(
+        fake(Node("Transpose", ["x"], {})), "y")), "too many entries are moved"),
+    "a mask that is computed": (
+        lambda: move("Where", "z", "x", "c", arrays={"c": np.ones(FOUR)}), "a Where whose condition"),
+    "a mirror behind the last pixel": (lambda: move(
+        "Pad", "x", "p", arrays={"p": np.array([0, 0, 2, 0, 0, 0])}, mode=b"reflect", y=(1, 2, 4)), "entries twice"),
+    "padding that copies and cuts": (lambda: move(
+        "Pad", "x", "p", arrays={"p": np.array([0, 0, 1, 0, 0, -1])}, mode=b"edge"), "padding that cuts"),
     "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
     "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
     "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
@@ -370,11 +398,14 @@ def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
     return layers.matrix_at_size(np.ones((1, 1, 2)), layer, (size,))
 
 
-def grid(*terms: tuple[int, int, int]) -> Any:
+def grid(*terms: tuple[int, int, int], is_adjoint: bool = False) -> Any:
     """Layers from a value to another with a stride."""
     axes = [(start, end, (layers.Axis(1, stride, 1, 0, 0),)) for start, end, stride in terms]
     return parts.require_one_grid(
-        [parts.Term(start, end, np.ones(1), layers.Layer(axis, 1, "zeros", None)) for start, end, axis in axes]
+        [
+            parts.Term(start, end, np.ones(1), layers.Layer(axis, 1, "zeros", None, is_adjoint))
+            for start, end, axis in axes
+        ]
     )
 
 
@@ -432,6 +463,7 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a kernel that states other taps": (lambda: parts.read_kernel(
         Node("Conv", [], {"kernel_shape": [2]}), np.ones((1, 1, 3)), (1, 1, 5), (1, 1, 4)), "such a Conv$"),
     "two layers between two values": (lambda: grid((0, 1, 1), (0, 1, 1)), parts.DO_NOT_FIT[:20]),
+    "a transposed layer among others": (lambda: grid((0, 1, 1), (1, 2, 1), is_adjoint=True), parts.DO_NOT_FIT[:20]),
     "two strides of the start": (lambda: grid((0, 1, 1), (0, 2, 2)), parts.DO_NOT_FIT[:20]),
     "a stride inside a part": (lambda: grid((0, 1, 1), (1, 2, 2)), parts.DO_NOT_FIT[:20]),
     "a kernel as large as the limit": (lambda: at_stride_one(2), "entries or more"),
@@ -493,6 +525,14 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: term_of(Node("Gemm", ["x", "w"], {}), 4, 3, x=(1, 4)), "one a channel"),
     "a matrix of other columns": (lambda: term_of(Node("Gemm", ["x", "w"], {}), x=(1, 3)), "it reads 3 channels"),
     "a kernel of other axes": (lambda: term_of(Node("Gemm", ["x", "w"], {})), "no rule is for such a Gemm$"),
+    "copies of channels": (lambda: parts.channels_padded(fake(Node("Pad", ["x", "p"], {"mode": b"edge"}), {
+        "p": np.array([0, 1, 0, 0, 0, 0])}), "y"), "such a Pad"),
+    "a channel that a layer reads twice": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
+        "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), "read twice"),
+    "samples that are joined before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
+        "Concat", ["x", "x"], {"axis": 0}), x=(1, 4), y=(2, 4), z=(2, 4)), parts.DO_NOT_FIT[:20]),
+    "a slope that is not finite": (
+        lambda: rules.slopes_of(Node("LeakyRelu", ["x"], {"alpha": math.inf})), "NaN or infinity"),
     "padding of named axes": (lambda: padded_channels(0, 0, 0, 0, 0, 0, axes=True), "such a Pad"),
     "padding of pixels": (lambda: padded_channels(0, 0, 1, 0, 0, 0), "padding of pixels"),
     "channels that are cut": (lambda: padded_channels(0, -1, 0, 0, 0, 0), "padding of pixels"),

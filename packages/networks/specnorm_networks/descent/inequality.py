@@ -30,6 +30,12 @@ OF_CHANNELS = (0.03, 0.01)
 """Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other: multipliers of channels."""
 OF_UNITS = (0.01, 0.003, 0.001)
 """The same for multipliers of units."""
+OF_FIRST = (0.003,)
+"""The same for units, if the search begins with multipliers by which a constant is proven."""
+DOUBLED_GAIN_OF_FIRST = 0.008
+"""`DOUBLED_GAIN` of these steps."""
+STEPS_OF_FIRST = 8
+"""Steps with this one width for each step that is asked for with one of the others."""
 WINDOW = 4
 """Number of the last steps that say what further steps will gain."""
 LEAST_GAIN = 3e-4
@@ -74,6 +80,7 @@ def proposals(
     newton_work: float = math.inf,
     tell: Callable[[int], None] = lambda _: None,
     proven: Callable[[], float] = lambda: math.inf,
+    first: FloatArray | None = None,
 ) -> Iterator[Proposal]:
     """Yield better and better multipliers until the clock expires, the steps are made, or little is gained.
 
@@ -86,23 +93,36 @@ def proposals(
     proven : callable
         Returns a proven constant, which is asked for after the first proposal. A search that is not expected to get
         below it ends.
+    first : array, optional
+        Multipliers by which the constant is proven: one a unit, of the matrices that are not transposed. If they are
+        feasible, units alone are searched, and those of channels are not.
     """
     is_transposed = inequality.outputs < inequality.inputs
     blocks = transposed(inequality.blocks) if is_transposed else inequality.blocks
     form = _Form(blocks, inequality.values)
-    problem = _Problem(form, inequality.channels, clock)
-    try:
-        least, logs = problem.start(inequality.values, is_transposed)
-    except (np.linalg.LinAlgError, ValueError):
-        return  # a function of no input or of no output
-    yield Proposal(least, problem.multipliers(logs), is_transposed)
-    if not inequality.units:
-        return  # the constant of a linear network is a norm
-    logs = logs + INWARD
     whole = _Problem(form, np.arange(inequality.units), clock)
     ends = sorted([inequality.inputs, inequality.outputs])
     is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
-    for constant, multipliers in _searched(problem, whole, logs, steps, is_newton, tell, 2 * math.log(proven())):
+    least = math.inf
+    if first is not None:
+        multipliers = proven() ** 2 / first if is_transposed else first
+        least = whole.constant(np.log(multipliers))
+    if least < math.inf:
+        yield Proposal(least, multipliers, is_transposed)
+        most = STEPS_OF_FIRST * steps
+        whole.doubled_gain = DOUBLED_GAIN_OF_FIRST
+        found = _by_units(whole, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
+    else:
+        problem = _Problem(form, inequality.channels, clock)
+        try:
+            least, logs = problem.start(inequality.values, is_transposed)
+        except (np.linalg.LinAlgError, ValueError):
+            return  # a function of no input or of no output
+        yield Proposal(least, problem.multipliers(logs), is_transposed)
+        if not inequality.units:
+            return  # the constant of a linear network is a norm
+        found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, 2 * math.log(proven()))
+    for constant, multipliers in found:
         if constant < least:
             least = constant
             yield Proposal(constant, multipliers, is_transposed)
@@ -126,13 +146,26 @@ def _searched(
     multipliers = problem.multipliers(logs)
     for constant, multipliers in _by_descent(problem, logs, OF_CHANNELS, steps, tell, limit):
         yield constant, multipliers
-    if is_newton:
-        newton = newton_steps(whole.form.blocks, multipliers, whole.constant(np.log(multipliers)))
-        for number, multipliers in enumerate(itertools.islice(newton, len(OF_UNITS) * steps), 1):
-            tell(number)
-            yield whole.constant(np.log(multipliers)), multipliers
-    else:
-        yield from _by_descent(whole, np.log(multipliers), OF_UNITS, steps, tell, limit)
+    yield from _by_units(whole, multipliers, OF_UNITS, steps, is_newton, tell, limit)
+
+
+def _by_units(
+    whole: _Problem,
+    multipliers: FloatArray,
+    widths: Sequence[float],
+    steps: int,
+    is_newton: bool,
+    tell: Callable[[int], None],
+    limit: float,
+) -> Iterator[tuple[float, FloatArray]]:
+    """Yield constants and multipliers of units; the arguments are as for `_searched`."""
+    if not is_newton:
+        yield from _by_descent(whole, np.log(multipliers), widths, steps, tell, limit)
+        return
+    newton = newton_steps(whole.form.blocks, multipliers, whole.constant(np.log(multipliers)))
+    for number, multipliers in enumerate(itertools.islice(newton, len(OF_UNITS) * steps), 1):
+        tell(number)
+        yield whole.constant(np.log(multipliers)), multipliers
 
 
 def _by_descent(
@@ -289,6 +322,7 @@ class _Problem:
         self.form = form
         self.channels = channels
         self.clock = clock
+        self.doubled_gain = DOUBLED_GAIN
         self.count = int(channels.max(initial=-1)) + 1
 
     def multipliers(self, logs: FloatArray) -> FloatArray:
@@ -381,19 +415,19 @@ def _descend(
         values.append(value)
         works.append(problem.work)
         yield logs, largest
-        if len(values) > WINDOW and not _is_worthwhile(values, works, least - limit):
+        if len(values) > WINDOW and not _is_worthwhile(values, works, problem.doubled_gain + max(least - limit, 0.0)):
             return
 
 
-def _is_worthwhile(values: Sequence[float], works: Sequence[float], above: float) -> bool:
+def _is_worthwhile(values: Sequence[float], works: Sequence[float], doubled_gain: float) -> bool:
     """Whether further steps are expected to gain enough, at the rate of the last ones.
 
-    ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``above``: how far the logarithm
-    of g^2 is above that of a proven constant.
+    ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``doubled_gain``: what twice the
+    work has to gain.
     """
     gain = values[-1 - WINDOW] - values[-1]
     rate = gain / (works[-1] - works[-1 - WINDOW])
-    return gain >= LEAST_GAIN and rate * works[-1] >= DOUBLED_GAIN + max(above, 0.0)
+    return gain >= LEAST_GAIN and rate * works[-1] >= doubled_gain
 
 
 def _preconditioned(gradient: FloatArray, history: deque[tuple[FloatArray, FloatArray]]) -> FloatArray:
