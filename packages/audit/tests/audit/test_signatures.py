@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +53,10 @@ def test_signatures_are_no_readable_kind(content: bytes, kind: bytes) -> None:
         sniff(io.BytesIO(kind + content))
 
 
-def _orbax(folder: Path) -> None:
-    (folder / "default").mkdir()
-    (folder / "default" / "_METADATA").touch()
-
-
-def _saved_model(folder: Path) -> None:
-    (folder / "saved_model.pb").touch()
-    (folder / "variables").mkdir()
-
-
-@pytest.mark.parametrize(("make", "words"), [(_orbax, "Orbax"), (_saved_model, "SavedModel")])
-def test_folders_of_known_kinds_are_refused_with_advice(
-    make: Callable[[Path], None], words: str, tmp_path: Path
-) -> None:
-    make(tmp_path)
+@pytest.mark.parametrize(("inside", "words"), [("default/_METADATA", "Orbax"), ("saved_model.pb", "SavedModel")])
+def test_folders_of_known_kinds_are_refused_with_advice(inside: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).touch()
     assert words in files.refused(tmp_path)
 
 
