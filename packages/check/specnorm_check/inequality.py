@@ -191,7 +191,7 @@ def functions_of(
     entries = 1 + used
     numbers = {start: np.arange(1, entries).reshape(graph.shape_of(start))}
     functions: dict[str, Function] = {}
-    known: dict[tuple[str, int], int] = {}
+    known: dict[tuple[str, int, float], int] = {}
     for name, step in steps.items():
         node = graph.nodes[name]
         if name in graph.written_out:
@@ -209,8 +209,12 @@ def functions_of(
         kind = f"{node.op} {sorted(node.attributes.items())} {node.inputs[1:]}"
         units = []
         is_new = []
-        for number in numbers[node.inputs[0]].reshape(-1).tolist():
-            key = (kind, number)
+        read = numbers[node.inputs[0]]
+        # Entries of one number may have different slopes of one PRelu.
+        slopes = graph.arrays[node.inputs[1]] if node.op == "PRelu" else np.zeros(1)
+        of_entries = np.broadcast_to(slopes, read.shape).reshape(-1).tolist()
+        for number, slope in zip(read.reshape(-1).tolist(), of_entries, strict=True):
+            key = (kind, number, slope)
             # An entry of the number 0 is a constant, and may be a different one.
             is_new.append(number == 0 or key not in known)
             if is_new[-1]:
