@@ -35,9 +35,20 @@ def test_content_tells_what_to_do(content: bytes, words: str, tmp_path: Path) ->
     assert words in files.refused(path)
 
 
-def test_npy_files_are_refused_with_advice(tmp_path: Path) -> None:
+def test_other_files_and_names_are_refused_with_advice(tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
     np.save(tmp_path / "kernel.npy", np.ones((3, 3)))
-    assert "numpy.savez" in files.refused(tmp_path / "kernel.npy")
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "m.pt2")
+    for path, words in (
+        (tmp_path / "kernel.npy", "numpy.savez"),
+        (tmp_path / "m.pt2", "exported program of torch"),
+        ("https://a.b/model.safetensors", "nothing is downloaded"),
+        ("google/vit-base-patch16", "model on a hub"),
+        (tmp_path / "m.pt", "No such file"),
+    ):
+        with pytest.raises(ModelFileError, match=words):
+            audit(path)
 
 
 @given(content=st.binary(max_size=300), kind=st.sampled_from([content for content, _ in CONTENT]))
