@@ -144,8 +144,9 @@ def clip_of(graph: Graph, x: str, name: str) -> tuple[Fraction, Fraction] | None
     limits = [] if node is None else scalars(graph, node)
     if node is None or node.op not in ("Min", "Clip") or len(limits) != 1:
         return None
-    if node.op == "Clip" and node.inputs[1] in graph.arrays:
-        return None  # a lower limit
+    is_of_two = len([each for each in node.inputs if each]) == 2
+    if not is_of_two or (node.op == "Clip" and node.inputs[1]):
+        return None  # further limits, or a lower one
     h = limits[0]
     c = ONE
     name = graph.changing_inputs(name)[0]
@@ -342,7 +343,8 @@ def attention_of(graph: Graph, name: str) -> Read | None:
         numbers = scalars(graph, step)
         (before,) = graph.changing_inputs(scores)
         require(graph.shape_of(before) == graph.shape_of(scores), "scores that broadcast")
-        if step.op in ("Mul", "Div") and len(numbers) == 1 and numbers[0] != 0:
+        is_product = step.op == "Mul" or (step.op == "Div" and step.inputs[0] == before)
+        if is_product and len(numbers) == 1 and numbers[0] != 0:
             scale = scale * numbers[0] if step.op == "Mul" else scale / numbers[0]
         else:
             arrays = [graph.arrays[each] for each in step.inputs if each in graph.arrays]

@@ -131,6 +131,14 @@ def masked(*inputs: str, **arrays: Any) -> Any:
     return attention.attention_of(graph(nodes, {"split": np.array([1, 5, 2, 2]), **arrays}), "y")
 
 
+def shortened(operator: str, *inputs: str) -> Any:
+    """Tokens that are multiplied by some limit."""
+    nodes, arrays = clipped()
+    nodes[3] = node(operator, *inputs, out="least")
+    made = model([*nodes, node("Abs", "z")], SHAPE, arrays, opset=23)
+    return attention.tokens_of(Network(made.SerializeToString(), list(SHAPE)), "z")
+
+
 WORDS = "tokens of an unknown length"
 FACTOR = np.eye(4)
 OTHER = replace(K, start="other")
@@ -175,6 +183,10 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
     "scores that broadcast": (
         lambda: written_out(node("Mul", "s", "c", out="t"), arrays={"c": np.ones((2, 1, 1))}), "broadcast"),
     "scores through a function": (lambda: written_out(node("Abs", "s", out="t")), "scores with a Abs"),
+    "scores that divide": (
+        lambda: written_out(node("Div", "2", "s", out="t"), arrays={"2": np.array(2.0)}), "scores with a Div"),
+    "a limit of tokens that changes with them": (lambda: shortened("Min", "inverse", "one", "more"), WORDS),
+    "a lower limit of tokens": (lambda: shortened("Clip", "inverse", "more", "one"), WORDS),
     "scores less a mask": (
         lambda: written_out(node("Sub", "s", "c", out="t"), arrays={"c": CAUSAL}), "scores with a Sub"),
     "scores of a constant": (
