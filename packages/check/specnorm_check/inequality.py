@@ -185,13 +185,14 @@ def functions_of(
     """Return the functions of entries between, with the numbers of their units.
 
     The entries of all values have numbers, which they keep where they are moved. Equal
-    functions of entries of one number have one unit. ``used``: entries of the start,
-    whose columns come first.
+    functions of entries of one number have one unit; functions with other parameters for
+    other entries, such as a PRelu, are equal where these are. ``used``: entries of the
+    start, whose columns come first.
     """
     entries = 1 + used
     numbers = {start: np.arange(1, entries).reshape(graph.shape_of(start))}
     functions: dict[str, Function] = {}
-    known: dict[tuple[str, int], int] = {}
+    known: dict[tuple[object, ...], int] = {}
     for name, step in steps.items():
         node = graph.nodes[name]
         if name in graph.written_out:
@@ -209,10 +210,15 @@ def functions_of(
         kind = f"{node.op} {sorted(node.attributes.items())} {node.inputs[1:]}"
         units = []
         is_new = []
-        for number in numbers[node.inputs[0]].reshape(-1).tolist():
-            key = (kind, number)
+        columns = [numbers[node.inputs[0]]]
+        for parameter in node.inputs[1:]:
+            if parameter:
+                array = graph.arrays[parameter]
+                columns.append(np.broadcast_to(array, graph.shape_of(name)))
+        for key in zip(*(column.reshape(-1).tolist() for column in columns), strict=True):
+            key = (kind, *key)
             # An entry of the number 0 is a constant, and may be a different one.
-            is_new.append(number == 0 or key not in known)
+            is_new.append(key[1] == 0 or key not in known)
             if is_new[-1]:
                 known[key] = used
                 used += 1

@@ -129,7 +129,7 @@ def step_of(graph: Graph, name: str) -> Step:
 def step_of_product(graph: Graph, node: Node, sources: list[str]) -> Step:
     """Return the step of a MatMul or Einsum of a value and an array, in either order."""
     message = f"such a {node.op} stands in a matrix"
-    require(len(sources) == 1 and len(node.inputs) == 2, message)
+    require(len(node.inputs) == 2, message)
     index = node.inputs.index(sources[0])
     other = node.inputs[1 - index]
     require(other in graph.arrays, message)

@@ -35,7 +35,11 @@ SLOPES = {
     "Tanh": (0.0, 1.0),
 }
 """The least and the largest slope of functions of each entry without parameters."""
-DEFAULT_ALPHA = {"LeakyRelu": 0.01, "HardSigmoid": 0.2, "Selu": 1.67326319241}
+DEFAULT_ALPHA = {  # numbers of single precision, as ONNX stores defaults
+    "LeakyRelu": float(np.float32(0.01)),
+    "HardSigmoid": float(np.float32(0.2)),
+    "Selu": 1.67326319241,
+}
 FACTOR_ONE = {"Neg", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "TopK"}
 SUMS = {"Add", "Sub", "Sum"}
 POOLS = {"AveragePool", "MaxPool"}

@@ -40,6 +40,10 @@ CASES: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Any]]] = {
     "two functions in a row": (
         [node("Abs", "x", "r"), gemm("r", "w", "h"), node("Relu", "h", "s"), node("Sub", "s x")], (1, 1), {"w": ONE},
     ),
+    "one function with two slopes": (
+        [node("Concat", "x x", "c", axis=1), node("PRelu", "c s", "p"), node("MatMul", "p w")], (1, 1),
+        {"s": np.array([0.0, 1.0]), "w": np.array([[1.0], [-1.0]])},
+    ),
     "copies": ([node("Gather", "x i", "h", axis=1), node("Relu", "h", "y")], (1, 2), {"i": np.array([1, 0, -1])}),
     "a last axis": (
         [node("MatMul", "x w", "h"), node("Gather", "h i", "g", axis=2), node("Relu", "g")], (1, 2, 2),
