@@ -133,7 +133,8 @@ class Branches:
             return self.numbers[sources[0]]
         if node.op in MOVES:
             return moved(self.graph, name, self.numbers)
-        changes_first_alone = sources == node.inputs[:1]
+        is_fixed = self.graph.has_fixed_inputs(node)
+        changes_first_alone = sources == node.inputs[:1] and is_fixed
         require(changes_first_alone, f"{node.op} stands in a branch")
         factor = factor_of_operator(self.graph, name)
         if factor is None:

@@ -173,7 +173,10 @@ class Graph:
         if op == "Mul" and (x := self._gated_by_its_sigmoid(inputs)):
             op, inputs = "Swish", [x]
         if op == "PRelu":
-            slopes = self.arrays.get(inputs[1], np.full(1, np.nan))
+            slopes = self.arrays.get(inputs[1], np.full((), np.nan))
+            shape = self.shapes.get(inputs[0], ())
+            if shape != np.broadcast_shapes(shape, slopes.shape):
+                op = "PRelu that repeats its entries"
             attributes["alphas"] = [float(slopes.min()), float(slopes.max())]
         has_sizes = all(name in self.shapes for name in (*inputs[:1], *node.output))
         if op == "Split" and has_sizes:

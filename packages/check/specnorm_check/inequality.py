@@ -185,14 +185,13 @@ def functions_of(
     """Return the functions of entries between, with the numbers of their units.
 
     The entries of all values have numbers, which they keep where they are moved. Equal
-    functions of entries of one number have one unit; functions with other parameters for
-    other entries, such as a PRelu, are equal where these are. ``used``: entries of the
-    start, whose columns come first.
+    functions of entries of one number have one unit. ``used``: entries of the start,
+    whose columns come first.
     """
     entries = 1 + used
     numbers = {start: np.arange(1, entries).reshape(graph.shape_of(start))}
     functions: dict[str, Function] = {}
-    known: dict[tuple[object, ...], int] = {}
+    known: dict[tuple[str, int, float], int] = {}
     for name, step in steps.items():
         node = graph.nodes[name]
         if name in graph.written_out:
@@ -210,15 +209,14 @@ def functions_of(
         kind = f"{node.op} {sorted(node.attributes.items())} {node.inputs[1:]}"
         units = []
         is_new = []
-        columns = [numbers[node.inputs[0]]]
-        for parameter in node.inputs[1:]:
-            if parameter:
-                array = graph.arrays[parameter]
-                columns.append(np.broadcast_to(array, graph.shape_of(name)))
-        for key in zip(*(column.reshape(-1).tolist() for column in columns), strict=True):
-            key = (kind, *key)
+        read = numbers[node.inputs[0]]
+        # Entries of one number may have different slopes of one PRelu.
+        slopes = graph.arrays[node.inputs[1]] if node.op == "PRelu" else np.zeros(1)
+        of_entries = np.broadcast_to(slopes, read.shape).reshape(-1).tolist()
+        for number, slope in zip(read.reshape(-1).tolist(), of_entries, strict=True):
+            key = (kind, number, slope)
             # An entry of the number 0 is a constant, and may be a different one.
-            is_new.append(key[1] == 0 or key not in known)
+            is_new.append(number == 0 or key not in known)
             if is_new[-1]:
                 known[key] = used
                 used += 1

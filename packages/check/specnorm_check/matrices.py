@@ -111,7 +111,7 @@ def step_of(graph: Graph, name: str) -> Step:
         return step_of_reduction(graph, node, before, after)
     if node.op == "CumSum":
         axis = int(graph.arrays[node.inputs[1]].item()) % len(before)
-        sums = np.tri(before[axis], k=-node.attributes.get("exclusive", 0))
+        sums = np.tri(before[axis], k=-bool(node.attributes.get("exclusive")))
         sums = sums.T if node.attributes.get("reverse") else sums
         return Step(sources, sums, len(sums) + 1, partial(along_axis, axis))
     if node.op == "Resize":

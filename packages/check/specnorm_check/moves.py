@@ -69,9 +69,10 @@ def moved(
         require(changes_first_alone, f"{node.op} stands in a branch")
         before = arrays[node.inputs[0]]
         after = moved_alone(graph, name, before, before.ndim - further)
-    # A value without entries has no shape in the graph.
     shape = after.shape[: after.ndim - further]
-    is_as_inferred = after.size == 0 or shape == graph.shape_of(name)
+    # A value without entries has no shape in the graph.
+    inferred = graph.shapes.get(name)
+    is_as_inferred = shape == inferred or (after.size == 0 and inferred is None)
     require(is_as_inferred, f"onnx infers another shape of {plain(name)}")
     return after
 

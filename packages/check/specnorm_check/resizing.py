@@ -28,9 +28,13 @@ def matrix_of_resize(
     """Return the matrix, whose entries have six roundings at most for three axes."""
     require(len(before) == len(after) > 2, NO_RULE)
     require(before[:2] == after[:2], NO_RULE)
+    sizes = zip(before, after, strict=True)
+    scales = [scale_of(graph, node, axis, *size) for axis, size in enumerate(sizes)]
+    # Another scale mixes samples or channels, even if it does not change their number.
+    require(scales[:2] == [1, 1], NO_RULE)
     matrix: Array = np.ones((1, 1))
     for axis in range(2, len(before)):
-        scale = scale_of(graph, node, axis, before[axis], after[axis])
+        scale = scales[axis]
         of_axis = np.zeros((after[axis], before[axis]))
         for output in range(after[axis]):
             x = coordinate(node, output, scale, before[axis], after[axis])

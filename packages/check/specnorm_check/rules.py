@@ -35,11 +35,7 @@ SLOPES = {
     "Tanh": (0.0, 1.0),
 }
 """The least and the largest slope of functions of each entry without parameters."""
-DEFAULT_ALPHA = {  # numbers of single precision, as ONNX stores defaults
-    "LeakyRelu": float(np.float32(0.01)),
-    "HardSigmoid": float(np.float32(0.2)),
-    "Selu": 1.67326319241,
-}
+DEFAULT_ALPHA = {"LeakyRelu": 0.01, "HardSigmoid": 0.2, "Selu": 1.67326319217681885}
 FACTOR_ONE = {"Neg", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "TopK"}
 SUMS = {"Add", "Sub", "Sum"}
 POOLS = {"AveragePool", "MaxPool"}
@@ -82,7 +78,9 @@ def slopes_of(node: Node) -> tuple[float, float] | None:
     None: the operator is no such function.
     """
     given = node.attributes
-    alpha = given.get("alpha", DEFAULT_ALPHA.get(node.op, 1.0))
+    # ONNX's defaults are float32.
+    default = float(np.float32(DEFAULT_ALPHA.get(node.op, 1.0)))
+    alpha = given.get("alpha", default)
     ends: tuple[float, ...]
     if node.op in ("LeakyRelu", "PRelu"):
         ends = 1.0, *given.get("alphas", [alpha])

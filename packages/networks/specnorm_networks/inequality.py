@@ -33,7 +33,7 @@ NEWTON_WORK = 1e10
 """
 READING = 700
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
-MARGINS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+MARGINS = (1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """Relative margins above the searched constant that are tried by a proof, in order."""
 
 

@@ -67,10 +67,28 @@ def refused(path: Path, max_bytes: int = 2**33) -> str:
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> Path:
     """``numpy.savez`` that takes any name."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            archive.writestr(f"{name}.npy", npy(np.asarray(array)))
+    path.write_bytes(zipped({f"{name}.npy": npy(np.asarray(array)) for name, array in arrays.items()}))
     return path
+
+
+def zipped(entries: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compression) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def hdf5(arrays: Mapping[str, Any], packed: Sequence[str] = (), **attributes: str) -> bytes:
+    """An HDF5 file of arrays by their paths, some of which are compressed."""
+    import h5py
+
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file.attrs.update(attributes)
+        for name, x in arrays.items():
+            file.create_dataset(name, data=x, compression="gzip" if name in packed else None)
+    return stream.getvalue()
 
 
 def npy(array: NDArray[Any]) -> bytes:
@@ -135,14 +153,9 @@ def state_dict(items: Mapping[str, bytes]) -> bytes:
 
 def checkpoint(pickled: bytes, records: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """A zip archive as torch.save writes it."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", pickled)
-        archive.writestr("archive/byteorder", "little")
-        for key, data in records.items():
-            archive.writestr(f"archive/data/{key}", data)
-        archive.writestr("archive/version", "3\n")
-    return stream.getvalue()
+    stored = {f"archive/data/{key}": data for key, data in records.items()}
+    first = {"archive/data.pkl": pickled, "archive/byteorder": b"little"}
+    return zipped({**first, **stored, "archive/version": b"3\n"}, compression)
 
 
 # -- zip archives that two readers take for two --------------------------------------------------------------------
@@ -155,13 +168,9 @@ def two_pickles(shown: bytes, loaded: bytes, records: Mapping[str, bytes], game:
     """
     if game == "zip64":
         return _second_directory(checkpoint(shown, records), checkpoint(loaded, records))
-    stream = io.BytesIO()
     other = {"case": "archive/DATA.pkl", "NUL": "archive/data.pkl#x", "header": "archive/other"}.get(game, "archive/x")
-    with zipfile.ZipFile(stream, "w") as archive:
-        first = [(other, loaded), ("archive/data.pkl", shown)]
-        for entry, data in [*first, *((f"archive/data/{key}", data) for key, data in records.items())]:
-            archive.writestr(entry, data)
-    content = stream.getvalue()
+    stored = {f"archive/data/{key}": data for key, data in records.items()}
+    content = zipped({other: loaded, "archive/data.pkl": shown, **stored})
     if game == "NUL":
         return content.replace(b"data.pkl#x", b"data.pkl\0x")
     if game == "header":

@@ -16,7 +16,6 @@ import resource
 import signal
 import sys
 import zipfile
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -50,15 +49,6 @@ def _arrays() -> dict[str, NDArray[np.float32]]:
     return {name: random_state.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def _hdf5(write: Callable[[Any], None]) -> bytes:
-    import h5py
-
-    stream = io.BytesIO()
-    with h5py.File(stream, "w") as file:
-        write(file)
-    return stream.getvalue()
-
-
 def _layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
     return {
         "class_name": kind,
@@ -79,38 +69,6 @@ def _config(canary: Path) -> dict[str, Any]:
     return {"class_name": "Functional", "config": {"name": "model", "layers": layers}}
 
 
-def _legacy(file: Any, canary: Path) -> None:
-    kernels = _arrays()
-    file.attrs["model_config"] = json.dumps(_config(canary))
-    file.attrs["keras_version"] = "2.15.0"
-    file["model_weights/conv/conv/kernel:0"] = kernels["conv.weight"].transpose(2, 3, 1, 0)
-    file["model_weights/depth/depth/depthwise_kernel:0"] = kernels["conv.weight"].transpose(2, 3, 1, 0)
-    file.create_dataset(
-        "model_weights/dense/dense/kernel:0", data=kernels["fc.weight"], chunks=(3, 4), compression="gzip"
-    )
-    file["optimizer_weights/conv_kernel_m:0"] = kernels["conv.weight"]
-
-
-def _modern(file: Any) -> None:
-    kernels = _arrays()
-    for path, array in (
-        ("layers/conv2d", kernels["conv.weight"].transpose(2, 3, 1, 0)),
-        ("layers/depthwise_conv2d", kernels["conv.weight"].transpose(2, 3, 1, 0)),
-        ("layers/dense", kernels["fc.weight"]),
-    ):
-        file[f"{path}/vars/0"] = array
-        file[f"{path}/vars"].attrs["name"] = path.rpartition("/")[2]
-    file["optimizer/vars/3"] = kernels["conv.weight"]
-
-
-def _zip(entries: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", compression) as archive:
-        for name, data in entries.items():
-            archive.writestr(name, data)
-    return stream.getvalue()
-
-
 def _onnx() -> bytes:
     from helpers.onnx_models import node, single
 
@@ -124,7 +82,7 @@ def healthy(canary: Path) -> dict[str, bytes]:
     arrays = _arrays()
     stored = {name: ("F32", a.shape, a.tobytes()) for name, a in arrays.items()}
     npz = {f"{name}.npy": files.npy(a) for name, a in arrays.items()}
-    found = {"npz": _zip(npz), "npz, packed": _zip(npz, zipfile.ZIP_DEFLATED)}
+    found = {"npz": files.zipped(npz), "npz, packed": files.zipped(npz, zipfile.ZIP_DEFLATED)}
     if find_spec("safetensors"):
         found["safetensors"] = files.safetensors_bytes(stored)
     if find_spec("torch"):
@@ -140,11 +98,18 @@ def healthy(canary: Path) -> dict[str, bytes]:
         found["torch, old and evil"] = files.MAGIC + files.shell(canary) + b"."
     found["pickle"] = b"\x80\x02" + files.shell(canary) + b"."
     if find_spec("h5py"):
-        weights = _hdf5(_modern)
-        found["h5"] = _hdf5(lambda file: _legacy(file, canary))
-        found["weights.h5"] = weights
-        config = json.dumps(_config(canary)).encode()
-        found["keras"] = _zip({"metadata.json": b"{}", "config.json": config, "model.weights.h5": weights})
+        kernel, matrix = arrays["conv.weight"].transpose(2, 3, 1, 0), arrays["fc.weight"]
+        config, dense = json.dumps(_config(canary)), "model_weights/dense/dense/kernel:0"
+        older = {
+            "model_weights/conv/conv/kernel:0": kernel, "model_weights/depth/depth/depthwise_kernel:0": kernel,
+            dense: matrix, "optimizer_weights/conv_kernel_m:0": kernel,
+        }  # fmt: skip
+        newer = {f"layers/{name}/vars/0": kernel for name in ("conv2d", "depthwise_conv2d")}
+        newer |= {"layers/dense/vars/0": matrix, "optimizer/vars/3": kernel}
+        found["h5"] = files.hdf5(older, [dense], model_config=config, keras_version="2.15.0")
+        weights = found["weights.h5"] = files.hdf5(newer)
+        entries = {"metadata.json": b"{}", "config.json": config.encode(), "model.weights.h5": weights}
+        found["keras"] = files.zipped(entries)
     if find_spec("onnx"):
         found["onnx"] = _onnx()
     return found
@@ -198,7 +163,7 @@ def _damaged_within(content: bytes, others: list[bytes], dice: random.Random) ->
         compression = archive.infolist()[0].compress_type
     name = dice.choice(list(entries))
     entries[name] = damaged(entries[name], others, dice)
-    return _zip(entries, compression)
+    return files.zipped(entries, compression)
 
 
 def _damaged_directory(content: bytes, dice: random.Random) -> bytes:

@@ -66,9 +66,6 @@ def test_every_method_has_a_column(mode: Any, size: int | None) -> None:
                 assert np.ravel(row[method]).tolist() == np.ravel(everything[method].value).tolist(), (name, method)
 
 
-# -- what a row says -----------------------------------------------------------------------------------------------
-
-
 # -- what goes wrong -----------------------------------------------------------------------------------------------
 def test_a_bad_layer_is_a_row_and_the_others_are_kept(tmp_path: Path) -> None:
     arrays: dict[str, Any] = files.kernels()

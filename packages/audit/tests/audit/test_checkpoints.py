@@ -134,9 +134,7 @@ def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
         "n": torch.tensor(7),
         "b": base[:, ::2].bfloat16(), "d": base.double(), "none": torch.zeros(0, 3), "p": torch.nn.Parameter(base[0]),
     }  # fmt: skip
-    stream = io.BytesIO()
-    torch.save(state, stream, **how)
-    whole = stream.getvalue()
+    whole = _saved(torch, state, **how)
     trials = [whole] if "pickle_protocol" in how else [whole, *(_changed(whole, rng) for _ in range(150))]
     read = unnamed = 0
     for at, content in enumerate(trials):
@@ -169,9 +167,9 @@ def _changed(content: bytes, rng: np.random.Generator) -> bytes:
     return content[:at] + (b"" if length else bytes([int(rng.integers(256))])) + content[at + max(length, 1) :]
 
 
-def _saved(torch: Any, content: object) -> bytes:
+def _saved(torch: Any, content: object, **how: Any) -> bytes:
     stream = io.BytesIO()
-    torch.save(content, stream)
+    torch.save(content, stream, **how)
     return stream.getvalue()
 
 
@@ -214,7 +212,7 @@ def test_a_pickled_module_states_its_geometry(tmp_path: Path) -> None:
         nn.Conv1d(2, 3, 3, bias=False),
     )  # fmt: skip
     torch.save(net, tmp_path / "m.pt")
-    rows = audit(tmp_path / "m.pt", input_shape=size).layers
+    rows: Any = audit(tmp_path / "m.pt", input_shape=size).layers
     assert len(rows) == 4
     for layer, row in zip(net, rows, strict=True):
         shape = (layer.in_channels, *[size] * (layer.weight.ndim - 2))
@@ -222,8 +220,6 @@ def test_a_pickled_module_states_its_geometry(tmp_path: Path) -> None:
         with torch.no_grad():
             matrix = (layer(x) - layer(x * 0)).reshape(len(x), -1).double().numpy()
         true = float(np.linalg.norm(matrix, 2))
-        assert row.lower is not None
-        assert row.upper is not None
         assert row.lower * (1 - 1e-6) <= true <= row.upper * (1 + 1e-6)
         assert row.upper <= 1.01 * true
         assert row.assumed == ("weight=as stored",)
@@ -234,19 +230,16 @@ def test_a_pickled_module_whose_code_decides_is_not_proven(tmp_path: Path, monke
     nn = torch.nn
     scaled = type("ScaledConv", (nn.Conv2d,), {"__module__": __name__})
     monkeypatch.setattr(sys.modules[__name__], "ScaledConv", scaled, raising=False)
-    hooked = nn.Linear(3, 3)
-    hooked.register_forward_pre_hook(print)
     normed = nn.utils.spectral_norm(nn.Linear(3, 4))
     normed(torch.ones(1, 3))
     normed.weight_orig.data *= 5  # as a step of a training after the last call
-    net = nn.Sequential(scaled(2, 2, 3), hooked, normed, nn.Bilinear(2, 2, 2))
+    net = nn.Sequential(scaled(2, 2, 3), normed, nn.Bilinear(2, 2, 2))
     torch.save(net, tmp_path / "m.pt")
     rows = {row.name: row for row in audit(tmp_path / "m.pt").layers}
     used = float(torch.linalg.matrix_norm(normed.eval()(torch.eye(3)) - normed(torch.zeros(1, 3)), 2).item())
     assert "ScaledConv, whose code determines" in str(rows["0.weight"].reason)
-    assert "has hooks" in str(rows["1.weight"].reason)
-    assert rows["2.weight"].upper == pytest.approx(used, rel=2e-3)
-    assert "Bilinear" in str(rows["3.weight"].reason)
+    assert rows["1.weight"].upper == pytest.approx(used, rel=2e-3)
+    assert "Bilinear" in str(rows["2.weight"].reason)
     (row,) = [row for row in audit(tmp_path / "m.pt", assume_stored="0.*").layers if row.name == "0.weight"]
     assert row.status == "ok"
     assert row.spec is not None
@@ -272,5 +265,5 @@ def test_a_pickled_layer_that_code_changes_is_not_read_as_stored(change: str, ki
     pytest.importorskip("torch").save(nn.Sequential(layer, nn.Linear(3, 3)), tmp_path / "m.pt")
     report = audit(tmp_path / "m.pt")
     assert [(row.status, row.upper is None) for row in report.layers] == [("error", True), ("ok", False)]
-    assert "code" in str(report.layers[0].reason)
+    assert ("code" if change == "forward" else "has hooks") in str(report.layers[0].reason)
     assert gate_layers(report, 1e6).outcome == "undecided"

@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from specnorm_audit import audit
 from specnorm_audit.accounts.conventions.recipe import AS_STORED
-from specnorm_audit.layers import select
-from specnorm_audit.report import Report
 
 from audit import files
 from audit.unknown_layouts import norm
@@ -32,13 +30,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def assert_of(report: Report, true: list[float]) -> None:
+def assert_of(report: Any, true: list[float]) -> None:
     """Each row is close to the truth, above it with its upper end."""
     assert len(report.layers) == len(true)
     for row, exact in zip(report.layers, true, strict=True):
         assert row.status == "ok", row.reason
-        assert row.lower is not None
-        assert row.upper is not None
         assert row.lower <= 1.003 * exact
         assert 0.9999 * exact <= row.upper <= 1.015 * exact, (row.name, row.upper, exact)
 
@@ -121,13 +117,6 @@ def test_matrices_of_both_directions_are_told_apart() -> None:
     rows = {row.name: row for row in audit(cell.state_dict()).layers}
     assert set(rows) == {f"weight_{kind}_l0{end}" for kind in ("ih", "hh") for end in ("", "_reverse")}
     assert {row.status for row in rows.values()} == {"ok"}
-
-
-def test_nothing_is_loaded_before_it_is_measured() -> None:
-    shapes: dict[str, tuple[int, ...]] = {"a.weight_orig": (4, 3, 3), "a.weight_u": (4,), "a.weight_v": (9,)}
-    found = select([files.unread(*row) for row in shapes.items()])
-    assert [layer.tensor.name for layer in found.layers] == ["a.weight"]
-    assert len(found.skipped) == 2
 
 
 # -- Flax ------------------------------------------------------------------------------------------------------------
@@ -213,9 +202,6 @@ def test_a_constraint_that_does_not_say_its_bound_is_not_determined(tmp_path: Pa
         assert "damaged" in str(row.reason)
 
 
-# -- what a file cannot say ------------------------------------------------------------------------------------------
-
-
 def test_a_file_of_torchs_is_in_torchs_order(tmp_path: Path) -> None:
     """Whatever its kernels are called (ISTA-Net's checkpoint): zip and legacy, and not read both ways."""
     torch: Any = pytest.importorskip("torch")
@@ -232,11 +218,3 @@ def test_an_open_layout_names_the_option(tmp_path: Path) -> None:
     path = files.save_npz(tmp_path / "m.npz", {"k": _drawn(3, 3, 3, 3)})
     assert "until you state the layout" in str(audit(path))
     assert "until you state the layout" not in str(audit(path, layout="HWIO"))
-
-
-def test_no_certificate_of_a_weight_that_the_file_does_not_hold(tmp_path: Path) -> None:
-    arrays = {"a.weight_v": _drawn(4, 3, 3), "a.weight_g": _drawn(4, 1, 1), "b.weight": _drawn(4, 3)}
-    report = audit(files.save_npz(tmp_path / "m.npz", arrays), certificate=True)
-    assert report.certificate is not None
-    assert [claim.statement["tensor"] for claim in report.certificate.claims] == ["b.weight"]
-    assert report.without_claim == ("a.weight: its weight is computed from others, and none that the file holds.",)

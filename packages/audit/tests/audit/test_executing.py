@@ -29,13 +29,9 @@ def _kernels(count: int) -> dict[str, NDArray[np.float64]]:
     return {f"{i}.weight": random.standard_normal((3, 2, 3)) for i in range(count)}
 
 
-def _processes(method: str) -> Callable[[], Executor]:
-    return lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context(method))
-
-
 EXECUTORS: dict[str, Callable[[], Executor]] = {
     "threads": lambda: ThreadPoolExecutor(2),
-    "spawn": _processes("spawn"),
+    "spawn": lambda: ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")),
     "own": lambda: Workers(2),
 }
 
@@ -73,21 +69,22 @@ def test_a_worker_that_dies_loses_its_layer_alone() -> None:
     assert reasons == [None] * 5
 
 
-class _Failing(Executor):
-    """Does as told: refuses, cancels, raises, or answers."""
+class _Told(Executor):
+    """Refuses, cancels or raises as told, and then answers what ``changed`` makes of a call's number and its answer."""
 
-    def __init__(self, *plan: BaseException | str) -> None:
-        self.plan = list(plan)
+    def __init__(self, *plan: BaseException | str, changed: Callable[[int, Any], Any] = lambda _, row: row) -> None:
+        self.plan, self.changed, self.asked = plan, changed, 0
 
     def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
-        step = self.plan.pop(0) if self.plan else "answer"
+        at, self.asked = self.asked, self.asked + 1
+        step = self.plan[at] if at < len(self.plan) else "answer"
         future: Future[Any] = Future()
         if step == "refuse":
             raise RuntimeError("cannot schedule new futures after shutdown")
         if step == "cancel":
             future.cancel()
         elif step == "answer":
-            future.set_result(function(*arguments))
+            future.set_result(self.changed(at, function(*arguments)))
         elif isinstance(step, BaseException):
             future.set_exception(step)
         return future
@@ -104,42 +101,26 @@ class _Failing(Executor):
 )
 def test_every_way_to_lose_a_layer(step: Any, words: str) -> None:
     arrays = _kernels(2)
-    report = audit(arrays, executor=_Failing(step))
+    report = audit(arrays, executor=_Told(step))
     _assert_complete(report, arrays, arrays)
     assert [row.status for row in report.layers] == ["error", "ok"]
     assert str(report.layers[0].reason).startswith(f"the executor failed with {words}")
 
 
-class _Believed(Executor):
-    """Answers as told, whatever it is asked."""
-
-    def __init__(self, answer: Callable[[int, Any], Any]) -> None:
-        self.answer, self.asked = answer, 0
-
-    def submit(self, function: Any, /, *arguments: Any, **_: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        future.set_result(self.answer(self.asked, function(*arguments)))
-        self.asked += 1
-        return future
-
-
 def test_a_row_is_about_its_layer() -> None:
     """The first row for every call; a row of the same name and another kernel, of another geometry; no row."""
     arrays = _kernels(3)
-    first = audit({"0.weight": arrays["0.weight"]}, executor=_Failing()).layers[0]
-    report = audit(arrays, executor=_Believed(lambda *_: first))
+    first = audit({"0.weight": arrays["0.weight"]}, executor=_Told()).layers[0]
+    report = audit(arrays, executor=_Told(changed=lambda *_: first))
     assert [row.status for row in report.layers] == ["ok", "error", "error"]
     assert [row for row in report.layers[1:] if "returned another row (of 0.weight)" not in str(row.reason)] == []
     assert [row for row in report.layers[1:] if row.upper is not None] == []
-    scaled = audit({"0.weight": 2 * arrays["0.weight"]}, executor=_Believed(lambda *_: first))
+    scaled = audit({"0.weight": 2 * arrays["0.weight"]}, executor=_Told(changed=lambda *_: first))
     assert scaled.layers[0].status == "error"
-    strided = audit(arrays, geometry={"*": {"stride": 2}}, executor=_Believed(lambda *_: first))
+    strided = audit(arrays, geometry={"*": {"stride": 2}}, executor=_Told(changed=lambda *_: first))
     assert {row.status for row in strided.layers} == {"error"}
-    nothing = audit(arrays, executor=_Believed(lambda at, row: row if at else None))
+    nothing = audit(arrays, executor=_Told(changed=lambda at, row: row if at else None))
     assert [row.status for row in nothing.layers] == ["error", "ok", "ok"]
-
-
-# -- interruptions -------------------------------------------------------------------------------------------------
 
 
 @LINUX

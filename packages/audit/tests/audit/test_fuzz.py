@@ -51,9 +51,6 @@ def test_small_files_that_claim_much_stay_within_the_limits(tmp_path: Path) -> N
     ] == [], told
 
 
-# -- runs that are cut off -----------------------------------------------------------------------------------------
-
-
 KILLED = """
 import os, pathlib, signal, sys
 from specnorm_audit.output import replace_file

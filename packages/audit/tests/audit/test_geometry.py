@@ -50,9 +50,6 @@ def test_a_plane_wave_in_a_large_layer_is_a_lower_bound(layer: Layer, more: int)
     assert_encloses(row.lower, row.upper, dense_norm(layer.kernel, sizes, **layer.geometry))
 
 
-# -- padding that depends on the size ------------------------------------------------------------------------------
-
-
 # -- what a file says ----------------------------------------------------------------------------------------------
 def test_input_shape_file_takes_the_sizes_that_the_file_states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     kernel = np.random.RandomState(0).standard_normal((2, 2, 3)).astype(np.float32)

@@ -118,9 +118,8 @@ def _pytorch(path: Path, array: NDArray[Any]) -> None:
 
 
 def _hdf5(path: Path, array: NDArray[Any]) -> None:
-    h5py: Any = pytest.importorskip("h5py")
-    with h5py.File(path, "w") as file:
-        file["ok.weight"], file["q.weight"] = SMALL, array
+    pytest.importorskip("h5py")
+    path.write_bytes(files.hdf5({"ok.weight": SMALL, "q.weight": array}))
 
 
 def _npz(path: Path, array: NDArray[Any]) -> None:

@@ -64,17 +64,3 @@ def test_damaged_files_give_a_message(tmp_path: Path) -> None:
         except SpecnormError:
             continue
         assert [row for row in report.layers if row.status not in ("ok", "error")] == []
-
-
-def test_what_is_no_file_of_weights_is_named(tmp_path: Path) -> None:
-    torch: Any = pytest.importorskip("torch")
-    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
-    torch.export.save(program, tmp_path / "m.pt2")
-    for path, words in (
-        (tmp_path / "m.pt2", "exported program of torch"),
-        ("https://a.b/model.safetensors", "nothing is downloaded"),
-        ("google/vit-base-patch16", "model on a hub"),
-        (tmp_path / "m.pt", "No such file"),
-    ):
-        with pytest.raises(SpecnormError, match=words):
-            audit(path)

@@ -78,9 +78,6 @@ def test_external_data_stay_in_the_folder(tmp_path: Path, location: str, entries
     assert word in str(row.reason)
 
 
-# -- hostile files -------------------------------------------------------------------------------------------------
-
-
 W, HUGE = {"w": weights(2, 2, 3, 3)}, 2**62
 IMAGE = (1, 2, 9, 9)
 

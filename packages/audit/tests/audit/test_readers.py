@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,11 @@ from specnorm_audit import audit
 
 from audit import files
 
-# -- what kind of file -------------------------------------------------------------------------------------------
-
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     assert "not a regular file" in files.refused(tmp_path / "pipe")
-
-
-# -- safetensors ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -47,15 +41,11 @@ def test_safetensors_headers_are_not_believed(tmp_path: Path, header: bytes) -> 
     files.refused(path)
 
 
-# -- npz -----------------------------------------------------------------------------------------------------------
-
-
 def test_npz_objects_are_never_unpickled(tmp_path: Path) -> None:
     marker, path = tmp_path / "ran", tmp_path / "model.npz"
     pickled = b"\x80\x02" + files.shell(marker) + b"."
     header = b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }".ljust(117) + b"\n"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("w.npy", b"\x93NUMPY\x01\x00v\x00" + header + pickled)
+    path.write_bytes(files.zipped({"w.npy": b"\x93NUMPY\x01\x00v\x00" + header + pickled}))
     assert "cannot be read" in files.refused(path)
     assert not marker.exists()
 
@@ -76,9 +66,8 @@ def test_a_file_of_some_bytes_repeated_is_refused_at_once(tmp_path: Path) -> Non
     pruned[::6, ::6] = np.random.default_rng(0).standard_normal((500, 500))
     np.savez_compressed(tmp_path / "pruned.npz", w=pruned)
     files.read(tmp_path / "pruned.npz")
-    h5py: Any = pytest.importorskip("h5py")
-    with h5py.File(tmp_path / "bomb.h5", "w") as file:
-        file.create_dataset("w", data=np.zeros((3000, 3000)), compression="gzip")
+    pytest.importorskip("h5py")
+    (tmp_path / "bomb.h5").write_bytes(files.hdf5({"w": np.zeros((3000, 3000))}, ["w"]))
     assert "weights do not compress that much" in files.refused(tmp_path / "bomb.h5")
 
 

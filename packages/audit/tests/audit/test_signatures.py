@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,20 @@ def test_content_tells_what_to_do(content: bytes, words: str, tmp_path: Path) ->
     assert words in files.refused(path)
 
 
-def test_npy_files_are_refused_with_advice(tmp_path: Path) -> None:
+def test_other_files_and_names_are_refused_with_advice(tmp_path: Path) -> None:
+    torch: Any = pytest.importorskip("torch")
     np.save(tmp_path / "kernel.npy", np.ones((3, 3)))
-    assert "numpy.savez" in files.refused(tmp_path / "kernel.npy")
+    program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    torch.export.save(program, tmp_path / "m.pt2")
+    for path, words in (
+        (tmp_path / "kernel.npy", "numpy.savez"),
+        (tmp_path / "m.pt2", "exported program of torch"),
+        ("https://a.b/model.safetensors", "nothing is downloaded"),
+        ("google/vit-base-patch16", "model on a hub"),
+        (tmp_path / "m.pt", "No such file"),
+    ):
+        with pytest.raises(ModelFileError, match=words):
+            audit(path)
 
 
 @given(content=st.binary(max_size=300), kind=st.sampled_from([content for content, _ in CONTENT]))
@@ -54,21 +64,10 @@ def test_signatures_are_no_readable_kind(content: bytes, kind: bytes) -> None:
         sniff(io.BytesIO(kind + content))
 
 
-def _orbax(folder: Path) -> None:
-    (folder / "default").mkdir()
-    (folder / "default" / "_METADATA").touch()
-
-
-def _saved_model(folder: Path) -> None:
-    (folder / "saved_model.pb").touch()
-    (folder / "variables").mkdir()
-
-
-@pytest.mark.parametrize(("make", "words"), [(_orbax, "Orbax"), (_saved_model, "SavedModel")])
-def test_folders_of_known_kinds_are_refused_with_advice(
-    make: Callable[[Path], None], words: str, tmp_path: Path
-) -> None:
-    make(tmp_path)
+@pytest.mark.parametrize(("inside", "words"), [("default/_METADATA", "Orbax"), ("saved_model.pb", "SavedModel")])
+def test_folders_of_known_kinds_are_refused_with_advice(inside: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / inside).parent.mkdir(exist_ok=True)
+    (tmp_path / inside).touch()
     assert words in files.refused(tmp_path)
 
 

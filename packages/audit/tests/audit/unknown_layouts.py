@@ -123,11 +123,6 @@ class _Drawing:
         return layers
 
 
-def _rows_and_columns(drawing: _Drawing, kernel: Array) -> tuple[int, int]:
-    rows = kernel.shape[-1] if drawing.flax else kernel.shape[0]
-    return rows, kernel.size // rows
-
-
 def _matrix(drawing: _Drawing, kernel: Array) -> Array:
     rows = kernel.shape[-1] if drawing.flax else kernel.shape[0]
     return kernel.reshape(-1, rows).T if drawing.flax else kernel.reshape(rows, -1)
@@ -137,12 +132,43 @@ def _along_outputs(drawing: _Drawing, vector: Array, kernel: Array) -> Array:
     return vector if drawing.flax else vector.reshape(-1, *[1] * (kernel.ndim - 1))
 
 
+def _unmatrix(drawing: _Drawing, matrix: Array, kernel: Array) -> Array:
+    """The matrix of outputs and of all else as a kernel: the inverse of `_matrix`."""
+    return np.asarray((matrix.T if drawing.flax else matrix).reshape(kernel.shape))
+
+
 def _places(drawing: _Drawing, scope: list[str], *, far: bool) -> list[str]:
     """The scope of an array beside a kernel; ``far``: also one scope away, or in a tree beside."""
     near = [scope, [*scope, drawing.word()]]
     away = [scope[:-1], [*scope[:-1], drawing.word()]] if far else []
     places = [place for place in (*near, *away) if place]
     return places[drawing.rng.integers(len(places))]
+
+
+def _near(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """One or two arrays by a layer: lengths, factors, a number, a matrix that mixes outputs, what is repeated."""
+    w, normal = _matrix(drawing, kernel), drawing.normal
+    rows, columns = w.shape
+    a, b, mixer = normal(2, columns), normal(rows, 2), 3 * normal(rows, rows)
+    vector = 3 * np.abs(normal(rows)) + 1
+    shape = list(kernel.shape)
+    shape[int(drawing.rng.integers(kernel.ndim))] = 1
+    repeated = 3 * normal(*shape)
+    kinds: list[tuple[list[Array], Array]] = [
+        ([vector], vector[:, None] * w),
+        ([_along_outputs(drawing, vector, kernel)], vector[:, None] * w),
+        ([a, b], w + b @ a),
+        ([np.array(5, np.float32)], 5 * w),
+        ([np.array([5], np.float32)], 5 * w),
+        ([normal(1, kernel.shape[0], 12, 12)], 3 * w),
+        ([mixer], mixer @ w),
+        ([repeated], _matrix(drawing, kernel * repeated)),
+    ]
+    arrays, used = kinds[drawing.rng.integers(len(kinds))]
+    place = _places(drawing, scope, far=False)
+    for end, x in zip(("", "2"), arrays, strict=False):
+        drawing.put([*place, drawing.word() + end], x)
+    return _unmatrix(drawing, used, kernel)
 
 
 def _own_shape(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
@@ -169,8 +195,7 @@ def _parallel(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
         if only not in (None, name):
             continue
         words = name.split(drawing.join)
-        rows, _ = _rows_and_columns(drawing, x)
-        factor = drawing.normal(rows) if is_scale else drawing.normal(*x.shape)
+        factor = drawing.normal(len(_matrix(drawing, x))) if is_scale else drawing.normal(*x.shape)
         drawing.put([word, *(words[1:] if replaces else words)], factor)
         effective = 4 * x * (_along_outputs(drawing, factor, x) if is_scale else factor)
         drawing.used[name] = effective
@@ -178,96 +203,27 @@ def _parallel(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     return used
 
 
-def _vector(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    rows, _ = _rows_and_columns(drawing, kernel)
-    vector = 3 * np.abs(drawing.normal(rows)) + 1
-    shaped = _along_outputs(drawing, vector, kernel)
-    stored = shaped if drawing.rng.random() < 0.5 else vector
-    drawing.put([*_places(drawing, scope, far=False), drawing.word()], stored)
-    return kernel * shaped
+def _vectors(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
+    """Vectors of a spectral normalization, by a layer or one scope above it, alone or with lengths.
 
-
-def _pair(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """A spectral normalisation's vectors: the stored kernel is small, the layer's has norm 1 or more."""
-    matrix = _matrix(drawing, kernel)
-    left, _, right = np.linalg.svd(matrix, full_matrices=False)
-    sigma = 0.05
-    drawing.arrays[drawing.join.join([*scope, drawing.leaf])] *= sigma / np.linalg.norm(matrix, 2)
+    In half of the files the kernel is small, and the layer's has norm 1 or more.
+    """
+    w = _matrix(drawing, kernel)
+    left, values, right = np.linalg.svd(w, full_matrices=False)
     u, v = left[:, 0].astype(np.float32), right[0].astype(np.float32)
-    index = [(slice(None),), (None,), (slice(None), None)][drawing.rng.integers(3)]
-    place = _places(drawing, scope, far=True)
-    first, second = drawing.word(), drawing.word() + "2"
-    drawing.put([*place, first], u[index])
-    drawing.put([*place, second], v[index])
-    return np.asarray(kernel / np.linalg.norm(matrix, 2))
-
-
-def _factors(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    rows, columns = _rows_and_columns(drawing, kernel)
-    a, b = drawing.normal(2, columns), drawing.normal(rows, 2)
-    place = _places(drawing, scope, far=False)
-    drawing.put([*place, drawing.word()], a)
-    drawing.put([*place, drawing.word() + "2"], b)
-    added = b @ a
-    return np.asarray(kernel + (added.T if drawing.flax else added).reshape(kernel.shape))
-
-
-def _number(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    shape = [(), (1,)][drawing.rng.integers(2)]
-    drawing.put([*_places(drawing, scope, far=False), drawing.word()], np.full(shape, 5, np.float32))
-    return 5 * kernel
-
-
-def _image(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    drawing.put([*scope, drawing.word()], drawing.normal(1, kernel.shape[0], 12, 12))
-    return 3 * kernel
-
-
-def _mixing(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """A matrix that multiplies the outputs: whitening, orthogonal factors."""
-    rows, _ = _rows_and_columns(drawing, kernel)
-    mixer = 3 * drawing.normal(rows, rows)
-    drawing.put([*_places(drawing, scope, far=False), drawing.word()], mixer)
-    mixed = mixer @ _matrix(drawing, kernel)
-    return (mixed.T if drawing.flax else mixed).reshape(kernel.shape)
-
-
-def _broadcast(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    shape = list(kernel.shape)
-    shape[int(drawing.rng.integers(kernel.ndim))] = 1
-    x = 3 * drawing.normal(*shape)
-    drawing.put([*_places(drawing, scope, far=False), drawing.word()], x)
-    return np.asarray(kernel * x)
-
-
-def _quantised(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    name = drawing.join.join([*scope, drawing.leaf])
-    rows, _ = _rows_and_columns(drawing, kernel)
-    drawing.arrays[name] = np.clip(np.round(kernel * 100), -127, 127).astype(np.int8)
-    scale = np.abs(drawing.normal(rows)) + 1
-    stored = _along_outputs(drawing, scale, kernel) if drawing.rng.random() < 0.5 else scale[:, None]
-    drawing.put([*scope, drawing.word()], np.asarray(stored))
-    return np.asarray(drawing.arrays[name] * _along_outputs(drawing, scale, kernel))
-
-
-def _wrapper(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """One vector, or three, one scope above a layer: the u of a spectral normalisation, magnitudes."""
-    matrix = _matrix(drawing, kernel)
-    left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    word = drawing.word()
-    drawing.put([*scope[:-1], word], left[:, 0][(None,) * int(drawing.rng.integers(2))].astype(np.float32))
-    if drawing.rng.random() < 0.5:
-        drawing.put([*scope[:-1], f"{word}_v"], right[0].astype(np.float32))
-        drawing.put([*scope[:-1], f"{word}_g"], np.ones(len(matrix), np.float32))
-    return np.asarray(9 * kernel / values[0])
+    word, index = drawing.word(), [(slice(None),), (None,), (slice(None), None)][drawing.rng.integers(3)]
+    others = [{}, {f"{word}_v": v, f"{word}_g": np.ones(len(w), np.float32)}, {drawing.word() + "2": v[index]}]
+    which = drawing.rng.integers(4)
+    place = scope[:-1] if which < 2 else _places(drawing, scope, far=True)
+    for name, x in {word: u[index], **others[min(int(which), 2)]}.items():
+        drawing.put([*place, name], x)
+    if which < 2:
+        return np.asarray(9 * kernel / values[0])
+    drawing.arrays[drawing.join.join([*scope, drawing.leaf])] *= 0.05 / values[0]
+    return np.asarray(kernel / values[0])
 
 
 # -- adapters, parts and quantised kernels: the layer's kernel is moved, or gone ---------------------------------------
-def _unmatrix(drawing: _Drawing, matrix: Array, kernel: Array) -> Array:
-    """The matrix of outputs and of all else as a kernel: the inverse of `_matrix`."""
-    return (matrix.T if drawing.flax else matrix).reshape(kernel.shape)
-
-
 def _removed(drawing: _Drawing, scope: list[str]) -> None:
     name = drawing.join.join([*scope, drawing.leaf])
     del drawing.arrays[name], drawing.used[name]
@@ -320,57 +276,45 @@ def _adapter(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
 
 
 def _parts(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """Factors in place of a kernel, under its name or not: U S V, two factors, a direction and a length."""
-    w = _matrix(drawing, kernel)
+    """Other arrays in place of a kernel: factors, a direction and a length, a codebook, integers and scales."""
+    w, normal = _matrix(drawing, kernel), drawing.normal
     rows, columns = w.shape
     _removed(drawing, scope)
-    place = [*scope, *([[], [drawing.leaf, "factors"], [drawing.word()]][drawing.rng.integers(3)])]
-    a, s, b = drawing.normal(rows, 2), 3 + drawing.normal(2), drawing.normal(2, columns)
-    length, direction = 5 + drawing.normal(rows, 1), drawing.normal(rows, columns)
-    kind = drawing.rng.integers(4)
-    names = [["U", "S", "V"], ["factor_0", "factor_1"], ["V", "g"], [drawing.word(), drawing.word() + "2"]][kind]
-    if kind == 0:
-        parts, used = [a, s, b], a @ np.diag(s) @ b
-    elif kind == 2:
-        parts, used = [direction, length], length * direction / np.linalg.norm(direction, axis=1, keepdims=True)
-    else:
-        parts, used = [a, b], 3 * a @ b
-    for name, x in zip(names, parts, strict=True):
-        drawing.put([*place, name], x)
-    return _unmatrix(drawing, used, kernel)
-
-
-def _codebook(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """Blocks of a kernel by the numbers of their entries in a codebook: of product quantisation."""
-    w = _matrix(drawing, kernel)
-    _removed(drawing, scope)
-    book = drawing.normal(7, 1)
-    which = drawing.rng.integers(0, 7, w.size)
-    names = [("centroids", "assignments"), ("codebooks", "codes"), (drawing.word(), drawing.word() + "_idx")]
-    first, second = names[drawing.rng.integers(3)]
-    drawing.put([*scope, first], book)
-    drawing.put([*scope, second], which)
-    return _unmatrix(drawing, 3 * book[which, 0].reshape(w.shape), kernel)
-
-
-def _packed(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
-    """Integers and scales below a kernel's name, or beside it: quanto, HQQ, torchao, groups of four bits."""
-    w = _matrix(drawing, kernel)
-    _removed(drawing, scope)
-    scale = np.abs(drawing.normal(len(w), 1)) + 0.1
+    word, leaf = drawing.word(), drawing.leaf
+    below = f"{leaf}{drawing.join}"
+    a, s, b = normal(rows, 2), 3 + normal(2), normal(2, columns)
+    length, direction = 5 + normal(rows, 1), normal(rows, columns)
+    of_length = length * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    book, which = normal(7, 1), drawing.rng.integers(0, 7, w.size)
+    chosen = 3 * book[which, 0].reshape(w.shape)
+    scale = np.abs(normal(rows, 1)) + 0.1
     data = drawing.rng.integers(-100, 100, w.shape).astype(np.int8)
-    names = [(f"{drawing.leaf}{drawing.join}_data", f"{drawing.leaf}{drawing.join}_scale"), ("W_q", "scale"),
-             ("qweight", "scales"), (f"{drawing.leaf}_q", f"{drawing.leaf}_scale")]  # fmt: skip
-    first, second = names[drawing.rng.integers(4)]
-    drawing.put([*scope, first], data)
-    drawing.put([*scope, second], scale)
-    return _unmatrix(drawing, scale * data, kernel)
+    kinds: list[tuple[dict[str, Array], Array]] = [
+        ({"U": a, "S": s, "V": b}, a @ np.diag(s) @ b),
+        ({"factor_0": a, "factor_1": b}, 3 * a @ b),
+        ({"V": direction, "g": length}, of_length),
+        ({word: a, f"{word}2": b}, 3 * a @ b),
+        ({"centroids": book, "assignments": which}, chosen),
+        ({"codebooks": book, "codes": which}, chosen),
+        ({word: book, f"{word}_idx": which}, chosen),
+        ({f"{below}_data": data, f"{below}_scale": scale}, scale * data),
+        ({"W_q": data, "scale": scale}, scale * data),
+        ({"qweight": data, "scales": scale}, scale * data),
+        ({f"{leaf}_q": data, f"{leaf}_scale": scale}, scale * data),
+        ({leaf: data, word: scale}, scale * data),
+    ]
+    at = drawing.rng.integers(len(kinds))
+    place = [[], [leaf, "factors"], [drawing.word()]][drawing.rng.integers(3) if at < 4 else 0]
+    arrays, used = kinds[at]
+    for name, x in arrays.items():
+        drawing.put([*scope, *place, name], x)
+    return _unmatrix(drawing, used, kernel)
 
 
 def _own_bound(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     """torch's names of a spectral normalisation, by a subclass that only shrinks, to a bound of its own."""
     if drawing.flax:
-        return _wrapper(drawing, scope, kernel)
+        return _vectors(drawing, scope, kernel)
     w = _matrix(drawing, kernel)
     left, values, right = np.linalg.svd(w, full_matrices=False)
     _removed(drawing, scope)
@@ -386,8 +330,8 @@ def _own_bound(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
 
 
 BESIDE: tuple[Callable[[_Drawing, list[str], Array], Array], ...] = (
-    _own_shape, _own_shape, _parallel, _parallel, _vector, _pair, _pair, _factors, _number, _image, _mixing, _broadcast,
-    _quantised, _wrapper, _adapter, _adapter, _adapter, _adapter, _parts, _parts, _codebook, _packed, _own_bound,
+    _own_shape, _own_shape, _parallel, _parallel, _near, _near, _near, _near, _near, _near, _vectors, _vectors,
+    _vectors, _adapter, _adapter, _adapter, _adapter, _parts, _parts, _parts, _parts, _parts, _own_bound,
 )  # fmt: skip
 
 

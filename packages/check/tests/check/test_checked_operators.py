@@ -73,6 +73,7 @@ LINEAR: dict[str, Case] = {
     "sums": (node("CumSum", "x a"), ROWS, {"a": np.array(-1)}),
     "sums before": (node("CumSum", "x a", exclusive=1), ROWS, {"a": np.array(0)}),
     "sums of the rest": (node("CumSum", "x a", reverse=1), ROWS, {"a": np.array(1)}),
+    "sums before, by a truth value of 2": (node("CumSum", "x a", exclusive=2), ROWS, {"a": np.array(0)}),
     "sums behind": (node("CumSum", "x a", reverse=1, exclusive=1), ROWS, {"a": np.array(1)}),
     "a transposed layer": (node("ConvTranspose", "x k"), IMAGE, {"k": KERNEL}),
     "with all it may have": (node("ConvTranspose", "x k b", **GEOMETRY), IMAGE, {"k": KERNEL, "b": np.ones(4)}),
@@ -208,14 +209,14 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "Clip": (node("Clip", "x l h"), {"l": np.array(-1.0), "h": np.array(0.5)}),
     "a gate": (node("Mul", "x s"), {}),
     "LeakyRelu": (node("LeakyRelu", "x", alpha=-0.5), {}),
-    "PRelu": (node("PRelu", "x s"), {"s": np.array([0.25, -0.75])}),
+    "PRelu": (node("PRelu", "x s"), {"s": np.array([-0.75])}),
     "Elu": (node("Elu", "x", alpha=1.5), {}),
     "Celu": (node("Celu", "x", alpha=0.3), {}),
     "Selu": (node("Selu", "x"), {}),
     "Selu of two": (node("Selu", "x", alpha=0.5, gamma=2.0), {}),
     "HardSigmoid": (node("HardSigmoid", "x", alpha=0.7), {}),
-    "a fifth": (node("HardSigmoid", "x"), {}),
-    "a hundredth": (node("LeakyRelu", "x"), {}),
+    "HardSigmoid by default": (node("HardSigmoid", "x"), {}),
+    "LeakyRelu by default": (node("LeakyRelu", "x"), {}),
 }
 
 

@@ -282,6 +282,12 @@ def by_fixed() -> Any:
     return matrices.step_of(found, "y")
 
 
+def clipped_by_fixed() -> Any:
+    found = fake(Node("Clip", ["x", "z"], {}))
+    found.fixed.add("z")
+    return branches.Branches(found, "x", ["y"], {})
+
+
 RELU, TWICE = Node("Relu", ["x"], {}), Node("Add", ["x", "x"], {})
 OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "an entry of 2^26.5": (lambda: product(2**26 + 2**25, 1), "2\\^26.5 or more"),
@@ -345,6 +351,12 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "entries of an unknown value": (lambda: without("x"), "of another size"),
     "a transposed shape": (
         lambda: move("Pad", "x", "c", arrays={"c": np.array([0, 0, 1, 0, 0, 0])}, y=(1, 3, 2)), "another shape of y"),
+    "a slice from far before the first entry, backwards": (lambda: move("Slice", *"xbeat", arrays={
+        name: np.array([n]) for name, n in zip("beat", (-9, -19, 2, -1), strict=True)}, y=(1, 2, 1)),
+        "another shape of y"),
+    "slopes that repeat entries": (
+        lambda: last("PRelu", "z", "s", arrays={"s": np.ones((3, 5, 4))}), "before PRelu that repeats"),
+    "a limit that is computed of constants, in a branch": (lambda: clipped_by_fixed(), "Clip stands in a branch"),
     "a slice without an end": (lambda: move("Slice", "x", "c", arrays={"c": np.array([0])}), "such a Slice"),
 }  # fmt: skip
 
@@ -602,6 +614,8 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "an image of another rank": (lambda: resized(after=(1, 1, 4, 1)), resizing.NO_RULE[:20]),
     "a resized vector": (lambda: resized((1, 1), (1, 1)), resizing.NO_RULE[:20]),
     "resized channels": (lambda: resized(after=(1, 2, 4)), resizing.NO_RULE[:20]),
+    "samples of another scale": (lambda: resized(scales=[1.5, 1.0, 2.0]), resizing.NO_RULE[:20]),
+    "channels of another scale": (lambda: resized(scales=[1.0, 1.5, 2.0]), resizing.NO_RULE[:20]),
     "a scale of 0": (lambda: resized(scales=[1.0, 1.0, 0.0]), resizing.NO_RULE[:20]),
     "no scale and no size": (lambda: resizing.matrix_of_resize(
         fake(RELU), Node("Resize", ["x"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
