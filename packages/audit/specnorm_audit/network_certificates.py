@@ -290,7 +290,8 @@ def _part_of_units(
     weights = [np.array([constant])]
     for name, is_new in new_units(network, start, end).items():
         q = np.sqrt(by_name[name] if name in by_name else of_maxima.pop(0))
-        if len(q) != network.shape_of(name)[1]:
+        shape = network.shape_of(name)
+        if len(q) != (shape[1] if len(shape) > 1 else 1):
             of_units, q = q, np.ones(is_new.shape)
             q[is_new] = of_units
         values.append(name)

@@ -111,7 +111,8 @@ class Form:
             shape = graph.shape_of(name)
             channels = shape[1] if len(shape) > 1 else 1
             if len(q) == channels:
-                q = np.broadcast_to(q.reshape(-1, *[1] * (len(shape) - 2)), shape)
+                of_channels = q.reshape(shape[1:2] + (1,) * len(shape[2:]))
+                q = np.broadcast_to(of_channels, shape)
             message = f"{plain(name)} has neither a multiplier a channel nor an entry"
             require(q.size == math.prod(shape), message)
             squares.append(np.square(q.reshape(-1)[functions[name].is_new]))
@@ -211,7 +212,7 @@ def functions_of(
         is_new = []
         read = numbers[node.inputs[0]]
         # Entries of one number may have different slopes of one PRelu.
-        slopes = graph.arrays[node.inputs[1]] if node.op == "PRelu" else np.zeros(1)
+        slopes = graph.arrays[node.inputs[1]] if node.op == "PRelu" else np.zeros(())
         of_entries = np.broadcast_to(slopes, read.shape).reshape(-1).tolist()
         for number, slope in zip(read.reshape(-1).tolist(), of_entries, strict=True):
             key = (kind, number, slope)

@@ -83,7 +83,7 @@ def moved_alone(graph: Graph, name: str, before: Array, rank: int) -> Array:
     last = before.shape[rank:]
     if node.op in SAME_ENTRIES:
         require(graph.keeps_entry_count(name), f"{node.op} of another size")
-        return before.reshape(*graph.shape_of(name), *last)
+        return before.reshape((*graph.shape_of(name), *last))
     if node.op == "Transpose":
         axes = node.attributes.get("perm", range(rank)[::-1])
         return before.transpose(*axes, *range(rank, before.ndim))

@@ -157,6 +157,22 @@ def test_an_audit_states_layers_and_network(tmp_path: Path, capsys: pytest.Captu
     assert "[called 'network' by the certificate]" in said
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_functions_of_a_list_and_of_a_single_number_are_stated(keepdims: int) -> None:
+    """Of a value without an axis of channels."""
+    onnx = pytest.importorskip("onnx")
+    from helpers.onnx_models import model
+
+    total = onnx.helper.make_node("ReduceSum", ["x", "i"], ["s"], keepdims=keepdims)
+    steps = ("Squeeze", ["s"], ["t"]), ("Tanh", ["t"], ["u"]), ("Sub", ["t", "u"], ["y"])
+    nodes = [total, *(onnx.helper.make_node(*step) for step in steps)]
+    for axes in ([1], [0, 1]):
+        network = model(nodes, (3, 4), {"i": np.array(axes)})
+        found: Any = network_bound(network)
+        (verdict,) = specnorm_check.check(found.certificate().claims, {}, network.SerializeToString())
+        assert verdict.reason == ""
+
+
 def test_a_certificate_above_the_product_is_refused() -> None:
     """The checker adds the slopes of relu(1 - |x|) and relu(1 - |x - 1|), which cancel where both are positive."""
     onnx = pytest.importorskip("onnx")
