@@ -349,6 +349,7 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: move("Reshape", "x", "c", arrays={"c": np.array([2])}, y=(2,)), "of another size"),
     "entries of an unknown shape": (lambda: without("y"), "of another size"),
     "entries of an unknown value": (lambda: without("x"), "of another size"),
+    "entries that are moved to an unknown shape": (lambda: without("y", "Transpose"), "another shape of y"),
     "a transposed shape": (
         lambda: move("Pad", "x", "c", arrays={"c": np.array([0, 0, 1, 0, 0, 0])}, y=(1, 3, 2)), "another shape of y"),
     "a slice from far before the first entry, backwards": (lambda: move("Slice", *"xbeat", arrays={
@@ -361,8 +362,8 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
-def without(name: str) -> Any:
-    found = fake(Node("Reshape", ["x", "c"], {}), {"c": np.array([2, 2])})
+def without(name: str, operator: str = "Reshape") -> Any:
+    found = fake(Node(operator, ["x", "c"], {}), {"c": np.array([2, 2])})
     del found.shapes[name]
     return moved(found, "y", {"x": np.ones(FOUR)})
 
