@@ -133,8 +133,7 @@ class Branches:
             return self.numbers[sources[0]]
         if node.op in MOVES:
             return moved(self.graph, name, self.numbers)
-        is_fixed = self.graph.has_fixed_inputs(node)
-        changes_first_alone = sources == node.inputs[:1] and is_fixed
+        changes_first_alone = self.graph.has_fixed_inputs(node)
         require(changes_first_alone, f"{node.op} stands in a branch")
         factor = factor_of_operator(self.graph, name)
         if factor is None:

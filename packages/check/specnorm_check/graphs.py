@@ -468,7 +468,8 @@ def array_of(
     if any(array.dtype != np.int64 or not small_numbers(array) for array in given):
         return None
     if node.op_type in ("Squeeze", "Unsqueeze") and all(x.size == 1 for x in given):
-        return given[0].reshape(() if node.op_type == "Squeeze" else (1,))
+        more = -1 if node.op_type == "Squeeze" else 1
+        return given[0].reshape((1,) * max(given[0].ndim + more, 0))
     if node.op_type == "Gather" and given[0].ndim == 1:
         return np.asarray(given[0][given[1]])
     if node.op_type in WHOLE_ARITHMETIC:

@@ -9,7 +9,7 @@ that each has a matrix with one column for each entry of the start and for each 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from specnorm_check.matrices import (
     values_between,
 )
 from specnorm_check.moves import MOVES, moved
-from specnorm_check.rules import ONE
+from specnorm_check.rules import ONE, slopes_of
 from specnorm_check.statements import Part, plain
 
 MOST_NUMBERS = 2**26  # of the matrices of all values between together
@@ -57,8 +57,8 @@ def constant_of_units(graph: Graph, part: Part) -> Fraction:
 
 def new_units(graph: Graph, start: str, end: str) -> dict[str, Array]:
     """Return the functions that a part lists: for each, which entries have new units."""
-    steps = {name: step_of(graph, name) for name in values_between(graph, start, end)}
-    functions = functions_of(graph, start, steps, math.prod(graph.shape_of(start)))
+    between = values_between(graph, start, end)
+    functions = functions_of(graph, start, between, math.prod(graph.shape_of(start)))
     return {name: f.is_new for name, f in functions.items() if f.is_new.any()}
 
 
@@ -73,11 +73,8 @@ class Form:
         start = part.values[0]
         end = part.values[-1]
         between = values_between(graph, start, end)
-        steps = {name: step_of(graph, name) for name in between}
-        weights = sum(step.weights.size for step in steps.values())
-        require(weights < LARGEST_MATRIX, "a part has too large layers")
         self.inputs = math.prod(graph.shape_of(start))
-        functions = functions_of(graph, start, steps, self.inputs)
+        functions = functions_of(graph, start, between, self.inputs)
         listed = [name for name, function in functions.items() if function.is_new.any()]
         is_same = [*part.values[1:-1]] == listed
         require(is_same, "a part lists other functions than those between its values")
@@ -92,6 +89,9 @@ class Form:
         self.q_0, q_n = part.multipliers[0], part.multipliers[-1]
         require(self.q_0.shape == (1,), "a part of units begins with one multiplier")
         require(q_n.tolist() == [1.0], "a part of units ends with the multiplier 1")
+        steps = {name: step_of(graph, name) for name in between}
+        weights = sum(step.weights.size for step in steps.values())
+        require(weights < LARGEST_MATRIX, "a part has too large layers")
         self.error = error_of_roundings(steps, start, end)
 
         identity = np.eye(self.inputs, columns).reshape(*graph.shape_of(start), columns)
@@ -180,7 +180,7 @@ class Form:
 def functions_of(
     graph: Graph,
     start: str,
-    steps: Mapping[str, Step],
+    between: Sequence[str],
     used: int,
 ) -> dict[str, Function]:
     """Return the functions of entries between, with the numbers of their units.
@@ -193,11 +193,12 @@ def functions_of(
     numbers = {start: np.arange(1, entries).reshape(graph.shape_of(start))}
     functions: dict[str, Function] = {}
     known: dict[tuple[str, int, float], int] = {}
-    for name, step in steps.items():
+    for name in between:
         node = graph.nodes[name]
         if name in graph.written_out:
             numbers[name] = numbers[graph.written_out[name]]
-        elif node.op in MOVES:
+            continue
+        if node.op in MOVES:
             numbers[name] = moved(graph, name, numbers)
         else:
             count = math.prod(graph.shape_of(name))
@@ -205,15 +206,17 @@ def functions_of(
                 graph.shape_of(name)
             )
             entries += count
-        if step.slopes is None:
+        slopes = slopes_of(node)
+        if slopes is None:
             continue
+        graph.require_fixed_inputs(node)
         kind = f"{node.op} {sorted(node.attributes.items())} {node.inputs[1:]}"
         units = []
         is_new = []
         read = numbers[node.inputs[0]]
         # Entries of one number may have different slopes of one PRelu.
-        slopes = graph.arrays[node.inputs[1]] if node.op == "PRelu" else np.zeros(())
-        of_entries = np.broadcast_to(slopes, read.shape).reshape(-1).tolist()
+        of_prelu = graph.arrays[node.inputs[1]] if node.op == "PRelu" else np.zeros(())
+        of_entries = np.broadcast_to(of_prelu, read.shape).reshape(-1).tolist()
         for number, slope in zip(read.reshape(-1).tolist(), of_entries, strict=True):
             key = (kind, number, slope)
             # An entry of the number 0 is a constant, and may be a different one.
@@ -222,7 +225,7 @@ def functions_of(
                 known[key] = used
                 used += 1
             units.append(known[key])
-        functions[name] = Function(*step.slopes, np.array(units), np.array(is_new))
+        functions[name] = Function(*slopes, np.array(units), np.array(is_new))
     return functions
 
 

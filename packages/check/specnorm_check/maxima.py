@@ -29,11 +29,12 @@ def write_out_maxima(graph: Graph) -> None:
     is_free = not any(name.startswith(MADE) for name in (*stated, *graph.fixed))
     require(is_free, f"a value of the model is called {MADE!r}...")
     graph.nodes = {}
+    writer = Writer(graph)
     for name, node in stated.items():
         graph.nodes[name] = node
         if node.op in {*MAXIMA, *MINIMA, "Relu", "TopK"} and name not in graph.fixed:
             with suppress(Refused):
-                graph.written_out[name] = Writer(graph).written_out(name, node)
+                graph.written_out[name] = writer.written_out(name, node)
             graph.nodes[name] = graph.nodes.pop(name)  # now the last
 
 
@@ -42,6 +43,7 @@ class Writer:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self.added: dict[str, str] = {}  # names of values by their operators
 
     def written_out(self, name: str, node: Node) -> str:
         """Return the name of a value that is equal to an operator's first output."""
@@ -119,11 +121,10 @@ class Writer:
 
     def add(self, op: str, inputs: list[str], shape: tuple[int, ...], **how: int) -> str:
         """Add an operator that is not there yet, and return the name of its value."""
-        node = Node(op, inputs, how)
-        for name, other in self.graph.nodes.items():
-            if name.startswith(MADE) and other == node:
-                return name
-        name = f"{MADE}{op} {len(self.graph.nodes)}"
-        self.graph.nodes[name] = node
-        self.graph.shapes[name] = shape
-        return name
+        key = f"{op} {inputs} {how}"
+        if key not in self.added:
+            name = f"{MADE}{op} {len(self.graph.nodes)}"
+            self.graph.nodes[name] = Node(op, inputs, how)
+            self.graph.shapes[name] = shape
+            self.added[key] = name
+        return self.added[key]

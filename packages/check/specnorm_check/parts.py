@@ -261,7 +261,6 @@ class TermReader:
             source = self.part.values[j]
             read = channels[values == j]
             require(len(np.unique(read)) == len(read), "a channel is read twice")
-            require(graph.shape_of(source)[2:] == shape[2:], DO_NOT_FIT)
             columns = graph.shape_of(source)[1]
             of_source = np.zeros((len(kernel), columns, *kernel.shape[2:]))
             of_source[:, read] = kernel[:, values == j]
@@ -289,7 +288,7 @@ class TermReader:
         graph.require_fixed_inputs(node)
         cuts = [*slices_of(graph, node)]
         rank = len(graph.shape_of(name))
-        require(all(axis % rank == 1 for axis, _ in cuts) and len(cuts) == 1, DO_NOT_FIT)
+        require([axis % rank for axis, _ in cuts] == [1], DO_NOT_FIT)
         values, channels = self.channels_of(node.inputs[0], end)
         return values[cuts[0][1]], channels[cuts[0][1]]
 

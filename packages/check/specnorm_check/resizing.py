@@ -27,7 +27,6 @@ def matrix_of_resize(
 ) -> Array:
     """Return the matrix, whose entries have six roundings at most for three axes."""
     require(len(before) == len(after) > 2, NO_RULE)
-    require(before[:2] == after[:2], NO_RULE)
     sizes = zip(before, after, strict=True)
     scales = [scale_of(graph, node, axis, *size) for axis, size in enumerate(sizes)]
     # Another scale mixes samples or channels, even if it does not change their number.

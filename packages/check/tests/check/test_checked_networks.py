@@ -765,6 +765,10 @@ FORGED: dict[str, tuple[Case, str]] = {
         "one of ReduceSum, Reshape", (2, 12), [node("Unsqueeze", "c z", "u"), node("Slice", "u z o z", "g"),
          node("Squeeze", "g z", "s"), node("Reshape", "x s", "r"), node("ReduceSum", "r")], c=np.array([4, 6]),
         z=np.array([0]), o=np.array([1])),
+    "a number of two axes: 0.5 for 1": refused(
+        "beyond one of Mul, ReduceMean", (4,), [node("Unsqueeze", "c z", "u"), node(
+            "Cast", "u", "f", to=TensorProto.DOUBLE), node("Mul", "x f", "m"), node("ReduceMean", "m z", keepdims=0)],
+        c=np.array([1]), z=np.array([0])),
     "a kernel of another shape than is said, of which onnx makes one pixel": refused(
         "such a Conv", (1, 1, 8), [node("Conv", "x k", "h", kernel_shape=[8]), node("ReduceSum", "h")], layer("x", "h"),
         k=np.ones((1, 1, 3))),

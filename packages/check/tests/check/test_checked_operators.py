@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
-from specnorm_check import Refused
 from specnorm_check.matrices import step_of, values_between
 from specnorm_check.maxima import MADE
 from specnorm_check.moves import MOVES, copies_of, moved
@@ -204,14 +203,6 @@ def test_maxima_that_are_written_out_are_those_of_onnx() -> None:
     assert [*wrong_extremes()] == []
 
 
-def test_no_value_of_a_file_is_taken_for_one_that_is_added() -> None:
-    relu = node("Relu", "x")
-    relu.output[0] = f"{MADE}Relu 3"
-    content = file_of([relu], (1, 2), {}, [relu.output[0]])
-    with pytest.raises(Refused, match="a value of the model is called"):
-        specnorm_check.Network(content, [1, 2])
-
-
 # -- functions of each entry ---------------------------------------------------------------------------------------
 FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     **{name: (node(name, "x"), {}) for name in SLOPES if name not in ("Clip", "Swish")},
@@ -225,6 +216,7 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "Selu of two": (node("Selu", "x", alpha=0.5, gamma=2.0), {}),
     "HardSigmoid": (node("HardSigmoid", "x", alpha=0.7), {}),
     "HardSigmoid by default": (node("HardSigmoid", "x"), {}),
+    "LeakyRelu by default": (node("LeakyRelu", "x"), {}),
 }
 
 
@@ -239,7 +231,7 @@ def steeper() -> Iterator[str]:
         y = run(onnx.ModelProto.FromString(content), x)
         quotients = np.diff(y, axis=0) / np.diff(x, axis=0)
         gaps = (-1.0, 1.0) if slopes is None else (quotients.min() - slopes[0], slopes[1] - quotients.max())
-        if min(gaps) < -1e-9 or max(gaps) > 0.02:
+        if min(gaps) < -1e-10 or max(gaps) > 0.02:
             yield name
 
 

@@ -270,10 +270,22 @@ def einsum(equation: bytes, *inputs: str) -> Any:
     return step("Einsum", *inputs, arrays={"c": np.ones((2, 2))}, equation=equation)
 
 
-def written(operator: str) -> Any:
+def written(operator: str, *inputs: str, **more: Any) -> Any:
     """What compares the entries of the last axis."""
-    one = Node(operator, ["x"], {"axes": [2], "axis": 2})
-    return maxima.Writer(fake(one)).written_out("y", one)
+    one = Node(operator, ["x", *inputs], {"axes": [2], "axis": 2, **more})
+    return maxima.Writer(fake(one, z=(1, 1, 2))).written_out("y", one)
+
+
+def added_value() -> None:
+    found = fake(RELU)
+    found.nodes[f"{maxima.MADE}Relu 3"] = RELU
+    maxima.write_out_maxima(found)
+
+
+def transposed(before: int, after: int) -> Any:
+    """A transposed layer of two taps and one channel each, at three pixels."""
+    one = Node("ConvTranspose", [], {})
+    return parts.read_kernel(one, np.ones((1, 1, 2)), (1, before, 3), (1, 1, after))
 
 
 def by_fixed() -> Any:
@@ -308,12 +320,22 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a function of a constant, in a matrix": (
         lambda: step("Div", "c", "x", arrays={"c": np.ones(FOUR)}), "Div stands in a matrix"),
     "a matrix that is computed": (lambda: step("MatMul", "x", "z"), "MatMul stands in a matrix"),
-    "a product of three": (lambda: einsum(b"ij,j,j->i", "x", "c", "c"), "such a Einsum"),
+    "a sum of one factor": (lambda: einsum(b"ij->i", "x"), "such a Einsum"),
+    "a product of two that names one": (lambda: einsum(b"ij->i", "x", "c"), "such a Einsum"),
+    "maxima in a matrix": (lambda: step("MaxPool", kernel_shape=[2], pads=[0, 1]), "MaxPool stands in a matrix"),
     "a product without a result": (lambda: einsum(b"aij,jk", "x", "c"), "such a Einsum"),
     "a product of some axes": (lambda: einsum(b"...j,jk->...k", "x", "c"), "such a Einsum"),
     "a product of a vector": (lambda: step("MatMul", "x", "c", arrays={"c": np.ones(2)}), "such a MatMul"),
     "places that are computed": (
         lambda: step("ScatterND", "x", "z", "c", arrays={"c": np.ones(FOUR)}), "such a ScatterND"),
+    "products in places": (lambda: step("ScatterND", "x", "i", "c", reduction=b"mul", arrays={
+        "i": np.array([[0, 0]]), "c": np.ones((1, 2))}), "such a ScatterND"),
+    "entries of each sample": (lambda: move(
+        "GatherND", "x", "i", batch_dims=1, arrays={"i": np.zeros((1, 2, 1), int)}), "such a GatherND"),
+    "a value called as one that is added": (added_value, "a value of the model is called"),
+    "maxima that broadcast": (lambda: written("Max", "z"), "Max broadcasts"),
+    "maxima of padded pixels": (lambda: written("MaxPool", kernel_shape=[2], pads=[1, 0]), "padded maxima"),
+    "maxima of two axes": (lambda: written("ReduceMax", axes=[1, 2]), "several axes"),
     "maxima of too many entries": (lambda: with_limit(maxima, "MOST_ENTRIES", 3, lambda: written("ReduceMax")), "many"),
     "sorted entries that are too many": (lambda: with_limit(maxima, "MOST_SORTED", 1, lambda: written("TopK")), "many"),
     "more entries than may be moved": (lambda: with_limit(moves, "MOST_MOVED", 9, lambda: moves.copies_of(
@@ -339,6 +361,7 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: move("Reshape", "x", "c", arrays={"c": np.array([2])}, y=(2,)), "of another size"),
     "entries of an unknown shape": (lambda: without("y"), "of another size"),
     "entries of an unknown value": (lambda: without("x"), "of another size"),
+    "entries that are moved to an unknown shape": (lambda: without("y", "Transpose"), "another shape of y"),
     "a transposed shape": (
         lambda: move("Pad", "x", "c", arrays={"c": np.array([0, 0, 1, 0, 0, 0])}, y=(1, 3, 2)), "another shape of y"),
     "a slice from far before the first entry, backwards": (lambda: move("Slice", *"xbeat", arrays={
@@ -351,8 +374,8 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
-def without(name: str) -> Any:
-    found = fake(Node("Reshape", ["x", "c"], {}), {"c": np.array([2, 2])})
+def without(name: str, operator: str = "Reshape") -> Any:
+    found = fake(Node(operator, ["x", "c"], {}), {"c": np.array([2, 2])})
     del found.shapes[name]
     return moved(found, "y", {"x": np.ones(FOUR)})
 
@@ -386,7 +409,8 @@ def joint(one: Node, *values: str, arrays: Any = None, **other: Any) -> Any:
 def term_of(one: Node, *weights: int, before: Node = RELU, values: tuple[str, ...] = ("x", "y"), **shapes: Any) -> Any:
     """The term of a matrix of an input of some shape, with so many multipliers for each value."""
     found = fake(one, {"w": np.eye(4), "2": np.eye(2), "3": np.ones(3)}, **shapes)
-    found.nodes["z"] = before
+    found.nodes |= {"z": before, "r": RELU}
+    found.shapes["r"] = (1, 2)
     part = Together(values, tuple(np.ones(n) for n in weights))
     return [*parts.TermReader(found, part).terms(len(values) - 1, "y")]
 
@@ -553,6 +577,16 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         "p": np.array([0, 1, 0, 0, 0, 0])}), "y"), "such a Pad"),
     "a channel that a layer reads twice": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
         "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), "read twice"),
+    "groups that read several values": (lambda: term_of(Node("Conv", ["z", "2"], {"group": 2}), before=Node(
+        "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 2), z=(1, 4)), parts.DO_NOT_FIT[:20]),
+    "a transposed layer that reads several values": (lambda: term_of(Node("ConvTranspose", ["z", "w"], {}), before=Node(
+        "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), parts.DO_NOT_FIT[:20]),
+    "a function of one of several values": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
+        "Concat", ["x", "r"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), "Relu stands before a layer"),
+    "samples that are cut before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
+        "Split", ["x"], {"axis": 0, "first": 0, "last": 1}), x=(2, 4), y=(1, 4), z=(1, 4)), parts.DO_NOT_FIT[:20]),
+    "a transposed kernel of other channels": (lambda: transposed(2, 4), "such a ConvTranspose$"),
+    "a transposed layer of another size": (lambda: transposed(1, 5), "such a ConvTranspose$"),
     "samples that are joined before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
         "Concat", ["x", "x"], {"axis": 0}), x=(1, 4), y=(2, 4), z=(2, 4)), parts.DO_NOT_FIT[:20]),
     "a slope that is not finite": (

@@ -883,7 +883,6 @@ of(
     ),
 )
 of("centre norm", VECTOR, lambda x: 8 / 7 * (x - x.mean(1, keepdim=True)))
-of("softmax of distances, refused", VECTOR, lambda x: torch.softmax(x @ x.transpose(0, 1), 1))
 of("euclidean length", VECTOR, lambda x: x.norm(dim=1))
 of("sum of magnitudes", VECTOR, lambda x: x.abs().sum(1))
 of("log-sum-exp", VECTOR, lambda x: x.logsumexp(1))
