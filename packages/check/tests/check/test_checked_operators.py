@@ -209,7 +209,7 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "Clip": (node("Clip", "x l h"), {"l": np.array(-1.0), "h": np.array(0.5)}),
     "a gate": (node("Mul", "x s"), {}),
     "LeakyRelu": (node("LeakyRelu", "x", alpha=-0.5), {}),
-    "PRelu": (node("PRelu", "x s"), {"s": np.array([-0.75])}),
+    "PRelu": (node("PRelu", "x s"), {"s": np.array([0.25, -0.75])}),
     "Elu": (node("Elu", "x", alpha=1.5), {}),
     "Celu": (node("Celu", "x", alpha=0.3), {}),
     "Selu": (node("Selu", "x"), {}),
@@ -222,7 +222,7 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def steeper() -> Iterator[str]:
     """Which functions have a difference quotient beyond the slopes, or slopes that no quotient comes close to."""
-    x = np.linspace(-60, 60, 120001).reshape(-1, 1)
+    x = np.linspace(-60, 60, 60001).reshape(-1, 1) * np.ones(2)
     for name, (one, arrays) in FUNCTIONS.items():
         gate = [node("Sigmoid", "x", "s")] if name == "a gate" else []
         content = file_of([*gate, one], x.shape, arrays, opset=20)
