@@ -230,6 +230,11 @@ class Graph:
         require(name in self.shapes, f"onnx infers no shape of {plain(name)}")
         return self.shapes[name]
 
+    def axes_of(self, node: Node) -> list[int]:
+        """Return the axes that a reduction states; none may stand for all of them."""
+        stated = [self.arrays[name].tolist() for name in node.inputs[1:] if name]
+        return list(stated[0] if stated else node.attributes.get("axes", []))
+
     def have_shape(self, names: Sequence[str], name: str) -> bool:
         """Return whether the values ``names`` have the shape of the value ``name``.
 

@@ -196,9 +196,7 @@ def step_of_reduction(
     after: tuple[int, ...],
 ) -> Step:
     """Return the step of a sum or a mean over some axes."""
-    axes = node.attributes.get("axes", [])
-    if len(node.inputs) > 1:
-        axes = graph.arrays[node.inputs[1]].tolist()
+    axes = graph.axes_of(node)
     require(len(axes) > 0, f"{node.op} without axes stands in a matrix")
     positive = tuple(axis % len(before) for axis in axes)
     count = math.prod(before[axis] for axis in positive)

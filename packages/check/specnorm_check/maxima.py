@@ -94,9 +94,7 @@ class Writer:
         rank = len(self.graph.shape_of(node.inputs[0]))
         if node.op == "TopK":
             return int(node.attributes.get("axis", -1)) % rank
-        axes = node.attributes.get("axes", [])
-        if len(node.inputs) > 1:
-            axes = self.graph.arrays[node.inputs[1]].tolist()
+        axes = self.graph.axes_of(node)
         require(len(axes) == 1, "maxima along several axes")
         return int(axes[0]) % rank
 

@@ -171,9 +171,7 @@ def keeps_channels(graph: Graph, node: Node) -> bool:
     """Return whether pooling, or a mean, is over axes of pixels alone."""
     if node.op in POOLS:
         return True
-    axes = node.attributes.get("axes", [])
-    if len(node.inputs) > 1:
-        axes = graph.arrays[node.inputs[1]].tolist()
+    axes = graph.axes_of(node)
     takes_all_axes = len(axes) == 0
     return not takes_all_axes and min(axes) > 1
 

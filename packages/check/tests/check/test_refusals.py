@@ -348,6 +348,7 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
         "Pad", "x", "p", arrays={"p": np.array([0, 0, 1, 0, 0, -1])}, mode=b"edge"), "padding that cuts"),
     "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
     "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
+    "a sum with an empty name for its axes": (lambda: step("ReduceSum", "x", "", y=()), "ReduceSum without axes"),
     "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
     "averages padded behind": (lambda: pool([0, 1]), "averages of fewer pixels"),
     "averages padded along one axis": (lambda: matrices.kernel_of(fake(RELU), Node("AveragePool", ["x"], {
