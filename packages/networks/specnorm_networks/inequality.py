@@ -98,7 +98,7 @@ class Search:
         self.best = start
 
     def _multipliers_of(self, run: RunBound) -> FloatArray | None:
-        """Return multipliers of all units from those of a run's channels; None if it does not have them all.
+        """Return multipliers of all units from those of a run's channels; None if it lacks some, or there are none.
 
         A channel's inequality counts once with its multiplier, a unit's twice.
         """
@@ -111,7 +111,7 @@ class Search:
             if of_channels is None or not np.max(function.channels, initial=-1) < len(of_channels):
                 return None
             of_functions.append(of_channels[function.channels])
-        return run.upper**2 / 2 * np.concatenate(of_functions) ** 2
+        return run.upper**2 / 2 * np.concatenate(of_functions) ** 2 if of_functions else None
 
     def _require(self, work: float) -> None:
         """Raise `NoBoundError` if work takes more than a share of the time, and note that something is left out."""
