@@ -125,6 +125,27 @@ def test_one_head_has_the_constant_of_the_formula(rho: float, causal: bool) -> N
     assert float(present(found.upper)) == pytest.approx(formula(rho, 2.0, 5, causal=causal), rel=1e-6)
 
 
+def test_tokens_of_a_function_with_a_constant_in_each_channel_have_a_length() -> None:
+    torch.manual_seed(0)
+    attention, shifts = Attention("module").module, torch.linspace(0, 9, 8)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = attention
+
+        def forward(self, x: Any) -> Any:
+            z = x * torch.clamp(1 / (x.norm(dim=-1, keepdim=True) + 1e-6), max=1)
+            y = torch.tanh(z + shifts) * torch.sigmoid(z)
+            return self.attention(y, y, y, need_weights=False)[0]
+
+    model = Model().eval()
+    upper = present(network_bound(model, (6, 8), method=Product()).upper)
+    x = torch.randn(1, 6, 8, dtype=torch.float64) / 8**0.5
+    jacobian = torch.autograd.functional.jacobian(model.double(), x).reshape(-1, x.numel())
+    assert 0.01 * upper < float(torch.linalg.matrix_norm(jacobian, 2)) <= upper
+
+
 def test_a_refusal_says_what_would_bound_the_tokens() -> None:
     model = Attention("no norm").eval()
     (unknown,) = network_bound(model, (6, 8), method=Product()).unknown

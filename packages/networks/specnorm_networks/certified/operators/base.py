@@ -762,11 +762,16 @@ class Function(Operator):
         with np.errstate(all="ignore"):
             return enclosing(self.between(*x.ends))
 
+    @property
+    def shape_of_constants(self) -> tuple[int, ...]:
+        """Shape to which the function's constants broadcast: each entry may be a function of its own."""
+        return (1,)
+
     def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
         """Return the largest slope times the lengths before, and the length of the function's values at 0."""
-        ends = self.extent()
+        ends, zeros = self.extent(), np.zeros(self.shape_of_constants)
         with np.errstate(all="ignore"):
-            at_zero = float(np.maximum(*map(abs, self.between(np.zeros(1), np.zeros(1))))[0])
+            at_zero = float(np.max(np.maximum(*map(abs, self.between(zeros, zeros))), initial=0.0))
         if not is_extent(ends) or math.isnan(at_zero) or place.after is None:
             return None
         slope = max(map(abs, ends))

@@ -69,6 +69,10 @@ class OfOneValue(Operator):
 class Composite(OfOneValue, Function):
     """A function of one value."""
 
+    @property
+    def shape_of_constants(self) -> tuple[int, ...]:
+        return self.curve.shape
+
     def extent(self) -> Extent | None:
         proof = self.proof
         return None if isinstance(proof, str) else (float(proof.low.min()), float(proof.high.max()))
