@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -190,25 +189,18 @@ class SteppedProgram(Program):
         if sweeps == 0:
             return state
         if sweeps is not None:
-            blocks = self._blocks_to_sweep(kernels, run)
-            as_stored = self._sweeps_as_stored(run)
-            state = stepped.sweep(
-                blocks, state, sketch, self.spec, sweeps=sweeps, way=way, taps_first=as_stored, ops=run
-            )
-            return self._passed(rows, state, sweeps, run)
+            return self._passed(rows, self._sweep(kernels, state, sketch, run, sweeps, way), sweeps, run)
         due = stepped.sweeps_due(way, xp=run.xp)
         counts = np.max(run.to_numpy(due).reshape(-1, groups), axis=1)
         for count in sorted({*counts.tolist()} - {0}):
             chosen = np.flatnonzero(counts == count)
             if len(chosen) == len(counts):
-                blocks = self._blocks_to_sweep(kernels, run)
-                state = stepped.sweep(blocks, state, sketch, self.spec, sweeps=int(count), ops=run)
-                state = self._passed(rows, state, int(count), run)
+                state = self._passed(rows, self._sweep(kernels, state, sketch, run, int(count)), int(count), run)
                 continue
             places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
-            blocks = self._blocks_to_sweep(arrays.rows(kernels, chosen, ops=run), run)
+            some_kernels = arrays.rows(kernels, chosen, ops=run)
             some_rows, some_sketch, *some = (arrays.rows(x, places, ops=run) for x in (rows, sketch, *state))
-            swept = stepped.sweep(blocks, tuple(some), some_sketch, self.spec, sweeps=int(count), ops=run)
+            swept = self._sweep(some_kernels, tuple(some), some_sketch, run, int(count))
             swept = self._passed(some_rows, swept, int(count), run)
             state = tuple(_merged(x, y, places, run) for x, y in zip(state, swept, strict=True))
         return state
@@ -219,19 +211,31 @@ class SteppedProgram(Program):
             state = self.stepped.follow(rows, state, self.spec, ops=run).state
         return state
 
-    def _blocks_to_sweep(self, kernels: AnyArray, run: ArrayOps) -> AnyArray:
-        """Blocks that are scaled to about 1, not exactly where operations are launched or compiled."""
-        if run.concrete and not run.asynchronous:
-            return self._scaled_blocks(kernels, run)[0]
-        xp = run.xp
-        size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
-        kernels = kernels / (size + arrays.TINY)
-        return kernels if self._sweeps_as_stored(run) else self._blocks(kernels, run.own_dtype, run)
+    def _sweep(
+        self,
+        kernels: AnyArray,
+        state: tuple[AnyArray, ...],
+        sketch: AnyArray,
+        run: ArrayOps,
+        sweeps: Any,
+        way: AnyArray | None = None,
+    ) -> tuple[AnyArray, ...]:
+        """`Stepped.sweep` of kernels that are scaled to about 1, not exactly where operations are launched or compiled.
 
-    def _sweeps_as_stored(self, run: ArrayOps) -> bool:
-        """Whether kernels are swept in their own order, taps first; a compiler would make copies in another one."""
-        is_block = self.spec.groups == math.prod(self.spec.residues) == 1
-        return not run.concrete and is_block and polyphase.has_taps_first(self.spec)
+        A compiler would make copies of kernels in the order of blocks: it sweeps them as they are stored if that is
+        with the taps first.
+        """
+        xp, is_block = run.xp, self.spec.groups == math.prod(self.spec.residues) == 1
+        taps_first = not run.concrete and is_block and polyphase.has_taps_first(self.spec)
+        if run.concrete and not run.asynchronous:
+            blocks = self._scaled_blocks(kernels, run)[0]
+        else:
+            size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
+            scaled = kernels / (size + arrays.TINY)
+            blocks = scaled if taps_first else self._blocks(scaled, run.own_dtype, run)
+        return self.stepped.sweep(
+            blocks, state, sketch, self.spec, sweeps=sweeps, way=way, taps_first=taps_first, ops=run
+        )
 
     def _followed_by_loops(
         self, kernels: Any, rows: Any, state: tuple[AnyArray, ...], way: AnyArray, sketch: AnyArray, run: ArrayOps
@@ -241,7 +245,6 @@ class SteppedProgram(Program):
         What is in a loop is compiled once.
         """
         xp, stepped, groups = run.xp, self.stepped, self.spec.groups
-        sweep = partial(stepped.sweep, taps_first=self._sweeps_as_stored(run))
         device = run.device(state[0])
 
         def by_layer(x: Any) -> Any:
@@ -254,8 +257,7 @@ class SteppedProgram(Program):
             kernel = xp.take(kernels, place, axis=0)
             # One, by a number of this loop: compilers would compute the blocks before it, in every step.
             kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)
-            blocks = self._blocks_to_sweep(kernel, run)
-            new = sweep(blocks, some[:-1], some[-1], self.spec, sweeps=xp.max(waiting), ops=run)
+            new = self._sweep(kernel, some[:-1], some[-1], run, xp.max(waiting))
             is_next = xp.arange(waiting.shape[0], device=device) == place
             return xp.where(is_next, 0, waiting), *(
                 xp.reshape(run.with_row(by_layer(x), place, y), x.shape) for x, y in zip(state, new, strict=True)
