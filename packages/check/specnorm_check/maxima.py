@@ -8,7 +8,7 @@ certificates use their names.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import reduce
 
@@ -52,42 +52,50 @@ class Writer:
         if node.op == "Relu":
             before = self.graph.nodes[node.inputs[0]]
             require(before.op == "Neg", "a function of one entry")
-            return self.add(
-                "Sub", [self.add("Relu", before.inputs, shape), *before.inputs], shape
-            )
+            risen = self.add("Relu", before.inputs, shape)
+            return self.add("Sub", [risen, *before.inputs], shape)
         if node.op in ("Max", "Min"):
             is_same = self.graph.have_shape(self.graph.changing_inputs(name), name)
             require(is_same, f"{node.op} broadcasts")
             return self.extreme(node.op in MAXIMA, node.inputs)
-        value = node.inputs[0]
         self.graph.require_fixed_inputs(node)
         if node.op == "MaxPool":
-            for number, window in enumerate(
-                axes_of_windows(node, node.attributes["kernel_shape"]), start=2
-            ):
-                require(not window.padding_before + window.padding_after, "padded maxima")
-                step = window.stride
-                length = step * (window.outputs(self.graph.shape_of(value)[number]) - 1)
-                taps = []
-                for tap in range(window.taps):
-                    first = window.dilation * tap
-                    taps.append(self.part(value, number, first, first + length + 1, step))
-                value = self.extreme(True, taps)
-            return value
+            return self.pooled(node)
+        value = node.inputs[0]
         axis = self.axis_of(node)
         size = self.graph.shape_of(value)[axis]
-        entries_of_axis = [self.part(value, axis, i, i + 1, 1) for i in range(size)]
+        entries = [self.part(value, axis, i, i + 1, 1) for i in range(size)]
         shape = self.graph.shape_of(name)
         if node.op != "TopK":
-            found = self.extreme(node.op in MAXIMA, entries_of_axis)
-            return self.add("Reshape", [found], shape)
-        require(size <= MOST_SORTED, "many entries are sorted")
+            return self.add("Reshape", [self.extreme(node.op in MAXIMA, entries)], shape)
         falls = bool(node.attributes.get("largest", 1))
-        for last in range(size - 1, 0, -1):
+        kept = self.in_order(entries, falls)[: shape[axis]]
+        return self.add("Concat", kept, shape, axis=axis)
+
+    def pooled(self, node: Node) -> str:
+        """Return the maxima of windows, along one axis of pixels after the other."""
+        value = node.inputs[0]
+        windows = axes_of_windows(node, node.attributes["kernel_shape"])
+        for axis, window in enumerate(windows, start=2):
+            require(not window.padding_before + window.padding_after, "padded maxima")
+            step = window.stride
+            length = step * (window.outputs(self.graph.shape_of(value)[axis]) - 1)
+            taps = []
+            for tap in range(window.taps):
+                first = window.dilation * tap
+                taps.append(self.part(value, axis, first, first + length + 1, step))
+            value = self.extreme(True, taps)
+        return value
+
+    def in_order(self, entries: Sequence[str], falls: bool) -> list[str]:
+        """Return entries in falling or rising order, by comparing neighbors."""
+        require(len(entries) <= MOST_SORTED, "many entries are sorted")
+        found = list(entries)
+        for last in range(len(found) - 1, 0, -1):
             for i in range(last):
-                pair = self.largest_and_least(*entries_of_axis[i : i + 2])
-                entries_of_axis[i : i + 2] = pair if falls else pair[::-1]
-        return self.add("Concat", entries_of_axis[: shape[axis]], shape, axis=axis)
+                pair = self.largest_and_least(*found[i : i + 2])
+                found[i : i + 2] = pair if falls else pair[::-1]
+        return found
 
     def axis_of(self, node: Node) -> int:
         """Return the one axis along which entries are compared."""
