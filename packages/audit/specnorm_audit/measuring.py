@@ -491,7 +491,8 @@ def _why_lost(failure: BaseException) -> str:
     if isinstance(failure, WorkerLost):
         return f"the process that measures it died: {failure}."
     first_line = str(failure).strip().partition("\n")[0].rstrip(".")
-    return f"the executor failed with {type(failure).__name__}{first_line and ': '}{first_line}."
+    reason = f": {first_line}" if first_line else ""
+    return f"the executor failed with {type(failure).__name__}{reason}."
 
 
 def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:

@@ -83,7 +83,10 @@ def aligned(texts: Sequence[Sequence[str]], numbers: range) -> list[str]:
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
     lines = []
     for row in texts:
-        cells = [f"{text:{'>' if j in numbers else '<'}{widths[j]}}" for j, text in enumerate(row)]
+        cells = [
+            text.rjust(width) if column in numbers else text.ljust(width)
+            for column, (text, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return [lines[0], rule, *lines[1:]]
 

@@ -100,7 +100,8 @@ def proposals(
     is_transposed = inequality.outputs < inequality.inputs
     blocks = transposed(inequality.blocks) if is_transposed else inequality.blocks
     form = _Form(blocks, inequality.values)
-    whole = _Problem(form, np.arange(inequality.units), clock)
+    units = np.arange(inequality.units)
+    whole = _Problem(form, units, clock)
     ends = sorted([inequality.inputs, inequality.outputs])
     is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
     least = math.inf
@@ -110,8 +111,8 @@ def proposals(
     if least < math.inf:
         yield Proposal(least, multipliers, is_transposed)
         most = STEPS_OF_FIRST * steps
-        whole.doubled_gain = DOUBLED_GAIN_OF_FIRST
-        found = _by_units(whole, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
+        nearby = _Problem(form, units, clock, DOUBLED_GAIN_OF_FIRST)
+        found = _by_units(nearby, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
     else:
         problem = _Problem(form, inequality.channels, clock)
         try:
@@ -318,11 +319,13 @@ def _inverse(lower: FloatArray) -> FloatArray:
 class _Problem:
     """The least g^2 as a function of the logarithms of the channels' multipliers."""
 
-    def __init__(self, form: _Form, channels: NDArray[np.intp], clock: Clock) -> None:
+    def __init__(
+        self, form: _Form, channels: NDArray[np.intp], clock: Clock, doubled_gain: float = DOUBLED_GAIN
+    ) -> None:
         self.form = form
         self.channels = channels
         self.clock = clock
-        self.doubled_gain = DOUBLED_GAIN
+        self.doubled_gain = doubled_gain
         self.count = int(channels.max(initial=-1)) + 1
 
     def multipliers(self, logs: FloatArray) -> FloatArray:

@@ -235,19 +235,27 @@ def tile(x: Data, repeats: Wholes, /) -> Output:
 
 
 def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Output:
-    """Move channels to the pixels of blocks, or these pixels to channels."""
+    """Move channels to the pixels of blocks, or these pixels to channels.
+
+    DCR and CRD are ONNX's two orders: the block's rows and columns before the channels that remain, or after them.
+    """
     b = blocksize
     n, c, h, w = shape_of(x)
     spreads = call.operator == "DepthToSpace"
     is_divided = b > 0 and (c % b**2 == 0 if spreads else h % b == w % b == 0)
     if mode not in ("DCR", "CRD") or not is_divided:
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
+    is_crd = mode == "CRD"
+    parts: tuple[int, ...]
     if spreads:
-        parts = (n, b, b, c // b**2, h, w) if mode == "DCR" else (n, c // b**2, b, b, h, w)
-        order, shape = (0, 3, 4, 1, 5, 2) if mode == "DCR" else (0, 1, 4, 2, 5, 3), (n, c // b**2, h * b, w * b)
+        channels = (c // b**2, b, b) if is_crd else (b, b, c // b**2)
+        parts = (n, *channels, h, w)
+        order = (0, 1, 4, 2, 5, 3) if is_crd else (0, 3, 4, 1, 5, 2)
+        shape = (n, c // b**2, h * b, w * b)
     else:
         parts = (n, c, h // b, b, w // b, b)
-        order, shape = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4), (n, c * b**2, h // b, w // b)
+        order = (0, 1, 3, 5, 2, 4) if is_crd else (0, 3, 5, 1, 2, 4)
+        shape = (n, c * b**2, h // b, w // b)
     places = np.arange(math.prod(shape)).reshape(parts).transpose(order).reshape(shape)
     return Output(ops.Entries(places, places.size), (x,), shape)
 
