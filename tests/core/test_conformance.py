@@ -70,7 +70,6 @@ def test_conformance_without_lapacks_own_order(monkeypatch: pytest.MonkeyPatch) 
 
 
 def namespace_functions(folder: Path) -> set[str]:
-    """Every ``xp.name`` and ``xp.linalg.name`` in the core's source."""
     found: set[str] = set()
     for path in folder.rglob("*.py"):
         if path.name == "testing.py":
@@ -89,8 +88,6 @@ def test_suite_asks_for_the_functions_that_the_core_uses() -> None:
 
 
 class Broken(Backend):
-    """The NumPy plugin with one promise broken at a time."""
-
     name = "numpy"
     framework = "numpy"
 
@@ -127,8 +124,6 @@ def always(value: Any) -> Callable[..., Any]:
 
 
 class Poor:
-    """A namespace that lacks a function."""
-
     def __getattr__(self, name: str) -> Any:
         if name == "take_along_axis":
             raise AttributeError(name)

@@ -26,7 +26,6 @@ SPATIAL = {
 
 
 def blur(k: int, ndim: int = 2) -> np.ndarray:
-    """A point-spread function: a Gaussian of sum 1."""
     line = np.exp(-((np.arange(k) - k // 2) ** 2) / 8.0)
     whole = np.ones(())
     for _ in range(ndim):
@@ -72,8 +71,6 @@ def test_sizes_of_more_axes_than_the_kernel_has(name: str, word: str) -> None:
 
 
 # -- arguments in another order, and counts ----------------------------------------------------------------------
-
-
 GAUSS = np.exp(-(np.arange(-4, 5) ** 2) / 8)
 PSF = np.outer(GAUSS, GAUSS) / GAUSS.sum() ** 2
 

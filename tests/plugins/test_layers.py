@@ -286,7 +286,6 @@ def test_flax_layers_with_products_of_their_own_are_refused() -> None:
 
 
 def test_a_dilation_of_another_number_of_axes_is_named() -> None:
-    """The error spoke of strides."""
     nnx = pytest.importorskip("flax.nnx")
     layer = nnx.Conv(2, 4, (3, 3), kernel_dilation=(1, 2, 3), rngs=nnx.Rngs(0))
     with pytest.raises(GeometryError, match=r"kernel_dilation=\(1, 2, 3\) has 3 entries"):

@@ -42,8 +42,6 @@ def test_valid_and_tight_at_every_count(xp: Lib, n_iter: int, at_size: bool) -> 
 
 
 # -- the sums of taps, by which `gram_rescaling` divides -----------------------------------------------------------
-
-
 def test_long_kernels_are_not_bounded_by_their_roundings() -> None:
     """Those of a product with many rows in float32 were once more than the norm itself: NaN."""
     kernel = np.ones((20_000, 24, 1), np.float32)

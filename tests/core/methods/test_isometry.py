@@ -35,7 +35,6 @@ def dense_defect(kernel: Kernel, size: Any, scale_sq: float = 1.0, **geometry: A
 
 
 def moderate(kernel: Kernel) -> bool:
-    """Whether squares of the kernel are numbers."""
     largest = float(np.abs(kernel.astype(np.float64)).max(initial=0.0))
     return largest == 0 or 1e-150 < largest < 1e140
 
@@ -179,8 +178,6 @@ def test_undecided_says_what_is_known() -> None:
 
 
 # -- hypotheses ------------------------------------------------------------------------------------------------------
-
-
 LAGS = Polynomial.lags
 
 
@@ -212,8 +209,6 @@ def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # -- training --------------------------------------------------------------------------------------------------------
-
-
 def test_the_sum_of_squares_is_that_of_the_published_code() -> None:
     """Of the convolution of the kernel with itself, as the paper's authors compute it, squared."""
     torch = pytest.importorskip("torch")

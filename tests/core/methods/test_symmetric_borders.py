@@ -53,7 +53,6 @@ def blur(taps: int) -> Any:
     ids=["blur", "sobel", "laplacian"],
 )
 def test_filters_of_one_parity_have_the_norm_of_their_symbol(kernel: np.ndarray, norm: float) -> None:
-    """At the size of an image, and at every size."""
     layer = kernel[None, None]
     for size in (512, None):
         upper = float(specnorm.enclose(layer, size, padding_mode="symmetric").upper)

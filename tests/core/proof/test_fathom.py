@@ -29,7 +29,6 @@ def blocks_of(seed: int, *shape: int) -> Any:
 
 
 def norm_at(block: Any, theta: Any) -> float:
-    """Norm of the symbol at one frequency, by a dense SVD."""
     taps = np.stack(np.meshgrid(*map(np.arange, block.shape[2:]), indexing="ij"), axis=-1)
     phase = np.exp(1j * (taps @ theta))
     return float(np.linalg.norm((block * phase).sum(axis=tuple(range(2, block.ndim))), 2))
@@ -104,14 +103,12 @@ def test_grid_lemma_is_rounded_down() -> None:
 
 # -- frequencies that are left out -----------------------------------------------------------------------------------
 def decaying(seed: int, *shape: int) -> Any:
-    """Spectra that fall as a trained layer's do."""
     kernel = np.random.RandomState(seed).standard_normal(shape)
     kernel += 2 * kernel.mean(axis=tuple(range(2, kernel.ndim)), keepdims=True)
     return np.asarray(kernel * (0.8 ** np.arange(shape[1])).reshape(1, -1, *[1] * (kernel.ndim - 2)), dtype=np.float32)
 
 
 def norms(blocks: Any, sizes: tuple[int, ...]) -> Any:
-    """At the frequencies of the half grid, by an FFT and dense singular values."""
     symbols = np.moveaxis(np.fft.fftn(blocks[0], s=sizes, axes=range(2, blocks.ndim - 1)), (0, 1), (-2, -1))
     where = Frequencies.half_grid(sizes).numerators
     return np.asarray(np.linalg.norm(symbols[tuple(where.T)], ord=2, axis=(-2, -1)))

@@ -27,8 +27,6 @@ _gamma = rounding.gamma
 
 
 class Instead:
-    """An object with some attributes replaced."""
-
     def __init__(self, whole: Any, **others: Any) -> None:
         self._whole = whole
         self.__dict__.update(others)
@@ -38,8 +36,6 @@ class Instead:
 
 
 def coarse(ops: Any) -> Any:
-    """Products as small as single precision may make them."""
-
     def matmul(a: Any, b: Any) -> Any:
         return np.matmul(a, b) * (1 - 0.99 * _gamma(a.shape[-1], UNIT))
 

@@ -35,10 +35,7 @@ def test_constants_that_are_attained(name: str) -> None:
 
 
 # -- what rules suppose ------------------------------------------------------------------------------------------------
-
-
 def test_rules_apply_where_they_may() -> None:
-    """The same with nothing wrong."""
     assert rules.composed(assumed(2.0, SCOPE.map("u", "w")), U).what == SCOPE.map("x", "w")
     assert rules.of_operator(SCOPE, NODES["s"], [U, V], PLACE).value == pytest.approx(8)
     assert rules.unchanged(SCOPE, "y", NODES["x"], []).value == 0
@@ -129,7 +126,6 @@ def test_parts_of_a_run_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # -- pooling and resizing ----------------------------------------------------------------------------------------------
 def matrices() -> Iterator[Any]:
-    """Non-negative ones, and such that fall into parts of equal and of different norms."""
     rng = np.random.default_rng(0)
     for m, n in ((1, 1), (3, 5), (40, 17)):
         yield rng.random((m, n)) * (rng.random((m, n)) < 0.7)
@@ -146,8 +142,6 @@ def test_norms_of_weights_are_close_and_never_below() -> None:
 
 
 # -- the chain ---------------------------------------------------------------------------------------------------------
-
-
 def test_every_claim_is_at_least_what_it_is_made_of() -> None:
     """In rational numbers, through the whole chain: no product, no sum is below its parts."""
     found = present(bound(chain(1.1, 0.7, 1.3, 0.9), method=Product(), check=False).claim)

@@ -107,7 +107,6 @@ def kernels_for(lib: Lib) -> list[Case]:
 @pytest.mark.libraries
 @pytest.mark.sampled("torch", "default", "cupy")  # NumPy: `test_bounds_of_sampled_kernels_are_true`
 def test_backends(xp: Lib) -> None:
-    """The same claims on every library."""
     kernels = kernels_for(xp)
     assert len(kernels) >= 15
     found: list[str] = []
