@@ -217,13 +217,6 @@ class Claims:
         # The reshape's norm is what the heuristic is, and that is at most the supremum.
         self.lower("reshaped_norm", specnorm.measure(self.kernel, Reshaped()).value, truth.high)
 
-    def again(self) -> None:
-        for method in (Enclose(rtol=1e-3, max_cells=500), TensorNorm(), Grid(), FantasticFour()):
-            first, second = (self._numpy(specnorm.measure(self.kernel, method).value) for _ in range(2))
-            self.tally.claims["again"] += 1
-            if first.tobytes() != second.tobytes():
-                self.wrong("again", f"{method}: {first!r}, then {second!r}")
-
     def _high(self, sizes: Shape) -> arb | None:
         return self.truth.high if sizes is None else self.truth.above_grid(sizes)
 
@@ -309,10 +302,8 @@ def _search(claims: Claims, random: np.random.RandomState, sizes: Callable[[], t
         claims.tensor(int(random.randint(8)))
     elif turn == 6:
         claims.exact(float(random.choice([1e-1, 1e-3, 1e-6])), sizes() if random.randint(2) else None, max_cells=1000)
-    elif random.randint(2):
-        claims.enclosure(float(random.choice([1e-1, 1e-3])), max_cells=int(random.randint(1, 40)))
     else:
-        claims.again()
+        claims.enclosure(float(random.choice([1e-1, 1e-3])), max_cells=int(random.randint(1, 40)))
 
 
 def sample(indices: Iterable[int], **options: Any) -> Tally:
