@@ -429,6 +429,7 @@ def test_a_parameter_of_convolution_shape_is_not_read_in_torchs_order() -> None:
         specnorm.certify(conv.kernel, 3.01)
     assert float(specnorm.enclose(conv.kernel, layout="HWIO").lower) > 8.9
     assert float(specnorm.enclose(conv).lower) > 8.9
+    assert [specnorm.certify(conv, bound) for bound in (9.01, 8.9)] == [True, False]
     (row,) = specnorm.audit({"k": conv.kernel}).layers
     assert row.lower is not None
     assert row.lower > 8.9
