@@ -33,8 +33,10 @@ NEWTON_WORK = 1e10
 """
 READING = 700
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
-MARGINS = (1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+MARGINS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """Relative margins above the searched constant that are tried by a proof, in order."""
+LARGE = 1000
+"""Side of an inequality's matrix from which a proof begins with the second margin: rounding takes the first one."""
 
 
 class Search:
@@ -155,7 +157,8 @@ class Search:
 
 def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
     """Prove the constant of a proposal, enlarged by the least margin that suffices."""
-    for margin in MARGINS:
+    side = inequality.units + min(inequality.inputs, inequality.outputs)
+    for margin in MARGINS[1:] if side >= LARGE else MARGINS:
         factor = 1 + margin
         # If multipliers grow half as much as the square of the constant, the form grows by parts of both ends.
         multipliers = proposal.multipliers * factor

@@ -16,7 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,30 +28,46 @@ from specnorm_networks.descent.newton import EXPECTED_STEPS, newton_products, ne
 
 OF_CHANNELS = (0.03, 0.01)
 """Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other: multipliers of channels."""
-OF_UNITS = (0.01, 0.003, 0.001)
+OF_UNITS = (0.01, 0.003)
 """The same for multipliers of units."""
 OF_FIRST = (0.003,)
 """The same for units, if the search begins with multipliers by which a constant is proven."""
-DOUBLED_GAIN_OF_FIRST = 0.008
+DOUBLED_GAIN_OF_FIRST = 0.004
 """`DOUBLED_GAIN` of these steps."""
+LENGTH_OF_FIRST = 0.05
+"""`FIRST_LENGTH` of these steps."""
 STEPS_OF_FIRST = 8
 """Steps with this one width for each step that is asked for with one of the others."""
-WINDOW = 4
+WINDOW = 6
 """Number of the last steps that say what further steps will gain."""
 LEAST_GAIN = 3e-4
 """Steps with one width end if the steps of a window lower the logarithm of g^2 by less."""
-DOUBLED_GAIN = 0.02
+DOUBLED_GAIN = 0.006
 """Steps with one width end, too, if twice the work is expected to lower the logarithm of g^2 by less."""
-FREE = 5e9
-"""Multiplications that count as work from the start: a network is compared, read and attacked in about as long."""
+FREE = 3e8
+"""Multiplications that count as work from the start: the matrices are read and proven in about as long."""
+TIGHT = 1e-9
+"""Relative difference from a proven constant below which no gain is expected."""
 INWARD = 0.01
 """What is added to the logarithms of the first multipliers, for which N may be singular."""
 MEMORY = 60
 """Steps that the quasi-Newton method remembers."""
+FIRST_LENGTH = 0.1
+"""Largest change of a logarithm in the first step."""
+LONGEST = 1.0
+"""Longest change of a logarithm in a step."""
+GROWTH = 3.0
+"""Largest quotient of a step's length and that of the one before."""
+SHORTER = (0.1, 0.5)
+"""Smallest and largest share to which a step of a line search is shortened."""
+INFEASIBLE = 0.3
+"""This share where N is not positive definite."""
 SHORTEST = 1e-3
-"""Shortest step of a line search, as a share of the whole step."""
+"""Shortest step of a line search, as a share of its first one."""
 GROUP = 128
 """Least number of units of a block, if the values allow it. Smaller blocks are zero more often, but take more calls."""
+SMALL = 64
+"""Largest triangular matrix that is inverted as any matrix is."""
 
 
 @dataclass(frozen=True)
@@ -111,16 +127,16 @@ def proposals(
     if least < math.inf:
         yield Proposal(least, multipliers, is_transposed)
         most = STEPS_OF_FIRST * steps
-        nearby = _Problem(form, units, clock, DOUBLED_GAIN_OF_FIRST)
+        nearby = _Problem(form, units, clock, DOUBLED_GAIN_OF_FIRST, LENGTH_OF_FIRST)
         found = _by_units(nearby, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
     else:
         problem = _Problem(form, inequality.channels, clock)
         try:
-            least, logs = problem.start(inequality.values, is_transposed)
+            least, logs = problem.start(is_transposed)
         except (np.linalg.LinAlgError, ValueError):
             return  # a function of no input or of no output
         yield Proposal(least, problem.multipliers(logs), is_transposed)
-        if not inequality.units:
+        if not inequality.units or form.floor(is_transposed) >= (1 - TIGHT) * proven():
             return  # the constant of a linear network is a norm
         found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, 2 * math.log(proven()))
     for constant, multipliers in found:
@@ -178,8 +194,9 @@ def _by_descent(
     limit: float,
 ) -> Iterator[tuple[float, FloatArray]]:
     """Yield constants and multipliers after each step, with one width after the other."""
+    history: deque[Change] = deque(maxlen=MEMORY)
     for width in widths:
-        for made, (point, largest) in enumerate(_descend(problem, logs, width, steps, limit), 1):
+        for made, (point, largest) in enumerate(_descend(problem, logs, width, steps, limit, history), 1):
             logs = point
             tell(made)
             yield math.exp(largest / 2), problem.multipliers(logs)
@@ -219,6 +236,7 @@ class _Form:
         self.cd = c.T @ d
         self.dd = d.T @ d
         cc = c.T @ c
+        self.values = values
         self.groups = _groups(values)
         self.terms: list[dict[int, _Terms]] = []
         """For each group k, the terms of the blocks N_kj for each j <= k with L_kj not zero."""
@@ -274,6 +292,18 @@ class _Form:
         by_unit = 2 * multipliers * (v * slack * shares).sum(axis=1) / value
         return _Value(math.log(value), by_unit, math.log(largest))
 
+    def floor(self, is_transposed: bool) -> float:
+        """Return the norm of the network where all slopes are 0, or all are 1: no multipliers give a smaller constant.
+
+        ``is_transposed``: as for `_Problem.start`.
+        """
+        _, _, c, d = self.blocks
+        v = self.b.copy()
+        for units in self.values[::-1] if is_transposed else self.values:
+            v[units] += self.a[units] @ v
+        ends = np.stack([d, d + c @ v])
+        return math.sqrt(max(float(np.linalg.eigvalsh(ends.swapaxes(1, 2) @ ends)[:, -1].max()), 0.0))
+
     def _row(
         self,
         factor: Sequence[dict[int, FloatArray]],
@@ -309,7 +339,7 @@ def _groups(values: Sequence[slice]) -> list[slice]:
 def _inverse(lower: FloatArray) -> FloatArray:
     """Return the inverse of a lower triangular matrix, by halves: NumPy solves with any matrix only."""
     n = len(lower)
-    if n <= GROUP:
+    if n <= SMALL:
         return np.asarray(np.linalg.inv(lower))
     half = n // 2
     first, last = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
@@ -320,12 +350,18 @@ class _Problem:
     """The least g^2 as a function of the logarithms of the channels' multipliers."""
 
     def __init__(
-        self, form: _Form, channels: NDArray[np.intp], clock: Clock, doubled_gain: float = DOUBLED_GAIN
+        self,
+        form: _Form,
+        channels: NDArray[np.intp],
+        clock: Clock,
+        doubled_gain: float = DOUBLED_GAIN,
+        first_length: float = FIRST_LENGTH,
     ) -> None:
         self.form = form
         self.channels = channels
         self.clock = clock
         self.doubled_gain = doubled_gain
+        self.first_length = first_length
         self.count = int(channels.max(initial=-1)) + 1
 
     def multipliers(self, logs: FloatArray) -> FloatArray:
@@ -348,14 +384,13 @@ class _Problem:
             return value
         return value._replace(gradient=np.bincount(self.channels, value.gradient, self.count))
 
-    def start(self, values: Sequence[slice], is_transposed: bool) -> tuple[float, FloatArray]:
+    def start(self, is_transposed: bool) -> tuple[float, FloatArray]:
         """Return a constant, and logarithms of its multipliers, one number for each value.
 
-        ``values``: the units of each value, in the order of computation; in transposed matrices, earlier values read
-        later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value by value, each after those that it reads.
-        Let F be its inverse so far, and G = R F R^T for the rows R of a value in [B A]. With the multiplier L the Schur
-        complement of its units is 2 L - L^2 G, which is largest at L = 1 / |G|. At the end, |[D C] F [D C]^T| is the
-        square of the constant.
+        In transposed matrices, earlier values read later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value
+        by value, each after those that it reads. Let F be its inverse so far, and G = R F R^T for the rows R of a value
+        in [B A]. With the multiplier L the Schur complement of its units is 2 L - L^2 G, which is largest at
+        L = 1 / |G|. At the end, |[D C] F [D C]^T| is the square of the constant.
         """
         a, b, c, d = self.form.blocks
         m = b.shape[1]
@@ -363,7 +398,7 @@ class _Problem:
         columns = np.arange(m)
         """The columns of [B A] that F is of."""
         logs = np.zeros(self.count)
-        for units in values[::-1] if is_transposed else values:
+        for units in self.form.values[::-1] if is_transposed else self.form.values:
             rows = np.hstack([b[units], a[units]])[:, columns]
             reads = np.flatnonzero(rows.any(axis=0))
             of_rows = rows[:, reads] @ inverse[reads]
@@ -380,36 +415,52 @@ class _Problem:
 
 
 # -- descent -----------------------------------------------------------------------------------------------------------
+Change: TypeAlias = tuple[FloatArray, FloatArray]
+"""A step, and the change of the gradient by it."""
+
+
 def _descend(
-    problem: _Problem, logs: FloatArray, width: float, steps: int, limit: float
+    problem: _Problem, logs: FloatArray, width: float, steps: int, limit: float, history: deque[Change]
 ) -> Iterator[tuple[FloatArray, float]]:
     """Make quasi-Newton steps (Nocedal, "Updating quasi-Newton matrices with limited storage", Math. Comp. 1980).
 
-    Yields the point after each, and the logarithm of its g^2.
+    Yields the point after each, and the logarithm of its g^2. ``history``: earlier steps, to which these are added.
     """
     value, gradient, least = problem.evaluate(logs, width)
-    history: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=MEMORY)
     values = [value]
     works = [problem.work]
+    longest = LONGEST
     while len(values) <= steps:
         if problem.clock.expired or not np.isfinite(gradient).all() or not gradient.any():
             return
-        direction = -_preconditioned(gradient, history)
-        direction /= max(1.0, float(abs(direction).max()))
-        share = 1.0
+        if history:
+            direction = -_preconditioned(gradient, history)
+        else:
+            direction = gradient * (-problem.first_length / float(abs(gradient).max()))
+        slope = float(direction @ gradient)
+        length = float(abs(direction).max())
+        share = min(1.0, longest / length)
+        shortest = SHORTEST * share
         while True:
             step = share * direction
             new_value, new_gradient, largest = problem.evaluate(logs + step, width)
-            if new_value < value + 1e-4 * float(step @ gradient):
+            if new_value < value + 1e-4 * share * slope:
                 break
-            share /= 3
-            if share < SHORTEST or problem.clock.expired:
+            above = new_value - (value + share * slope)
+            if 0 < above < math.inf:
+                # There the parabola with the slope at the point and with both values is least.
+                lowest = -share * slope / (2 * above)
+                share *= min(max(lowest, SHORTER[0]), SHORTER[1])
+            else:
+                share *= INFEASIBLE
+            if share < shortest or problem.clock.expired:
                 break
         if not new_value < value:
             if not history:
                 return
             history.clear()
             continue
+        longest = min(LONGEST, GROWTH * share * length)
         change = new_gradient - gradient
         if step @ change > 1e-10 * np.linalg.norm(step) * np.linalg.norm(change):
             history.append((step, change))
@@ -433,10 +484,8 @@ def _is_worthwhile(values: Sequence[float], works: Sequence[float], doubled_gain
     return gain >= LEAST_GAIN and rate * works[-1] >= doubled_gain
 
 
-def _preconditioned(gradient: FloatArray, history: deque[tuple[FloatArray, FloatArray]]) -> FloatArray:
+def _preconditioned(gradient: FloatArray, history: deque[Change]) -> FloatArray:
     """Return the gradient times the quasi-Newton approximation of the inverse Hessian (two-loop recursion)."""
-    if not history:
-        return np.asarray(gradient * (0.3 / max(float(abs(gradient).max()), 1e-300)))
     q = gradient.copy()
     shares = []
     for step, change in reversed(history):
