@@ -90,10 +90,7 @@ def test_an_output_needs_no_stated_shape() -> None:
     assert verdict.reason == ""
 
 
-ON_THE_PAGE = {
-    "dense-relu": "reference-networks/dense-relu.onnx",
-    "pooling": "reference-networks/pooling.onnx",
-}
+ON_THE_PAGE = {"dense-relu": "reference-networks/dense-relu.onnx", "pooling": "reference-networks/pooling.onnx"}
 
 
 @pytest.mark.parametrize("name", ON_THE_PAGE)

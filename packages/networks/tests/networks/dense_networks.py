@@ -212,25 +212,12 @@ class Network(Dense):
     def shape(self) -> tuple[int, ...]:
         return (1, *self.shapes["x"])
 
-    def _node(
-        self,
-        name: str,
-        operator: Operator,
-        inputs: tuple[str, ...],
-        shape: tuple[int, ...],
-    ) -> str:
+    def _node(self, name: str, operator: Operator, inputs: tuple[str, ...], shape: tuple[int, ...]) -> str:
         self.shapes[name] = shape
         self.nodes.append(Node(name, operator, inputs, (1, *shape)))
         return name
 
-    def _value(
-        self,
-        name: str,
-        of: Sum,
-        slopes: tuple[float, float],
-        count: int,
-        function: str | None = None,
-    ) -> Sum:
+    def _value(self, name: str, of: Sum, slopes: tuple[float, float], count: int, function: str | None = None) -> Sum:
         self.sums.append(of)
         self.slopes.append(slopes)
         self.names.append(name)
@@ -249,14 +236,7 @@ class Network(Dense):
         self.of[name] = self._value(name, of, (1.0, 1.0), len(matrix))
         return self.of[name]
 
-    def linear(
-        self,
-        name: str,
-        matrix: Matrix,
-        layer: Layer,
-        shape: tuple[int, ...],
-        bias: Matrix | None,
-    ) -> str:
+    def linear(self, name: str, matrix: Matrix, layer: Layer, shape: tuple[int, ...], bias: Matrix | None) -> str:
         """A layer, whose bias is a number a channel."""
         made: Any = operators.Convolution if layer.spatial else operators.Matrix
         offset = None if bias is None else partial(_exact, bias.reshape(-1, *(1,) * layer.spatial))
@@ -278,14 +258,7 @@ class Network(Dense):
         matrix: Matrix = dense_matrix(conv.kernel, size, **conv.geometry)
         return self.linear(name, matrix, layer, (conv.cout, *conv.outputs(size)), bias)
 
-    def conv(
-        self,
-        name: str,
-        cout: int,
-        k: int,
-        stride: int = 1,
-        scale: float = 1.0,
-    ) -> str:
+    def conv(self, name: str, cout: int, k: int, stride: int = 1, scale: float = 1.0) -> str:
         """A convolution that keeps the size, or divides it by the stride, rounded up."""
         cin, *size = self.shapes[name]
         kernel = scale * self.numbers.normal(size=(cout, cin, *(k,) * len(size)))
@@ -437,11 +410,7 @@ def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
     return numbers, 0 * numbers
 
 
-def chained(
-    matrices: Sequence[Matrix],
-    slopes: Sequence[tuple[float, float]],
-    names: Sequence[str] = (),
-) -> Dense:
+def chained(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], names: Sequence[str] = ()) -> Dense:
     return Dense(["x", *names], [{}, *({at: matrix} for at, matrix in enumerate(matrices))], [(1.0, 1.0), *slopes])
 
 
@@ -531,12 +500,7 @@ NETWORKS = {
 }
 
 
-def smallest_eigenvalue(
-    net: Dense,
-    order: Sequence[int],
-    weights: Sequence[Matrix],
-    constant: float,
-) -> float:
+def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matrix], constant: float) -> float:
     """Of LipSDP's form for some values, scaled by its diagonal: not negative means |q_l y| <= constant |q_0 x|.
 
     Parameters
@@ -599,13 +563,7 @@ def _norm(net: Dense, masks: Sequence[Matrix]) -> float:
 
 
 # -- chains ------------------------------------------------------------------------------------------------------------
-def dense(
-    seed: int,
-    widths: Sequence[int],
-    function: str = "relu",
-    *,
-    skips: bool = False,
-) -> Network:
+def dense(seed: int, widths: Sequence[int], function: str = "relu", *, skips: bool = False) -> Network:
     """Matrices at random with biases, and a function between; ``skips``: what is before a matrix is added behind it."""
     numbers = np.random.default_rng(seed)
     takes = [widths[0], *(len(WIDER.get(function, np.array)(np.zeros(n))) for n in widths[1:-1])]
@@ -619,11 +577,7 @@ def dense(
     return net.ending(net.matrix(at, *last))
 
 
-def network_of(
-    chain: Sequence[Conv],
-    n: Sequence[int],
-    biases: Sequence[Matrix | None] = (),
-) -> Network:
+def network_of(chain: Sequence[Conv], n: Sequence[int], biases: Sequence[Matrix | None] = ()) -> Network:
     """Convolutions one after the other; raises ValueError where nothing is left of an axis."""
     sizes_of(chain, n)
     net = Network(0, (chain[0].cin, *n))

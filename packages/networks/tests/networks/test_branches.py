@@ -189,10 +189,7 @@ TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
     "read backwards": (backwards, 2**0.5),
     "a roll that wraps": (wrapped, 2**0.5),
     "a running mean": (running_mean, float(np.linalg.norm(RUNNING_MEAN, 2))),
-    "a weighted mean": (
-        lambda net: net(ops.Mean((1,)), net.scaled(WEIGHTS)),
-        float(np.linalg.norm(WEIGHTS)) / 6,
-    ),
+    "a weighted mean": (lambda net: net(ops.Mean((1,)), net.scaled(WEIGHTS)), float(np.linalg.norm(WEIGHTS)) / 6),
     "differences of sums": (differences_of_sums, 1.0),
     "weights, sums, weights": (smoothed_twice, float(np.linalg.norm(SMOOTHED_TWICE, 2))),
 }

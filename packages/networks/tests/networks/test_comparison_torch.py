@@ -59,13 +59,7 @@ def without_spread(norm: Any, rng: np.random.Generator) -> None:
 STATES = (fresh, as_trained, cancelling, without_spread)
 
 
-def fill(
-    norm: Any,
-    variance: Any,
-    mean: Any,
-    scale: Any,
-    bias: Any,
-) -> None:
+def fill(norm: Any, variance: Any, mean: Any, scale: Any, bias: Any) -> None:
     for at, value in (
         (norm.running_var, variance), (norm.running_mean, mean), (norm.weight, scale), (norm.bias, bias)
     ):  # fmt: skip

@@ -23,15 +23,7 @@ KINKS = {"relu": (0.0, 1.0), "leaky": (0.2, 1.0), "abs": (-1.0, 1.0)}
 """Slopes below and above 0."""
 
 
-def least(
-    c: arb,
-    slopes: tuple[float, float],
-    g: arb,
-    lam: arb,
-    centre: arb,
-    low: arb,
-    high: arb,
-) -> arb:
+def least(c: arb, slopes: tuple[float, float], g: arb, lam: arb, centre: arb, low: arb, high: arb) -> arb:
     """Of ``c f(z) - g z + lam (z - centre)^2 / 2`` on an interval: at ends, the kink, or a parabola's lowest point."""
     found = []
     for slope, ends in zip(slopes, ((low, min(high, arb(0))), (max(low, arb(0)), high)), strict=True):
@@ -89,13 +81,7 @@ def pick(taken: dict[str, Any], share: float, factor: float) -> Any:
     return choose
 
 
-def bounds_of(
-    kind: str,
-    widths: Sequence[int],
-    seed: int,
-    radius: float,
-    boxed: bool,
-) -> list[tuple[float, arb]]:
+def bounds_of(kind: str, widths: Sequence[int], seed: int, radius: float, boxed: bool) -> list[tuple[float, arb]]:
     """What was proven of rows of a network at random, and the formula's value."""
     chain = dense(seed, widths, kind)
     numbers = np.random.default_rng(seed)
@@ -117,11 +103,7 @@ def bounds_of(
 
 @pytest.mark.parametrize("boxed", [False, True], ids=["ball", "ball and box"])
 @pytest.mark.parametrize("kind", KINKS)
-def test_the_bound_is_the_formula_s_from_below(
-    kind: str,
-    boxed: bool,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_bound_is_the_formula_s_from_below(kind: str, boxed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctx, "prec", 160)
     for seed, (widths, radius) in enumerate([((4, 6, 3), 0.3), ((5, 7, 6, 2), 0.8), ((3, 5, 5, 5, 2), 0.2)]):
         for low, value in bounds_of(kind, widths, seed, radius, boxed):

@@ -133,8 +133,7 @@ def test_a_number_between_two_layers_is_the_second_ones(taps: tuple[int, ...]) -
 
 @pytest.mark.parametrize("method", [Multipliers(), Product()])
 @pytest.mark.parametrize(
-    ("factors", "last"),
-    [((1e-200, 1e-200), 1e300), ((1e-308, 1e-5), 1e300), ((1e-200, 1e-200, 1e300), 1e300)],
+    ("factors", "last"), [((1e-200, 1e-200), 1e300), ((1e-308, 1e-5), 1e300), ((1e-200, 1e-200, 1e300), 1e300)]
 )
 def test_numbers_whose_product_is_no_normal_number(factors: Any, last: float, method: Any) -> None:
     """The product was rounded to 0, or to a number with few digits, as a factor of the last layer."""

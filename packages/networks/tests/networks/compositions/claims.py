@@ -102,12 +102,7 @@ class Search:
     """Looks for pairs of inputs in a region that a function moves far apart."""
 
     def __init__(
-        self,
-        f: Function,
-        region: Region,
-        rng: np.random.Generator,
-        relative: float = 1e-12,
-        absolute: float = 0.0,
+        self, f: Function, region: Region, rng: np.random.Generator, relative: float = 1e-12, absolute: float = 0.0
     ) -> None:
         self.f = f
         self.region = region

@@ -31,13 +31,7 @@ class Draft:
     dtype : str
     """
 
-    def __init__(
-        self,
-        dice: random.Random,
-        shape: tuple[int, ...],
-        opset: int,
-        dtype: str = "float64",
-    ) -> None:
+    def __init__(self, dice: random.Random, shape: tuple[int, ...], opset: int, dtype: str = "float64") -> None:
         self.dice = dice
         self.rng = np.random.default_rng(dice.randrange(2**32))
         self.shape = shape
@@ -151,23 +145,11 @@ class Draft:
         return name
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
-    def add(
-        self,
-        operator: str,
-        inputs: Sequence[str],
-        outputs: int = 1,
-        domain: str = "",
-        **attributes: Any,
-    ) -> str:
+    def add(self, operator: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any) -> str:
         return self.several(operator, inputs, outputs, domain, **attributes)[0]
 
     def several(
-        self,
-        operator: str,
-        inputs: Sequence[str],
-        outputs: int = 1,
-        domain: str = "",
-        **attributes: Any,
+        self, operator: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any
     ) -> list[str]:
         """Add a node; attributes that this operator set does not have are left out."""
         attributes = {name: value for name, value in attributes.items() if value is not None}
@@ -221,14 +203,7 @@ class Draft:
             return self.several("Split", [x], len(parts), axis=axis, num_outputs=count)
         return self.several("Split", [x, self.whole(*parts)], len(parts), axis=axis)
 
-    def with_axes(
-        self,
-        operator: str,
-        x: str,
-        axes: Sequence[int] | None,
-        since: int,
-        **more: Any,
-    ) -> str:
+    def with_axes(self, operator: str, x: str, axes: Sequence[int] | None, since: int, **more: Any) -> str:
         """Axes as an attribute, or from an operator set on as an input."""
         if axes is None:
             return self.add(operator, [x], **more)

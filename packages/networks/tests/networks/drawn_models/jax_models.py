@@ -634,10 +634,7 @@ def machine(f: Function, shapes: Sequence[Shape], share: float = 0.0) -> Machine
         return np.concatenate(found)
 
     return Machine(
-        sum(sizes),
-        lambda x: in_chunks(flat, x),
-        lambda x, u: _with_while(in_chunks, pulled, x, u),
-        max(1e-12, share),
+        sum(sizes), lambda x: in_chunks(flat, x), lambda x, u: _with_while(in_chunks, pulled, x, u), max(1e-12, share)
     )
 
 

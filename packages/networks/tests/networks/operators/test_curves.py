@@ -88,13 +88,7 @@ def derivatives(name: str, low: float, high: float, count: int = 2) -> list[Any]
     return [found[k] * math.factorial(k) for k in range(count + 1)]
 
 
-def signed(
-    name: str,
-    low: float,
-    high: float,
-    order: int,
-    holds: Callable[[Any], bool],
-) -> None:
+def signed(name: str, low: float, high: float, order: int, holds: Callable[[Any], bool]) -> None:
     """A derivative has a property on balls that cover an interval."""
     waiting = list(itertools.pairwise(np.linspace(low, high, 300).tolist()))
     seen = 0

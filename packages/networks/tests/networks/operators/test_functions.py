@@ -123,11 +123,7 @@ def test_every_class_of_functions_is_among_the_cases() -> None:
 
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_values_are_those_of_the_definition(
-    operator: ops.Function,
-    definition: Function,
-    least: float,
-) -> None:
+def test_values_are_those_of_the_definition(operator: ops.Function, definition: Function, least: float) -> None:
     x = np.random.default_rng(0).normal(0, 4, (2000, 4)) if least else np.random.default_rng(0).gamma(1, 4, (2000, 4))
     found = operator.run(x)
     wanted = definition(x)
@@ -137,11 +133,7 @@ def test_values_are_those_of_the_definition(
 
 
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
-def test_values_slopes_and_lines_on_intervals(
-    operator: ops.Function,
-    definition: Function,
-    least: float,
-) -> None:
+def test_values_slopes_and_lines_on_intervals(operator: ops.Function, definition: Function, least: float) -> None:
     low, high = intervals(1, least)
     x = points(low, high, 2)
     with np.errstate(all="ignore"):
@@ -198,9 +190,7 @@ def test_splines_of_channels_read_one_number() -> None:
 # -- what is allowed to differ ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("operator", "definition", "least"), ALL, ids=SHOWN)
 def test_values_rounded_to_single_precision_are_allowed(
-    operator: ops.Function,
-    definition: Function,
-    least: float,
+    operator: ops.Function, definition: Function, least: float
 ) -> None:
     """As those of constants in a file; a slope that is wrong by a percent is not."""
     dice = np.random.default_rng(4)

@@ -239,10 +239,7 @@ of(
     (1, 8, 8),
     lambda x, f: x - f(x),
     chain(conv(1, 6), nn.ReLU, conv(6, 6), nn.ReLU, conv(6, 1)),
-    methods=(
-        "product",
-        "multipliers",
-    ),
+    methods=("product", "multipliers"),
 )
 of(
     "drunet-like",
@@ -287,10 +284,7 @@ of(
     conv(4, 8, stride=2),
     conv(8, 8),
     conv(4, 8, 1, stride=2),
-    methods=(
-        "product",
-        "multipliers",
-    ),
+    methods=("product", "multipliers"),
 )
 of(
     "resnet, option A",
@@ -972,11 +966,7 @@ of(
     lambda x: torch.zeros_like(x).index_add(1, torch.tensor([1, 2, 0, 4, 3]), x[:, torch.tensor([0, 1, 2, 3, 4])]),
 )
 SENDERS, RECEIVERS = torch.tensor([[0, 1, 1, 2, 3, 4, 4], [1, 0, 2, 1, 4, 3, 0]])
-of(
-    "message passing, added to the nodes",
-    (5, 3),
-    lambda x: x.index_add(1, RECEIVERS, x[:, SENDERS]),
-)
+of("message passing, added to the nodes", (5, 3), lambda x: x.index_add(1, RECEIVERS, x[:, SENDERS]))
 of(
     "message passing network",
     (5, 3),
