@@ -94,23 +94,16 @@ def proven_parts(net: Network, steps: int = 6) -> Iterator[ProvenPart]:
             yield ProvenPart(order, list(depth.values()), weights_of_entries, constant)
 
 
-def smallest_eigenvalues(case: Network, steps: int = 6) -> Iterator[float]:
-    """Yield the smallest eigenvalue of the dense inequality of each part, at its own input size."""
+def smallest_eigenvalues(case: Network, steps: int = 6, change: Change = list) -> Iterator[float]:
+    """Yield the smallest eigenvalue of the dense inequality of each part, at its own input size.
+
+    The multipliers are changed first.
+    """
     for part in proven_parts(case, steps):
         power = part.constant ** (-1 / part.depths[-1])
-        weights = [q * power**depth for q, depth in zip(part.weights, part.depths, strict=True)]
+        weights = [q * power**depth for q, depth in zip(change(part.weights), part.depths, strict=True)]
         # The last value's weight takes the constant, as the others do.
         yield smallest_eigenvalue(case, part.values, weights, part.constant * power ** part.depths[-1])
-
-
-def holds_in_balls(case: Network, change: Change = list, steps: int = 6) -> Iterator[bool | None]:
-    """Yield for each part whether ball arithmetic proves the dense inequality, with multipliers changed first."""
-    pytest.importorskip("flint", exc_type=ImportError)
-    from networks.balls import definite, quadratic_form
-
-    for part in proven_parts(case, steps):
-        weights = change(part.weights)
-        yield definite(quadratic_form(part.values, case.sums, case.slopes, part.depths, weights, part.constant))
 
 
 def violated(kind: str) -> Iterator[str]:
@@ -128,17 +121,6 @@ def test_dense_inequality_holds(kind: str) -> None:
         eigenvalues += smallest_eigenvalues(case)
     assert len(eigenvalues) >= (3 if kind in CHAINS else 2), "too few parts to say anything"
     assert min(eigenvalues) >= -1e-12, "a proven constant does not satisfy LipSDP's inequality"
-
-
-PROVEN = ("zeros", "strided", "slopes", "slopes, wrapped", "residual", "residual, curved", "downsampled", "denoiser")
-
-
-@pytest.mark.parametrize("kind", PROVEN)
-def test_the_inequality_is_proven_in_balls(kind: str) -> None:
-    answers: list[bool | None] = []
-    for case in cases(kind, 2)[kind not in CHAINS :]:
-        answers += holds_in_balls(case)
-    assert {*answers} == {True}, f"ball arithmetic does not prove LipSDP's inequality: {answers}"
 
 
 @pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
@@ -186,10 +168,8 @@ def one_larger(weights: list[Any]) -> list[Any]:
 @pytest.mark.parametrize("kind", ["zeros", "residual"])
 @pytest.mark.sampled(2)
 def test_a_multiplier_that_was_changed_is_refused(kind: str, change: Change) -> None:
-    answers: list[bool | None] = []
-    for case in cases(kind, 8):
-        answers += holds_in_balls(case, change, steps=30)
-    assert False in answers, "the inequality holds with changed multipliers, too: the test shows nothing"
+    least = min(value for case in cases(kind, 8) for value in smallest_eigenvalues(case, 30, change))
+    assert least < -1e-6, "the inequality holds with changed multipliers, too: the test shows nothing"
 
 
 def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:
