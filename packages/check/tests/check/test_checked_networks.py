@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import specnorm_check
 from specnorm_check import Claim, Part, Refused, Together
-from specnorm_check.graphs import ALLOWED_ATTRIBUTES
 from specnorm_check.parts import steps_of_slice
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
@@ -257,7 +256,7 @@ REFUSED = {
     "one value twice",
     "steps that differ",
 }
-EXACT = {"rounding of T": Fraction(1) + Fraction(1, 2**30), "what roundings leave": Fraction(1, 2**60)}
+EXACT = {"rounding of T": Fraction(1) + Fraction(1, 2**30)}
 """Constants of which differences of values say too little."""
 SEARCHED = {
     "channels of two values", "steps that differ",
@@ -540,33 +539,16 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
         lambda: changed(lambda s: s.update(upper=(0.9 * float.fromhex(s["upper"])).hex())), "prove no less than",
     ),
     "a multiplier of 0": (lambda: changed(weight("0x0.0p+0")), "multiplier is 0"),
-    "a negative multiplier": (lambda: changed(weight("-0x1.0000000000000p+0")), "no hexadecimal float"),
     "nan as a multiplier": (lambda: changed(weight("nan")), "no hexadecimal float"),
     "a multiplier that is a number": (lambda: changed(weight(1)), "no hexadecimal float"),
     "a multiplier beyond": (lambda: changed(weight("0x1.0000000000000p+200")), "0, or close to it or beyond"),
-    "a multiplier too many": (
-        lambda: changed(lambda s: s["parts"][0]["weights"][1].append("0x1.0p+0")), "one a channel",
-    ),
-    "no multipliers of two layers": (lambda: changed(part_of(weights=[])), "has not multipliers"),
     "H of another part": (lambda: changed(lambda _: None, h=[np.zeros((1, 0, 7, 3), np.int16)]), "expected"),
-    "H that lowers nothing": (
-        lambda: changed(lambda _: None, h=[np.full((1, 9, 2, 3), 2**14, np.int16)]), "prove no less than",
-    ),
-    "values in another order": (lambda: changed(part_of(values=["x", "g", "r"])), "stands before a layer"),
-    "a value of no graph": (lambda: changed(part_of(values=["x", "r", "no"])), "a part ends at no, no computed value"),
     "a branch left out": (lambda: changed(part_of(values=["x", "r", "s"])), "expected"),
     "a layer left out": (lambda: changed(part_of(values=["x", "g"], weights=[])), "stands before a layer"),
-    "another file": (
-        lambda: changed(lambda _: None, content=proto_with(lambda g: setattr(g, "name", "h"))), "another one",
-    ),
     "nodes in another order": (
         lambda: changed(lambda _: None, content=proto_with(lambda g: g.node.insert(0, g.node.pop(1)))), "another one",
     ),
     "another shape": (lambda: changed(lambda s: s.update(input_shape=[1, 2, 7])), "another shape"),
-    "no file": (lambda: changed(lambda _: None, content=b""), "needs the .onnx file"),
-    "an entry more": (lambda: changed(lambda s: s.update(more=1)), "other entries"),
-    "an entry more of a part": (lambda: changed(part_of(more=1)), "other entries"),
-    "sizes of a part": (lambda: changed(part_of(exponent=99999)), "exponent"),
 }  # fmt: skip
 
 
