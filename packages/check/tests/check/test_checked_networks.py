@@ -41,7 +41,6 @@ def file_of(nodes: Any, shape: Any, arrays: Any, outputs: Sequence[str] = ("y",)
 
 
 def reached(content: bytes, shape: Sequence[int], draws: int = 6) -> float:
-    """The largest norm of a Jacobian at some points, by differences."""
     return steepest(onnx.ModelProto.FromString(content), [Random(seed).standard_normal(shape) for seed in range(draws)])
 
 
@@ -56,7 +55,6 @@ def joint(values: Sequence[str], *weights: Any, **more: Any) -> Stated:
 
 
 def nothing(network: Any, part: Stated) -> np.ndarray:
-    """An H without rows."""
     joint = network.joint(Part.read(part))
     groups, _, *columns = specnorm_check.stride_one_kernels(joint.kernel, joint.layer).shape
     return np.zeros((groups, 0, *columns), np.int16)
@@ -915,7 +913,6 @@ def test_factors_are_those_of_the_rules(name: str) -> None:
 
 # -- branches ------------------------------------------------------------------------------------------------------
 def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
-    """A network that slices, joins, adds and maps values of two axes."""
     draw = Random(seed)
     nodes, constants, parts = list[Any](), dict[str, Any](CUTS), list[Stated]()
     widths = {"x": 4}

@@ -87,7 +87,6 @@ def attempts(network: Any, names: Sequence[str], g: float) -> Iterator[dict[str,
 
 
 def false_of() -> list[str]:
-    """Of which cases the checker proves less than inputs reach."""
     found = []
     for name, (nodes, shape, constants) in CASES.items():
         content = file_of(nodes, shape, constants, opset=18)

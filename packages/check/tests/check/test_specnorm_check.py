@@ -47,12 +47,10 @@ def statement_of(kernel: np.ndarray, geometry: dict[str, Any] | None = None, **m
 
 
 def kernels_of(kernel: Any, told: dict[str, Any]) -> Any:
-    """The kernels of stride 1 of a layer that is stated."""
     return specnorm_check.stride_one_kernels(*specnorm_check.read_layer(kernel.astype(np.float64), told))
 
 
 def bound(kernel: Any, told: dict[str, Any], h: Any) -> Fraction:
-    """What a checker says that an H proves of a layer that is stated."""
     found: Fraction = specnorm_check.proven_norm(*specnorm_check.read_layer(kernel, told), h, told["exponent"])
     return found
 
@@ -197,7 +195,6 @@ def test_the_checker_imports_no_other_package_of_ours() -> None:
 
 
 def modules_imported(path: Path) -> set[str]:
-    """What a file imports beside the standard library."""
     imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -326,7 +323,6 @@ def test_a_false_claim_is_refused_by_name(name: str) -> None:
 
 # -- damaged files -------------------------------------------------------------------------------------------------
 def write(path: Path, *, claims: Any = None, text: str | None = None, **arrays: Any) -> Path:
-    """A certificate's file, with anything in place of its parts."""
     said = [RIGHT] if claims is None else claims
     text = json.dumps({"specnorm_certificate": 5, "claims": said}) if text is None else text
     with path.open("wb") as file:

@@ -208,7 +208,6 @@ def behind_a_layer(operator: str, *inputs: str, **how: Any) -> Any:
 
 
 def without_multipliers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A chain of dense layers, of more units than the limit."""
     for module in (specnorm_check.inequality, network_certificates):
         monkeypatch.setattr(module, "MOST_UNITS", 8)
     return DOCS / CASES[0]["file"]

@@ -73,7 +73,6 @@ WIDER: dict[str, Callable[[Matrix], Matrix]] = {
 
 
 def moved(function: str | None, v: Matrix, whole: Matrix) -> Matrix:
-    """The Jacobian of a function times a matrix."""
     if function is None:
         return whole
     if function == "maxmin":
@@ -237,7 +236,6 @@ class Network(Dense):
         return self.of[name]
 
     def linear(self, name: str, matrix: Matrix, layer: Layer, shape: tuple[int, ...], bias: Matrix | None) -> str:
-        """A layer, whose bias is a number a channel."""
         made: Any = operators.Convolution if layer.spatial else operators.Matrix
         offset = None if bias is None else partial(_exact, bias.reshape(-1, *(1,) * layer.spatial))
         here = f"v{len(self.nodes)}"
@@ -302,7 +300,6 @@ class Network(Dense):
         return self._node(here, operators.Concat(1), (largest, smallest), (n,))
 
     def both_signs(self, name: str) -> str:
-        """Positive and negative parts of all channels, one after the other."""
         here = f"signs{len(self.nodes)}"
         shape = self.shapes[name]
         negative = self._node(f"{here}.negative", operators.Negative(), (name,), shape)
@@ -328,7 +325,6 @@ class Network(Dense):
         return self._node(here, operators.Add(tuple(map(float, signs))), names, self.shapes[names[0]])
 
     def stack(self, *names: str) -> str:
-        """Channels one after the other."""
         here = f"stack{len(self.nodes)}"
         rows = [math.prod(self.shapes[name]) for name in names]
         at = np.cumsum([0, *rows])
@@ -415,7 +411,6 @@ def chained(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], n
 
 
 def residual(seed: int, function: str = "relu", mode: str = "zeros", axes: int = 1) -> Network:
-    """Two blocks of two convolutions, the function after the sum."""
     net = Network(seed, (2, *(5,) * axes), mode)
     u = net.function(net.norm(net.conv("x", 3, 3)), function)
     for _ in range(2):
@@ -445,7 +440,6 @@ def downsampled(seed: int) -> Network:
 
 
 def concatenated(seed: int) -> Network:
-    """Dense connections: each convolution reads all values before."""
     net = Network(seed, (2, 5))
     first = net.function(net.conv("x", 3, 3), "relu")
     second = net.function(net.conv(net.stack("x", first), 2, 3), "tanh")
@@ -453,7 +447,6 @@ def concatenated(seed: int) -> Network:
 
 
 def denoiser(seed: int) -> Network:
-    """``x - f(x)``."""
     net = Network(seed, (2, 5))
     z = net.function(net.conv("x", 4, 3, scale=0.3), "relu")
     z = net.function(net.conv(z, 4, 3, scale=0.3), "leaky")
@@ -461,7 +454,6 @@ def denoiser(seed: int) -> Network:
 
 
 def linear(seed: int) -> Network:
-    """``x - Wx``."""
     net = Network(seed, (2, 8))
     return net.ending(net.add("x", net.conv("x", 2, 3), signs=(1, -1)))
 
@@ -477,7 +469,6 @@ def bottleneck(seed: int) -> Network:
 
 
 def signed(seed: int) -> Network:
-    """Positive and negative parts of a sum."""
     net = Network(seed, (2, 5))
     u = net.function(net.conv("x", 3, 3), "relu")
     u = net.both_signs(net.add(u, net.conv(u, 3, 3, scale=0.5)))

@@ -32,7 +32,6 @@ def first(operator: str) -> str:
 
 
 def chosen(d: Shapes, **choices: Any) -> Arguments:
-    """One of some values for each argument."""
     return {name: d.choice(some) for name, some in choices.items()}
 
 
@@ -283,7 +282,6 @@ def placed(d: Shapes, *, put: bool = False) -> Arguments:
 
 
 def placed_by_tuples(d: Shapes, *, put: bool = False) -> Arguments:
-    """Slices at tuples of positions."""
     shape = d.sizes()
     depth = d.randint(1, len(shape))
     many = d.randint(1, 2)

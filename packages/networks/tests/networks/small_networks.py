@@ -53,7 +53,6 @@ class Block(nn.Module):
 
 
 def residual_block() -> nn.Module:
-    """A residual block of stride 2, for inputs (2, 8, 8)."""
     return with_sines(Block(), 3)
 
 

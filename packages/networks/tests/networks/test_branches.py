@@ -21,7 +21,6 @@ def upper(graph: Graph) -> float:
 
 
 def layer(net: Written, of: str, seed: int = 0) -> str:
-    """A convolution of one tap by an orthogonal matrix."""
     width = net.values[of].shape[1]
     kernel = np.linalg.qr(np.random.default_rng(seed).normal(size=(width, width)))[0]
     return net.convolution(kernel[:, :, None, None], of, padding=0)
@@ -95,7 +94,6 @@ def phases(net: Written) -> str:
 
 
 def heads(net: Written) -> str:
-    """Groups of channels, each through a matrix of its own."""
     return net(ops.Concat(1), *(layer(net, net.cut(a, a + 2), a) for a in (0, 2, 4)))
 
 

@@ -40,7 +40,6 @@ Change = Callable[[list[Any]], list[Any]]
 
 
 def chains(kind: str) -> Iterator[Network]:
-    """Yield chains of one kind without end."""
     for seed in itertools.count():
         chain = draw(seed, **CHAINS[kind])
         n = tuple(3 + (seed + axis) % 4 for axis in range(chain[0].axes))
@@ -53,7 +52,6 @@ def chains(kind: str) -> Iterator[Network]:
 
 
 def cases(kind: str, count: int) -> list[Network]:
-    """Return some networks of one kind."""
     if kind in CHAINS:
         return list(itertools.islice(chains(kind), count))
     return [NETWORKS[kind](seed) for seed in range(count)]

@@ -45,7 +45,6 @@ def scaled(*values: float) -> Operator:
 
 
 def summed(net: Written, at: str) -> str:
-    """With three times the value before the first layer."""
     return net(ops.Add((1.0, 1.0)), at, net(scaled(3.0), "x"))
 
 
@@ -98,7 +97,6 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
 
 
 def reached(graph: Graph, draws: int = 12) -> float:
-    """The largest norm of a Jacobian at points at random, by differences."""
     shape = present(graph.nodes[0].shape)
     (end,) = graph.outputs
     best = 0.0

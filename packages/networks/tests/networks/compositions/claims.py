@@ -128,7 +128,6 @@ class Search:
             self._pair(self.region.inside(x + move), self.region.inside(x - move))
 
     def _steepest(self, x: Vector, h: float) -> Vector:
-        """The direction in which the difference quotients are steepest."""
         units = np.eye(x.size).reshape(x.size, *x.shape)
         columns = [self.f(x + h * e) - self.f(x - h * e) for e in units]
         matrix = np.nan_to_num(np.stack(columns, 1) / (2 * h), nan=0.0, posinf=0.0, neginf=0.0)

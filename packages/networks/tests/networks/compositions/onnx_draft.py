@@ -69,7 +69,6 @@ class Draft:
         return tuple((self.values if name in self.values else self.known)[name].shape)
 
     def part(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """A shape that broadcasts to another one."""
         found = tuple(1 if self.dice.random() < 0.3 else n for n in shape)
         return found[self.dice.choice([0, 0, self.dice.randint(0, len(found))]) :]
 
@@ -81,7 +80,6 @@ class Draft:
         return found.astype(np.float64)
 
     def operand(self, shape: Sequence[int], moving: float = 0.6) -> str:
-        """A value, or a constant, that broadcasts against a shape."""
         fitting = []
         for name, value in self.values.items():
             try:
@@ -96,7 +94,6 @@ class Draft:
 
     # -- constants -----------------------------------------------------------------------------------------------------
     def whole(self, *numbers: int) -> str:
-        """Whole numbers, as shapes and axes are given."""
         return self.initializer(np.array(numbers, np.int64), "i")
 
     def initializer(self, array: Array, stem: str = "w") -> str:
@@ -106,13 +103,11 @@ class Draft:
         return name
 
     def typed(self, array: Array) -> tuple[Array, bool]:
-        """As the program's weights are stored, and whether as bfloat16."""
         if self.dtype == "bfloat16":
             return (array.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32), True
         return array.astype(self.dtype), False
 
     def const(self, array: Array, *, folded: bool = True) -> str:
-        """A constant: stored, from a node, or computed in the graph."""
         array, brain = self.typed(np.asarray(array, np.float64))
         how = self.dice.random() if folded and self.dtype == "float64" else 1.0
         if how < 0.08:

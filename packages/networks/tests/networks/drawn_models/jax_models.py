@@ -35,8 +35,6 @@ Function = Any
 
 
 class Dice(pieces.Dice):
-    """Choices that describe a function, and its numbers in a type."""
-
     def __init__(self, seed: int, dtype: Any) -> None:
         super().__init__(seed)
         self.numbers = np.random.default_rng(seed)
@@ -159,7 +157,6 @@ def of_linen(d: Dice, s: Shape) -> Function:
 
 
 def of_equinox(d: Dice, s: Shape) -> Function:
-    """A module of one sample, mapped; channels first."""
     key = jax.random.key(d.randrange(99))
     c = s[0]
     size = d.one_of(1, 2, 3)
@@ -515,7 +512,6 @@ class Drawn:
         return tuple(filter(None, (*(name for name, _, _ in self.pieces), self.ports, self.dtype)))
 
     def function(self, dtype: Any = None) -> Function:
-        """Build it, with numbers in a type."""
         own = jnp.dtype(self.dtype)
         made = [_built(piece, own, dtype) for piece in self.pieces]
 
@@ -554,7 +550,6 @@ class _Widened(Dice):
 
 
 def drawn(seed: int) -> Drawn:
-    """Draw the function of a number: the same for the same number."""
     d = random.Random(seed)
     shape = d.choice(SHAPES[d.choices([1, 2, 3], [30, 25, 45])[0]])
     dtype = d.choices(["float32", "float64", "bfloat16"], [85, 10, 5])[0]
@@ -579,7 +574,6 @@ def drawn(seed: int) -> Drawn:
 
 # -- the oracle's side -----------------------------------------------------------------------------------------------
 def machine(f: Function, shapes: Sequence[Shape], share: float = 0.0) -> Machine:
-    """A function of batches in float64."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     cuts = np.cumsum(sizes)[:-1]
 
@@ -615,7 +609,6 @@ def machine(f: Function, shapes: Sequence[Shape], share: float = 0.0) -> Machine
 
 
 def asked(seed: int) -> Outcome:
-    """Bound the function of a number and attack it."""
     found = drawn(seed)
     given: Any = found.shapes[0]
     if len(found.shapes) > 1:

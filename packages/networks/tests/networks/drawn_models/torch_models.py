@@ -125,7 +125,6 @@ def reparametrized(d: Dice, s: Shape) -> Any:
 
 
 def computed_weight(d: Dice, s: Shape) -> Any:
-    """A kernel that is computed at each call."""
     weight = layer(d, s).get_parameter("weight")
     f = d.one_of(
         *(f for f, _, outputs in OF_WEIGHTS.values() if outputs == 4),
@@ -537,7 +536,6 @@ odd("gradient of a potential", (1,), lambda d, s: Lambda(
 
 # -- whole blocks ----------------------------------------------------------------------------------------------------
 def branch(d: Dice, s: Shape) -> Any:
-    """Pieces that keep a shape."""
     width = d.randint(1, 6)
     if len(s) == 1:
         return nn.Sequential(nn.Linear(s[0], width), activation(d, (width,)), nn.Linear(width, s[0]))
@@ -668,7 +666,6 @@ SHAPES: dict[int, Sequence[Shape]] = {
 
 
 def drawn(seed: int) -> Drawn:
-    """Draw the module of a number: the same for the same number."""
     d = Dice(seed)
     torch.manual_seed(seed)
     shape = d.choice(SHAPES[d.choices([1, 2, 3, 4], [30, 20, 44, 6])[0]])
@@ -708,7 +705,6 @@ def _piece(d: Dice, shape: Shape, odd_ones: int) -> tuple[nn.Module, str, Shape,
 
 
 def _with_ports(d: Dice, module: nn.Module, shape: Shape, names: list[str]) -> tuple[nn.Module, tuple[Shape, ...]]:
-    """Give a module several inputs or outputs."""
     c = shape[0] // 2
     ports: dict[str, tuple[int, Callable[..., Any], tuple[Shape, ...]]] = {
         "added": (4, lambda x, y, f: f(x - 0.5 * y), (shape, shape)),
@@ -734,7 +730,6 @@ def machine(drawn: Drawn, inside: float = 0.0) -> Machine:
 
 
 def machine_of(f: Callable[..., Any], shapes: Sequence[Shape], share: float = 0.0) -> Machine:
-    """A function of batches in float64."""
     sizes = [int(np.prod(shape)) for shape in shapes]
 
     def flat(x: Any) -> Any:
@@ -759,7 +754,6 @@ def machine_of(f: Callable[..., Any], shapes: Sequence[Shape], share: float = 0.
 
 
 def asked(seed: int) -> Outcome:
-    """Bound the module of a number and attack it."""
     found = drawn(seed)
     given: Any = found.shapes[0]
     if len(found.shapes) > 1:

@@ -142,7 +142,6 @@ def derivatives(name: str, low: float, high: float, count: int = 2) -> list[Any]
 
 
 def definition(name: str, x: Array) -> Array:
-    """The values, rounded once."""
     return np.array([float(derivatives(name, at, at, 0)[0].mid()) for at in x.ravel().tolist()]).reshape(x.shape)
 
 

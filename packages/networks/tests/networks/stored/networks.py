@@ -46,12 +46,10 @@ def case(shape: tuple[int, ...], make: Make, *methods: str) -> Case:
 
 
 def of(shape: tuple[int, ...], f: Callable[..., Any], *modules: Make, methods: tuple[str, ...] = ()) -> Case:
-    """A function of an input and of modules."""
     return case(shape, lambda: Function(f, *(make() for make in modules)), *methods)
 
 
 def conv(cin: int, cout: int, size: int = 3, **options: Any) -> Make:
-    """Make a convolution that keeps sizes."""
     options = {"padding": size // 2} | options
     return lambda: nn.Conv2d(cin, cout, size, **options)
 
@@ -87,7 +85,6 @@ def _made(make: Any) -> Any:
 
 
 def trained(model: nn.Module) -> nn.Module:
-    """Draw statistics that a training would leave."""
     for module in model.modules():
         if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.get_buffer("running_var").uniform_(0.3, 2)
@@ -433,7 +430,6 @@ def _sorted_apart(x: torch.Tensor) -> torch.Tensor:
 
 
 def by_relu(u: Any, v: Any) -> tuple[Any, Any]:
-    """The larger and the smaller of two."""
     return v + (u - v).relu(), u - (u - v).relu()
 
 
