@@ -1,15 +1,11 @@
-"""Constants by multipliers: LipSDP's inequality holds for dense matrices, and no bound is below products with masks.
-
-Wrong proofs are noticed: with a multiplier that was changed after the proof, without LipSDP's half, with taps in
-another order, without a leaf, at another place, with another sign, without a phase of a stride.
-"""
+"""Constants by multipliers: LipSDP's inequality holds for dense matrices, and no bound is below products with masks."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,8 +31,6 @@ CHAINS: dict[str, dict[str, Any]] = {
     "slopes": {"plain": True, "functions": tuple(FUNCTIONS), "layers": 4},
     "slopes, wrapped": {"functions": ("gelu", "abs", "prelu"), "mode": "circular", "layers": 4},
 }
-Change = Callable[[list[Any]], list[Any]]
-"""Changes multipliers."""
 
 
 def chains(kind: str) -> Iterator[Network]:
@@ -92,14 +86,11 @@ def proven_parts(net: Network, steps: int = 6) -> Iterator[ProvenPart]:
             yield ProvenPart(order, list(depth.values()), weights_of_entries, constant)
 
 
-def smallest_eigenvalues(case: Network, steps: int = 6, change: Change = list) -> Iterator[float]:
-    """Yield the smallest eigenvalue of the dense inequality of each part, at its own input size.
-
-    The multipliers are changed first.
-    """
+def smallest_eigenvalues(case: Network, steps: int = 6) -> Iterator[float]:
+    """Yield the smallest eigenvalue of the dense inequality of each part, at its own input size."""
     for part in proven_parts(case, steps):
         power = part.constant ** (-1 / part.depths[-1])
-        weights = [q * power**depth for q, depth in zip(change(part.weights), part.depths, strict=True)]
+        weights = [q * power**depth for q, depth in zip(part.weights, part.depths, strict=True)]
         # The last value's weight takes the constant, as the others do.
         yield smallest_eigenvalue(case, part.values, weights, part.constant * power ** part.depths[-1])
 
@@ -148,26 +139,6 @@ def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     z = net.function(net.add(u, net.conv(z, 3, 3, scale=scales[1])), "relu")
     found: Any = bound(net.ending(net.conv(z, 2, 3)).graph, method=Multipliers(steps=8))
     assert from_below(net, 0) <= found.upper < 0.99 * found.product
-
-
-# -- what is wrong is refused ------------------------------------------------------------------------------------------
-def smaller(weights: list[Any]) -> list[Any]:
-    return [weights[0], weights[1] / 3, *weights[2:]]
-
-
-def one_larger(weights: list[Any]) -> list[Any]:
-    """One channel's multiplier of the first value, sixteen times what it was."""
-    first = weights[1].copy()
-    first[first == first[0]] *= 4
-    return [weights[0], first, *weights[2:]]
-
-
-@pytest.mark.parametrize("change", [smaller, one_larger])
-@pytest.mark.parametrize("kind", ["zeros", "residual"])
-@pytest.mark.sampled(2)
-def test_a_multiplier_that_was_changed_is_refused(kind: str, change: Change) -> None:
-    least = min(value for case in cases(kind, 8) for value in smallest_eigenvalues(case, 30, change))
-    assert least < -1e-6, "the inequality holds with changed multipliers, too: the test shows nothing"
 
 
 def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:
