@@ -189,7 +189,6 @@ def entry(name: str, value: str) -> importlib.metadata.EntryPoint:
 
 @pytest.fixture
 def entries(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A list of entry points that other distributions register."""
     found: list[importlib.metadata.EntryPoint] = []
     real = registry.entry_points
     monkeypatch.setattr(registry, "entry_points", lambda *, group: found if group == GROUP else real(group=group))
@@ -247,8 +246,6 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, call: Any, 
     package = "specnorm_audit"
 
     class Hidden:
-        """A finder that does not find the package."""
-
         @staticmethod
         def find_spec(name: str, *_: object) -> None:
             if name == package:

@@ -146,7 +146,6 @@ def test_other_rounding_is_refused() -> None:
 
 @pytest.fixture
 def flushing() -> Iterator[None]:
-    """Subnormal numbers are zero, in NumPy too."""
     torch = pytest.importorskip("torch")
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot flush")

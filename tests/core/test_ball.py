@@ -52,7 +52,6 @@ SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (
 
 
 def norm_on_a_grid(kernel: Any, groups: int) -> float:
-    """A lower bound of the norm over all sizes: of the symbols at four times as many frequencies as taps."""
     largest = 0.0
     for block in np.split(kernel.astype(np.float64), groups):
         sizes = [4 * k for k in block.shape[2:]]
@@ -63,7 +62,6 @@ def norm_on_a_grid(kernel: Any, groups: int) -> float:
 
 
 def attack(lib: Lib, rounds: int, bound: float = 1.0) -> int:
-    """Directions for gradients of every kind and shape, in stacks; the number of them."""
     count = 0
     for shape, groups in SHAPES[: 3 if lib.compiles and rounds == 1 else None]:
         random = np.random.RandomState(len(shape) + shape[0])
@@ -94,8 +92,6 @@ def test_ten_thousand_gradients(xp: Lib) -> None:
 
 
 def test_every_geometry() -> None:
-    """The layer at its size: strided, dilated, grouped, transposed, padded in any mode by any amount."""
-
     def check(layer: Layer) -> None:
         direction = specnorm.lmo(layer.kernel, bound=0.7, **layer.geometry)
         assert direction.dtype == layer.kernel.dtype
@@ -268,8 +264,6 @@ def test_a_size_below_the_kernels_is_refused() -> None:
 
 
 # -- the proof ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("rank", [1, 4, 32, 64])
 @pytest.mark.parametrize("size", [0.97, 1.0, 1.03])
 def test_norms_of_projectors_of_every_rank_are_close(rank: int, size: float) -> None:

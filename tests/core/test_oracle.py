@@ -97,8 +97,6 @@ TRUTH = Truth(2.0, 2.0 + 1e-12)
 
 @dataclass
 class FakeResult:
-    """As much of a Result as the checkers look at."""
-
     value: Any
     kind: str
 

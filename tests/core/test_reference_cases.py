@@ -30,7 +30,6 @@ def truth_of(case: dict[str, Any]) -> Truth:
 
 
 def arguments(case: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """Kernel, input shape and the other geometry of a case, as the library takes them."""
     words = ("stride", "dilation", "groups", "transposed", "padding_mode", "padding")
     sizes = case["input_shape"]
     return np.asarray(case["kernel"], dtype=np.float64), sizes and tuple(sizes), {word: case[word] for word in words}

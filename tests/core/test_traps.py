@@ -84,7 +84,6 @@ def test_frequency_grid_that_counts_a_point_twice() -> None:
     ("layer", "plain", "strided"), [("layer2.0.conv1", 8.614992, 4.521920), ("layer3.0.conv1", 8.250988, 4.38937)]
 )
 def test_a_strided_layer_compared_without_its_stride(layer: str, plain: float, strided: float) -> None:
-    """Half of the number, on real weights."""
     kernel = real_kernel("resnet20", "module." + layer).astype(np.float64)
     assert abs(float(specnorm.conv_norm(kernel)) - plain) < 1e-5
     assert abs(float(specnorm.conv_norm(kernel, stride=2)) - strided) < 1e-5

@@ -64,8 +64,6 @@ def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
 
 
 # -- first derivatives -------------------------------------------------------------------------------------------
-
-
 @every
 @pytest.mark.usefixtures("x64")
 @pytest.mark.sampled("tn_bound")

@@ -255,7 +255,6 @@ def test_compiled_vmap_of_a_tracked_norm_has_its_gradient(compiler: str) -> None
 @every
 @pytest.mark.sampled("tn_bound")
 def test_compiled_value_and_gradient(name: str) -> None:
-    """Without a graph break."""
     k = kernel().requires_grad_()
     value = compiled(FUNCTIONS[name])(k)
     close(value.detach(), FUNCTIONS[name](kernel()), 1e-12)

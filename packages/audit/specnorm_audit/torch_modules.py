@@ -37,10 +37,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 import specnorm
-from specnorm import ConvSpec, SpecnormError
+from specnorm import ConvSpec
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import METHODS
-from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill
+from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill, in_words
 from specnorm_audit.report import Report
 from specnorm_audit.rows import SMALLEST_COLUMNS, Row
 
@@ -419,9 +419,7 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
     except Exception as error:  # one bad layer must not lose the others
         if not is_torch_layer:
             return None
-        reason = str(error) if isinstance(error, SpecnormError) else f"{type(error).__name__}: {error}"
-        has_weight = bool(row.shape)
-        return replace(row, reason=not_called if not_called and has_weight else reason)
+        return replace(row, reason=not_called if not_called and row.shape else in_words(error))
     measured = fill(row, weight, settings)
     return measured if not_called is None else replace(measured, reason=not_called)
 

@@ -59,7 +59,6 @@ class Problem:
         )
 
     def attacked(self) -> list[float]:
-        """The largest logit of each head that an ascent over tokens reaches, at each offset, by definition."""
         rng = np.random.RandomState(0)
         size, d = len(self.query) // self.heads, self.query.shape[1]
         gain = np.ones(d) if self.gain is None else self.gain

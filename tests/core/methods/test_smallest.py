@@ -25,7 +25,6 @@ DRAWS = 20_000 if NIGHTLY else 40
 
 
 def draws(xp: Lib, count: int) -> int:
-    """Fewer where every new shape is compiled."""
     return count // 20 if xp.compiles else count
 
 
@@ -38,7 +37,6 @@ def drawn(xp: Lib, count: int) -> Iterator[tuple[int, Kernel]]:
 
 
 def ends_of(xp: Lib, kernel: Kernel, *args: Any, **keywords: Any) -> tuple[float, float]:
-    """Both ends of the smallest singular value, by a library."""
     found = specnorm.enclose_smallest(xp.asarray(kernel), *args, **keywords)
     return xp.number(found.lower), xp.number(found.upper)
 
@@ -142,8 +140,6 @@ def test_a_witness_attains_the_upper_end() -> None:
 
 
 # -- other doors -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("channels", [(1, 1), (2, 3)])
 def test_a_layer_that_reads_no_pixel_is_zero(channels: tuple[int, int]) -> None:
     """Both taps of a kernel with dilation 2 lie outside of a single pixel."""

@@ -43,6 +43,3 @@ def above_the_quotient() -> list[str]:
 def test_no_quotient_is_rounded_up() -> None:
     """Where channels cancel; `roundings` has the same without the allowance."""
     assert above_the_quotient() == []
-
-
-# -- large layers -----------------------------------------------------------------------------------------------------

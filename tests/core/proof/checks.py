@@ -34,7 +34,6 @@ TOLERANCE = 1e-9
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 def wrong(what: str, value: Any, side: str, truth: float) -> Iterator[str]:
-    """A number on the wrong side of the truth."""
     number = float(value)
     below = side == "upper" and not number >= truth * (1 - TOLERANCE)
     above = side == "lower" and not number <= truth * (1 + TOLERANCE) + 1e-13
@@ -88,7 +87,6 @@ def truth_of(name: str) -> float:
 
 
 def fixed_cost() -> Iterator[str]:
-    """Bounds at a fixed cost, at all sizes."""
     for name, kernel in KERNELS.items():
         truth = truth_of(name)
         uppers = {
@@ -117,7 +115,6 @@ def grids() -> Iterator[str]:
 
 
 def searches() -> Iterator[str]:
-    """Both ends by search, and verdicts just beside the norm."""
     for name, kernel in KERNELS.items():
         lower, upper = specnorm.enclose(kernel, rtol=1e-4)
         truth = truth_of(name)
@@ -163,7 +160,6 @@ def values_of(index: int) -> Any:
 
 
 def at_size() -> Iterator[str]:
-    """Layers of every geometry at one size, against their matrices."""
     for index, (name, kernel, size, geometry) in enumerate(GEOMETRIES):
         values = values_of(index)
         for rtol in (1e-2, 1e-5):
@@ -260,7 +256,6 @@ def multiples() -> Iterator[str]:
 
 
 def claims() -> Iterator[str]:
-    """Claims of bounds by a grid, which are made apart from the values."""
     for name in ("difference", "corner", "long corner", "cube"):
         _, ((_, upper),) = proven(KERNELS[name], Grid(n=5))
         yield from wrong(f"claim of {name}", upper.value, "upper", truth_of(name))
@@ -280,7 +275,6 @@ def matrices() -> Iterator[str]:
 
 
 def far_from_one() -> Iterator[str]:
-    """Claims of kernels far from 1."""
     for exponent in (-1060, -300, 300):
         kernel = np.ldexp(KERNELS["line"], exponent)
         lower, upper = specnorm.enclose(kernel)
@@ -291,7 +285,6 @@ def far_from_one() -> Iterator[str]:
 
 
 def rules() -> Iterator[str]:
-    """Rules of layers where the truth is known (`core.proof.rules`)."""
     from core.proof.rules import CHECKS, violations
 
     for check in dict.fromkeys(CHECKS.values()):
@@ -300,7 +293,6 @@ def rules() -> Iterator[str]:
 
 
 def rules_of_networks() -> Iterator[str]:
-    """Rules of networks of numbers (`core.proof.network_rules`)."""
     from core.proof.network_rules import NETWORK_CHECKS
     from core.proof.rules import violations
 

@@ -82,7 +82,6 @@ def far_from_an_isometry() -> Claims:
 
 
 def of_layer() -> Claims:
-    """A small layer with its borders, and one of two groups."""
     _, s, v = np.linalg.svd(dense_matrix(TAPS[0], (6,), padding_mode="zeros"))
     truth, top = float(s[-1]), float(s[0]) ** 2
     yield LayerGram(padded(), plan(), ops=OPS).smallest_near(np.asarray([truth**2]), top)[0], truth

@@ -210,7 +210,6 @@ def between(what: str, value: float, least: float, most: float) -> Violations:
 
 
 def lengths() -> Violations:
-    """Norms of vectors whose squares underflow or overflow, and of orthogonal columns."""
     vectors = np.asarray([[0.0, 3e-200, 4e-200], [3e200, 4e200, 0.0], [0.0, 0.0, 0.0]])
     yield from up("a length", host.norm_up(vectors), [5e-200, 5e200, 0.0])
     columns: Any = np.asarray([[[1.0, 0.0], [0.0, 2.0]]])
@@ -341,7 +340,6 @@ def boxes_cover() -> Violations:
 
 
 def covered(boxes: Any, count: int) -> bool:
-    """Whether frequencies of a grid, or their mirror images, lie in boxes, in whatever turn."""
     d = len(boxes.denominators)
     inverse = np.linalg.inv(boxes.frame.astype(float))
     for index in np.ndindex(*(1 if n == 1 else count for n in boxes.denominators)):
@@ -407,7 +405,6 @@ def lags() -> Violations:
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 def comparisons() -> Violations:
-    """Claims compare as their numbers do."""
     for a, b in itertools.product((1.0, 1.5, 2.0), repeat=2):
         claim = assumed(a)
         if (claim < b, claim <= b, claim > b, claim >= b) != (a < b, a <= b, a > b, a >= b):
@@ -460,7 +457,6 @@ def relative_defects() -> Violations:
 
 
 def processors() -> Violations:
-    """A processor that rounds up, or down, or takes small numbers for zero, is found out."""
     for above, below in ((2.0**-52, 0.0), (0.0, 2.0**-52)):
         with patch.object(arithmetic, "_ROUNDING_TEST", (1.0, above, below)):
             if arithmetic.rounds_to_nearest():

@@ -205,7 +205,6 @@ def smallest_of_layers() -> Violations:
 
 # -- waves -------------------------------------------------------------------------------------------------------------
 def waves() -> Violations:
-    """Errors of sums of waves."""
     spec = ConvSpec.of((2, 3, 2, 3), input_shape=(5, 6), padding_mode="zeros")
     factors: Any = [np.ones((2, 5), dtype=complex), np.ones((3, 6), dtype=complex)]
     sums = Waves(normal(1, 2, 3, 2, 3), spec, factors, ops=OPS)
@@ -347,7 +346,6 @@ def directions_of_balls() -> Violations:
 
 
 def words_of_bounds() -> Violations:
-    """Of a search for four times a kernel."""
     found: Any = SimpleNamespace(lower=SimpleNamespace(value=1.0), highest=3.0)
     if found_in_words(found, -2) != "0.250000 <= norm <= 0.750000":
         yield found_in_words(found, -2)

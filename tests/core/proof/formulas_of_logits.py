@@ -32,7 +32,6 @@ def length(x: Any) -> Any:
 
 
 def weights_of_logits() -> Violations:
-    """Errors of matrices and biases, and of their factorization."""
     matrix, gain, shift, bias = normal(2, 4, 30), normal(2, 30), normal(2, 30), normal(2, 4)
     for centered in (False, True):
         for some in (None, shift):

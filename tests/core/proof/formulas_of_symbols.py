@@ -43,14 +43,12 @@ ROOT2 = math.sqrt(2)
 
 
 def on_grid(kernels: Any, sizes: tuple[int, ...]) -> Any:
-    """Symbols (b, points, m, p) on a whole grid."""
     b, m, p = kernels.shape[:3]
     values = np.fft.fftn(kernels.astype(np.float64), sizes, axes=range(3, 3 + len(sizes)))
     return np.moveaxis(values.reshape(b, m, p, -1), 3, 1).conj()
 
 
 def sums_in_rows(grid: tuple[int, ...], values: Any) -> Any:
-    """Sums (b, p) of the magnitudes of the taps of matrices on a grid, in each row."""
     b, _, p, _ = values.shape
     taps = np.fft.fftn(values.reshape(b, *grid, p, p), axes=range(1, 1 + len(grid))).real / math.prod(grid)
     return np.asarray(np.abs(taps).reshape(b, -1, p, p).sum(axis=(1, 3)))
@@ -62,7 +60,6 @@ SMALL = replace(OPS, memory=4000)
 
 
 def contractions() -> Violations:
-    """Gradients by lags, and lags in parts."""
     kernels, shape = KERNELS[2], (2, 3, 2)
     steps = {tuple(map(int, lag)): j for j, lag in enumerate(lag_rules.Lags.points(shape))}
     slopes: Any = normal(2, len(steps), 2, 2, seed=4)
@@ -80,7 +77,6 @@ def contractions() -> Violations:
 
 
 def tuple_sums(sizes: tuple[int, ...], angles: Any) -> Any:
-    """``k.theta`` of all taps k."""
     return np.asarray(np.indices(sizes).reshape(len(sizes), -1).T @ angles)
 
 
@@ -89,7 +85,6 @@ def phase() -> float:
 
 
 def norms_of_channels() -> Violations:
-    """Norms of channels: roots of sums over the lags, which are hardly larger."""
     for kernels in KERNELS:
         tall = np.swapaxes(kernels, 1, 2) if kernels.shape[1] < kernels.shape[2] else kernels
         grid = tuple(2 * k - 1 for k in tall.shape[3:])

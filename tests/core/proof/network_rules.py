@@ -56,7 +56,6 @@ from specnorm.proofs.bound import Upper, digest_of
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
-    """A number times a value, as a matrix."""
     layer = Layer(name, partial(np.array, [[float(number)]]), {}, 0)
     return Node(name, Matrix(layer, alpha=alpha), (source,), (1, 1))
 
@@ -97,7 +96,6 @@ STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
 
 
 def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Upper:
-    """A layer's norm, from a claim about something."""
     geometry = geometry or dict(LAYER.geometry)
     return norm_of_layer(
         PlacedLayer(LAYER, geometry), size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))]
@@ -121,7 +119,6 @@ def chain(*factors: float) -> Graph:
 
 
 def within_ball(constants: dict[str, Upper] | None = None) -> Ranges:
-    """Of the sum, on a ball."""
     return ranges(NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 1.0), constants)
 
 
@@ -207,7 +204,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
 
 # -- what the rules say, and what is true ------------------------------------------------------------------------------
 def constants() -> Iterator[tuple[Upper | None, float]]:
-    """Of networks whose constants are attained, and of what they are made of."""
     for graph, truth in NETWORKS.values():
         yield bound(graph, method=Product(), check=False).claim, truth
     yield rules.of_values_together([U, V], NODES["s"].inputs), float(np.hypot(3, 5))
@@ -314,12 +310,10 @@ def lied_to() -> object:
 
 
 def attended(what: object) -> Upper:
-    """A sum as if it were attention on one value."""
     return claim_of_attention(SCOPE, NODES["s"], Factors("u", "u", 0.0, 0.0, 2.0), [U, assumed(5.0, what)])
 
 
 def one_unit() -> Inequality:
-    """Six times a number, ReLU, and five times that."""
     graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
     return inequality_of(with_slopes_on(graph, unlimited_ranges(graph)))
 

@@ -64,7 +64,6 @@ BALLS = ball(), ball()
 
 
 def cover_in_part() -> cover.Cover:
-    """Of the torus, a cell of it fathomed and not pruned."""
     found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(1), np.zeros(1))
     found.fathom(formed, 100.0)
@@ -72,7 +71,6 @@ def cover_in_part() -> cover.Cover:
 
 
 def formed_before() -> object:
-    """Matrices of cells that are cut since."""
     found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(len(found)), np.zeros(len(found)))
     found.split(np.full(len(found), 2))
@@ -123,13 +121,11 @@ def without_supremum() -> object:
 def multiple_of(
     norm: Upper | None = None, factor: float = 0.5, shape: tuple[int, ...] = (2, 2, 3)
 ) -> Callable[[], object]:
-    """The norm of half of a kernel, which has the norm 1."""
     half = (0.5 * ONE_LAYER).reshape(shape)
     return lambda: norm_of_multiple(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, factor, half)
 
 
 def neighbour_of(norm: Upper | None = None, shape: tuple[int, ...] = (2, 2, 3)) -> Callable[[], object]:
-    """The norm of a kernel near another one, which has the norm 1."""
     near = (1.001 * ONE_LAYER).reshape(shape)
     return lambda: norm_of_neighbour(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, near)
 

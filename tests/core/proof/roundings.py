@@ -65,7 +65,6 @@ def off(sign: int) -> Any:
 
 # -- checks: whether no bound is wrong ---------------------------------------------------------------------------------
 def above(value: Any) -> bool:
-    """Of a column of ones, whose norm is the root of its length."""
     return float(np.asarray(value).reshape(-1)[0]) >= math.sqrt(LONG)
 
 
@@ -240,5 +239,4 @@ BY_HAND = {
 
 
 def are_counted(path: Path) -> bool:
-    """Whether the roundings of a file are looked at here: those of matrices, of symbols, of a layer at its size."""
     return path.is_relative_to(CORE) and (room(path) in ROOMS or path == CORE / "proofs" / "norms.py")

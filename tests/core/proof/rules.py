@@ -47,13 +47,11 @@ TAPS: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
 
 
 def top(matrix: Any) -> tuple[float, Any]:
-    """The norm of a matrix, and the right vector that reaches it."""
     _, s, v = np.linalg.svd(matrix)
     return float(s[0]), v[:1]
 
 
 def layer(empty: float = 1.0) -> tuple[Convolution, float, Any]:
-    """A small layer, its norm, and the vector that reaches it."""
     kernel = empty * TAPS
     matrix = dense_matrix(kernel[0], (5,), padding_mode="zeros", padding=1)
     return Convolution(kernel, ZERO_PADDED, ops=OPS), *top(matrix)
@@ -81,8 +79,6 @@ def arrays_of_bounds() -> Iterator[tuple[Upper, float]]:
 
 
 def covered() -> Iterator[tuple[Upper, float]]:
-    """The supremum, by cells; and a circulant, by the supremum and by cells."""
-
     def largest(points: int) -> float:
         symbols = np.moveaxis(np.fft.fft(KERNEL[0], points), -1, 0)
         return float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
@@ -97,7 +93,6 @@ def covered() -> Iterator[tuple[Upper, float]]:
 
 
 def multiples() -> Iterator[tuple[Upper, float]]:
-    """Half of a kernel whose norm is known: as it is, and with another matrix at one tap."""
     kernel = np.zeros((2, 2, 3))
     kernel[..., 1] = np.diag([1.0, 0.5])
     known = assumed(1.0, ConvSpec.of(kernel.shape), digest_of(kernel))
@@ -108,7 +103,6 @@ def multiples() -> Iterator[tuple[Upper, float]]:
 
 
 def neighbours() -> Iterator[tuple[Upper, float]]:
-    """A kernel whose norm is known, itself, and with other entries: the distances are norms of matrices."""
     kernel = np.zeros((2, 2, 3))
     kernel[..., 1] = np.diag([1.0, 0.5])
     known = assumed(1.0, ConvSpec.of(kernel.shape), digest_of(kernel))
@@ -202,7 +196,6 @@ def scalars() -> Iterator[tuple[Upper | Lower, float]]:
 
 
 def radii() -> Iterator[tuple[Lower | None, float]]:
-    """Of logits whose difference is 2 and has the constant 2; and of a ball."""
     differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences, 1.5)[0], 0.25
@@ -260,7 +253,6 @@ CHECKS: dict[str, Check] = {
 
 
 def violations(check: Check) -> Iterator[str]:
-    """Uppers below the truth, and lowers above it."""
     for claim, truth in check():
         if isinstance(claim, Upper) and claim.value < truth * (1 - 1e-12):
             yield f"{claim} below {truth}"

@@ -354,8 +354,6 @@ def test_the_norm_of_a_matrix_with_nan_is_nan() -> None:
 
 
 # -- the bounds of fixed cost, and without one of their terms ----------------------------------------------------------
-
-
 def by_grid(blocks: Any, sizes: tuple[int, ...] = (7,)) -> Upper:
     largest = LargestBound(grid.symbol_norms_up, blocks, sizes, ops=OPS)
     largest.visit(np.arange(len(largest.frequencies)))

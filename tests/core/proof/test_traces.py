@@ -19,13 +19,11 @@ LONG = 400
 
 
 def exact(matrices: Any) -> NDArray[np.float64]:
-    """Largest eigenvalues, of matrices of single precision to double."""
     wide = np.asarray(matrices, dtype=np.float64)
     return np.asarray(np.linalg.eigvalsh((wide + wide.mT) / 2)[..., -1])
 
 
 def stacks(size: int) -> list[NDArray[np.float32]]:
-    """Gram matrices: multiples of the identity, of rank 1, projectors, with a spectrum, in many scales."""
     random = np.random.RandomState(size)
     q, x = orthogonal(size), random.standard_normal((size, 1))
     half, wide = q[:, : max(1, size // 2)], random.standard_normal((size, 2 * size))
@@ -34,7 +32,6 @@ def stacks(size: int) -> list[NDArray[np.float32]]:
 
 
 def lossy_vecdot(a: Any, b: Any) -> Any:
-    """As small as single precision may make it."""
     return np.vecdot(a, b) * np.float32(1 - 0.99 * rounding.gamma(a.shape[-1], 2.0**-24))
 
 

@@ -68,7 +68,6 @@ SUPREMA = {kernel.ndim: sigma_star(kernel, max_cells=4000) for kernel in (LINE, 
 
 
 def check(kernel: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
-    """Both bounds hold, at every size and at one; what is refuted or proven is so."""
     for name, value in ({"SMALLEST_REDUCED": 2, "WORK_OF_VISITS": 0} | changed).items():
         monkeypatch.setattr(tuning if hasattr(tuning, name) else ascent, name, value)
     truth, sizes = SUPREMA[kernel.ndim], (9,) * (kernel.ndim - 2)
@@ -101,7 +100,6 @@ def test_all_wild_at_once_change_no_claim(seed: int, monkeypatch: pytest.MonkeyP
 
 
 # -- numbers of the other searches ---------------------------------------------------------------------------------
-
 Kernel = NDArray[np.float64]
 KERNELS: dict[str, tuple[Kernel, dict[str, Any]]] = {
     "normal": (Recipe((5, 4, 3, 3), seed=1).kernel, {}),

@@ -56,7 +56,6 @@ class Case:
         return f"case {self.index}: {self.family} {self.kernel.shape} {self.kernel.dtype}"
 
     def supremum(self) -> arb | None:
-        """The closed form."""
         return None if self.closed_form is None else self.closed_form(self.kernel.astype(np.float64))
 
 
@@ -91,7 +90,6 @@ def polynomial(random: Random, length: int, *, whole: bool = False) -> Float:
 
 
 def dense_shape(random: Random, channels: int = 4) -> tuple[int, ...]:
-    """A small shape: rectangular, even, odd, one channel, one tap."""
     ndim = random.choice((0, 1, 1, 2, 2, 3))
     most = {0: 1, 1: 7, 2: 4, 3: 2}[int(ndim)]
     return (*random.randint(1, channels + 1, size=2), *random.randint(1, most + 1, size=ndim))
@@ -256,7 +254,6 @@ def _permutation(random: Random) -> Draw:
 
 
 def _one_entry(random: Random) -> Draw:
-    """A single entry: its absolute value."""
     values = np.zeros(dense_shape(random))
     place = tuple(random.randint(n) for n in values.shape)
     values[place] = random.choice([1.0, -0.3, 2.5, 1e-3])

@@ -17,6 +17,7 @@ pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
 from core.soundness.at_size import AtSize, sample
 from core.soundness.layers import NAMES, Layer, layer
+from helpers.oracle import PaddingMode
 
 import specnorm
 
@@ -26,11 +27,20 @@ FIRST_OPEN = 1_000_000
 """Where the layers of the smaller tests begin: none of the large sample."""
 
 
+REPEATED: tuple[PaddingMode, ...] = ("reflect", "symmetric", "replicate")
+
+
 @pytest.mark.parametrize("first", range(0, LAYERS, CHUNK))
-def test_bounds_of_layers_with_zero_padding(first: int) -> None:
-    tally = sample(range(first, min(first + CHUNK, LAYERS)))
-    print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
-    assert tally.violations == []
+def test_bounds_of_layers_are_true(first: int) -> None:
+    """With zero padding; of a fifth as many that repeat pixels; and without an allowance for LAPACK's rounding."""
+    many = min(CHUNK, LAYERS - first)
+    total = sample(range(first, first + many))
+    total.add(sample(range(FIRST_OPEN + first, FIRST_OPEN + first + many // 5), REPEATED))
+    total.add(
+        sample(range(2 * FIRST_OPEN + first, 2 * FIRST_OPEN + first + many // 6), ("zeros", *REPEATED), rigorous=True)
+    )
+    print(total.summary())  # noqa: T201 - shown by `pytest -rP`
+    assert total.violations == []
 
 
 def test_most_layers_are_enclosed_closely() -> None:
@@ -41,20 +51,6 @@ def test_most_layers_are_enclosed_closely() -> None:
         claims.enclosure(1e-3)
         wider += sum(claims.tally.open.values())
     assert wider <= 2
-
-
-@pytest.mark.parametrize("first", range(FIRST_OPEN, FIRST_OPEN + LAYERS // 5, CHUNK))
-def test_bounds_of_layers_that_repeat_pixels(first: int) -> None:
-    tally = sample(range(first, min(first + CHUNK, FIRST_OPEN + LAYERS // 5)), ("reflect", "symmetric", "replicate"))
-    print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
-    assert tally.violations == []
-
-
-def test_against_ball_arithmetic() -> None:
-    """No allowance for LAPACK's rounding: the bounds hold of the layer as the exact numbers that its floats are."""
-    first = 2 * FIRST_OPEN
-    tally = sample(range(first, first + LAYERS // 6), ("zeros", "reflect", "symmetric", "replicate"), rigorous=True)
-    assert tally.violations == []
 
 
 LARGE: list[tuple[tuple[int, ...], tuple[int, ...]]] = [

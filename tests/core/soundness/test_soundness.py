@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 
 pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
 
-from core.soundness.claims import OFFSETS, Claims, sample
+from core.soundness.claims import Claims, sample
 from core.soundness.families import FAMILIES, Case, case
 from core.soundness.truths import Truth, float_of
 from flint import arb
 from helpers.libraries import Lib
-from hypothesis import given
-from hypothesis import strategies as st
 from specnorm_numpy import NumpyBackend
 
 import specnorm
@@ -44,19 +42,6 @@ def test_bounds_of_sampled_kernels_are_true(first: int) -> None:
     tally = sampled(range(first, min(first + CHUNK, KERNELS)))
     print(tally.summary())  # noqa: T201 - shown by `pytest -rP`
     assert tally.violations == []
-
-
-@given(index=st.integers(0, 2**20 - 1), family=st.sampled_from(sorted(FAMILIES)), offset=st.sampled_from(OFFSETS))
-def test_bounds_of_any_kernel_are_true(index: int, family: str, offset: float) -> None:
-    """Both bounds, verdicts near the truth, and the bounds at a fixed cost; hypothesis keeps what failed."""
-    claims = Claims(case(index, family=family))
-    claims.enclosure(1e-3, max_cells=500)
-    claims.verdicts((offset,), max_cells=500)
-    claims.grid()
-    claims.unfoldings()
-    claims.symbol()
-    claims.matrices(3)
-    assert claims.tally.violations == []
 
 
 def test_most_questions_are_answered() -> None:
@@ -107,7 +92,6 @@ def kernels_for(lib: Lib) -> list[Case]:
 @pytest.mark.libraries
 @pytest.mark.sampled("torch", "default", "cupy")  # NumPy: `test_bounds_of_sampled_kernels_are_true`
 def test_backends(xp: Lib) -> None:
-    """The same claims on every library."""
     kernels = kernels_for(xp)
     assert len(kernels) >= 15
     found: list[str] = []

@@ -192,4 +192,6 @@ def test_what_has_no_claim_is_said_and_is_trouble(tmp_path: Path, capsys: pytest
     assert cli.run(["verify", str(proof), str(model)]) == 0
     assert main([str(proof), str(model)]) == 0
     assert capsys.readouterr().out.count("Not checked, since no claim is about it: b.weight") == 2
+    assert cli.run(["verify", str(proof), str(model), "--max-bytes", "100"]) == 2
+    assert "more than the limit of 100. Raise the limit (--max-bytes)" in capsys.readouterr().err
     assert cli.run(["audit", str(model), "--layers", "a.*", "--certificate", str(proof), "-q"]) == 0

@@ -80,7 +80,6 @@ def test_no_step_leaves_the_ball() -> None:
 
 @pytest.mark.parametrize("padding", ["reflect", "replicate"])
 def test_no_step_leaves_the_ball_of_padded_layers(padding: str) -> None:
-    """Padding that repeats pixels, which a rule states: at some sizes, by dense matrices."""
     geometry = {"padding": 2, "padding_mode": padding}
     rule = training.with_geometry({"Conv_0/kernel": geometry})
     tree = training.rescale({"Conv_0": {"kernel": normal(3, 2, 3)}}, 1.0, rule)

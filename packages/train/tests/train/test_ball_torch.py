@@ -260,7 +260,6 @@ def test_gradients_that_are_not_finite_are_named_and_change_nothing() -> None:
 
 
 def test_what_cannot_be_kept_inside_is_refused() -> None:
-    """Also where a scheduler sets it; `test_training_torch` has other refusals."""
     optimiser = SpectralBall(mixed(), 0.1)
     for rate in (-0.1, 2.0, math.nan):
         optimiser.param_groups[0]["lr"] = rate
@@ -297,7 +296,6 @@ def test_a_step_of_muon_has_its_length() -> None:
 
 @pytest.mark.nightly
 def test_a_trained_network_has_the_product_of_its_bounds() -> None:
-    """Without `rescale_`."""
     from specnorm_networks import Product, network_bound
 
     torch.manual_seed(0)

@@ -13,7 +13,6 @@ from specnorm.plugin import LayerKernel
 
 
 def products_that_are_too_small() -> Iterator[float]:
-    """Of five layers, whose bounds are reported beside it."""
     for seed in range(12):
         matrices = np.random.RandomState(seed).standard_normal((5, 2, 3))
         layers = {str(at): LayerKernel(matrix, {}) for at, matrix in enumerate(matrices)}
