@@ -34,18 +34,9 @@ from specnorm.spectrum.proof import singular_values_down
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 ROOMS = (
-    "at_size",
-    "gram",
-    "grid",
-    "power",
-    "running",
-    "spectrum",
-    "supremum",
-    "symbols",
-    "tensor_norm",
-    "training",
+    "at_size", "gram", "grid", "power", "running", "spectrum", "supremum", "symbols", "tensor_norm", "training",
     "unfoldings",
-)
+)  # fmt: skip
 _gamma = rounding.gamma
 LONG = 20_000
 A_LITTLE_LESS = 1 - LONG * 2.0**-24 / 3
