@@ -33,26 +33,8 @@ class _Namespace:
     def vecdot(self, x1: Array, x2: Array, /, *, axis: int = -1) -> Array:
         """As sums of real numbers; XLA would transpose both factors, and sum in two loops."""
         products = jnp.conj(x1) * x2
-        real = _summed(products.real, axis)
-        return jax.lax.complex(real, _summed(products.imag, axis)) if jnp.iscomplexobj(products) else real
-
-    def stack(self, arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-        """Of two arrays, as a choice for each entry, for which XLA compiles one simple loop."""
-        if len(arrays) != 2:
-            return jnp.stack(arrays, axis=axis)
-        first, second = (jnp.expand_dims(x, axis) for x in arrays)
-        return jnp.where(jnp.expand_dims(jnp.arange(2), tuple(range(1, first.ndim))).swapaxes(0, axis) == 0, first, second)
-
-    def concat(self, arrays: Sequence[Array], /, *, axis: int = 0) -> Array:
-        """Of two arrays of one shape, as `stack`; of one array again and again, without a loop."""
-        first, *others = arrays
-        if not others or any(x.shape != first.shape for x in others) or (len(others) > 1 and any(x is not first for x in others)):
-            return jnp.concat(arrays, axis=axis)
-        axis = axis % first.ndim
-        shape = *first.shape[:axis], -1, *first.shape[axis + 1:]
-        if all(x is first for x in others):
-            return jnp.repeat(jnp.expand_dims(first, axis), len(arrays), axis=axis).reshape(shape)
-        return self.stack(arrays, axis=axis).reshape(shape)
+        real = jnp.sum(products.real, axis=axis)
+        return jax.lax.complex(real, jnp.sum(products.imag, axis=axis)) if jnp.iscomplexobj(products) else real
 
     def take(self, x: Array, indices: Array, /, *, axis: int | None = None) -> Array:
         """Without NaN in place of entries that are not there, which would be a choice for each entry."""
@@ -61,15 +43,6 @@ class _Namespace:
     def take_along_axis(self, x: Array, indices: Array, /, *, axis: int = -1) -> Array:
         """As `take`."""
         return jnp.take_along_axis(x, indices, axis=axis, mode="promise_in_bounds")
-
-
-def _summed(x: Array, axis: int) -> Array:
-    """The sums along an axis, as one loop: on a CPU, XLA makes three of a sum of more than 32 numbers on one axis."""
-    length = x.shape[axis]
-    part = next((n for n in range(32, 1, -1) if length % n == 0), length)
-    parts = x.reshape(*x.shape[:axis], -1, part, *x.shape[axis:][1:])
-    first = axis - 1 if axis < 0 else axis
-    return jax.lax.optimization_barrier(parts.sum(first + 1)).sum(first + 1 if axis < 0 else first)
 
 
 _NAMESPACE = _Namespace()
@@ -177,7 +150,8 @@ class JaxBackend(Backend):
         return jax.lax.complex(real, imag)
 
     def real_columns(self, z: Array) -> Array:
-        return jnp.reshape(_NAMESPACE.stack([z.real, z.imag], axis=-2), (*z.shape[:-1], -1))
+        """As one loop; XLA compiles three for a concatenation."""
+        return jnp.reshape(jnp.stack([z.real, z.imag], axis=-2), (*z.shape[:-1], -1))
 
     def places_of_largest(self, x: Array, count: int) -> Array:
         """As one call of a library; a sort has three loops around it."""
