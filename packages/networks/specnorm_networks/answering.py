@@ -150,22 +150,15 @@ def by_channels_and_units(
     if isinstance(method, Searching) and method.takes_whole:
         with suppress(NoBoundError):
             entries_of_input(graph)  # a large network takes seconds to write out
-            begun = Search(written(), measure, method)
-            if not has_pixels:
-                begun.start()
-            search = begun
+            search = Search(written(), measure, method)
     # The proof of what the search begins with has its time, however short the budget is.
-    clock = measure.clock
-    if search is not None:
-        clock = search.clock_of_others if has_pixels else search.clock
+    clock = measure.clock if search is None else search.clock_of_others
     limited = replace(measure, clock=clock)
     answer = bounded(graph, limited, method if has_pixels or search is None else Product(), known)
     measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
-            if has_pixels:
-                search.start(answer)
-            answer = _with_whole(answer, search.bound(upper_of(answer)))
+            answer = _with_whole(answer, search.bound(answer))
             if has_pixels or not search.is_cut:
                 return answer
         if not has_pixels:
