@@ -110,19 +110,14 @@ def bound(
     answer = min(answers, key=upper_of)
     others = tuple(run for other in answers if other is not answer for run in other.runs)
     is_complete = not (measure.clock.has_cut or measure.clock.expired)
-    status = COMPLETE if is_complete else f"budget: {budget:g} s ended{_in(measure)}; the best proven by then"
+    cut = f" in {measure.cut}" if str(measure.cut) else ""
+    status = COMPLETE if is_complete else f"budget: {budget:g} s ended{cut}; the best proven by then"
     if check:
         with keep_linear_maps(), stage(progress, "attack on the bound"):
             pairs, reached = attack(read, answer, region, ranges_on_ball, measure.clock)
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
-
-
-def _in(measure: Measure) -> str:
-    """Return in words what the clock of a measure cut, if it is known."""
-    cut = str(measure.cut)
-    return f" in {cut}" if cut else ""
 
 
 def by_channels_and_units(
