@@ -12,7 +12,14 @@ from fractions import Fraction
 
 import numpy as np
 
-from specnorm_check.arithmetic import Array, inflation, require, root_up
+from specnorm_check.arithmetic import (
+    UNDERFLOW,
+    Array,
+    frobenius_up,
+    inflation,
+    require,
+    root_up,
+)
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.moves import MOVES, moved
 from specnorm_check.rules import ONE
@@ -20,7 +27,6 @@ from specnorm_check.rules import ONE
 SQUARINGS = 9  # of a Gram matrix
 SMALL_STEP = 2**24  # of the exponential
 MOST_NUMBERS = 2**26  # of the entries of one value, and of one matrix
-UNDERFLOW = Fraction(1, 2**900)
 NORMALISATIONS = {"LayerNormalization", "RMSNormalization"}
 
 
@@ -34,33 +40,23 @@ def norm_up(matrix: Array, error: Fraction = Fraction(0)) -> Fraction:
     _, shift = math.frexp(largest)
     a = np.ldexp(matrix.astype(np.float64), -shift)
     a = a.T if a.shape[0] > a.shape[1] else a
-    errors = [rounding_of_product(a, a)]
-    powers = [symmetric(a @ a.T)]
-    shifts = [0]
-    for _ in range(SQUARINGS):
-        g = powers[-1]
-        _, power = math.frexp(float(np.abs(g).max()))
-        g = np.ldexp(g, -power)
-        powers[-1] = g
-        shifts[-1] = power
-        errors.append(rounding_of_product(g, g))
-        powers.append(symmetric(g @ g))
-        shifts.append(0)
-    bound = frobenius_up(powers[-1])
-    for index in range(SQUARINGS - 1, -1, -1):
-        bound = root_up(bound + errors[index + 1]) * Fraction(2) ** shifts[index]
-    return root_up(bound + errors[0]) * Fraction(2) ** shift + error
+    square = symmetric_norm_up(symmetric(a @ a.T), SQUARINGS)
+    return root_up(square + rounding_of_product(a, a)) * Fraction(2) ** shift + error
+
+
+def symmetric_norm_up(g: Array, squarings: int) -> Fraction:
+    """Return an upper bound of the norm of a symmetric matrix (Step D)."""
+    if squarings == 0:
+        return frobenius_up(g)
+    _, shift = math.frexp(float(np.abs(g).max()))
+    g = np.ldexp(g, -shift)
+    square = symmetric_norm_up(symmetric(g @ g), squarings - 1)
+    return root_up(square + rounding_of_product(g, g)) * Fraction(2) ** shift
 
 
 def symmetric(a: Array) -> Array:
     """Return the symmetric matrix with the upper triangle of a matrix."""
     return np.asarray(np.triu(a) + np.triu(a, 1).T)
-
-
-def frobenius_up(a: Array) -> Fraction:
-    """Return an upper bound of the Frobenius norm."""
-    root = Fraction(float(np.sqrt(np.square(a).sum())))
-    return root * inflation(a.size) + UNDERFLOW
 
 
 def rounding_of_product(left: Array, right: Array) -> Fraction:
@@ -93,23 +89,21 @@ class Tokens:
 
 def tokens_of(graph: Graph, name: str) -> Tokens:
     """Return a value as tokens times a matrix; refused if it is no such value."""
-    chain = [name]
-    while True:
-        name = chain[-1]
-        node = graph.nodes.get(name)
-        require(node is not None, "tokens of an unknown length")
-        assert node is not None
+    chain: list[str] = []
+    start = None
+    while start is None:
+        require(name in graph.nodes, "tokens of an unknown length")
         require(math.prod(graph.shape_of(name)) < MOST_NUMBERS, "too many tokens")
         start = ball(graph, name)
-        if start is not None:
-            break
-        changing = graph.changing_inputs(name)
-        require(len(changing) == 1, f"tokens of an unknown length, before {node.op}")
-        chain.append(changing[0])
-    found = start
-    for name in chain[-2::-1]:
-        found = next_tokens(graph, name, found)
-    return found
+        if start is None:
+            changing = graph.changing_inputs(name)
+            op = graph.nodes[name].op
+            require(len(changing) == 1, f"tokens of an unknown length, before {op}")
+            chain.append(name)
+            name = changing[0]
+    for name in reversed(chain):
+        start = next_tokens(graph, name, start)
+    return start
 
 
 def ball(graph: Graph, name: str) -> Tokens | None:
@@ -140,15 +134,13 @@ def of_value(graph: Graph, name: str, x: str, factor: Fraction, r: Fraction) -> 
 
 def clip_of(graph: Graph, x: str, name: str) -> tuple[Fraction, Fraction] | None:
     """Return (h, c) if a value is min(h, c / (|x| + e)) along the last axis of x."""
-    node = graph.nodes.get(name)
-    limits = [] if node is None else scalars(graph, node)
-    if node is None or node.op not in ("Min", "Clip") or len(limits) != 1:
+    node = graph.nodes.get(name, Node("", [], {}))
+    limits = scalars(graph, node)
+    given = [*map(bool, node.inputs)]  # no further limits, and not a lower one
+    is_limit = given in ([True, True], [True, False, True]) and len(limits) == 1
+    if not is_limit or node.op != ("Min", "Clip")[len(given) - 2]:
         return None
-    is_of_two = len([each for each in node.inputs if each]) == 2
-    if not is_of_two or (node.op == "Clip" and node.inputs[1]):
-        return None  # further limits, or a lower one
-    h = limits[0]
-    c = ONE
+    h, c = limits[0], ONE
     name = graph.changing_inputs(name)[0]
     while graph.nodes[name].op == "Mul" and len(scalars(graph, graph.nodes[name])) == 1:
         c *= scalars(graph, graph.nodes[name])[0]

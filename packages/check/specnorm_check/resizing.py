@@ -45,13 +45,12 @@ def matrix_of_resize(
 
 def scale_of(graph: Graph, node: Node, axis: int, before: int, after: int) -> Fraction:
     """Return how many outputs there are for each pixel: as stated, or by the sizes."""
-    scales = node.inputs[2] if len(node.inputs) > 2 else ""
+    scales, sizes = [*node.inputs, "", "", ""][2:4]
     if scales in graph.arrays and graph.arrays[scales].size > axis:
         scale = Fraction(float(graph.arrays[scales][axis]))
         require(scale > 0, NO_RULE)
         return scale
-    has_sizes = len(node.inputs) > 3 and node.inputs[3] in graph.arrays
-    require(has_sizes, NO_RULE)
+    require(sizes in graph.arrays, NO_RULE)
     return Fraction(after, before)
 
 

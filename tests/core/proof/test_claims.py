@@ -42,20 +42,9 @@ from specnorm.tensor_norm.method import TensorNorm
 from specnorm.unfoldings.proof import UnfoldingProof
 
 COVER = {
-    "_open",
-    "_fathomed",
-    "_largest_threshold",
-    "_note",
-    "_set_open",
-    "_what",
-    "_with_nodes",
-    "_with_domain",
-    "_of_map",
-    "_map",
-    "_origin",
-    "_regions",
-    "_domain",
-}
+    "_open", "_fathomed", "_largest_threshold", "_note", "_set_open", "_what", "_with_nodes", "_with_domain",
+    "_of_map", "_map", "_origin", "_regions", "_domain",
+}  # fmt: skip
 """What a cover, a graph and a run keep to themselves."""
 MAKERS = {"Upper", "Uppers", "Lower", "Interval", "_by_rule", "_largest", "_interval", "_covering"}
 MAKERS |= {"_made", "_Claim", "make_upper", "make_lower", "make_interval"}

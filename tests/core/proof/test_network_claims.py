@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from core.proof.network_rules import NETWORKS, NODES, ONES, PLACE, RUN, SCOPE, STRIDED, U, V, chain, normed, spec, x
+from core.proof.network_rules import NETWORKS, NODES, PLACE, RUN, SCOPE, STRIDED, U, V, chain, normed, spec, stated, x
 from helpers.assumptions import assumed
 from helpers.checks import present
 from specnorm_networks import Product
@@ -40,7 +40,7 @@ def test_rules_apply_where_they_may() -> None:
     assert normed(spec((5,))).value == normed(spec()).value == 1
     assert normed(spec(**STRIDED), (6,), **STRIDED).what == spec((6,), **STRIDED)
     assert normed(spec(**STRIDED | {"stride": 1}), None, **STRIDED).value == 1
-    assert parts.constant_of_run(RUN, [0], ONES, Measure()).value >= 6
+    assert parts.constant_of_run(RUN, stated(RUN), Measure()).value >= 6
 
 
 def test_what_is_no_constant_is_no_claim() -> None:
