@@ -103,15 +103,15 @@ def _bounded(
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
+    # The rules are applied once more to what a search has found, and to norms that were cut short.
+    before_rules = replace(measure, clock=measure.clock.before(seconds_of_rules))
     if has_constant and isinstance(method, Searching) and not measure.clock.expired:
-        # The rules are applied once more to what a search has found.
-        searching = replace(measure, clock=measure.clock.before(seconds_of_rules))
-        improved_runs = _improved_runs(runs(graph), searching, method, by_rules)
-        measure.clock.has_cut |= searching.clock.has_cut or searching.clock.expired
-    has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired
+        improved_runs = _improved_runs(runs(graph), before_rules, method, by_rules)
+        measure.clock.has_cut |= before_rules.clock.has_cut or before_rules.clock.expired
+    has_cut_norms = measure_for_rules.clock.expired and not before_rules.clock.expired
     if improved_runs or has_cut_norms:
         claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}
-        norms = measure if has_cut_norms else measure_for_rules
+        norms = before_rules if has_cut_norms else measure_for_rules
         constants = propagate(graph, norms, values, claims_by_end)
     return NetworkBound(
         constants.claim,

@@ -32,18 +32,10 @@ OF_UNITS = (0.01, 0.003)
 """The same for multipliers of units."""
 OF_FIRST = (0.003,)
 """The same for units, if the search begins with multipliers by which a constant is proven."""
-DOUBLED_GAIN_OF_FIRST = 0.004
-"""`DOUBLED_GAIN` of these steps."""
-LENGTH_OF_FIRST = 0.05
-"""`FIRST_LENGTH` of these steps."""
 STEPS_OF_FIRST = 8
 """Steps with this one width for each step that is asked for with one of the others."""
-WINDOW = 6
-"""Number of the last steps that say what further steps will gain."""
 LEAST_GAIN = 3e-4
-"""Steps with one width end if the steps of a window lower the logarithm of g^2 by less."""
-DOUBLED_GAIN = 0.006
-"""Steps with one width end, too, if twice the work is expected to lower the logarithm of g^2 by less."""
+"""Steps with one width end if the last ones lower the logarithm of g^2 by less."""
 FREE = 3e8
 """Multiplications that count as work from the start: the matrices are read and proven in about as long."""
 TIGHT = 1e-9
@@ -52,8 +44,6 @@ INWARD = 0.01
 """What is added to the logarithms of the first multipliers, for which N may be singular."""
 MEMORY = 60
 """Steps that the quasi-Newton method remembers."""
-FIRST_LENGTH = 0.1
-"""Largest change of a logarithm in the first step."""
 LONGEST = 1.0
 """Longest change of a logarithm in a step."""
 GROWTH = 3.0
@@ -68,6 +58,25 @@ GROUP = 128
 """Least number of units of a block, if the values allow it. Smaller blocks are zero more often, but take more calls."""
 SMALL = 64
 """Largest triangular matrix that is inverted as any matrix is."""
+
+
+class Patience(NamedTuple):
+    """How steps with one width begin, and when they end."""
+
+    length: float
+    """Largest change of a logarithm in the first step."""
+    doubled_gain: float
+    """Steps end if twice the work is expected to lower the logarithm of g^2 by less."""
+    window: int
+    """Least number of the last steps that say what further steps will gain."""
+    share: float
+    """Their least share of all steps."""
+
+
+FROM_START = Patience(0.1, 0.006, 6, 0.0)
+"""From the multipliers of `_Problem.start`."""
+FROM_PROVEN = Patience(0.05, 0.005, 4, 1 / 3)
+"""From multipliers by which a constant is proven."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def proposals(
     if least < math.inf:
         yield Proposal(least, multipliers, is_transposed)
         most = STEPS_OF_FIRST * steps
-        nearby = _Problem(form, units, clock, DOUBLED_GAIN_OF_FIRST, LENGTH_OF_FIRST)
+        nearby = _Problem(form, units, clock, FROM_PROVEN)
         found = _by_units(nearby, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
     else:
         problem = _Problem(form, inequality.channels, clock)
@@ -349,19 +358,11 @@ def _inverse(lower: FloatArray) -> FloatArray:
 class _Problem:
     """The least g^2 as a function of the logarithms of the channels' multipliers."""
 
-    def __init__(
-        self,
-        form: _Form,
-        channels: NDArray[np.intp],
-        clock: Clock,
-        doubled_gain: float = DOUBLED_GAIN,
-        first_length: float = FIRST_LENGTH,
-    ) -> None:
+    def __init__(self, form: _Form, channels: NDArray[np.intp], clock: Clock, patience: Patience = FROM_START) -> None:
         self.form = form
         self.channels = channels
         self.clock = clock
-        self.doubled_gain = doubled_gain
-        self.first_length = first_length
+        self.patience = patience
         self.count = int(channels.max(initial=-1)) + 1
 
     def multipliers(self, logs: FloatArray) -> FloatArray:
@@ -436,7 +437,7 @@ def _descend(
         if history:
             direction = -_preconditioned(gradient, history)
         else:
-            direction = gradient * (-problem.first_length / float(abs(gradient).max()))
+            direction = gradient * (-problem.patience.length / float(abs(gradient).max()))
         slope = float(direction @ gradient)
         length = float(abs(direction).max())
         share = min(1.0, longest / length)
@@ -469,19 +470,22 @@ def _descend(
         values.append(value)
         works.append(problem.work)
         yield logs, largest
-        if len(values) > WINDOW and not _is_worthwhile(values, works, problem.doubled_gain + max(least - limit, 0.0)):
+        if not _is_worthwhile(values, works, problem.patience, max(least - limit, 0.0)):
             return
 
 
-def _is_worthwhile(values: Sequence[float], works: Sequence[float], doubled_gain: float) -> bool:
+def _is_worthwhile(values: Sequence[float], works: Sequence[float], patience: Patience, missing: float) -> bool:
     """Whether further steps are expected to gain enough, at the rate of the last ones.
 
-    ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``doubled_gain``: what twice the
-    work has to gain.
+    ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``missing``: what twice the work
+    has to gain more than by ``patience``.
     """
-    gain = values[-1 - WINDOW] - values[-1]
-    rate = gain / (works[-1] - works[-1 - WINDOW])
-    return gain >= LEAST_GAIN and rate * works[-1] >= doubled_gain
+    window = max(patience.window, int(patience.share * len(values)))
+    if len(values) <= window:
+        return True
+    gain = values[-1 - window] - values[-1]
+    rate = gain / (works[-1] - works[-1 - window])
+    return gain >= LEAST_GAIN and rate * works[-1] >= patience.doubled_gain + missing
 
 
 def _preconditioned(gradient: FloatArray, history: deque[Change]) -> FloatArray:
