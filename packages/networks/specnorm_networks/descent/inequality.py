@@ -28,15 +28,19 @@ from specnorm_networks.descent.newton import EXPECTED_STEPS, newton_products, ne
 
 OF_CHANNELS = (0.03, 0.01)
 """Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other: multipliers of channels."""
-OF_UNITS = (0.01, 0.003)
+OF_UNITS = (0.01, 0.003, 0.001)
 """The same for multipliers of units."""
 OF_FIRST = (0.003,)
 """The same for units, if the search begins with multipliers by which a constant is proven."""
-STEPS_OF_FIRST = 8
-"""Steps with this one width for each step that is asked for with one of the others."""
+STEPS = 2
+"""Quasi-Newton steps with one width for each step that is asked for."""
+STEPS_OF_FIRST = 12
+"""The same with the one width of `OF_FIRST`."""
+NEWTON_STEPS = 4
+"""Newton steps for each step that is asked for."""
 LEAST_GAIN = 3e-4
 """Steps with one width end if the last ones lower the logarithm of g^2 by less."""
-FREE = 3e8
+FREE = 1e9
 """Multiplications that count as work from the start: the matrices are read and proven in about as long."""
 TIGHT = 1e-9
 """Relative difference from a proven constant below which no gain is expected."""
@@ -75,7 +79,7 @@ class Patience(NamedTuple):
 
 FROM_START = Patience(0.1, 0.006, 6, 0.0)
 """From the multipliers of `_Problem.start`."""
-FROM_PROVEN = Patience(0.05, 0.005, 4, 1 / 3)
+FROM_PROVEN = Patience(0.05, 0.005, 5, 1 / 3)
 """From multipliers by which a constant is proven."""
 
 
@@ -135,7 +139,7 @@ def proposals(
         least = whole.constant(np.log(multipliers))
     if least < math.inf:
         yield Proposal(least, multipliers, is_transposed)
-        most = STEPS_OF_FIRST * steps
+        most = (NEWTON_STEPS if is_newton else STEPS_OF_FIRST) * steps
         nearby = _Problem(form, units, clock, FROM_PROVEN)
         found = _by_units(nearby, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
     else:
@@ -170,9 +174,10 @@ def _searched(
     ``problem``, ``logs``: of channels; ``whole``: of units. ``limit``: the logarithm of a proven constant's square.
     """
     multipliers = problem.multipliers(logs)
-    for constant, multipliers in _by_descent(problem, logs, OF_CHANNELS, steps, tell, limit):
+    for constant, multipliers in _by_descent(problem, logs, OF_CHANNELS, STEPS * steps, tell, limit):
         yield constant, multipliers
-    yield from _by_units(whole, multipliers, OF_UNITS, steps, is_newton, tell, limit)
+    most = (NEWTON_STEPS if is_newton else STEPS) * steps
+    yield from _by_units(whole, multipliers, OF_UNITS, most, is_newton, tell, limit)
 
 
 def _by_units(
@@ -189,7 +194,7 @@ def _by_units(
         yield from _by_descent(whole, np.log(multipliers), widths, steps, tell, limit)
         return
     newton = newton_steps(whole.form.blocks, multipliers, whole.constant(np.log(multipliers)))
-    for number, multipliers in enumerate(itertools.islice(newton, len(OF_UNITS) * steps), 1):
+    for number, multipliers in enumerate(itertools.islice(newton, steps), 1):
         tell(number)
         yield whole.constant(np.log(multipliers)), multipliers
 
