@@ -230,8 +230,9 @@ class TermReader:
         kernel, layer = read_kernel(graph, node, shape, graph.shape_of(name))
         for read in self.readings(end, node.inputs[0]):
             of_value = kernel
-            in_order = [*range(shape[1])]
-            if [*read.rows] != in_order or [*read.channels] != in_order:
+            in_order = [*range(read.shape[1])]
+            is_whole = [*read.rows] == [*read.channels] == in_order
+            if not is_whole or len(in_order) != shape[1]:
                 is_matrix_of_channels = layer.groups == 1 and not layer.is_adjoint
                 require(is_matrix_of_channels, DO_NOT_FIT)
                 is_once = len(np.unique(read.channels)) == len(read.channels)

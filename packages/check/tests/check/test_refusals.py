@@ -728,9 +728,9 @@ FILES: dict[str, tuple[Callable[[], Any], str]] = {
     "claims that are a number": (
         lambda: certificate({"specnorm_certificate": files.VERSION, "claims": 1}), "list of claims"),
     "no claim": (claiming, "list of claims"),
-    "a claim that is a number": (lambda: claiming(1), "list of claims"),
+    "a claim that is a number": (lambda: claiming(NAMED, 1), "list of claims"),
     "parts that are a number": (lambda: claiming({"parts": 1}), "list of parts"),
-    "a part that is a number": (lambda: claiming({"parts": [1]}), "list of parts"),
+    "a part that is a number": (lambda: claiming({"parts": [NAMED, 1]}), "list of parts"),
     "an array without a name": (lambda: claiming({"completion": []}), "names the array"),
     "an array that is not there": (lambda: claiming(NAMED), "names the array H"),
     "arrays a byte too large": (lambda: claiming(NAMED, H=H, limit=1), "unpack to more"),
