@@ -220,7 +220,6 @@ REFUSED: dict[str, Callable[[], object]] = {
     "several outputs as a patch": lambda: norms_of_patch(
         PART, assumed_lower(1.0, norms.norm_of_stack((2, 2, 2))), assumed(1.0, norms.norm_of_stack((2, 2, 2)))
     ),
-    "taps as one": lambda: cover.norm_of_one_tap(KERNEL, assumed(1.0, norms.norm_of_stack((1, 3, 3)))),
     "another matrix as a tap": lambda: cover.norm_of_one_tap(
         KERNEL[..., :1], assumed(1.0, norms.norm_of_stack((1, 3, 2)))
     ),
