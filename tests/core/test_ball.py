@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cases import Layer, layers
+from helpers.cases import FAMILIES, Layer, layers
 from helpers.libraries import OPS, Lib, opened
 from helpers.oracle import dense_norm, sigma_star
 from helpers.promises import for_all
@@ -20,30 +20,24 @@ from specnorm.errors import GeometryError, KernelError, MethodError
 from specnorm.geometry.spec import ConvSpec
 
 ATTACKS: dict[str, Callable[[Any, tuple[int, ...]], Any]] = {
-    "noise": lambda random, shape: random.standard_normal(shape),
+    **FAMILIES,
     "smooth over the taps": lambda random, shape: (
         random.standard_normal(shape[:2] + (1,) * (len(shape) - 2)) + 0.01 * random.standard_normal(shape)
     ),
     "equal taps": lambda random, shape: np.broadcast_to(
         random.standard_normal(shape[:2] + (1,) * (len(shape) - 2)), shape
     ),
-    "rank one": lambda random, shape: np.multiply.outer(
-        random.standard_normal(shape[0]), random.standard_normal(shape[1:])
-    ),
     "one tap": lambda random, shape: (
         random.standard_normal(shape) * (np.arange(math.prod(shape[2:])) == 0).reshape(shape[2:])
     ),
-    "one entry": lambda random, shape: (np.arange(math.prod(shape)) == random.randint(math.prod(shape))).reshape(shape),
     "subnormal": lambda random, shape: random.standard_normal(shape) * 1e-40,
     "huge": lambda random, shape: random.standard_normal(shape) * 1e37,
     "tiny": lambda random, shape: random.standard_normal(shape) * 1e-30,
-    "spread": lambda random, shape: random.standard_normal(shape) * 10.0 ** random.uniform(-37, 0, size=shape),
+    "spread widely": lambda random, shape: random.standard_normal(shape) * 10.0 ** random.uniform(-37, 0, size=shape),
     "dead channels": lambda random, shape: (
         random.standard_normal(shape) * (np.arange(shape[0]) % 2).reshape((-1,) + (1,) * (len(shape) - 1))
     ),
-    "ones": lambda _, shape: np.ones(shape),
     "signs": lambda random, shape: np.sign(random.standard_normal(shape)),
-    "zero": lambda _, shape: np.zeros(shape),
 }
 SHAPES: tuple[tuple[tuple[int, ...], int], ...] = (
     ((6, 4, 3, 3), 1), ((3, 8, 3, 3), 1), ((5, 1, 5, 3), 5), ((4, 3), 1), ((4, 2, 7), 2), ((2, 3, 2, 2, 2), 1),

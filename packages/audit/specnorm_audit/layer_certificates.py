@@ -24,6 +24,7 @@ from specnorm_networks.tools import aligned, html_table, shortened
 from specnorm import ConvSpec, complete, power_iteration
 from specnorm.errors import CertificateError
 from specnorm.proof import number, visible
+from specnorm_audit.rows import GEOMETRY, in_lists
 
 AIM = 0.008
 """Relative distance of the bound from the norm with which H is searched."""
@@ -169,12 +170,7 @@ def certificate_of(
         "shape": list(stored.shape),
         "layout": "IO" if spec.layout is not None and spec.layout.endswith("IO") else "OI",
         "sha256": specnorm_check.digest(stored),
-        "stride": list(spec.stride),
-        "dilation": list(spec.dilation),
-        "groups": spec.groups,
-        "transposed": spec.transposed,
-        "padding_mode": spec.padding_mode,
-        "padding": [list(pair) for pair in spec.padding],
+        **{fact: in_lists(getattr(spec, fact)) for fact in GEOMETRY if fact != "input_shape"},
         "sizes": "every",
         "completion": f"H of {name}",
     }

@@ -211,7 +211,7 @@ def _with_readings(
     if members:
         if len(tensor.shape) - members > 2:
             reason = "by its bias it is a stack of convolutions: give the kernel of each member."
-            return replace(tensor, refusal=tensor.refusal or reason)
+            return tensor.refused(reason)
         return replace(tensor, conventions=("stack",))
     has_one_each = any(has_one_output(tensor.shape, shape) for shape in of_layer)
     is_convolution = not has_one_each and (

@@ -87,7 +87,6 @@ def attempts(network: Any, names: Sequence[str], g: float) -> Iterator[dict[str,
 
 
 def false_of() -> list[str]:
-    """Of which cases the checker proves less than inputs reach."""
     found = []
     for name, (nodes, shape, constants) in CASES.items():
         content = file_of(nodes, shape, constants, opset=18)
@@ -157,11 +156,7 @@ def test_the_error_of_a_matrix_covers_its_roundings() -> None:
     ("part", "words"),
     [
         (part_of(["x", "y"], 3, 1), "other functions than those"),
-        (part_of(["x", "h", "y"], 3, 1, 1), "other functions than those"),
         (part_of(["r", "y"], 3, 1), "the input of the graph"),
-        (part_of(["x", "r", "y"], [3, 3], 1, 1), "begins with one multiplier"),
-        (part_of(["x", "r", "y"], 3, 1, 2), "ends with the multiplier 1"),
-        (part_of(["x", "r", "y"], 3, [1, 1, 1], 1), "neither a multiplier a channel nor an entry"),
         (part_of(["x", "r", "y"], 0.5, 1, 1), "do not prove"),
         (part_of(["x", "r", "y"], 3, 0, 1), "a multiplier is 0"),
         ({**part_of(["x", "r", "y"], 3, 1, 1), "weights": []}, "not multipliers for each value"),

@@ -57,7 +57,6 @@ def graph(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...] = SHA
 
 
 def last(operator: str, *inputs: str, arrays: dict[str, Any] | None = None, **attributes: Any) -> Tokens:
-    """What one operator makes of tokens."""
     return attention.tokens_of(graph([node(operator, *inputs, **attributes)], arrays or {}), "y")
 
 
@@ -72,14 +71,12 @@ def normalised(gain: Any, shift: Any, **attributes: Any) -> Tokens:
 
 
 def changed(array: Any, value: int, *place: int) -> Any:
-    """An array with another entry."""
     other = array.copy()
     other[place] = value
     return other
 
 
 def times_matrix(**other: Any) -> Tokens:
-    """Tokens times a matrix, with other numbers of tokens or rows."""
     return attention.multiplied(HEADS, HEADS.nodes["q0"], replace(PLAIN, **other))
 
 
@@ -92,12 +89,10 @@ def read(q: Tokens = Q, k: Tokens = K, v: Tokens = V) -> Any:
 
 
 def cut(value: Tokens, *where: Any) -> Tokens:
-    """A part of the entries."""
     return replace(value, **{name: getattr(value, name)[where] for name in ("tokens", "rows", "offset")})
 
 
 def of_axes(*axes: int) -> Any:
-    """Attention of values with so many axes."""
     values = iter([cut(value, *[0] * (4 - count)) for value, count in zip((Q, K, V), axes, strict=True)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "tokens_of", lambda *_: next(values))
@@ -132,7 +127,6 @@ def masked(*inputs: str, **arrays: Any) -> Any:
 
 
 def shortened(operator: str, *inputs: str) -> Any:
-    """Tokens that are multiplied by some limit."""
     nodes, arrays = clipped()
     nodes[3] = node(operator, *inputs, out="least")
     made = model([*nodes, node("Abs", "z")], SHAPE, arrays, opset=23)
@@ -271,7 +265,6 @@ def einsum(equation: bytes, *inputs: str) -> Any:
 
 
 def written(operator: str, *inputs: str, **more: Any) -> Any:
-    """What compares the entries of the last axis."""
     one = Node(operator, ["x", *inputs], {"axes": [2], "axis": 2, **more})
     return maxima.Writer(fake(one, z=(1, 1, 2))).written_out("y", one)
 
@@ -287,7 +280,6 @@ def kernel(one: Node, taps: int, before: tuple[int, ...], after: tuple[int, ...]
 
 
 def transposed(before: int, after: int) -> Any:
-    """A transposed layer of two taps and one channel each, at three pixels."""
     return kernel(Node("ConvTranspose", ["x", "k"], {}), 2, (1, before, 3), (1, 1, after))
 
 
@@ -458,7 +450,6 @@ def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
 
 
 def grid(*terms: tuple[int, int, int], is_adjoint: bool = False) -> Any:
-    """Layers from a value to another with a stride."""
     axes = [(start, end, (layers.Axis(1, stride, 1, 0, 0),)) for start, end, stride in terms]
     return parts.require_one_grid(
         [

@@ -15,6 +15,8 @@ from specnorm_networks.certified.operators import Layer, NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray, Offset, Shape, multiplied
 from specnorm_networks.onnx.tensors import Constant
 
+DOMAINS = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 MAX_AMOUNT = 2**16
 """Largest stride, dilation, padding or group count of a file that is believed."""
@@ -81,6 +83,16 @@ class Output:
     operator: Operator
     inputs: tuple[Value | Output, ...]
     shape: Shape | None
+
+
+def entrywise(operator: Operator, x: Data | Output) -> Output:
+    """Return the output of an operator that keeps the shape of its only input."""
+    return Output(operator, (x,), x.shape)
+
+
+def with_size(shape: Shape, axis: int, *sizes: int) -> Shape:
+    """Return a shape with other sizes in place of that of one axis."""
+    return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
 Result: TypeAlias = Constant | Output | tuple[Output | Constant, ...]

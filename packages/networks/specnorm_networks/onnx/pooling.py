@@ -12,7 +12,7 @@ from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
 from specnorm_networks.onnx.layers import amounts, pads_of, steps_of
 from specnorm_networks.onnx.moves import moved
-from specnorm_networks.onnx.nodes import MAX_AMOUNT, Builder, Call, Data, Output, on_axis, scalar, shape_of
+from specnorm_networks.onnx.nodes import MAX_AMOUNT, Builder, Call, Data, Output, entrywise, on_axis, scalar, shape_of
 from specnorm_networks.onnx.tensors import Constant
 
 
@@ -92,9 +92,9 @@ def reduce(make: _Reduction, first: ops.Operator | None = None) -> Builder:
         if not axes and noop_with_empty_axes:
             if make is ops.Norm:
                 raise NoBoundError("noop_with_empty_axes: operator sets disagree on the norm over no axes")
-            return Output(first or ops.Identity(), (x,), x.shape)
+            return entrywise(first or ops.Identity(), x)
         shape = shape_of(x)
-        entries = x if first is None else Output(first, (x,), shape)
+        entries = x if first is None else entrywise(first, x)
         reduced = sorted({on_axis(axis, shape) for axis in axes}) if axes else range(len(shape))
         return _over(make, entries, tuple(reduced), keep=bool(keepdims))
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from specnorm_networks.certified.operators.base import Shape
-from specnorm_networks.model import UNITS, Computed, NotExecutedError
+from specnorm_networks.model import UNITS, Computed, Inputs, NotExecutedError
 from specnorm_networks.onnx import learned
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import has_graphs
+from specnorm_networks.onnx.nodes import DOMAINS, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
 from specnorm_networks.onnx.tensors import EXTERNAL, Tensors
 
@@ -30,10 +30,9 @@ ENTRIES = 2**27
 WORK = 2**35
 """Largest number of multiplications of all nodes together."""
 _CASTS = ("Cast", "CastLike")
-_DOMAINS = ("", "ai.onnx")
 
 
-def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+def arrays_for_inputs(graph: Any, inputs: Inputs) -> dict[str, NDArray[Any]]:
     """Return the inputs of a GraphProto in the file's types and order; integer inputs that are not given are 0.
 
     Raises
@@ -80,7 +79,7 @@ class OnnxModel:
     file: bytes | None = None
     _last: tuple[Mapping[str, tuple[int, ...]], Mapping[str, Shape | None]] | None = field(default=None, init=False)
 
-    def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
+    def values(self, inputs: Inputs) -> Mapping[str, Computed]:
         """Return values by name, in double precision; see `specnorm_networks.model.Model`.
 
         Values that depend on no input are computed in the file's precision, as runtimes and the reader of files do.
@@ -117,7 +116,7 @@ class OnnxModel:
         numbers = {name: array for name, array in values.items() if array.dtype.kind in "fiub"}
         return {name: Computed(array, UNITS["float64"]) for name, array in numbers.items()}
 
-    def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
+    def several(self, inputs: Inputs) -> Mapping[str, Computed] | None:
         """Return the outputs for several samples; None if the file fixes the first axis of an input."""
         graph = self.proto.graph
         for graph_input in graph.input:
@@ -161,7 +160,7 @@ class OnnxModel:
 
     def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None], is_fixed: bool) -> bool:
         """Whether a node is of a known operator, or ``is_fixed``, and the shape of its first named output is known."""
-        is_known = (node.op_type in OPERATORS or is_fixed) and node.domain in _DOMAINS
+        is_known = (node.op_type in OPERATORS or is_fixed) and node.domain in DOMAINS
         is_known |= node.domain == learned.DOMAIN and node.op_type in learned.OPERATORS
         first_name = next(filter(None, node.output), "")
         return is_known and shapes.get(first_name) is not None

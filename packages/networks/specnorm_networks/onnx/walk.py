@@ -33,6 +33,7 @@ from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import OLDEST, RANDOM, computed
 from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import (
+    DOMAINS,
     MAX_KNOWN,
     Call,
     Data,
@@ -49,7 +50,6 @@ from specnorm_networks.onnx.sizes import stated_size
 from specnorm_networks.onnx.tensors import Constant, Tensors
 from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unread, varies
 
-_DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
 """Element types of floating inputs, with respect to which a bound holds."""
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
@@ -99,7 +99,7 @@ class Walk:
         self.model = model
         self.reader = reader
         self.shapes = shapes
-        opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
+        opsets = {o.version for o in model.opset_import if o.domain in DOMAINS}
         self.opset = max(opsets, default=1)
         self.learned_opset = max((o.version for o in model.opset_import if o.domain == learned.DOMAIN), default=1)
         self.nodes: list[Node] = []
@@ -128,7 +128,7 @@ class Walk:
         """Reason why an input is too large; empty if none is."""
         self.values = self._scope(model.graph)
         self._walk(model.graph)
-        if any(function.domain in _DOMAINS for function in model.functions):
+        if any(function.domain in DOMAINS for function in model.functions):
             self.broken = "it redefines operators of ONNX"
         if len(opsets) > 1:
             self.broken = f"it imports the operator sets {', '.join(map(str, sorted(opsets)[:4]))} of ONNX at once"
@@ -349,7 +349,7 @@ class Walk:
         label: str,
     ) -> tuple[Constant | Output, ...]:
         """Return the translations of a node's outputs; further outputs may have none."""
-        is_standard = proto.domain in _DOMAINS
+        is_standard = proto.domain in DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
         try:
             is_learned = (
@@ -464,5 +464,5 @@ class Walk:
             return Output(Unknown(_SUBGRAPH), data, None)
         if proto.op_type in RANDOM:
             return Output(Random(), data, None)
-        is_constant = not data and proto.domain in _DOMAINS
+        is_constant = not data and proto.domain in DOMAINS
         return Output(Held(reason) if is_constant else Unknown(reason), data, None)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
-from itertools import chain, compress
+from itertools import chain, compress, product
 from operator import attrgetter
 from typing import Any
 
@@ -86,10 +86,8 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
         return _with_weights_of(model, kept)
     errors: list[Exception] = []
     examples = [*_examples(model, input_shape, has_inputs)]
-    attempts = [(*example, False) for example in examples]
-    if _flags(model):
-        attempts += [(*example, True) for example in examples]
-    for example, free, has_fixed_flags in attempts:
+    ways = (False, True) if _flags(model) else (False,)
+    for has_fixed_flags, (example, free) in product(ways, examples):
         try:
             with _silent(), at_inference(model):
                 flags = _flags(model)
@@ -482,9 +480,8 @@ def _value_counts(program: ExportedProgram) -> dict[Any, int]:
 
 def _run(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
     """Return the tensors that a module returns for arrays, called as its user calls it."""
-    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model):
-        return _outputs(model, inputs)
+        return _outputs(model, _tensors(arrays, example))
 
 
 def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
@@ -506,9 +503,8 @@ def _inner(
     ``tensors``: by their names, in place of those of the program.
     """
     recorder = _Recorder(program, tensors or {})
-    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model):  # the program has the model's tensors
-        recorder.run(*inputs)
+        recorder.run(*_tensors(arrays, example))
     return recorder.values
 
 
@@ -555,9 +551,10 @@ class _Recorder(torch.fx.Interpreter):
             return super().call_function(target, *tree_map(in_single, (args, kwargs)))
 
 
-def _like(values: Array, x: Tensor) -> Tensor:
-    """Return numbers as a tensor with the dtype and device of another one."""
-    return torch.tensor(np.asarray(values, np.float64), dtype=x.dtype, device=x.device)
+def _tensors(arrays: Sequence[Array], example: Sequence[Tensor]) -> list[Tensor]:
+    """Return arrays as tensors with the dtypes and devices of others."""
+    pairs = zip(arrays, example, strict=True)
+    return [torch.tensor(np.asarray(x, np.float64), dtype=like.dtype, device=like.device) for x, like in pairs]
 
 
 @contextmanager

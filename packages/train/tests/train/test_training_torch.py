@@ -375,9 +375,7 @@ def test_norms_bounds_and_product_follow_the_model() -> None:
     ],
 )
 def test_lightning_counts_steps_of_optimisers(
-    steps_of_batches: list[int],
-    reported: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    steps_of_batches: list[int], reported: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = ModuleType("pytorch_lightning")
     package.Callback = object  # type: ignore[attr-defined]
