@@ -27,7 +27,7 @@ from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.descent.costs import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Parts, Searching, expected_constant
+from specnorm_networks.methods import Method, Multipliers, Searching, expected_constant
 
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
@@ -201,12 +201,13 @@ def _by_parts(
         in_parts = f", in {len(parts)} parts" if len(parts) > 1 else ""
         measure.cut.searches[f"{_search_of(run)}{in_parts}"] = None
     measure.clock.has_cut |= has_cut_others
+    has_single_layer = any(last - first == 1 for first, last in parts)
+    limit = (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
+    worth = WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
     for weights in proposals:
         if measure.clock.expired and (best or not measure.clock.affords(proof_products(run, parts), LATE)):
             break
-        expected = expected_constant(run, weights)
-        limit = _share_of_proven(run, parts) * best.upper if best else _first_limit(parts, product)
-        if not expected < limit:
+        if not expected_constant(run, weights) < limit:
             continue
         statements = statements_of(run, parts, weights)
         try:
@@ -218,6 +219,7 @@ def _by_parts(
         if claim < (best.upper if best else product):
             layers = tuple(_kernel_names(run.links[first:last]) for first, last in parts)
             best = RunBound(run.start, run.end, layers, product, claim, statements)
+            limit = worth * best.upper
     return best
 
 
@@ -228,17 +230,6 @@ def _search_of(run: Run) -> str:
 def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:
     """Return the names of the kernels of some links."""
     return tuple(name for link in links for name in link.kernel_names)
-
-
-def _first_limit(parts: Parts, product: float) -> float:
-    """Return the number below which the expected constant of the first proposal has to be."""
-    has_single_layer = any(last - first == 1 for first, last in parts)
-    return (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
-
-
-def _share_of_proven(run: Run, parts: Parts) -> float:
-    """Return the share of the best proven constant below which another proposal's expected one has to be."""
-    return WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
 
 
 def _by_rules(run: Run, rules: NetworkConstants) -> float:

@@ -57,7 +57,6 @@ def graph(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...] = SHA
 
 
 def last(operator: str, *inputs: str, arrays: dict[str, Any] | None = None, **attributes: Any) -> Tokens:
-    """What one operator makes of tokens."""
     return attention.tokens_of(graph([node(operator, *inputs, **attributes)], arrays or {}), "y")
 
 
@@ -72,14 +71,12 @@ def normalised(gain: Any, shift: Any, **attributes: Any) -> Tokens:
 
 
 def changed(array: Any, value: int, *place: int) -> Any:
-    """An array with another entry."""
     other = array.copy()
     other[place] = value
     return other
 
 
 def times_matrix(**other: Any) -> Tokens:
-    """Tokens times a matrix, with other numbers of tokens or rows."""
     return attention.multiplied(HEADS, HEADS.nodes["q0"], replace(PLAIN, **other))
 
 
@@ -92,12 +89,10 @@ def read(q: Tokens = Q, k: Tokens = K, v: Tokens = V) -> Any:
 
 
 def cut(value: Tokens, *where: Any) -> Tokens:
-    """A part of the entries."""
     return replace(value, **{name: getattr(value, name)[where] for name in ("tokens", "rows", "offset")})
 
 
 def of_axes(*axes: int) -> Any:
-    """Attention of values with so many axes."""
     values = iter([cut(value, *[0] * (4 - count)) for value, count in zip((Q, K, V), axes, strict=True)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "tokens_of", lambda *_: next(values))
@@ -132,7 +127,6 @@ def masked(*inputs: str, **arrays: Any) -> Any:
 
 
 def shortened(operator: str, *inputs: str) -> Any:
-    """Tokens that are multiplied by some limit."""
     nodes, arrays = clipped()
     nodes[3] = node(operator, *inputs, out="least")
     made = model([*nodes, node("Abs", "z")], SHAPE, arrays, opset=23)
@@ -235,7 +229,7 @@ def move(operator: str, *inputs: Any, arrays: dict[str, Any] | None = None, **mo
 
 def pool(pads: list[int]) -> Any:
     one = Node("AveragePool", ["x"], {"kernel_shape": [2], "pads": pads})
-    return matrices.kernel_of(fake(one), one, FOUR, FOUR)
+    return parts.read_kernel(fake(one), one, FOUR, FOUR)
 
 
 def branch(one: Node, **shapes: Any) -> Any:
@@ -271,7 +265,6 @@ def einsum(equation: bytes, *inputs: str) -> Any:
 
 
 def written(operator: str, *inputs: str, **more: Any) -> Any:
-    """What compares the entries of the last axis."""
     one = Node(operator, ["x", *inputs], {"axes": [2], "axis": 2, **more})
     return maxima.Writer(fake(one, z=(1, 1, 2))).written_out("y", one)
 
@@ -287,7 +280,6 @@ def kernel(one: Node, taps: int, before: tuple[int, ...], after: tuple[int, ...]
 
 
 def transposed(before: int, after: int) -> Any:
-    """A transposed layer of two taps and one channel each, at three pixels."""
     return kernel(Node("ConvTranspose", ["x", "k"], {}), 2, (1, before, 3), (1, 1, after))
 
 
@@ -354,10 +346,10 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
     "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
     "a sum with an empty name for its axes": (lambda: step("ReduceSum", "x", "", y=()), "ReduceSum without axes"),
-    "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
-    "averages padded behind": (lambda: pool([0, 1]), "averages of fewer pixels"),
-    "averages padded along one axis": (lambda: matrices.kernel_of(fake(RELU), Node("AveragePool", ["x"], {
-        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2), (1, 2, 1, 2)), "averages of fewer pixels"),
+    "averages padded before": (lambda: pool([1, 0]), "fewer pixels"),
+    "averages padded behind": (lambda: pool([0, 1]), "fewer pixels"),
+    "averages padded along one axis": (lambda: parts.read_kernel(fake(RELU), Node("AveragePool", ["x"], {
+        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2), (1, 2, 1, 2)), "fewer pixels"),
     "a weight that is not finite": (lambda: rounded([1.0, math.inf]), "NaN or infinity"),
     "a weight that is too small": (lambda: rounded([rules.LEAST_PRODUCT]), "so small that products"),
     "2^32 roundings of a matrix": (lambda: rounded([1.0], 2**32 - 1), "too many roundings"),
@@ -458,7 +450,6 @@ def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
 
 
 def grid(*terms: tuple[int, int, int], is_adjoint: bool = False) -> Any:
-    """Layers from a value to another with a stride."""
     axes = [(start, end, (layers.Axis(1, stride, 1, 0, 0),)) for start, end, stride in terms]
     return parts.require_one_grid(
         [
@@ -511,7 +502,7 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a start of units with a tiny multiplier": (lambda: units(q_0=(2.0**-300,)).is_nonnegative(), "very different"),
     "a part of a text": (lambda: read_part(values="xy"), "no list of two"),
     "pooling inside a part": (lambda: joint(
-        Node("Relu", ["z"], {}), "z", z=Node("MaxPool", ["x"], {"kernel_shape": [1]})), "pooling at z"),
+        Node("Relu", ["z"], {}), "z", z=Node("MaxPool", ["x"], {"kernel_shape": [1]})), "MaxPool stands in a part"),
     "a normalization too many": (lambda: with_limit(parts, "MOST_NORMALISATIONS", 0, lambda: term_of(
         Node("BatchNormalization", ["x", "3", "3", "3", "3"], {}))), "more than 0 normalizations"),
     "fewer entries before a layer": (lambda: term_of(
@@ -728,9 +719,9 @@ FILES: dict[str, tuple[Callable[[], Any], str]] = {
     "claims that are a number": (
         lambda: certificate({"specnorm_certificate": files.VERSION, "claims": 1}), "list of claims"),
     "no claim": (claiming, "list of claims"),
-    "a claim that is a number": (lambda: claiming(1), "list of claims"),
+    "a claim that is a number": (lambda: claiming(NAMED, 1), "list of claims"),
     "parts that are a number": (lambda: claiming({"parts": 1}), "list of parts"),
-    "a part that is a number": (lambda: claiming({"parts": [1]}), "list of parts"),
+    "a part that is a number": (lambda: claiming({"parts": [NAMED, 1]}), "list of parts"),
     "an array without a name": (lambda: claiming({"completion": []}), "names the array"),
     "an array that is not there": (lambda: claiming(NAMED), "names the array H"),
     "arrays a byte too large": (lambda: claiming(NAMED, H=H, limit=1), "unpack to more"),

@@ -90,20 +90,13 @@ def cut_into_parts(run: Run, *, widest: int = MOST_CHANNELS) -> list[tuple[int, 
     for first, last in itertools.pairwise(run.cut_points):
         if first == starts[-1]:
             continue  # the present part has no link before this cut point, so that there is nothing to join
-        gains_by_joining = widest > 0 and _has_middle_slopes(run.links[first - 1])
+        # If the middle slope of each channel is 0, no edge of K joins the links up to here to the later links. They
+        # share only the weights of the value between them, so that one joint bound of both is no better than two.
+        middle_slopes, _ = middle_and_leaf_slopes(*run.links[first - 1].slopes)
+        gains_by_joining = widest > 0 and bool(middle_slopes.any())
         if not (gains_by_joining and joinable(run.part(starts[-1], last), widest)):
             starts.append(first)
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
-
-
-def _has_middle_slopes(link: Link) -> bool:
-    """Whether the middle (a + b)/2 of the slopes of some channel is not 0.
-
-    If all are 0, no edge of K joins the links up to this one to the later links. They share only the weights of the
-    value between them, so that one joint bound of both is no better than two.
-    """
-    middle_slopes, _ = middle_and_leaf_slopes(*link.slopes)
-    return bool(middle_slopes.any())
 
 
 def statements_of(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray]) -> tuple[Together, ...]:
@@ -163,9 +156,6 @@ def edges(
     def by_row(numbers: FloatArray) -> FloatArray:
         return numbers.reshape(-1, 1, *(1,) * part.axes)
 
-    def by_column(numbers: FloatArray) -> FloatArray:
-        return numbers.reshape(1, -1, *(1,) * part.axes)
-
     all_edges: list[Edge] = []
     last_leaf = len(part.links)
     for vertex, ((slope, leaf_slope), kernel_of_source) in enumerate(zip(slopes, kernels, strict=True), start=1):
@@ -173,7 +163,7 @@ def edges(
         if has_leaf:
             last_leaf += 1
         for source, (kernel, first_tap) in kernel_of_source.items():
-            scaled = kernel / by_column(scales[source]) * by_row(scales[vertex])
+            scaled = kernel / by_row(scales[source]).swapaxes(0, 1) * by_row(scales[vertex])
             all_edges.append(Edge(source, vertex, by_row(slope) * scaled, first_tap))
             if has_leaf:
                 all_edges.append(Edge(source, last_leaf, by_row(leaf_slope) * scaled, first_tap))

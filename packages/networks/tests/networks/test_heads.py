@@ -118,7 +118,6 @@ def averaging(window: Any, sizes: tuple[int, ...]) -> Matrix:
 
 
 def drawn(kind: str, count: int, **options: Any) -> list[tuple[Drawn, Head]]:
-    """Return small networks of a kind that have a head, with their heads."""
     networks: list[tuple[Drawn, Head]] = []
     for seed in range(100):
         with contextlib.suppress(ValueError):  # nothing is left of an axis

@@ -29,15 +29,7 @@ PROGRAMS = int(os.environ.get("SPECNORM_LINEAR_BOUNDS", "12"))
 """Programs at random; by hand thousands."""
 
 
-def lowest(
-    chain: Network,
-    x: Array,
-    radius: float,
-    row: Array,
-    seed: int,
-    steps: int = 12,
-    starts: int = 6,
-) -> float:
+def lowest(chain: Network, x: Array, radius: float, row: Array, seed: int, steps: int = 12, starts: int = 6) -> float:
     """The least value of a row of the output that steps downhill in the ball find."""
     numbers = np.random.default_rng(seed)
     best = math.inf
@@ -52,12 +44,7 @@ def lowest(
     return best
 
 
-def gaps(
-    chain: Network,
-    radius: float,
-    seed: int,
-    steps: int = 12,
-) -> Iterator[tuple[float, float]]:
+def gaps(chain: Network, radius: float, seed: int, steps: int = 12) -> Iterator[tuple[float, float]]:
     """How far below the centre a row's bound is, and how far an attack gets."""
     network = READ.setdefault(id(chain), read_network(chain.graph))
     x = np.random.default_rng(seed).normal(size=chain.shape)
@@ -85,14 +72,7 @@ def test_no_value_is_below_its_bound(name: str) -> None:
 
 
 # -- exact cases -------------------------------------------------------------------------------------------------------
-def lower(
-    graph: Graph,
-    x: Array,
-    radius: float,
-    rows: Array,
-    *,
-    anew: bool = True,
-) -> Array:
+def lower(graph: Graph, x: Array, radius: float, rows: Array, *, anew: bool = True) -> Array:
     bounds = locate_values(read_network(graph), x, radius, by_lines=anew)
     return Ascent(bounds, graph.outputs[0], rows).climb(0, Clock()).best.low
 
