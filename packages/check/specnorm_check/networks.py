@@ -25,7 +25,7 @@ from specnorm_check.arithmetic import Array, Refused, require, root_up
 from specnorm_check.attention import Factor, factors_of_value
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.inequality import constant_of_units
+from specnorm_check.inequality import Form
 from specnorm_check.layers import proven_norm
 from specnorm_check.maxima import write_out_maxima
 from specnorm_check.moves import MOVES, copies_of
@@ -329,7 +329,9 @@ class Network(Graph):
     def constant_of_part(self, part: Part, completion: Array) -> Fraction:
         """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""
         if not isinstance(part, Together):
-            return constant_of_units(self, self.with_first_names(part))
+            is_proven = Form(self, self.with_first_names(part)).is_nonnegative()
+            require(is_proven, "its multipliers do not prove the part")
+            return ONE
         joint = self.joint(part)
         kernel, exponent = joint.kernel, part.exponent
         norm = proven_norm(kernel, joint.layer, completion, exponent, joint.errors)

@@ -229,7 +229,7 @@ def move(operator: str, *inputs: Any, arrays: dict[str, Any] | None = None, **mo
 
 def pool(pads: list[int]) -> Any:
     one = Node("AveragePool", ["x"], {"kernel_shape": [2], "pads": pads})
-    return matrices.kernel_of(fake(one), one, FOUR, FOUR)
+    return parts.read_kernel(fake(one), one, FOUR, FOUR)
 
 
 def branch(one: Node, **shapes: Any) -> Any:
@@ -346,10 +346,10 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
     "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
     "a sum with an empty name for its axes": (lambda: step("ReduceSum", "x", "", y=()), "ReduceSum without axes"),
-    "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
-    "averages padded behind": (lambda: pool([0, 1]), "averages of fewer pixels"),
-    "averages padded along one axis": (lambda: matrices.kernel_of(fake(RELU), Node("AveragePool", ["x"], {
-        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2), (1, 2, 1, 2)), "averages of fewer pixels"),
+    "averages padded before": (lambda: pool([1, 0]), "fewer pixels"),
+    "averages padded behind": (lambda: pool([0, 1]), "fewer pixels"),
+    "averages padded along one axis": (lambda: parts.read_kernel(fake(RELU), Node("AveragePool", ["x"], {
+        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2), (1, 2, 1, 2)), "fewer pixels"),
     "a weight that is not finite": (lambda: rounded([1.0, math.inf]), "NaN or infinity"),
     "a weight that is too small": (lambda: rounded([rules.LEAST_PRODUCT]), "so small that products"),
     "2^32 roundings of a matrix": (lambda: rounded([1.0], 2**32 - 1), "too many roundings"),
@@ -502,7 +502,7 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a start of units with a tiny multiplier": (lambda: units(q_0=(2.0**-300,)).is_nonnegative(), "very different"),
     "a part of a text": (lambda: read_part(values="xy"), "no list of two"),
     "pooling inside a part": (lambda: joint(
-        Node("Relu", ["z"], {}), "z", z=Node("MaxPool", ["x"], {"kernel_shape": [1]})), "pooling at z"),
+        Node("Relu", ["z"], {}), "z", z=Node("MaxPool", ["x"], {"kernel_shape": [1]})), "MaxPool stands in a part"),
     "a normalization too many": (lambda: with_limit(parts, "MOST_NORMALISATIONS", 0, lambda: term_of(
         Node("BatchNormalization", ["x", "3", "3", "3", "3"], {}))), "more than 0 normalizations"),
     "fewer entries before a layer": (lambda: term_of(
@@ -719,9 +719,9 @@ FILES: dict[str, tuple[Callable[[], Any], str]] = {
     "claims that are a number": (
         lambda: certificate({"specnorm_certificate": files.VERSION, "claims": 1}), "list of claims"),
     "no claim": (claiming, "list of claims"),
-    "a claim that is a number": (lambda: claiming(1), "list of claims"),
+    "a claim that is a number": (lambda: claiming(NAMED, 1), "list of claims"),
     "parts that are a number": (lambda: claiming({"parts": 1}), "list of parts"),
-    "a part that is a number": (lambda: claiming({"parts": [1]}), "list of parts"),
+    "a part that is a number": (lambda: claiming({"parts": [NAMED, 1]}), "list of parts"),
     "an array without a name": (lambda: claiming({"completion": []}), "names the array"),
     "an array that is not there": (lambda: claiming(NAMED), "names the array H"),
     "arrays a byte too large": (lambda: claiming(NAMED, H=H, limit=1), "unpack to more"),
