@@ -208,13 +208,11 @@ def _inferred(proto: Any, call: Call) -> list[tuple[Shape, str]]:
         raise
     except Exception as error:  # onnx raises many kinds for nodes that it does not know
         raise NoBoundError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
-    shapes = []
-    for tensor in tensors:
-        if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
-            raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is unknown")
-        shapes.append(tuple(int(dim.dim_value) for dim in tensor.shape.dim))
-    if len(tensors) != len(proto.output) or any(n < 0 for shape in shapes for n in shape):
+    sizes = [dim for tensor in tensors for dim in tensor.shape.dim]
+    has_shapes = len(tensors) == len(proto.output) and all(tensor.HasField("shape") for tensor in tensors)
+    if not has_shapes or any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in sizes):
         raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is unknown")
+    shapes = [tuple(int(dim.dim_value) for dim in tensor.shape.dim) for tensor in tensors]
     return list(zip(shapes, dtypes, strict=True))
 
 

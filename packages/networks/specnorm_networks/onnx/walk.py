@@ -380,13 +380,14 @@ class Walk:
 
     def _missed(self, proto: Any, inputs: Operands, label: str) -> None:
         name = (proto.domain.replace("ai.onnx", ""), proto.op_type)
+        reason = ""
         if name in self.functions:
             reason = "it is a function that the model defines: inline it (onnx.inliner)."
-            self._hide(Hidden(proto.op_type[:80], "none", reason))
         elif name[0] and name not in _WITHOUT_KERNELS:
             reason = (
                 f"it is an operator of {proto.domain[:40]}, which is not supported: register it, or export without it."
             )
+        if reason:
             self._hide(Hidden(proto.op_type[:80], "none", reason))
         for missed in unread(proto, inputs, label):
             self._hide(missed)
