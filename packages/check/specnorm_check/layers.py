@@ -217,8 +217,7 @@ def lag_matrices(a: Array, lag: Lag) -> Array:
         x.append(slice(first, stop))
         x_plus_t.append(slice(first + t, stop + t))
     return exact_products(
-        rows_of_channels(a[:, :, :, *x]),
-        rows_of_channels(a[:, :, :, *x_plus_t]),
+        rows_of_channels(a[:, :, :, *x]), rows_of_channels(a[:, :, :, *x_plus_t])
     )
 
 
@@ -255,11 +254,7 @@ def by_phases(kernel: Array, layer: Layer) -> Array:
     return kernel.reshape(layer.groups, -1, *kernel.shape[1:])
 
 
-def split_axis(
-    kernel: Array,
-    axis: int,
-    phases: int,
-) -> Array:
+def split_axis(kernel: Array, axis: int, phases: int) -> Array:
     """Return the kernel that reads the phases of an axis as channels (step 3).
 
     Tap phases * a + b of a channel becomes tap a of the channel (channel, b).
@@ -267,8 +262,7 @@ def split_axis(
     taps = kernel.shape[axis]
     fewer = -(-taps // phases)  # rounded up
     widths = [(0, 0)] * kernel.ndim
-    missing = fewer * phases - taps
-    widths[axis] = (0, missing)
+    widths[axis] = (0, fewer * phases - taps)
     padded = np.pad(kernel, widths)
     before = padded.shape[:axis]
     after = padded.shape[axis + 1 :]
@@ -310,11 +304,7 @@ def copies_of_a_pixel(axis: Axis, mode: str) -> int:
     return 1
 
 
-def matrix_at_size(
-    kernel: Array,
-    layer: Layer,
-    sizes: tuple[int, ...],
-) -> Array:
+def matrix_at_size(kernel: Array, layer: Layer, sizes: tuple[int, ...]) -> Array:
     """Return the layer's matrix for each group (step 4)."""
     outputs, inputs, *taps = kernel.shape
     pairs = [*zip(layer.axes, sizes, strict=True)]
@@ -337,12 +327,7 @@ def matrix_at_size(
     return matrix.reshape(layer.groups, -1, columns)
 
 
-def pixels_read(
-    axis: Axis,
-    size: int,
-    tap: int,
-    mode: str,
-) -> Array:
+def pixels_read(axis: Axis, size: int, tap: int, mode: str) -> Array:
     """Return R(t) of Lemma 3: a 1 where an output (row) reads a pixel (column)."""
     before, after = axis.padding_before, axis.padding_after
     most = {"reflect": size - 1, "symmetric": size}.get(mode, before + after)

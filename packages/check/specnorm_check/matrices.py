@@ -218,11 +218,7 @@ def scaled(weights: Array, arrays: Sequence[Array]) -> Array:
     return np.asarray(weights[..., np.newaxis] * arrays[0])
 
 
-def multiplied(
-    after: tuple[int, ...],
-    weights: Array,
-    arrays: Sequence[Array],
-) -> Array:
+def multiplied(after: tuple[int, ...], weights: Array, arrays: Sequence[Array]) -> Array:
     """Return a matrix, for each group, times the last axes of its input that it reads."""
     groups, _, inputs = weights.shape
     columns = arrays[0].shape[-1]
