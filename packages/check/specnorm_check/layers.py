@@ -141,8 +141,7 @@ def proven_norm(
 def whole_numbers_of(completion: Array) -> Array:
     """Return H' in float64; refuse other numbers than integers up to 2^19."""
     dtype = completion.dtype
-    is_whole = dtype.str in ("<i2", "<i4")
-    require(is_whole, f"H is {dtype}, not int16 or int32")
+    require(dtype.str in ("<i2", "<i4"), f"H is {dtype}, not int16 or int32")
     h = completion.astype(np.float64)
     require_small_entries(h)
     return h
@@ -313,8 +312,7 @@ def matrix_at_size(kernel: Array, layer: Layer, sizes: tuple[int, ...]) -> Array
     columns = inputs * math.prod(sizes)
     smallest = min([1, *sizes, *sizes_out])
     require(smallest > 0, "at its size it has no input or no output")
-    is_small = rows * columns < LARGEST_MATRIX
-    require(is_small, "at its size it is too large a matrix")
+    require(rows * columns < LARGEST_MATRIX, "at its size it is too large a matrix")
 
     by_taps = kernel.reshape(outputs, inputs, -1)
     matrix = np.zeros((rows, columns))

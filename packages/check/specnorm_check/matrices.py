@@ -122,8 +122,7 @@ def step_of(graph: Graph, name: str) -> Step:
     if node.op == "Resize":
         matrix = matrix_of_resize(graph, node, before, after)[np.newaxis]
     else:
-        is_known = node.op in LAYER_OPERATORS or node.op == "AveragePool"
-        require(is_known, message)
+        require(node.op in LAYER_OPERATORS or node.op == "AveragePool", message)
         kernel, layer = read_kernel(graph, node, before, after)
         matrix = matrix_at_size(kernel, layer, layer.sizes or ())
         if node.op == "ConvTranspose":

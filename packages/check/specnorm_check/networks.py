@@ -190,8 +190,7 @@ class Network(Graph):
         """Refuse a part whose last value no operator computes: it would be ignored."""
         for part in parts:
             end = part.values[-1]
-            message = f"a part ends at {plain(end)}, no computed value"
-            require(end in self.stated, message)
+            require(end in self.stated, f"a part ends at {plain(end)}, no computed value")
 
     def nothing_proven(self, bounds_of: Mapping[str, ValueBounds]) -> str:
         """Return the message that some operators have no bound."""

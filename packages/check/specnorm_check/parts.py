@@ -154,8 +154,7 @@ def function_at(graph: Graph, name: str) -> tuple[str, Slopes]:
 
     Without a function these are the value itself, and the slopes of the identity.
     """
-    is_computed = name in graph.nodes
-    require(is_computed, f"a part ends at {plain(name)}, no computed value")
+    require(name in graph.nodes, f"a part ends at {plain(name)}, no computed value")
     node = graph.nodes[name]
     slopes = slopes_of(node)
     if slopes is None:
@@ -224,8 +223,7 @@ class TermReader:
             in_order = [*range(read.shape[1])]
             is_whole = [*read.rows] == [*read.channels] == in_order
             if not is_whole or len(in_order) != shape[1]:
-                is_matrix_of_channels = layer.groups == 1 and not layer.is_adjoint
-                require(is_matrix_of_channels, DO_NOT_FIT)
+                require(layer.groups == 1 and not layer.is_adjoint, DO_NOT_FIT)
                 is_once = len(np.unique(read.channels)) == len(read.channels)
                 require(is_once, "a channel is read twice")
                 of_value = np.zeros((len(kernel), read.shape[1], *kernel.shape[2:]))
