@@ -68,10 +68,7 @@ def close(found: Any, expected: Any, rtol: float = 1e-9) -> None:
 @pytest.mark.usefixtures("x64")
 @pytest.mark.sampled("tn_bound")
 def test_compiled_and_batched(name: str) -> None:
-    """What a training step is made of; every further transformation, which compiles anew, is tried on a few below.
-
-    A layer initialised to zero has the value and the gradient zero, and nothing is NaN.
-    """
+    """What a training step is made of. A layer initialised to zero has the value and the gradient zero, and no NaN."""
     function, batch = scalar(name), wide(3, *SHAPE, seed=7)
     gradient = jax.grad(function)
     wanted = jnp.stack([gradient(k) for k in batch])
