@@ -32,8 +32,7 @@ def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     if not parts:
         raise ModelFileError(
             f"{type(model).__name__} is not a model: give the path of its file, a mapping of names to arrays "
-            "(of Linen, "
-            "the variables), or a model of torch, Flax NNX, Equinox or Keras that is built."
+            "(of Linen, the variables), or a model of torch, Flax NNX, Equinox or Keras that is built."
         )
     tensors = [_tensor(part) for part in parts]
     if input_shape is None:

@@ -206,8 +206,7 @@ def _example(
         if not isinstance(first, _ConvNd):
             raise MethodError(
                 f"input_shape={input_shape} is a spatial size, but the model's first layer is not a convolution. "
-                "Give one "
-                "input without the batch axis, such as (3, 32, 32)."
+                "Give one input without the batch axis, such as (3, 32, 32)."
             )
         shape = (first.in_channels, *shape * len(first.kernel_size))
     floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())

@@ -30,6 +30,8 @@ from specnorm_audit.readers.common import check_shrinking, check_size, native, u
 if TYPE_CHECKING:
     import h5py
 
+Array: TypeAlias = NDArray[Any]
+Load: TypeAlias = Callable[[], Array]
 Place: TypeAlias = tuple[str, ...]
 """Path of an array or group in a file: the names of the groups around it, and its own name."""
 Items: TypeAlias = Sequence[tuple[Place, Any]]
@@ -215,7 +217,7 @@ def _array(name: str, item: h5py.Dataset) -> Tensor:
     return Tensor(name, shape, dtype, partial(_load, item, dtype), refusal=refusal)
 
 
-def _load(item: h5py.Dataset, dtype: str) -> NDArray[Any]:
+def _load(item: h5py.Dataset, dtype: str) -> Array:
     try:
         array = np.asarray(item[()])
     except Exception as error:  # the library fails in many ways on damaged data
@@ -401,10 +403,10 @@ def _separable(depthwise: Tensor, pointwise: Tensor, stored: tuple[Tensor, Tenso
     )
 
 
-def _product(depthwise: Callable[[], NDArray[Any]], pointwise: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+def _product(depthwise: Load, pointwise: Load) -> Array:
     first = depthwise().astype(np.float64)
     second = pointwise().astype(np.float64)
-    kernel: NDArray[Any] = np.einsum("...cm,cmf->...cf", first, second.reshape(*first.shape[-2:], -1))
+    kernel: Array = np.einsum("...cm,cmf->...cf", first, second.reshape(*first.shape[-2:], -1))
     return kernel
 
 
@@ -611,7 +613,7 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     return replace(tensor, kind="conv", shape=shape, load=load, geometry=geometry, input_shape=size)
 
 
-def _reshaped(load: Callable[[], NDArray[Any]], shape: Sequence[int]) -> NDArray[Any]:
+def _reshaped(load: Load, shape: Sequence[int]) -> Array:
     return load().reshape(shape)
 
 

@@ -198,6 +198,10 @@ CASES: dict[str, Case] = {
         (1, 2), [gemm("x", "w", "h"), node("Slice", "h 1 2 1", "g"), gemm("g", "v", "y")],
         joint(["x", "h"], [1, 1], [1, 1 / 16]), joint(["h", "y"], [1, 1 / 16], [1]),
         w=np.diag([1.0, 16.0]), v=ONE, **CUTS),
+    "the first channel of a value": case(
+        (1, 2), [gemm("x", "w", "h"), node("Slice", "h 0 1 1", "g"), gemm("g", "v", "y")],
+        joint(["x", "h"], [1, 1], [1 / 16, 1]), joint(["h", "y"], [1 / 16, 1], [1]),
+        w=np.diag([16.0, 1.0]), v=ONE, **CUTS),
     "multipliers of a transposed layer": case(
         (1, 2, 1), [node("Conv", "x k", "h"), node("ConvTranspose", "h m")],
         joint(["x", "h"], [1, 1], [1, 1 / 16]), joint(["h", "y"], [1, 1 / 16], [1, 1]),

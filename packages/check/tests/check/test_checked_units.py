@@ -16,7 +16,7 @@ pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
 from check.test_checked_networks import ONE, drawn_branches, file_of, gemm, node, reached
 from specnorm_audit import network_certificates as certificates
-from specnorm_check.inequality import Form, constant_of_units, new_units
+from specnorm_check.inequality import Form, new_units
 
 from specnorm.proof import Clock
 
@@ -133,10 +133,10 @@ def test_a_factor_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes, shape, constants = CASES["a shortcut"]
     network = specnorm_check.Network(file_of(nodes, shape, constants), list(shape))
     part = part_of(["x", "r", "y"], 2.1, 1.5, 1)
-    assert constant_of_units(network, Part.read(part)) == 1
+    assert network.constant_of_part(Part.read(part), np.zeros(0)) == 1
     monkeypatch.setattr(np.linalg, "cholesky", lambda matrix: np.eye(len(matrix)))
     with pytest.raises(Refused, match="do not prove"):
-        constant_of_units(network, Part.read(part))
+        network.constant_of_part(Part.read(part), np.zeros(0))
 
 
 def test_the_error_of_a_matrix_covers_its_roundings() -> None:

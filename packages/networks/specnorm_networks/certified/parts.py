@@ -120,12 +120,6 @@ MiddleAndLeaf = tuple[FloatArray, FloatArray]
 """Middle slopes c and leaf slopes e of a function, as `middle_and_leaf_slopes` returns them."""
 
 
-def slopes_of(part: Run) -> list[MiddleAndLeaf]:
-    """Return the slopes of each link; those of the last are its largest ones, since it has no multiplier."""
-    *inner, last = part.links
-    return [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
-
-
 def edges(
     part: Run,
     kernels: Sequence[Mapping[int, PlacedKernel]],
@@ -134,8 +128,8 @@ def edges(
 ) -> list[Edge]:
     """Return the edges of the graph.
 
-    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term if the last slopes
-    are those of `slopes_of`, else the value z_l. Vertices from l + 1 on are the other leaves, one for each link that
+    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term if the last function
+    has no multiplier, else the value z_l. Vertices from l + 1 on are the other leaves, one for each link that
     has a leaf slope.
 
     Parameters
@@ -348,7 +342,9 @@ def _constant_of_layer(
 
 def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove the constant of links together, from the norm of T, or of K + c I."""
-    slopes = slopes_of(part)
+    *inner, last = part.links
+    # The last function has no multiplier. So its slopes are its largest ones.
+    slopes = [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
     kernel = joint_kernel(edges(part, part.kernels, weights, slopes), is_chain=part.is_chain)
     spec = ConvSpec.of(kernel.shape)
     shift = 0.0 if part.is_chain else SHIFT

@@ -81,33 +81,17 @@ def _longest_run(
         for reader in () if number in escaping else readers[number]:
             heappush(waiting, reader)
     for end in sorted(reached - {start}, reverse=True):
-        with suppress(NoBoundError):
-            return sorted(_needed_for(end, start, values, readers, escaping))
+        needed, waiting = {start, end}, [end]
+        while waiting:
+            sources = {*_link(values[waiting.pop()]).sources} - needed
+            if any(number in escaping or max(readers[number]) > end for number in sources):
+                break  # a value between them is read elsewhere
+            needed |= sources
+            waiting += sources
+        else:
+            if all(readers[number] <= needed for number in needed - {start, end}):
+                return sorted(needed)
     return [start]
-
-
-def _needed_for(
-    end: int,
-    start: int,
-    values: Sequence[Value],
-    readers: Sequence[set[int]],
-    escaping: set[int],
-) -> set[int]:
-    """Return the values from which ``end`` is computed, back to ``start``, and these two.
-
-    `NoBoundError` if one of those between them is read by something other than a link of these values.
-    """
-    needed = {start, end}
-    waiting = [end]
-    while waiting:
-        sources = set(_link(values[waiting.pop()]).sources) - needed
-        if any(number in escaping or max(readers[number]) > end for number in sources):
-            raise NoBoundError("a value between them is read elsewhere")
-        needed |= sources
-        waiting += sources
-    if not all(readers[number] <= needed for number in needed - {start, end}):
-        raise NoBoundError("a value between them is read elsewhere")
-    return needed
 
 
 def _joinable_runs(run: Run) -> Iterator[tuple[int, Run]]:

@@ -301,7 +301,7 @@ def softmax(call: Call, x: Data, /, *, axis: int) -> Output:
     """Return softmax or its logarithm over one axis; before operator set 13 it is over that axis and all behind it."""
     shape = shape_of(x)
     first = on_axis(axis, shape)
-    axes: tuple[int, ...] = (first,)
+    axes: Shape = (first,)
     if call.opset < 13:
         # An axis of size 1 changes nothing: without it, patterns of one axis know the node.
         axes = tuple(number for number in range(first, len(shape)) if shape[number] != 1) or axes

@@ -10,7 +10,6 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import counted, padding_rules
 from specnorm_networks.certified import operators as ops
@@ -37,7 +36,7 @@ from specnorm_networks.onnx.nodes import (
     on_axis,
     shape_of,
 )
-from specnorm_networks.onnx.tensors import Constant
+from specnorm_networks.onnx.tensors import Array, Constant
 
 MOST_AXES = 3
 """Largest number of spatial axes of a layer."""
@@ -47,7 +46,7 @@ Pads = tuple[tuple[int, int], ...]
 """Amounts of padding before and behind each axis."""
 
 
-def amounts(name: str, stated: Wholes | None, count: int, default: int) -> tuple[int, ...]:
+def amounts(name: str, stated: Wholes | None, count: int, default: int) -> Wholes:
     """Return the numbers of an attribute, or the default for each axis; refuse a wrong count or impossible numbers.
 
     The default is the smallest possible number.
@@ -424,7 +423,7 @@ def _products(
     sizes = constant_sizes | value_sizes
     shape = tuple(sizes[x] for x in output_indices)
 
-    def as_stack(a: NDArray[Any]) -> NDArray[Any]:
+    def as_stack(a: Array) -> Array:
         return a.transpose(order).reshape(count, rows, columns)
 
     if constant.refusal is not None:
@@ -476,7 +475,7 @@ def batch_norm(
 # -- normalization by a value's own entries ----------------------------------------------------------------------------
 def _normalised(
     x: Data | Output,
-    axes: tuple[int, ...],
+    axes: Wholes,
     eps: float,
     *,
     centred: bool = True,

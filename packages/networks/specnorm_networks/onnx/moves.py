@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import Move, Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.onnx.binding import Array, Wholes, refuse
+from specnorm_networks.onnx.binding import Wholes, refuse
 from specnorm_networks.onnx.nodes import (
     FLOATING,
     MAX_FOLDED,
@@ -31,8 +31,10 @@ from specnorm_networks.onnx.nodes import (
     shape_of,
     with_size,
 )
-from specnorm_networks.onnx.tensors import Constant
+from specnorm_networks.onnx.tensors import Array, Constant
 
+Places: TypeAlias = NDArray[np.int64]
+"""Numbers of entries of a value."""
 MAX_TABLE = 2**22
 """Largest number of entries of a table whose rows an integer input chooses."""
 
@@ -246,7 +248,7 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Outp
     if mode not in ("DCR", "CRD") or not is_divided:
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
     is_crd = mode == "CRD"
-    parts: tuple[int, ...]
+    parts: Shape
     if spreads:
         channels = (c // b**2, b, b) if is_crd else (b, b, c // b**2)
         parts = (n, *channels, h, w)
@@ -261,7 +263,7 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Outp
 
 
 # -- entries at constant places, and sorts ----------------------------------------------------------------------------
-def places_of(x: Value) -> NDArray[np.int64]:
+def places_of(x: Value) -> Places:
     """Return the number of each entry of a value, in its shape."""
     shape = shape_of(x)
     if math.prod(shape) > MAX_KNOWN:
@@ -269,24 +271,24 @@ def places_of(x: Value) -> NDArray[np.int64]:
     return np.arange(math.prod(shape)).reshape(shape)
 
 
-def entries(x: Data, places: NDArray[np.int64]) -> Output:
+def entries(x: Data, places: Places) -> Output:
     """Return the entries of a value with these numbers; -1 stands for zero."""
     if places.size > MAX_KNOWN:
         raise NoBoundError("its output has too many entries")
     return Output(ops.Entries(places, math.prod(shape_of(x))), (x,), places.shape)
 
 
-def _places_along(x: Value, indices: Array, axis: int) -> NDArray[np.int64]:
+def _places_along(x: Value, indices: Array, axis: int) -> Places:
     """Return the numbers of the entries at the positions ``indices`` along an axis."""
     places = places_of(x)
     if indices.ndim != places.ndim:
         raise NoBoundError(f"indices of shape {indices.shape} do not fit {places.shape}")
-    grid: list[NDArray[Any]] = [*np.indices(indices.shape)]
+    grid: list[Array] = [*np.indices(indices.shape)]
     grid[on_axis(axis, places.shape)] = indices.astype(np.int64)
     return np.asarray(places[tuple(grid)])
 
 
-def _places_at(places: NDArray[np.int64], indices: Array) -> NDArray[np.int64]:
+def _places_at(places: Places, indices: Array) -> Places:
     """Return slices of ``places``: each tuple along the last axis of ``indices`` is the position of one."""
     depth = indices.shape[-1]
     count = math.prod(indices.shape[:-1]) * math.prod(places.shape[depth:])
@@ -342,7 +344,7 @@ def scatter_elements(
     return _with_updates(x, _places_along(x, indices, axis), updates, reduction)
 
 
-def _with_updates(x: Value, places: NDArray[np.int64], updates: Value, reduction: str) -> Output:
+def _with_updates(x: Value, places: Places, updates: Value, reduction: str) -> Output:
     """Return a value with updates in place of the entries with these numbers, or added to them."""
     if updates.shape != places.shape:
         raise NoBoundError(f"updates of shape {updates.shape} do not fit {places.shape}")

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import counted
 from specnorm_networks.certified.operators import Layer, NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray, Offset, Shape, multiplied
-from specnorm_networks.onnx.tensors import Constant
+from specnorm_networks.onnx.tensors import Array, Constant
 
 DOMAINS = ("", "ai.onnx")
 """Names of the domain of ONNX's own operators."""
@@ -68,6 +67,8 @@ class Data:
 
 
 Value: TypeAlias = Constant | Data
+Operands: TypeAlias = Sequence[Value | None]
+"""Inputs of a node, in its order; None for one that is left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,11 +124,11 @@ class Call:
 
     operator: str
     opset: int
-    inputs: Sequence[Value | None]
+    inputs: Operands
     attributes: Mapping[str, Any]
     outputs: int
     describe: Callable[[Any], Constant]
-    fold: Callable[[NDArray[Any]], Constant]
+    fold: Callable[[Array], Constant]
     use: Callable[[Constant, Mapping[str, Any], Shape | None], str]
     missed: Callable[[], None] = lambda: None
     domain: str = ""
@@ -199,7 +200,7 @@ def offset_of(value: Constant | None, factor: float = 1.0, spatial: int = 0) -> 
     if value is None:
         return None
 
-    def load() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def load() -> tuple[FloatArray, FloatArray]:
         if value.refusal is not None:
             return np.full((1,), np.nan), np.zeros(1)
         numbers = value.load().astype(np.float64)

@@ -52,10 +52,10 @@ def pool(
 
 
 class _Reduction(Protocol):
-    def __call__(self, axes: tuple[int, ...], keep: bool) -> Operator: ...
+    def __call__(self, axes: Wholes, keep: bool) -> Operator: ...
 
 
-def _over(make: _Reduction, x: Data | Output, axes: tuple[int, ...], keep: bool) -> Output:
+def _over(make: _Reduction, x: Data | Output, axes: Wholes, keep: bool) -> Output:
     """Return a reduction over some axes, which stay as axes of size 1 if ``keep``."""
     shape = []
     for axis, n in enumerate(shape_of(x)):
