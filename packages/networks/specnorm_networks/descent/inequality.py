@@ -36,7 +36,7 @@ STEPS = 2
 """Quasi-Newton steps with one width for each step that is asked for."""
 STEPS_OF_FIRST = 12
 """The same with the one width of `OF_FIRST`."""
-NEWTON_STEPS = 4
+NEWTON_STEPS = 24
 """Newton steps for each step that is asked for."""
 LEAST_GAIN = 3e-4
 """Steps with one width end if the last ones lower the logarithm of g^2 by less."""
