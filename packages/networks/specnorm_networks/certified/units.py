@@ -189,7 +189,8 @@ class _Reader:
             self.append_rows(before, entries[is_new], widths)
             first = self.count
             self.count += int(is_new.sum())
-            channels = _channels_of(node.shape or ())[entries[is_new]]
+            pixels = math.prod((node.shape or ())[2:])  # channels are along the axis after the samples
+            channels = entries[is_new] // max(pixels, 1)
             self.functions.append(Units(node.name, channels))
             units[is_new] = np.arange(first, self.count)
             if function is not None:
@@ -256,12 +257,6 @@ def _function_of_any_entry(node: Node) -> str | None:
     """Return the digest of a function that is the same at every entry; None if a field may differ between them."""
     fields = [value for name, value in vars(node.operator).items() if name != "slopes_on_range"]
     return digest_of_operator(node.operator) if all(isinstance(value, float | int) for value in fields) else None
-
-
-def _channels_of(shape: tuple[int, ...]) -> NDArray[np.intp]:
-    """Return the number of the channel of each entry: along the axis after the samples, if there are pixels."""
-    pixels = math.prod(shape[2:]) if len(shape) > 2 else 1
-    return np.arange(math.prod(shape)) // max(pixels, 1)
 
 
 def _units_of(node: Node) -> int:
