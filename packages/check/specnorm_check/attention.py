@@ -400,8 +400,7 @@ def factors(read: Read) -> tuple[Fraction, Fraction, Fraction]:
     require(is_same(k, v), "keys and values of other tokens")
     shapes = [each.tokens.shape[:-1] for each in (q, k, v)]
     require(shapes[0][:-1] == shapes[1][:-1] and shapes[1] == shapes[2], "heads differ")
-    has_same_size = q.tokens.shape[-1] == k.tokens.shape[-1]
-    require(has_same_size, "queries and keys of other sizes")
+    require(q.tokens.shape[-1] == k.tokens.shape[-1], "queries and keys of other sizes")
     sums: list[dict[int, Fraction]] = [{}, {}, {}]
     for index in np.ndindex(shapes[0][:-1]):
         heads = [head_of(each, index) for each in (q, k, v)]

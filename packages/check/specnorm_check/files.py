@@ -31,8 +31,7 @@ def read_certificate(path: str | Path) -> list[Claim]:
     message = "the file has no claims: it is not a certificate"
     require("claims" in arrays, message)
     text = arrays.pop("claims")
-    is_text = text.dtype == np.uint8 and text.size < LARGEST_TEXT
-    require(is_text, message)
+    require(text.dtype == np.uint8 and text.size < LARGEST_TEXT, message)
     claims = []
     for statement in statements_of(text.tobytes()):
         claims.append(with_completions(statement, arrays))

@@ -166,10 +166,7 @@ class Form:
 
 # -- step A: units ---------------------------------------------------------------------
 def functions_of(
-    graph: Graph,
-    start: str,
-    between: Sequence[str],
-    used: int,
+    graph: Graph, start: str, between: Sequence[str], used: int
 ) -> dict[str, Function]:
     """Return the functions of entries between, with the numbers of their units.
 

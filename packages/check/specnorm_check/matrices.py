@@ -122,8 +122,7 @@ def step_of(graph: Graph, name: str) -> Step:
     if node.op == "Resize":
         matrix = matrix_of_resize(graph, node, before, after)[np.newaxis]
     else:
-        is_known = node.op in LAYER_OPERATORS or node.op == "AveragePool"
-        require(is_known, message)
+        require(node.op in LAYER_OPERATORS or node.op == "AveragePool", message)
         kernel, layer = read_kernel(graph, node, before, after)
         matrix = matrix_at_size(kernel, layer, layer.sizes or ())
         if node.op == "ConvTranspose":
@@ -218,11 +217,7 @@ def scaled(weights: Array, arrays: Sequence[Array]) -> Array:
     return np.asarray(weights[..., np.newaxis] * arrays[0])
 
 
-def multiplied(
-    after: tuple[int, ...],
-    weights: Array,
-    arrays: Sequence[Array],
-) -> Array:
+def multiplied(after: tuple[int, ...], weights: Array, arrays: Sequence[Array]) -> Array:
     """Return a matrix, for each group, times the last axes of its input that it reads."""
     groups, _, inputs = weights.shape
     columns = arrays[0].shape[-1]

@@ -154,8 +154,7 @@ def function_at(graph: Graph, name: str) -> tuple[str, Slopes]:
 
     Without a function these are the value itself, and the slopes of the identity.
     """
-    is_computed = name in graph.nodes
-    require(is_computed, f"a part ends at {plain(name)}, no computed value")
+    require(name in graph.nodes, f"a part ends at {plain(name)}, no computed value")
     node = graph.nodes[name]
     slopes = slopes_of(node)
     if slopes is None:
@@ -179,11 +178,7 @@ class TermReader:
     part: Together
 
     def terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float = 1.0,
-        normalisations: int = 0,
+        self, end: int, name: str, scale: Array | float = 1.0, normalisations: int = 0
     ) -> Iterator[Term]:
         """Yield the layers that lead from z_0, ..., z_{end-1} to the value ``name``.
 
@@ -216,12 +211,7 @@ class TermReader:
             require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
             yield from self.layer_terms(end, name, scale)
 
-    def layer_terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float,
-    ) -> Iterator[Term]:
+    def layer_terms(self, end: int, name: str, scale: Array | float) -> Iterator[Term]:
         """Yield the terms of a layer: one for each z_j of which it reads channels."""
         graph = self.graph
         node = graph.nodes[name]
@@ -233,8 +223,7 @@ class TermReader:
             in_order = [*range(read.shape[1])]
             is_whole = [*read.rows] == [*read.channels] == in_order
             if not is_whole or len(in_order) != shape[1]:
-                is_matrix_of_channels = layer.groups == 1 and not layer.is_adjoint
-                require(is_matrix_of_channels, DO_NOT_FIT)
+                require(layer.groups == 1 and not layer.is_adjoint, DO_NOT_FIT)
                 is_once = len(np.unique(read.channels)) == len(read.channels)
                 require(is_once, "a channel is read twice")
                 of_value = np.zeros((len(kernel), read.shape[1], *kernel.shape[2:]))
@@ -242,12 +231,7 @@ class TermReader:
             require(read.shape[2:] == shape[2:], DO_NOT_FIT)
             yield self.term(end, read, of_value, layer, scale)
 
-    def skip_terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float,
-    ) -> Iterator[Term]:
+    def skip_terms(self, end: int, name: str, scale: Array | float) -> Iterator[Term]:
         """Yield the terms of values z_j that are added without a layer.
 
         They may be sliced to some of their pixels, and joined with constant channels.
@@ -306,12 +290,7 @@ class TermReader:
         return numbers[name]
 
     def term(
-        self,
-        end: int,
-        read: Reading,
-        kernel: Array,
-        layer: Layer,
-        scale: Array | float,
+        self, end: int, read: Reading, kernel: Array, layer: Layer, scale: Array | float
     ) -> Term:
         """Return V_ij = q_i W_ij / q_j, where W_ij is ``scale`` times a layer."""
         outputs, inputs = kernel.shape[0], kernel.shape[1] * layer.groups
@@ -353,10 +332,7 @@ def reading_of(start: int, own: Array, rows: Array, whole: Array) -> Reading:
 
 
 def read_kernel(
-    graph: Graph,
-    node: Node,
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
+    graph: Graph, node: Node, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> tuple[Array, Layer]:
     """Return the kernel and the geometry of a layer, or an average, at its input's shape.
 
@@ -393,10 +369,7 @@ def read_kernel(
 
 
 def scale_channels(
-    kernel: Array,
-    groups: int,
-    output_factors: Array,
-    input_factors: Array,
+    kernel: Array, groups: int, output_factors: Array, input_factors: Array
 ) -> Array:
     """Return a kernel with each output and each input times its factor (step B)."""
     _, inputs, *taps = kernel.shape
@@ -422,9 +395,7 @@ class Edge(NamedTuple):
 
 
 def joint_of_several(
-    terms: Sequence[Term],
-    slopes: Mapping[int, Slopes],
-    pooling: Fraction,
+    terms: Sequence[Term], slopes: Mapping[int, Slopes], pooling: Fraction
 ) -> Joint:
     """Return the kernel N + I/2 of several layers, or T if they are a chain."""
     require_one_grid(terms)
@@ -469,9 +440,7 @@ def depth_of(terms: Sequence[Term], last: int) -> int:
 
 
 def edges_of(
-    terms: Sequence[Term],
-    slopes: Mapping[int, Slopes],
-    is_chain: bool,
+    terms: Sequence[Term], slopes: Mapping[int, Slopes], is_chain: bool
 ) -> list[Edge]:
     """Return the blocks of N below its diagonal (step C). The vertex i' is called -i."""
     last = len(slopes)
