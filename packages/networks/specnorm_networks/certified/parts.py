@@ -275,8 +275,7 @@ def constants(run: Run, statements: Sequence[Part], norms: Norms) -> list[Upper]
             raise HypothesisError(f"{statement.values} with such weights are no part of the run from {run.start}")
         if not {first, last} <= {*run.cut_points} or not joinable(run.part(first, last), math.inf):
             raise ValueError(f"layers {first} to {last - 1} of the run cannot be bounded together")
-        if first > 0:
-            entry = np.repeat(entry, run.links[first - 1].repeat)
+        entry = np.repeat(entry, run.links[first - 1].repeat if first else 1)
         claims.append(constant_of_part(run.part(first, last), [entry, *weights], norms))
         first, before = last, weights[-1]
     return claims

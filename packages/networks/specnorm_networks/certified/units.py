@@ -179,7 +179,10 @@ class _Reader:
         """
         numbers = self.entries[node.inputs[0]].reshape(-1)[entries]
         keys = list(zip(numbers.tolist(), low.tolist(), high.tolist(), strict=True))
-        function = _function_of_any_entry(node)
+        # The digest of a function that is the same at every entry; None if a field may differ between them.
+        fields = [value for name, value in vars(node.operator).items() if name != "slopes_on_range"]
+        is_alike = all(isinstance(value, float | int) for value in fields)
+        function = digest_of_operator(node.operator) if is_alike else None
         units = np.full(len(entries), -1)
         if function is not None:
             units[:] = [self.known_units.get((function, *key), -1) for key in keys]
@@ -251,12 +254,6 @@ def _error_of_image(linear: LinearMap, values: Sequence[Sum]) -> FloatArray:
     unit = (linear.roundings + 4) * 2.0**-52
     sizes = [host.inflate(abs(value.matrix) + value.error / unit, 2) for value in values]
     return linear.error_of_apply(sizes)
-
-
-def _function_of_any_entry(node: Node) -> str | None:
-    """Return the digest of a function that is the same at every entry; None if a field may differ between them."""
-    fields = [value for name, value in vars(node.operator).items() if name != "slopes_on_range"]
-    return digest_of_operator(node.operator) if all(isinstance(value, float | int) for value in fields) else None
 
 
 def _units_of(node: Node) -> int:
