@@ -164,16 +164,10 @@ def clip_of(graph: Graph, x: str, name: str) -> tuple[Fraction, Fraction] | None
 
 def scalars(graph: Graph, node: Node) -> list[Fraction]:
     """Return the numbers among the inputs; an empty list if others are arrays, too."""
-    found = []
-    for name in node.inputs:
-        if name in graph.arrays:
-            if graph.arrays[name].size != 1:
-                return []
-            number = float(graph.arrays[name].item())
-            if not math.isfinite(number):
-                return []
-            found.append(Fraction(number))
-    return found
+    arrays = [graph.arrays[x] for x in node.inputs if x in graph.arrays]
+    if any(x.size != 1 or not math.isfinite(float(x.item())) for x in arrays):
+        return []
+    return [Fraction(float(x.item())) for x in arrays]
 
 
 def normalised(graph: Graph, name: str) -> Tokens:

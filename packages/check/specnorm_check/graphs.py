@@ -291,9 +291,7 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
     for node in graph.node:
         if node.op_type not in ALLOWED_ATTRIBUTES:
             continue
-        numbers = [0]
-        for attribute in node.attribute:
-            numbers += [attribute.i, *attribute.ints]
+        numbers = [0, *(n for x in node.attribute for n in (x.i, *x.ints))]
         if node.op_type == "Pad" and len(node.input) > 1:
             pads = arrays.get(node.input[1], np.zeros(0))
             numbers += pads.reshape(-1).tolist()
@@ -315,9 +313,8 @@ def set_input_shape(graph: Any, arrays: Mapping[str, Array], shape: object) -> s
     numbers = whole_numbers(shape, len(sizes), least=1)
     require_moderate(numbers)
     for size, n in zip(sizes, numbers, strict=True):
-        is_free = size.dim_value <= 0
-        is_same = size.dim_value == n
-        require(is_free or is_same, "the model's input has another shape")
+        is_same = size.dim_value <= 0 or size.dim_value == n  # 0: it is not stated
+        require(is_same, "the model's input has another shape")
         size.dim_value = n
     return str(inputs[0].name)
 

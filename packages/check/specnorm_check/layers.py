@@ -166,9 +166,7 @@ def stride_one_kernels(kernel: Array, layer: Layer) -> Array:
     else:
         kernels = matrix_at_size(kernel, layer, layer.sizes)
     _, rows, channels, *_ = kernels.shape
-    if channels > rows:
-        return kernels.swapaxes(1, 2)
-    return kernels
+    return kernels.swapaxes(1, 2) if channels > rows else kernels
 
 
 # -- Lemma 1 ---------------------------------------------------------------------------

@@ -140,9 +140,8 @@ class Network(Graph):
         self, parts: Sequence[Part], constants: Sequence[Fraction]
     ) -> dict[str, ValueBounds]:
         """Return the bounds of each value, by the constants of some parts."""
-        bounds_of: dict[str, ValueBounds] = {}
-        for name in self.fixed:
-            bounds_of[name] = ValueBounds([(ONE_FOR_ALL, Fraction(0))])
+        zero = Fraction(0)
+        bounds_of = {x: ValueBounds([(ONE_FOR_ALL, zero)]) for x in self.fixed}
         bounds_of[self.start] = ValueBounds([(ONE_FOR_ALL, ONE)])
         links: dict[str, Link] = {}
         for name in self.stated:

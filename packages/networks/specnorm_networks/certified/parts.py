@@ -275,8 +275,7 @@ def constants(run: Run, statements: Sequence[Part], norms: Norms) -> list[Upper]
             raise HypothesisError(f"{statement.values} with such weights are no part of the run from {run.start}")
         if not {first, last} <= {*run.cut_points} or not joinable(run.part(first, last), math.inf):
             raise ValueError(f"layers {first} to {last - 1} of the run cannot be bounded together")
-        if first > 0:
-            entry = np.repeat(entry, run.links[first - 1].repeat)
+        entry = np.repeat(entry, run.links[first - 1].repeat if first else 1)
         claims.append(constant_of_part(run.part(first, last), [entry, *weights], norms))
         first, before = last, weights[-1]
     return claims
@@ -361,7 +360,15 @@ def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) 
     norm = norms.of_kernel(kernel, rtol)
     if not bounds_norm_of(norm, spec, kernel):
         raise HypothesisError(f"the proven norm is of {norm.what}; expected {spec}")
-    return _constant_from(part, host.add_up(norm.value, rounding_error, -shift), norm)
+    s = host.add_up(norm.value, rounding_error, -shift)
+    names = " + ".join(name for link in part.links for name in link.kernel_names)
+    if part.is_chain:
+        count = len(part.links)
+        rule = f"LipSDP of a chain: |T| <= {format_number(s, 'upper')}, to the power of {count}"
+        return make_upper(_power_up(s, count), f"{names}, weighted", rule, norm)
+    s = max(s, 1.0)
+    rule = f"LipSDP: K <= {format_number(s, 'upper')}, and (2 s - 1)^{part.depth}"
+    return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), f"{names}, weighted", rule, norm)
 
 
 def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> float:
@@ -377,19 +384,6 @@ def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> f
     if has_one_frequency:
         norm_rtol = min(norm_rtol, MATRIX_RTOL)
     return max(norm_rtol, LEAST_RTOL)
-
-
-def _constant_from(part: Run, s: float, norm: Upper) -> Upper:
-    """Return the constant of a part, from the bound s of ||T|| or of the largest eigenvalue of K."""
-    names = " + ".join(name for link in part.links for name in link.kernel_names)
-    subject = f"{names}, weighted"
-    count = len(part.links)
-    if part.is_chain:
-        rule = f"LipSDP of a chain: |T| <= {format_number(s, 'upper')}, to the power of {count}"
-        return make_upper(_power_up(s, count), subject, rule, norm)
-    s = max(s, 1.0)
-    rule = f"LipSDP: K <= {format_number(s, 'upper')}, and (2 s - 1)^{part.depth}"
-    return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), subject, rule, norm)
 
 
 def _power_up(base: float, exponent: int) -> float:
