@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from specnorm_jax import training
 
+from benchmarks import facts
 from benchmarks.facts import Row
 from benchmarks.jax_loops import batches, convolved, cross_entropy, stepping
 
@@ -45,14 +46,13 @@ def rows() -> Iterator[Row]:
     for name, network in (("seven convolutions of 16 to 64 channels", _seven()), ("ResNet-20", _resnet20())):
         rng = np.random.default_rng(0)
         data = itertools.islice(batches(rng, rng.standard_normal((10, 16, 16, 3))), _STEPS)
-        case = f"{name}, 16 pixels, batch 32, SGD 0.1 that decays: {_STEPS} steps"
-        yield from _in_turn(case, _constraints(network), data)
-    case = "six convolutions of 64 channels: a training step"
-    yield from _in_turn(case, _optimizers(), itertools.repeat((), _WARM + 15))
+        told = f"{name}, 16 pixels, batch 32, SGD 0.1 that decays: {_STEPS} steps"
+        yield from _in_turn(told, _constraints(network), data)
+    yield from _in_turn("six convolutions of 64 channels: a training step", _optimizers(), itertools.repeat((), 18))
 
 
 def _in_turn(case: str, contestants: dict[str, Contestant], data: Iterable[tuple[Any, ...]]) -> Iterator[Row]:
-    """Make a step of each contestant with each of the data, and tell the means of their processor times."""
+    """Make a step of each contestant with each of the data, in turn, and tell their processor times."""
     first, *others = data
     compiled, compiling = {}, {}
     states = {name: state for name, (_, state) in contestants.items()}
@@ -71,10 +71,13 @@ def _in_turn(case: str, contestants: dict[str, Contestant], data: Iterable[tuple
     base = next(iter(counted.values()))
     for name, seconds in counted.items():
         row: Row = {"section": "JAX, models", "case": case, "contestant": name, "compile_seconds": compiling[name]}
-        row |= {"seconds": sum(seconds) / len(seconds), "faster": sum(base) / sum(seconds)}
-        if len(seconds) > _BUSIEST:
+        row |= facts.timing(seconds, base)
+        if len(seconds) > _BUSIEST:  # of a whole training, means: steps with a sweep count
             busy = slice(_BUSIEST - _WARM)
-            row["faster_first_hundred"] = sum(base[busy]) / sum(seconds[busy])
+            row |= {
+                "seconds": sum(seconds) / len(seconds), "faster": sum(base) / sum(seconds),
+                "faster_first_hundred": sum(base[busy]) / sum(seconds[busy]),
+            }  # fmt: skip
         yield row
 
 

@@ -56,14 +56,14 @@ def run(make: Callable[[Constrain], Step], constrain: Constrain, seed: int) -> I
 
 
 # -- data and steps --------------------------------------------------------------------------------------------------
-def batches(*shape: int, classes: int = 10, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield noisy patterns and their classes; patterns of images are smooth."""
+def batches(*shape: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ten patterns in noise, and their numbers; patterns of images are smooth."""
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    patterns = torch.randn(classes, *shape, generator=generator)
+    patterns = torch.randn(10, *shape, generator=generator)
     for axis in range(2, patterns.ndim):
         patterns = (patterns + patterns.roll(1, axis) + patterns.roll(-1, axis)) / math.sqrt(3)
     while True:
-        labels = torch.randint(classes, (size,), generator=generator)
+        labels = torch.randint(10, (size,), generator=generator)
         yield patterns[labels] + torch.randn(size, *shape, generator=generator), labels
 
 

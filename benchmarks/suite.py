@@ -145,7 +145,7 @@ def measure(section: Section, kernel: np.ndarray, common: Row) -> Iterator[Row]:
     norm = norm_below(section, kernel, common)
     seconds = facts.paired(runs)
     for name, times in seconds.items():
-        row = {**common, "shape": list(kernel.shape), "yardstick": yardstick, "library": section.library}
+        row = {**common, "shape": list(kernel.shape), "yardstick": yardstick}
         row |= {"contestant": name, **facts.timing(times, seconds[yardstick]), "value": values[name]}
         yield row if norm is None else row | {"norm": norm, "value_over_norm": row["value"] / norm}
 

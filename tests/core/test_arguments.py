@@ -237,10 +237,7 @@ def test_a_registered_name_of_specnorms_is_refused(entries: Any) -> None:
 
 @pytest.mark.parametrize(
     ("call", "what"),
-    [
-        (lambda: specnorm.audit({}), "audit"),
-        (lambda: specnorm.enclose(KERNEL).certificate(), "certificate_of"),
-    ],
+    [(lambda: specnorm.audit({}), "audit"), (lambda: specnorm.enclose(KERNEL).certificate(), "certificate_of")],
 )
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, call: Any, what: str) -> None:
     package = "specnorm_audit"

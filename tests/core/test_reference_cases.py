@@ -90,17 +90,12 @@ def not_a_circle(case: dict[str, Any]) -> bool:
 
 
 UNSEEN = {
-    "sum of neighbours, zero padding",
-    "difference on one pixel: wraps to zero",
-    "ones, replicate padding, one pixel",
-    "ones, reflect padding, borders overlap",
-    "one entry that never meets the input",
-    "kernel larger than the input, circular",
-    "kernel larger than the input, circular, 1-D",
-    "kernel larger than the input, zeros",
-    "transposed, stride 2",
+    "sum of neighbours, zero padding", "difference on one pixel: wraps to zero",
+    "ones, replicate padding, one pixel", "ones, reflect padding, borders overlap",
+    "one entry that never meets the input", "kernel larger than the input, circular",
+    "kernel larger than the input, circular, 1-D", "kernel larger than the input, zeros", "transposed, stride 2",
     "transposed, two groups, dilation",
-}
+}  # fmt: skip
 """No output reads a whole patch of pixels, so the reshaped kernel is no lower bound."""
 
 REFUSED: dict[str, Callable[[dict[str, Any]], bool]] = {

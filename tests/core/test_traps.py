@@ -15,7 +15,7 @@ from helpers.real_weights import real_kernel
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.errors import GeometryError, MethodError
+from specnorm.errors import GeometryError
 from specnorm.methods import ExactFFT, TensorNorm
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
@@ -68,16 +68,6 @@ def test_the_smallest_numbers_there_are(dtype: str) -> None:
         _, gradient = specnorm.value_and_grad(kernel, TensorNorm())
         _, of_one = specnorm.value_and_grad((kernel / tiny).astype(dtype), TensorNorm())
         np.testing.assert_allclose(gradient, of_one, atol=1e-6)
-
-
-def test_frequency_grid_that_counts_a_point_twice() -> None:
-    """S samples from 0 to 2 pi inclusive are S - 1: with S = k the bound is then about nothing."""
-    for seed in range(5):
-        kernel = Recipe((2, 2, 4), seed=seed).kernel
-        for n in (4, 5, 6):
-            assert_valid(specnorm.grid_bound(kernel, n=n), "upper", sigma_star(kernel))
-        with pytest.raises(MethodError):
-            specnorm.grid_bound(kernel, n=3)
 
 
 @pytest.mark.parametrize(

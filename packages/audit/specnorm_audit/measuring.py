@@ -330,13 +330,16 @@ def _value(result: Result) -> Value:
     """Return a method's number, or its numbers."""
     if len(result.value.shape) == 0:
         return _number(result.value)
-    values = backends.backend_for(result.value).to_numpy(result.value)
-    return tuple(float(x) for x in values.reshape(-1))
+    return tuple(float(x) for x in _on_host(result.value).reshape(-1))
 
 
 def _number(x: ArrayObject) -> float:
-    """Return the number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
-    return float(backends.backend_for(x).to_numpy(x))
+    return float(_on_host(x))
+
+
+def _on_host(x: ArrayObject) -> np.ndarray:
+    """Return an array in NumPy, exactly; through the plugin, which knows how to detach it."""
+    return backends.backend_for(x).to_numpy(x)
 
 
 def check_target(name: str | None, device: str | None) -> None:
@@ -362,7 +365,7 @@ def library(name: str) -> backends.Backend:
 
 def moved_to(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
     """Return a copy of a kernel in the library of a plugin; refuse a copy with another dtype."""
-    values = backends.backend_for(kernel).to_numpy(kernel)
+    values = _on_host(kernel)
     copy: ArrayObject = library(name).asarray(values, device)
     dtype_name = str(copy.dtype).rpartition(".")[2]  # without the "torch." of torch's dtypes
     if dtype_name != values.dtype.name:
@@ -462,7 +465,7 @@ def _is_about(answer: Row, sent: Row) -> bool:
 
 
 def _digest(kernel: ArrayObject) -> str:
-    return digest_of(backends.backend_for(kernel).to_numpy(kernel))
+    return digest_of(_on_host(kernel))
 
 
 def _answer(waiting: _Waiting, settings: Settings) -> Row:

@@ -69,10 +69,7 @@ def frobenius_up(a: Array) -> Fraction:
     return norm * inflation(a.size) + UNDERFLOW
 
 
-def schur_bounds(
-    kernels: Array,
-    roundings: int,
-) -> list[Fraction]:
+def schur_bounds(kernels: Array, roundings: int) -> list[Fraction]:
     """Return a bound of the norm of each kernel with entries that are not negative.
 
     An entry is a sum with so many roundings at most (Arithmetic, step 4).

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -163,16 +164,10 @@ def clip_of(graph: Graph, x: str, name: str) -> tuple[Fraction, Fraction] | None
 
 def scalars(graph: Graph, node: Node) -> list[Fraction]:
     """Return the numbers among the inputs; an empty list if others are arrays, too."""
-    found = []
-    for name in node.inputs:
-        if name in graph.arrays:
-            if graph.arrays[name].size != 1:
-                return []
-            number = float(graph.arrays[name].item())
-            if not math.isfinite(number):
-                return []
-            found.append(Fraction(number))
-    return found
+    arrays = [graph.arrays[x] for x in node.inputs if x in graph.arrays]
+    if any(x.size != 1 or not math.isfinite(float(x.item())) for x in arrays):
+        return []
+    return [Fraction(float(x.item())) for x in arrays]
 
 
 def normalised(graph: Graph, name: str) -> Tokens:
@@ -208,11 +203,17 @@ def next_tokens(graph: Graph, name: str, before: Tokens) -> Tokens:
         require(graph.shape_of(source) == shape, "an Add that broadcasts tokens")
         other = next(each for each in node.inputs if each != source)
         offset = before.offset + numbers_of(graph, other)
-        return with_offset(before, offset, Fraction(0))
+        parts = before.matrix, before.error, offset, before.offset_error
+        return affine(before, *parts)
     if node.op in ("Mul", "Div") and len(scalars(graph, node)) == 1:
         number = scalars(graph, node)[0]
         require(number != 0 and node.inputs[0] == source, "a product with 0")
-        return scaled(before, number if node.op == "Mul" else 1 / number)
+        number = number if node.op == "Mul" else 1 / number
+        size = abs(number)
+        matrix = before.matrix * float(number)
+        error = before.error * size + frobenius_up(matrix) / 2**50
+        offset = before.offset * float(number)
+        return affine(before, matrix, error, offset, before.offset_error * size)
     if node.op in ("MatMul", "Gemm"):
         return multiplied(graph, node, before)
     require(node.op in MOVES, f"tokens of an unknown length, before {node.op}")
@@ -230,23 +231,19 @@ def numbers_of(graph: Graph, name: str) -> Array:
     return numbers
 
 
-def with_offset(before: Tokens, offset: Array, more: Fraction) -> Tokens:
-    """Return tokens with other constants, which were rounded once more."""
+def affine(
+    before: Tokens,
+    matrix: Array,
+    error: Fraction,
+    offset: Array,
+    offset_error: Fraction,
+    **places: Any,
+) -> Tokens:
+    """Return tokens times a matrix and constants, which were rounded once more."""
     largest = Fraction(float(np.abs(offset).max(initial=0.0)))
-    entries = offset.shape[-1]
-    error = before.offset_error + more + largest * Fraction(entries, 2**50)
-    return replace(before, offset=offset, offset_error=error)
-
-
-def scaled(before: Tokens, number: Fraction) -> Tokens:
-    """Return tokens times a matrix that is multiplied by a number."""
-    matrix = before.matrix * float(number)
-    rounding = frobenius_up(matrix) / 2**50
-    error = before.error * abs(number) + rounding
-    after = replace(before, matrix=matrix, error=error)
-    return with_offset(
-        after, before.offset * float(number), abs(number) * before.offset_error
-    )
+    rounded = offset_error + largest * Fraction(offset.shape[-1], 2**50)
+    found = replace(before, matrix=matrix, error=error, offset=offset, **places)
+    return replace(found, offset_error=rounded)
 
 
 def multiplied(graph: Graph, node: Node, before: Tokens) -> Tokens:
@@ -257,7 +254,6 @@ def multiplied(graph: Graph, node: Node, before: Tokens) -> Tokens:
     is_of_tokens = (tokens == tokens[..., :1]).all() and (rows == own_rows).all()
     require(is_of_tokens and tokens.min() >= 0, "a matrix that mixes tokens")
     read = before.matrix[own_rows]
-    rounding = rounding_of_product(kernel, read)
     norm = frobenius_up(kernel)
     shape = (*tokens.shape[:-1], len(kernel))
     offset = before.offset @ kernel.T
@@ -265,15 +261,16 @@ def multiplied(graph: Graph, node: Node, before: Tokens) -> Tokens:
         offset = offset + numbers_of(graph, node.inputs[2])
     lengths = np.sqrt(np.square(before.offset).sum(axis=-1))
     size = norm * Fraction(float(lengths.max(initial=0.0))) * inflation(len(own_rows))
-    more = norm * before.offset_error + size * Fraction(len(own_rows) + 4, 2**50)
-    after = replace(
+    offset_error = norm * before.offset_error + size * Fraction(len(own_rows) + 4, 2**50)
+    return affine(
         before,
+        kernel @ read,
+        norm * before.error + rounding_of_product(kernel, read),
+        offset,
+        offset_error,
         tokens=np.broadcast_to(tokens[..., :1], shape),
         rows=np.broadcast_to(np.arange(len(kernel)), shape),
-        matrix=kernel @ read,
-        error=norm * before.error + rounding,
     )
-    return with_offset(after, offset, more)
 
 
 def kernel_of(graph: Graph, node: Node) -> Array:
@@ -397,8 +394,7 @@ def factors(read: Read) -> tuple[Fraction, Fraction, Fraction]:
     require(is_same(k, v), "keys and values of other tokens")
     shapes = [each.tokens.shape[:-1] for each in (q, k, v)]
     require(shapes[0][:-1] == shapes[1][:-1] and shapes[1] == shapes[2], "heads differ")
-    has_same_size = q.tokens.shape[-1] == k.tokens.shape[-1]
-    require(has_same_size, "queries and keys of other sizes")
+    require(q.tokens.shape[-1] == k.tokens.shape[-1], "queries and keys of other sizes")
     sums: list[dict[int, Fraction]] = [{}, {}, {}]
     for index in np.ndindex(shapes[0][:-1]):
         heads = [head_of(each, index) for each in (q, k, v)]

@@ -51,9 +51,7 @@ class Block(NamedTuple):
 
 
 def links_by_branches(
-    graph: Graph,
-    end: str,
-    links: Mapping[str, Link],
+    graph: Graph, end: str, links: Mapping[str, Link]
 ) -> Iterator[Link]:
     """Yield bounds of a value by values from which all of its branches come.
 
@@ -71,9 +69,7 @@ def links_by_branches(
 
 
 def starts_of(
-    graph: Graph,
-    end: str,
-    sources: Callable[[str], Sequence[str]],
+    graph: Graph, end: str, sources: Callable[[str], Sequence[str]]
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield values that all ways to an end come through, the nearest first.
 
@@ -99,11 +95,7 @@ class Branches:
     """The values between a start and an end, in the order of the graph."""
 
     def __init__(
-        self,
-        graph: Graph,
-        start: str,
-        between: Sequence[str],
-        links: Mapping[str, Link],
+        self, graph: Graph, start: str, between: Sequence[str], links: Mapping[str, Link]
     ) -> None:
         self.graph = graph
         self.links = links
@@ -151,10 +143,7 @@ class Branches:
         return self.new_block(shape, readings, factor)
 
     def new_block(
-        self,
-        shape: tuple[int, ...],
-        readings: list[Array],
-        factor: Fraction,
+        self, shape: tuple[int, ...], readings: list[Array], factor: Fraction
     ) -> Array:
         """Add a block of entries of this shape, and return their numbers."""
         first = self.used

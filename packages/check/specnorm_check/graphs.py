@@ -275,12 +275,9 @@ def fixed_arrays_of(graph: Any) -> dict[str, Array]:
 
 def names_of_equal_arrays(arrays: Mapping[str, Array]) -> dict[str, str]:
     """Return for each array the name of the first that has the same bits."""
-    names: dict[tuple[str, ...], str] = {}
-    first = {}
-    for name, array in arrays.items():
-        key = (array.dtype.name, str(array.shape), digest(array))
-        first[name] = names.setdefault(key, name)
-    return first
+    names: dict[str, str] = {}
+    keys = {x: f"{y.dtype.name} {y.shape} {digest(y)}" for x, y in arrays.items()}
+    return {name: names.setdefault(key, name) for name, key in keys.items()}
 
 
 def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
@@ -294,9 +291,7 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
     for node in graph.node:
         if node.op_type not in ALLOWED_ATTRIBUTES:
             continue
-        numbers = [0]
-        for attribute in node.attribute:
-            numbers += [attribute.i, *attribute.ints]
+        numbers = [0, *(n for x in node.attribute for n in (x.i, *x.ints))]
         if node.op_type == "Pad" and len(node.input) > 1:
             pads = arrays.get(node.input[1], np.zeros(0))
             numbers += pads.reshape(-1).tolist()
@@ -304,11 +299,7 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
         require(is_small, f"{node.op_type} has a number of {NUMBER_LIMIT} or more")
 
 
-def set_input_shape(
-    graph: Any,
-    arrays: Mapping[str, Array],
-    shape: object,
-) -> str:
+def set_input_shape(graph: Any, arrays: Mapping[str, Array], shape: object) -> str:
     """Write the input's shape into a graph, and return the input's name."""
     inputs = list(graph.input)
     is_constant = any(graph_input.name in arrays for graph_input in inputs)
@@ -322,9 +313,8 @@ def set_input_shape(
     numbers = whole_numbers(shape, len(sizes), least=1)
     require_moderate(numbers)
     for size, n in zip(sizes, numbers, strict=True):
-        is_free = size.dim_value <= 0
-        is_same = size.dim_value == n
-        require(is_free or is_same, "the model's input has another shape")
+        is_same = size.dim_value <= 0 or size.dim_value == n  # 0: it is not stated
+        require(is_same, "the model's input has another shape")
         size.dim_value = n
     return str(inputs[0].name)
 
@@ -358,9 +348,7 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def put_arrays(
-    graph: Any,
-    arrays: dict[str, Array],
-    shapes: Mapping[str, tuple[int, ...]],
+    graph: Any, arrays: dict[str, Array], shapes: Mapping[str, tuple[int, ...]]
 ) -> int:
     """Put arrays in place of operators that compute sizes; return how many there are.
 
@@ -381,9 +369,7 @@ def put_arrays(
 
 
 def array_of(
-    node: Any,
-    arrays: Mapping[str, Array],
-    shapes: Mapping[str, tuple[int, ...]],
+    node: Any, arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
 ) -> Array | None:
     """Return the array that an operator computes of the file's arrays, or None.
 

@@ -26,14 +26,13 @@ from specnorm_check.matrices import (
     values_between,
 )
 from specnorm_check.moves import MOVES, moved, numbered
-from specnorm_check.rules import ONE, slopes_of
+from specnorm_check.rules import slopes_of
 from specnorm_check.statements import Part, plain
 
 MOST_NUMBERS = 2**26  # of the matrices of all values between together
 MOST_UNITS = 2**13  # units and entries of the start
 ENTRY_ROUNDINGS = 16  # of a number of the form, besides those of a sum: 8 at most
 UNIT = 2.0**-52  # twice 2^-53, for the products of roundings
-NOT_PROVEN = "its multipliers do not prove the part"
 
 
 class Function(NamedTuple):
@@ -46,13 +45,6 @@ class Function(NamedTuple):
     high: float
     units: Array
     is_new: Array
-
-
-def constant_of_units(graph: Graph, part: Part) -> Fraction:
-    """Return 1 if |q_n d_n| <= |q_0 d_0| is proven for a part's end and start."""
-    form = Form(graph, part)
-    require(form.is_nonnegative(), NOT_PROVEN)
-    return ONE
 
 
 def new_units(graph: Graph, start: str, end: str) -> dict[str, Array]:
@@ -174,10 +166,7 @@ class Form:
 
 # -- step A: units ---------------------------------------------------------------------
 def functions_of(
-    graph: Graph,
-    start: str,
-    between: Sequence[str],
-    used: int,
+    graph: Graph, start: str, between: Sequence[str], used: int
 ) -> dict[str, Function]:
     """Return the functions of entries between, with the numbers of their units.
 

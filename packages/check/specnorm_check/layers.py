@@ -141,8 +141,7 @@ def proven_norm(
 def whole_numbers_of(completion: Array) -> Array:
     """Return H' in float64; refuse other numbers than integers up to 2^19."""
     dtype = completion.dtype
-    is_whole = dtype.str in ("<i2", "<i4")
-    require(is_whole, f"H is {dtype}, not int16 or int32")
+    require(dtype.str in ("<i2", "<i4"), f"H is {dtype}, not int16 or int32")
     h = completion.astype(np.float64)
     require_small_entries(h)
     return h
@@ -167,9 +166,7 @@ def stride_one_kernels(kernel: Array, layer: Layer) -> Array:
     else:
         kernels = matrix_at_size(kernel, layer, layer.sizes)
     _, rows, channels, *_ = kernels.shape
-    if channels > rows:
-        return kernels.swapaxes(1, 2)
-    return kernels
+    return kernels.swapaxes(1, 2) if channels > rows else kernels
 
 
 # -- Lemma 1 ---------------------------------------------------------------------------
@@ -217,8 +214,7 @@ def lag_matrices(a: Array, lag: Lag) -> Array:
         x.append(slice(first, stop))
         x_plus_t.append(slice(first + t, stop + t))
     return exact_products(
-        rows_of_channels(a[:, :, :, *x]),
-        rows_of_channels(a[:, :, :, *x_plus_t]),
+        rows_of_channels(a[:, :, :, *x]), rows_of_channels(a[:, :, :, *x_plus_t])
     )
 
 
@@ -255,11 +251,7 @@ def by_phases(kernel: Array, layer: Layer) -> Array:
     return kernel.reshape(layer.groups, -1, *kernel.shape[1:])
 
 
-def split_axis(
-    kernel: Array,
-    axis: int,
-    phases: int,
-) -> Array:
+def split_axis(kernel: Array, axis: int, phases: int) -> Array:
     """Return the kernel that reads the phases of an axis as channels (step 3).
 
     Tap phases * a + b of a channel becomes tap a of the channel (channel, b).
@@ -267,8 +259,7 @@ def split_axis(
     taps = kernel.shape[axis]
     fewer = -(-taps // phases)  # rounded up
     widths = [(0, 0)] * kernel.ndim
-    missing = fewer * phases - taps
-    widths[axis] = (0, missing)
+    widths[axis] = (0, fewer * phases - taps)
     padded = np.pad(kernel, widths)
     before = padded.shape[:axis]
     after = padded.shape[axis + 1 :]
@@ -310,11 +301,7 @@ def copies_of_a_pixel(axis: Axis, mode: str) -> int:
     return 1
 
 
-def matrix_at_size(
-    kernel: Array,
-    layer: Layer,
-    sizes: tuple[int, ...],
-) -> Array:
+def matrix_at_size(kernel: Array, layer: Layer, sizes: tuple[int, ...]) -> Array:
     """Return the layer's matrix for each group (step 4)."""
     outputs, inputs, *taps = kernel.shape
     pairs = [*zip(layer.axes, sizes, strict=True)]
@@ -323,8 +310,7 @@ def matrix_at_size(
     columns = inputs * math.prod(sizes)
     smallest = min([1, *sizes, *sizes_out])
     require(smallest > 0, "at its size it has no input or no output")
-    is_small = rows * columns < LARGEST_MATRIX
-    require(is_small, "at its size it is too large a matrix")
+    require(rows * columns < LARGEST_MATRIX, "at its size it is too large a matrix")
 
     by_taps = kernel.reshape(outputs, inputs, -1)
     matrix = np.zeros((rows, columns))
@@ -337,12 +323,7 @@ def matrix_at_size(
     return matrix.reshape(layer.groups, -1, columns)
 
 
-def pixels_read(
-    axis: Axis,
-    size: int,
-    tap: int,
-    mode: str,
-) -> Array:
+def pixels_read(axis: Axis, size: int, tap: int, mode: str) -> Array:
     """Return R(t) of Lemma 3: a 1 where an output (row) reads a pixel (column)."""
     before, after = axis.padding_before, axis.padding_after
     most = {"reflect": size - 1, "symmetric": size}.get(mode, before + after)

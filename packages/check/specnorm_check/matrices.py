@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from specnorm_check.arithmetic import Array, require
-from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import Layer, matrix_at_size
+from specnorm_check.graphs import Graph
+from specnorm_check.layers import matrix_at_size
 from specnorm_check.moves import MOVES, moved
 from specnorm_check.parts import LAYER_OPERATORS, Slopes, read_kernel
 from specnorm_check.resizing import matrix_of_resize
@@ -23,7 +23,6 @@ from specnorm_check.rules import (
     LEAST_PRODUCT,
     REDUCTIONS,
     SUMS,
-    axes_of_windows,
     normalising_factors,
     slopes_of,
 )
@@ -123,9 +122,8 @@ def step_of(graph: Graph, name: str) -> Step:
     if node.op == "Resize":
         matrix = matrix_of_resize(graph, node, before, after)[np.newaxis]
     else:
-        is_known = node.op in LAYER_OPERATORS or node.op == "AveragePool"
-        require(is_known, message)
-        kernel, layer = kernel_of(graph, node, before, after)
+        require(node.op in LAYER_OPERATORS or node.op == "AveragePool", message)
+        kernel, layer = read_kernel(graph, node, before, after)
         matrix = matrix_at_size(kernel, layer, layer.sizes or ())
         if node.op == "ConvTranspose":
             matrix = matrix.swapaxes(1, 2)
@@ -194,29 +192,6 @@ def step_of_scatter(graph: Graph, name: str, sources: list[str]) -> Step:
     return Step(sources, np.ones(1), len(written) + 1, apply)
 
 
-def kernel_of(
-    graph: Graph,
-    node: Node,
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-) -> tuple[Array, Layer]:
-    """Return the kernel and the geometry of a layer, or of averages of each channel.
-
-    ``before`` and ``after`` are the shapes (n, c, *sizes) of the input and the value. The
-    kernel: (out, in / groups, *taps). That of a ConvTranspose is its adjoint's.
-    """
-    if node.op in LAYER_OPERATORS:
-        return read_kernel(graph, node, before, after)
-    taps = node.attributes["kernel_shape"]
-    axes = axes_of_windows(node, taps)
-    is_padded = any(axis.padding_before or axis.padding_after for axis in axes)
-    counts_all = not is_padded or bool(node.attributes.get("count_include_pad"))
-    require(counts_all, "averages of fewer pixels stand in a matrix")
-    channels = before[1]
-    kernel = np.full((channels, 1, *taps), 1 / math.prod(taps))
-    return kernel, Layer(axes, channels, "zeros", before[2:])
-
-
 def added(shape: tuple[int, ...], weights: Array, arrays: Sequence[Array]) -> Array:
     """Return a sum of matrices, whose rows are repeated where the operator does so."""
     total = np.zeros((*shape, arrays[0].shape[-1]))
@@ -242,11 +217,7 @@ def scaled(weights: Array, arrays: Sequence[Array]) -> Array:
     return np.asarray(weights[..., np.newaxis] * arrays[0])
 
 
-def multiplied(
-    after: tuple[int, ...],
-    weights: Array,
-    arrays: Sequence[Array],
-) -> Array:
+def multiplied(after: tuple[int, ...], weights: Array, arrays: Sequence[Array]) -> Array:
     """Return a matrix, for each group, times the last axes of its input that it reads."""
     groups, _, inputs = weights.shape
     columns = arrays[0].shape[-1]

@@ -145,12 +145,10 @@ def joined(graph: Graph, node: Node, arrays: Mapping[str, Array], further: int) 
     last_axes = next(arrays[name].shape for name in node.inputs if name in arrays)
     rank = len(last_axes) - further
     last = last_axes[rank:]
-    parts: list[Array] = []
-    for name in node.inputs[node.op == "Where" :]:
-        if name in graph.fixed:
-            parts.append(np.zeros((*graph.shape_of(name), *last), np.int64))
-        else:
-            parts.append(arrays[name])
+    parts = [
+        np.zeros((*graph.shape_of(x), *last), int) if x in graph.fixed else arrays[x]
+        for x in node.inputs[node.op == "Where" :]
+    ]
     if node.op == "Concat":
         return np.concatenate(parts, node.attributes["axis"] % rank)
     require(node.inputs[0] in graph.arrays, "a Where whose condition is computed")

@@ -25,23 +25,12 @@ from specnorm_check.arithmetic import Array, Refused, require, root_up
 from specnorm_check.attention import Factor, factors_of_value
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.inequality import constant_of_units
+from specnorm_check.inequality import Form
 from specnorm_check.layers import proven_norm
 from specnorm_check.maxima import write_out_maxima
 from specnorm_check.moves import MOVES, copies_of
-from specnorm_check.parts import (
-    Joint,
-    Slopes,
-    growth,
-    joint_of_part,
-)
-from specnorm_check.rules import (
-    ONE,
-    SUMS,
-    factor_of_operator,
-    root_of_squares,
-    slopes_of,
-)
+from specnorm_check.parts import Joint, Slopes, growth, joint_of_part
+from specnorm_check.rules import ONE, SUMS, factor_of_operator, root_of_squares, slopes_of
 from specnorm_check.statements import (
     Part,
     Statement,
@@ -58,9 +47,7 @@ KEYS_OF_A_NETWORK = {"input_shape", "name", "parts", "sha256", "upper"}
 
 # -- the claim -------------------------------------------------------------------------
 def prove_network(
-    statement: Statement,
-    completions: Sequence[Array],
-    content: bytes,
+    statement: Statement, completions: Sequence[Array], content: bytes
 ) -> str:
     """Prove the claim that a network's Lipschitz constant is at most a number.
 
@@ -138,31 +125,23 @@ class Network(Graph):
         self.stated = list(self.nodes)
         write_out_maxima(self)
 
-    def constant(
-        self,
-        parts: Sequence[Part],
-        completions: Sequence[Array],
-    ) -> Fraction:
+    def constant(self, parts: Sequence[Part], completions: Sequence[Array]) -> Fraction:
         """Return a Lipschitz constant of all outputs together (Networks, step 1).
 
         ``completions`` has the array 2^exponent H of each part.
         """
         parts = [self.with_first_names(part) for part in parts]
         self.require_ends(parts)
-        constants = []
-        for part, completion in zip(parts, completions, strict=True):
-            constants.append(self.constant_of_part(part, completion))
+        pairs = zip(parts, completions, strict=True)
+        constants = [self.constant_of_part(part, h) for part, h in pairs]
         return self.constant_of_outputs(self.bounds_of_values(parts, constants))
 
     def bounds_of_values(
-        self,
-        parts: Sequence[Part],
-        constants: Sequence[Fraction],
+        self, parts: Sequence[Part], constants: Sequence[Fraction]
     ) -> dict[str, ValueBounds]:
         """Return the bounds of each value, by the constants of some parts."""
-        bounds_of: dict[str, ValueBounds] = {}
-        for name in self.fixed:
-            bounds_of[name] = ValueBounds([(ONE_FOR_ALL, Fraction(0))])
+        zero = Fraction(0)
+        bounds_of = {x: ValueBounds([(ONE_FOR_ALL, zero)]) for x in self.fixed}
         bounds_of[self.start] = ValueBounds([(ONE_FOR_ALL, ONE)])
         links: dict[str, Link] = {}
         for name in self.stated:
@@ -210,8 +189,7 @@ class Network(Graph):
         """Refuse a part whose last value no operator computes: it would be ignored."""
         for part in parts:
             end = part.values[-1]
-            message = f"a part ends at {plain(end)}, no computed value"
-            require(end in self.stated, message)
+            require(end in self.stated, f"a part ends at {plain(end)}, no computed value")
 
     def nothing_proven(self, bounds_of: Mapping[str, ValueBounds]) -> str:
         """Return the message that some operators have no bound."""
@@ -221,9 +199,7 @@ class Network(Graph):
         return f"nothing is proven beyond one of {', '.join(sorted(unknown))}"
 
     def bound_by_rule(
-        self,
-        name: str,
-        bounds_of: Mapping[str, ValueBounds],
+        self, name: str, bounds_of: Mapping[str, ValueBounds]
     ) -> Fraction | None:
         """Return a bound of |z - z'| from those of z's inputs (Networks, step 2).
 
@@ -284,24 +260,18 @@ class Network(Graph):
         return factors
 
     def bound_by_tokens(
-        self,
-        name: str,
-        bounds_of: Mapping[str, ValueBounds],
+        self, name: str, bounds_of: Mapping[str, ValueBounds]
     ) -> Fraction | None:
         """Return a bound of a value by its factors of tokens; None without any."""
-        total = Fraction(0)
-        for start, factor in self.factors_of_tokens.get(name, []):
-            bound = bounds_of[start].without_multipliers
-            if bound is None:
-                return None
-            total += factor * bound
-        return total or None
+        factors = self.factors_of_tokens.get(name, [])
+        bounds = [bounds_of[start].without_multipliers for start, _ in factors]
+        terms = [
+            f * x for (_, f), x in zip(factors, bounds, strict=True) if x is not None
+        ]
+        return None if len(terms) < len(bounds) else sum(terms, Fraction(0)) or None
 
     def bounds_of_functions(
-        self,
-        node: Node,
-        summands: Sequence[str],
-        bounds_of: Mapping[str, ValueBounds],
+        self, node: Node, summands: Sequence[str], bounds_of: Mapping[str, ValueBounds]
     ) -> Iterator[Fraction]:
         """Yield bounds of a sum of functions of one value's entries (Networks, step 2).
 
@@ -329,7 +299,9 @@ class Network(Graph):
     def constant_of_part(self, part: Part, completion: Array) -> Fraction:
         """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""
         if not isinstance(part, Together):
-            return constant_of_units(self, self.with_first_names(part))
+            is_proven = Form(self, self.with_first_names(part)).is_nonnegative()
+            require(is_proven, "its multipliers do not prove the part")
+            return ONE
         joint = self.joint(part)
         kernel, exponent = joint.kernel, part.exponent
         norm = proven_norm(kernel, joint.layer, completion, exponent, joint.errors)

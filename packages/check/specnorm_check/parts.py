@@ -80,18 +80,6 @@ class Reading(NamedTuple):
     steps: list[int]
 
 
-class ActivationAndPool(NamedTuple):
-    """A value as a function, entry by entry, of another value; pooled afterwards.
-
-    ``pooling_constant`` is 1 if there is no pooling.
-    """
-
-    argument: str
-    slopes: Slopes
-    is_pooled: bool
-    pooling_constant: Fraction
-
-
 class Joint(NamedTuple):
     """The kernel whose norm proves a part.
 
@@ -119,17 +107,11 @@ def joint_of_part(graph: Graph, part: Together) -> Joint:
     reader = TermReader(graph, part)
     terms: list[Term] = []
     slopes: dict[int, Slopes] = {}
-    pooling = ONE
-    for end in range(1, last + 1):
-        name = part.values[end]
-        function = function_at(graph, name)
-        if function.is_pooled:
-            require(end == last, f"pooling at {plain(name)} stands in a part")
-        # 1 at inner values, where pooling was refused above.
-        pooling = function.pooling_constant
-        low, high = function.slopes
+    name, pooling = before_pooling(graph, part.values[-1])
+    for end, value in enumerate([*part.values[1:-1], name], start=1):
+        argument, (low, high) = function_at(graph, value)
         slopes[end] = (min(low, 0.0), max(high, 0.0))  # Lemma 4: a <= 0 <= b
-        terms += reader.terms(end, function.argument)
+        terms += reader.terms(end, argument)
     require(terms, "a part has no layer")
     if len(terms) > 1:
         return joint_of_several(terms, slopes, pooling)
@@ -154,30 +136,31 @@ def growth(joint: Joint, norm: Fraction) -> Fraction:
 
 
 # -- step A: the layers of a part ------------------------------------------------------
-def function_at(graph: Graph, name: str) -> ActivationAndPool:
-    """Return the function of each entry, and the pooling, that compute a part's value.
-
-    Backwards from the value, pooling comes first (step H), then the function. Either may
-    be absent; without a function the slopes are those of the identity.
-    """
-    is_computed = name in graph.nodes
-    require(is_computed, f"a part ends at {plain(name)}, no computed value")
-    node = graph.nodes[name]
-    is_pooled = False
+def before_pooling(graph: Graph, name: str) -> tuple[str, Fraction]:
+    """Return what is pooled to a part's last value, and the pooling's factor (step H)."""
     pooling = ONE
-    while node.op in POOLS or node.op == "ReduceMean":
+    while name in graph.nodes and graph.nodes[name].op in (*POOLS, "ReduceMean"):
+        node = graph.nodes[name]
         factor = factor_of_operator(graph, name)
         if factor is None or not keeps_channels(graph, node):
             raise Refused(f"{node.op} stands in a part")
-        is_pooled = True
         pooling *= factor
         name = node.inputs[0]
-        node = graph.nodes[name]
+    return name, pooling
+
+
+def function_at(graph: Graph, name: str) -> tuple[str, Slopes]:
+    """Return the argument of a value's function of each entry, and the slopes.
+
+    Without a function these are the value itself, and the slopes of the identity.
+    """
+    require(name in graph.nodes, f"a part ends at {plain(name)}, no computed value")
+    node = graph.nodes[name]
     slopes = slopes_of(node)
-    if slopes is not None:
-        graph.require_fixed_inputs(node)
-        name = node.inputs[0]
-    return ActivationAndPool(name, slopes or (1.0, 1.0), is_pooled, pooling)
+    if slopes is None:
+        return name, (1.0, 1.0)
+    graph.require_fixed_inputs(node)
+    return node.inputs[0], slopes
 
 
 def keeps_channels(graph: Graph, node: Node) -> bool:
@@ -195,11 +178,7 @@ class TermReader:
     part: Together
 
     def terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float = 1.0,
-        normalisations: int = 0,
+        self, end: int, name: str, scale: Array | float = 1.0, normalisations: int = 0
     ) -> Iterator[Term]:
         """Yield the layers that lead from z_0, ..., z_{end-1} to the value ``name``.
 
@@ -232,12 +211,7 @@ class TermReader:
             require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
             yield from self.layer_terms(end, name, scale)
 
-    def layer_terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float,
-    ) -> Iterator[Term]:
+    def layer_terms(self, end: int, name: str, scale: Array | float) -> Iterator[Term]:
         """Yield the terms of a layer: one for each z_j of which it reads channels."""
         graph = self.graph
         node = graph.nodes[name]
@@ -246,10 +220,10 @@ class TermReader:
         kernel, layer = read_kernel(graph, node, shape, graph.shape_of(name))
         for read in self.readings(end, node.inputs[0]):
             of_value = kernel
-            in_order = [*range(shape[1])]
-            if [*read.rows] != in_order or [*read.channels] != in_order:
-                is_matrix_of_channels = layer.groups == 1 and not layer.is_adjoint
-                require(is_matrix_of_channels, DO_NOT_FIT)
+            in_order = [*range(read.shape[1])]
+            is_whole = [*read.rows] == [*read.channels] == in_order
+            if not is_whole or len(in_order) != shape[1]:
+                require(layer.groups == 1 and not layer.is_adjoint, DO_NOT_FIT)
                 is_once = len(np.unique(read.channels)) == len(read.channels)
                 require(is_once, "a channel is read twice")
                 of_value = np.zeros((len(kernel), read.shape[1], *kernel.shape[2:]))
@@ -257,12 +231,7 @@ class TermReader:
             require(read.shape[2:] == shape[2:], DO_NOT_FIT)
             yield self.term(end, read, of_value, layer, scale)
 
-    def skip_terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float,
-    ) -> Iterator[Term]:
+    def skip_terms(self, end: int, name: str, scale: Array | float) -> Iterator[Term]:
         """Yield the terms of values z_j that are added without a layer.
 
         They may be sliced to some of their pixels, and joined with constant channels.
@@ -321,12 +290,7 @@ class TermReader:
         return numbers[name]
 
     def term(
-        self,
-        end: int,
-        read: Reading,
-        kernel: Array,
-        layer: Layer,
-        scale: Array | float,
+        self, end: int, read: Reading, kernel: Array, layer: Layer, scale: Array | float
     ) -> Term:
         """Return V_ij = q_i W_ij / q_j, where W_ij is ``scale`` times a layer."""
         outputs, inputs = kernel.shape[0], kernel.shape[1] * layer.groups
@@ -368,29 +332,31 @@ def reading_of(start: int, own: Array, rows: Array, whole: Array) -> Reading:
 
 
 def read_kernel(
-    graph: Graph,
-    node: Node,
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
+    graph: Graph, node: Node, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> tuple[Array, Layer]:
-    """Return the kernel and the geometry of a layer at the shape of its input.
+    """Return the kernel and the geometry of a layer, or an average, at its input's shape.
 
     A ConvTranspose is the adjoint of the layer that is returned, whose input has the
     shape of the value (Lemma 3, step 5).
     """
     message = f"no rule is for such a {node.op}"
-    stored = graph.arrays[node.inputs[1]].astype(np.float64)
-    require(stored.ndim == len(input_shape), message)
-    if node.op == "Gemm":
-        matrix = stored if node.attributes.get("transB") else stored.T
-        kernel = times(matrix, node.attributes.get("alpha", 1.0))
-        layer = Layer(axes=(), groups=1, padding_mode="zeros", sizes=())
+    groups = node.attributes.get("group", 1)
+    if node.op == "AveragePool":
+        taps = node.attributes["kernel_shape"]
+        groups = input_shape[1]
+        kernel = np.full((groups, 1, *taps), 1 / math.prod(taps))
     else:
-        kernel = stored
-        taps = [*stored.shape[2:]]
+        kernel = graph.arrays[node.inputs[1]].astype(np.float64)
+        taps = [*kernel.shape[2:]]
         require(node.attributes.get("kernel_shape", taps) == taps, message)
-        groups = node.attributes.get("group", 1)
-        layer = Layer(axes_of_windows(node, taps), groups, "zeros", input_shape[2:])
+    require(kernel.ndim == len(input_shape), message)
+    if node.op == "Gemm":
+        matrix = kernel if node.attributes.get("transB") else kernel.T
+        kernel = times(matrix, node.attributes.get("alpha", 1.0))
+    layer = Layer(axes_of_windows(node, taps), groups, "zeros", input_shape[2:])
+    is_padded = any(axis.padding_before or axis.padding_after for axis in layer.axes)
+    counts_all = not is_padded or bool(node.attributes.get("count_include_pad"))
+    require(counts_all or node.op != "AveragePool", f"{message}: fewer pixels")
     if node.op == "ConvTranspose":
         layer = replace(layer, sizes=output_shape[2:], is_adjoint=True)
         sizes = zip(layer.axes, output_shape[2:], strict=True)
@@ -403,10 +369,7 @@ def read_kernel(
 
 
 def scale_channels(
-    kernel: Array,
-    groups: int,
-    output_factors: Array,
-    input_factors: Array,
+    kernel: Array, groups: int, output_factors: Array, input_factors: Array
 ) -> Array:
     """Return a kernel with each output and each input times its factor (step B)."""
     _, inputs, *taps = kernel.shape
@@ -432,9 +395,7 @@ class Edge(NamedTuple):
 
 
 def joint_of_several(
-    terms: Sequence[Term],
-    slopes: Mapping[int, Slopes],
-    pooling: Fraction,
+    terms: Sequence[Term], slopes: Mapping[int, Slopes], pooling: Fraction
 ) -> Joint:
     """Return the kernel N + I/2 of several layers, or T if they are a chain."""
     require_one_grid(terms)
@@ -479,9 +440,7 @@ def depth_of(terms: Sequence[Term], last: int) -> int:
 
 
 def edges_of(
-    terms: Sequence[Term],
-    slopes: Mapping[int, Slopes],
-    is_chain: bool,
+    terms: Sequence[Term], slopes: Mapping[int, Slopes], is_chain: bool
 ) -> list[Edge]:
     """Return the blocks of N below its diagonal (step C). The vertex i' is called -i."""
     last = len(slopes)
@@ -528,8 +487,7 @@ def at_stride_one(term: Term) -> tuple[Array, list[int]]:
         zeros = (-axis.padding_before) % axis.stride
         lengths.append(zeros + axis.reach + 1)
         taps.append(slice(zeros, None, axis.dilation))
-        shift = (axis.padding_before + zeros) // axis.stride
-        first_tap.append(-shift)
+        first_tap.append(-(axis.padding_before + zeros) // axis.stride)
     phases = math.prod(axis.stride for axis in axes)
     size = outputs * groups * inputs * math.prod(lengths) * phases
     require(size < LARGEST_KERNEL, "its kernel at stride 1 has 2^31 entries or more")

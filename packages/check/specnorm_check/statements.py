@@ -134,9 +134,7 @@ class Together(Part):
 
 # -- a claim about a layer -------------------------------------------------------------
 def prove_layer(
-    statement: Statement,
-    completion: Array,
-    arrays: Mapping[str, Array],
+    statement: Statement, completion: Array, arrays: Mapping[str, Array]
 ) -> str:
     """Prove the claim that a layer's norm is at most a number.
 
@@ -218,9 +216,7 @@ def read_axes(taps: tuple[int, ...], statement: Statement) -> tuple[Axis, ...]:
 
 
 def sizes_of_the_adjoint(
-    axes: tuple[Axis, ...],
-    mode: str,
-    input_sizes: tuple[int, ...] | None,
+    axes: tuple[Axis, ...], mode: str, input_sizes: tuple[int, ...] | None
 ) -> tuple[int, ...] | None:
     """Return the output sizes of a transposed layer (Lemma 3, step 5).
 
@@ -231,14 +227,11 @@ def sizes_of_the_adjoint(
     require(has_rule, "a transposed layer is zero-padded, or circular and 'same'")
     if input_sizes is None:
         return None
-    outputs = []
-    for axis, size in zip(axes, input_sizes, strict=True):
-        if mode == "circular":
-            outputs.append(size * axis.stride)
-        else:
-            padded = (size - 1) * axis.stride + axis.reach + 1
-            outputs.append(padded - axis.padding_before - axis.padding_after)
-    return tuple(outputs)
+    pairs = [*zip(axes, input_sizes, strict=True)]
+    if mode == "circular":
+        return tuple(size * axis.stride for axis, size in pairs)
+    padded = [((n - 1) * x.stride + x.reach + 1, x) for x, n in pairs]
+    return tuple(n - x.padding_before - x.padding_after for n, x in padded)
 
 
 def sentence(statement: Statement, rows: int) -> str:

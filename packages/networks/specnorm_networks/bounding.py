@@ -27,7 +27,7 @@ from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.descent.costs import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Parts, Searching, expected_constant
+from specnorm_networks.methods import Method, Multipliers, Searching, expected_constant
 
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
@@ -103,15 +103,15 @@ def _bounded(
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
+    # The rules are applied once more to what a search has found, and to norms that were cut short.
+    before_rules = replace(measure, clock=measure.clock.before(seconds_of_rules))
     if has_constant and isinstance(method, Searching) and not measure.clock.expired:
-        # The rules are applied once more to what a search has found.
-        searching = replace(measure, clock=measure.clock.before(seconds_of_rules))
-        improved_runs = _improved_runs(runs(graph), searching, method, by_rules)
-        measure.clock.has_cut |= searching.clock.has_cut or searching.clock.expired
-    has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired
+        improved_runs = _improved_runs(runs(graph), before_rules, method, by_rules)
+        measure.clock.has_cut |= before_rules.clock.has_cut or before_rules.clock.expired
+    has_cut_norms = measure_for_rules.clock.expired and not before_rules.clock.expired
     if improved_runs or has_cut_norms:
         claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}
-        norms = measure if has_cut_norms else measure_for_rules
+        norms = before_rules if has_cut_norms else measure_for_rules
         constants = propagate(graph, norms, values, claims_by_end)
     return NetworkBound(
         constants.claim,
@@ -201,12 +201,13 @@ def _by_parts(
         in_parts = f", in {len(parts)} parts" if len(parts) > 1 else ""
         measure.cut.searches[f"{_search_of(run)}{in_parts}"] = None
     measure.clock.has_cut |= has_cut_others
+    has_single_layer = any(last - first == 1 for first, last in parts)
+    limit = (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
+    worth = WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
     for weights in proposals:
         if measure.clock.expired and (best or not measure.clock.affords(proof_products(run, parts), LATE)):
             break
-        expected = expected_constant(run, weights)
-        limit = _share_of_proven(run, parts) * best.upper if best else _first_limit(parts, product)
-        if not expected < limit:
+        if not expected_constant(run, weights) < limit:
             continue
         statements = statements_of(run, parts, weights)
         try:
@@ -218,6 +219,7 @@ def _by_parts(
         if claim < (best.upper if best else product):
             layers = tuple(_kernel_names(run.links[first:last]) for first, last in parts)
             best = RunBound(run.start, run.end, layers, product, claim, statements)
+            limit = worth * best.upper
     return best
 
 
@@ -228,17 +230,6 @@ def _search_of(run: Run) -> str:
 def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:
     """Return the names of the kernels of some links."""
     return tuple(name for link in links for name in link.kernel_names)
-
-
-def _first_limit(parts: Parts, product: float) -> float:
-    """Return the number below which the expected constant of the first proposal has to be."""
-    has_single_layer = any(last - first == 1 for first, last in parts)
-    return (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
-
-
-def _share_of_proven(run: Run, parts: Parts) -> float:
-    """Return the share of the best proven constant below which another proposal's expected one has to be."""
-    return WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
 
 
 def _by_rules(run: Run, rules: NetworkConstants) -> float:

@@ -19,10 +19,7 @@ from specnorm.at_size import layer as layer_module
 from specnorm.at_size.component import ComponentBounds, fewest_rows
 from specnorm.at_size.layer import enclose_layer
 from specnorm.at_size.proofs import block_tridiagonal
-from specnorm.at_size.proofs.block_tridiagonal import (
-    gram_blocks,
-    plans,
-)
+from specnorm.at_size.proofs.block_tridiagonal import gram_blocks, plans
 from specnorm.backends import load
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError

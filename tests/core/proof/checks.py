@@ -6,14 +6,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from core.proof import (
-    borders,
-    formulas,
-    formulas_of_ends,
-    formulas_of_layers,
-    formulas_of_logits,
-    formulas_of_symbols,
-)
+from core.proof import borders, formulas, formulas_of_ends, formulas_of_layers, formulas_of_logits, formulas_of_symbols
 from helpers.assumptions import assumed
 from helpers.libraries import NUMPY as np
 from helpers.mutants import Check

@@ -136,9 +136,6 @@ def isometry(of: defect.Defect, lower: Lower, *, scale_exponent: int = 0) -> tup
 
 
 DEFECT_REFUSED: dict[str, Callable[[], object]] = {
-    "a frequency's norm as the defect's": lambda: defect.smallest_down(
-        line(), assumed(1.0, Frequencies.half_grid((1,)))
-    ),
     "a circulant's norm that is skew along one axis": lambda: defect.smallest_down(
         folded(SQUARE, (2, 3)), assumed(1.0, Circulant((2, 3), (False, True)))
     ),

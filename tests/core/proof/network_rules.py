@@ -357,7 +357,7 @@ NETWORK_CHECKS = {
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
     "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
-    "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
-    "norm_by_entries": layers,
+    "_constant_of_layer": together, "_constant_of_kernel": together, "norm_of_layer": layers,
+    "norm_of_matrices": layers, "norm_by_entries": layers,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from core.proof import test_claims
 from core.proof.defect_rules import DEFECT_REFUSED
 from core.proof.network_rules import FAR, NETWORK_REFUSED
-from core.proof.test_claims import KERNEL, PART
+from core.proof.test_claims import KERNEL
 from helpers.assumptions import assumed, assumed_lower, interval
 from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
@@ -155,23 +153,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
     "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
-    "a circulant for zero padding": lambda: padded_norm(
-        assumed(1.0, OWN), ConvSpec.of((3, 3, 4), input_shape=9, padding_mode="zeros")
-    ),
-    "a circulant of another size": lambda: padded_norm(assumed(1.0, SHORT), CIRCULAR),
-    "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),
     "a circulant for the other groups": lambda: norm_of_groups(
         GROUPED, [assumed(1.0, GROUPED.of_group)], assumed(1.0, OWN)
-    ),
-    "a patch that reads copies": lambda: norms_of_patch(
-        replace(PATCH, spec=replace(ONE_OUTPUT, padding_mode="reflect", padding=((1, 0),))),
-        assumed_lower(1.0, STACK),
-        assumed(1.0, STACK),
-    ),
-    "two outputs as a patch": lambda: norms_of_patch(
-        PART,
-        assumed_lower(1.0, norms.norm_of_stack((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
-        assumed(1.0, norms.norm_of_stack((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
     ),
     "another lower bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, "words"), assumed(1.0, STACK)),
     "another upper bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, STACK), assumed(1.0, "words")),

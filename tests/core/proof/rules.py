@@ -195,48 +195,28 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     yield margins.radius_of_ball([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
 
 
-CHECKS: dict[str, Check] = {
-    **NETWORK_CHECKS,
-    **DEFECT_CHECKS,
-    "radii": radii,
-    "radius_of_ball": radii,
-    "Upper._largest": arithmetic,
-    "Lower.trivial": arithmetic,
-    "Lower.times_power_of_two": arithmetic,
-    "Upper.times_power_of_two": arithmetic,
-    "largest_of_blocks": arithmetic,
-    "norm_of_multiple": multiples,
-    "norm_of_neighbour": neighbours,
-    "norm_by_circulant": circulants,
-    "padded_norm": circulants,
-    "norms_of_parts": components,
-    "norm_of_groups": components,
-    "norms_of_patch": components,
-    "norm_of_restriction": components,
-    "quotients": own_matrix,
-    "LayerGram.norms_near": own_matrix,
-    "LayerGram.with_zero_layers": own_matrix,
-    "norm_by_waves": by_waves,
-    "norm_by_frobenius": one_tap,
-    "norm_of_one_tap": one_tap,
-    "norm_of_single_entries": one_tap,
-    "Symbol.norm_down": one_tap,
-    "GramProof.largest_up_near": one_tap,
-    "largest_quotient": one_tap,
-    "UnfoldingProof.bounds": fixed,
-    "bounds_by_completions": by_products,
-    "Cover.proven": covered,
-    "supremum_on_grid": covered,
-    "Uppers.claims": arrays_of_bounds,
-    "Uppers.largest": arrays_of_bounds,
-    "Uppers.joined": arrays_of_bounds,
-    "norms_by_grid": fixed,
-    "Polynomial.largest_on_grid": scalars,
-    "_on_grid": by_products,
-    "proven_factor": one_tap,
-    "norm_by_magnitudes": scalars,
-    "Polynomial.of_wrapped": scalars,
-}
+OF_RULES: dict[Check, tuple[str, ...]] = {
+    radii: ("radii", "radius_of_ball"),
+    arithmetic: (
+        "Upper._largest", "Lower.trivial", "Lower.times_power_of_two", "Upper.times_power_of_two", "largest_of_blocks",
+    ),
+    multiples: ("norm_of_multiple",),
+    neighbours: ("norm_of_neighbour",),
+    circulants: ("norm_by_circulant", "padded_norm"),
+    components: ("norms_of_parts", "norm_of_groups", "norms_of_patch", "norm_of_restriction"),
+    own_matrix: ("quotients", "LayerGram.norms_near", "LayerGram.with_zero_layers"),
+    by_waves: ("norm_by_waves",),
+    one_tap: (
+        "norm_by_frobenius", "norm_of_one_tap", "norm_of_single_entries", "Symbol.norm_down",
+        "GramProof.largest_up_near", "largest_quotient", "proven_factor",
+    ),
+    fixed: ("UnfoldingProof.bounds", "norms_by_grid"),
+    by_products: ("bounds_by_completions", "_on_grid"),
+    covered: ("Cover.proven", "supremum_on_grid"),
+    arrays_of_bounds: ("Uppers.claims", "Uppers.largest", "Uppers.joined"),
+    scalars: ("Polynomial.largest_on_grid", "norm_by_magnitudes", "Polynomial.of_wrapped"),
+}  # fmt: skip
+CHECKS = NETWORK_CHECKS | DEFECT_CHECKS | {name: check for check, names in OF_RULES.items() for name in names}
 """Rule -> a check whose claims it makes, among others."""
 
 

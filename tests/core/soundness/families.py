@@ -291,20 +291,12 @@ def _plain(family: str, random: Random) -> Draw:
     return Draw(values + near * random.standard_normal(values.shape), exact=family == "integer" and not near)
 
 
-FAMILIES: dict[str, Callable[[Random], Draw]] = {
-    "scalar": _scalar,
-    "stack": _stack,
-    "diagonal": _diagonal,
-    "hadamard": _hadamard,
-    "decaying": _decaying,
-    "rotation": _rotation,
-    "separable": _separable,
-    "stencil": _stencil,
-    "ones": _ones,
-    "corners": _corners,
-    "two peaks": _two_peaks,
-    "long": _long,
-    **{name: functools.partial(_plain, name) for name in PLAIN if name not in ("zero", "ones", "corners")},
+CLOSED: tuple[Callable[[Random], Draw], ...] = (
+    _scalar, _stack, _diagonal, _hadamard, _decaying, _rotation, _separable, _stencil,
+    _ones, _corners, _two_peaks, _long,
+)  # fmt: skip
+FAMILIES = {x.__name__[1:].replace("_", " "): x for x in CLOSED} | {
+    name: functools.partial(_plain, name) for name in PLAIN if name not in ("zero", "ones", "corners")
 }
 
 DTYPES = ("float64", "float64", "float32", "float16")

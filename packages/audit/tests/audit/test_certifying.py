@@ -101,10 +101,7 @@ def test_an_audit_writes_what_both_programs_prove(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("array", "words"),
-    [
-        (lambda k: k, "FAILED: the model's array has other numbers"),
-        (lambda _: np.array([None]), "called 'other' by"),
-    ],
+    [(lambda k: k, "FAILED: the model's array has other numbers"), (lambda _: np.array([None]), "called 'other' by")],
     ids=["other numbers", "no numbers"],
 )
 def test_an_array_of_another_model_fails_its_claim_alone(

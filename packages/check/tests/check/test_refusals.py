@@ -57,7 +57,6 @@ def graph(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...] = SHA
 
 
 def last(operator: str, *inputs: str, arrays: dict[str, Any] | None = None, **attributes: Any) -> Tokens:
-    """What one operator makes of tokens."""
     return attention.tokens_of(graph([node(operator, *inputs, **attributes)], arrays or {}), "y")
 
 
@@ -72,14 +71,12 @@ def normalised(gain: Any, shift: Any, **attributes: Any) -> Tokens:
 
 
 def changed(array: Any, value: int, *place: int) -> Any:
-    """An array with another entry."""
     other = array.copy()
     other[place] = value
     return other
 
 
 def times_matrix(**other: Any) -> Tokens:
-    """Tokens times a matrix, with other numbers of tokens or rows."""
     return attention.multiplied(HEADS, HEADS.nodes["q0"], replace(PLAIN, **other))
 
 
@@ -92,22 +89,14 @@ def read(q: Tokens = Q, k: Tokens = K, v: Tokens = V) -> Any:
 
 
 def cut(value: Tokens, *where: Any) -> Tokens:
-    """A part of the entries."""
     return replace(value, **{name: getattr(value, name)[where] for name in ("tokens", "rows", "offset")})
 
 
 def of_axes(*axes: int) -> Any:
-    """Attention of values with so many axes."""
     values = iter([cut(value, *[0] * (4 - count)) for value, count in zip((Q, K, V), axes, strict=True)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "tokens_of", lambda *_: next(values))
         return attention.attention_of(HEADS, "a")
-
-
-def moved_to(shape: tuple[int, ...]) -> Tokens:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(HEADS.shapes, "q", shape)
-        return attention.tokens_of(HEADS, "q")
 
 
 def limited(numbers: int, call: Callable[[], Any]) -> Any:
@@ -132,7 +121,6 @@ def masked(*inputs: str, **arrays: Any) -> Any:
 
 
 def shortened(operator: str, *inputs: str) -> Any:
-    """Tokens that are multiplied by some limit."""
     nodes, arrays = clipped()
     nodes[3] = node(operator, *inputs, out="least")
     made = model([*nodes, node("Abs", "z")], SHAPE, arrays, opset=23)
@@ -141,14 +129,12 @@ def shortened(operator: str, *inputs: str) -> Any:
 
 WORDS = "tokens of an unknown length"
 FACTOR = np.eye(4)
-OTHER = replace(K, start="other")
 LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
     "a matrix that is not finite": (lambda: attention.norm_up(np.array([[math.inf, 1.0]])), "not finite"),
     "the input itself": (lambda: attention.tokens_of(HEADS, "nothing"), WORDS),
     "as many tokens as the limit": (lambda: limited(20, lambda: attention.tokens_of(HEADS, "z")), "too many tokens"),
     "tokens with as many entries as the limit": (
         lambda: limited(16, lambda: attention.of_value(HEADS, "z", "x", ONE, ONE)), "too many entries"),
-    "a sum of two values": (lambda: last("Add", "z", "x"), f"{WORDS}, before Add"),
     "a normalization that broadcasts": (lambda: attention.of_value(HEADS, "z", "length", ONE, ONE), "broadcasts"),
     "a norm over another axis": (
         lambda: normalised(np.ones(4), np.zeros(4), axis=1, epsilon=0.1), "a norm over other axes"),
@@ -157,7 +143,6 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
     "a bias of another shape": (lambda: normalised(np.ones(4), np.zeros((1, 4)), epsilon=0.1), "a bias of another"),
     "a norm without epsilon": (lambda: normalised(np.ones(4), np.zeros(4), epsilon=0.0), "without epsilon"),
     "an epsilon that is too small": (lambda: attention.root_down(Fraction(1, 2 * 4**100)), "too small"),
-    "a function of tokens": (lambda: last("Relu", "z"), f"{WORDS}, before Relu"),
     "a sum that broadcasts": (lambda: last("Add", "z", "b", arrays={"b": np.ones((3, 5, 4))}), "broadcasts tokens"),
     "tokens times 0": (lambda: last("Mul", "z", "0", arrays={"0": np.array(0.0)}), "a product with 0"),
     "a number by tokens": (lambda: last("Div", "2", "z", arrays={"2": np.array(2.0)}), "a product with 0"),
@@ -175,18 +160,11 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
         attributes={"alpha": 2.0})), "no product with a matrix"),
     "attention with a computed mask": (lambda: masked("h"), "a computed mask"),
     "queries with three axes": (lambda: of_axes(3, 4, 4), "other axes than four"),
-    "keys with three axes": (lambda: of_axes(4, 3, 4), "other axes than four"),
-    "values with three axes": (lambda: of_axes(4, 4, 3), "other axes than four"),
     "values alone with four axes": (lambda: of_axes(3, 3, 4), "other axes than four"),
     "all with three axes": (lambda: of_axes(3, 3, 3), "other axes than four"),
-    "entries moved to another shape": (lambda: moved_to((1, 2, 5, 3)), "onnx infers another shape"),
     "scores that broadcast": (
         lambda: written_out(node("Mul", "s", "c", out="t"), arrays={"c": np.ones((2, 1, 1))}), "broadcast"),
-    "scores through a function": (lambda: written_out(node("Abs", "s", out="t")), "scores with a Abs"),
-    "scores that divide": (
-        lambda: written_out(node("Div", "2", "s", out="t"), arrays={"2": np.array(2.0)}), "scores with a Div"),
     "a limit of tokens that changes with them": (lambda: shortened("Min", "inverse", "one", "more"), WORDS),
-    "a lower limit of tokens": (lambda: shortened("Clip", "inverse", "more", "one"), WORDS),
     "scores less a mask": (
         lambda: written_out(node("Sub", "s", "c", out="t"), arrays={"c": CAUSAL}), "scores with a Sub"),
     "scores of a constant": (
@@ -235,7 +213,7 @@ def move(operator: str, *inputs: Any, arrays: dict[str, Any] | None = None, **mo
 
 def pool(pads: list[int]) -> Any:
     one = Node("AveragePool", ["x"], {"kernel_shape": [2], "pads": pads})
-    return matrices.kernel_of(fake(one), one, FOUR, FOUR)
+    return parts.read_kernel(fake(one), one, FOUR, FOUR)
 
 
 def branch(one: Node, **shapes: Any) -> Any:
@@ -271,7 +249,6 @@ def einsum(equation: bytes, *inputs: str) -> Any:
 
 
 def written(operator: str, *inputs: str, **more: Any) -> Any:
-    """What compares the entries of the last axis."""
     one = Node(operator, ["x", *inputs], {"axes": [2], "axis": 2, **more})
     return maxima.Writer(fake(one, z=(1, 1, 2))).written_out("y", one)
 
@@ -287,7 +264,6 @@ def kernel(one: Node, taps: int, before: tuple[int, ...], after: tuple[int, ...]
 
 
 def transposed(before: int, after: int) -> Any:
-    """A transposed layer of two taps and one channel each, at three pixels."""
     return kernel(Node("ConvTranspose", ["x", "k"], {}), 2, (1, before, 3), (1, 1, after))
 
 
@@ -295,12 +271,6 @@ def by_fixed() -> Any:
     found = fake(Node("Mul", ["x", "z"], {}))
     found.fixed.add("z")
     return matrices.step_of(found, "y")
-
-
-def clipped_by_fixed() -> Any:
-    found = fake(Node("Clip", ["x", "z"], {}))
-    found.fixed.add("z")
-    return branches.Branches(found, "x", ["y"], {})
 
 
 RELU, TWICE = Node("Relu", ["x"], {}), Node("Add", ["x", "x"], {})
@@ -320,8 +290,6 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a product with what is computed of constants": (lambda: by_fixed(), "Mul stands in a matrix"),
     "a part that ends at no value": (lambda: matrices.values_between(fake(RELU), "x", "w"), "ends at no computed"),
     "a part of too many values": (lambda: with_limit(matrices, "MOST_VALUES", 3, lambda: chain(4)), "too many values"),
-    "a function of a constant, in a matrix": (
-        lambda: step("Div", "c", "x", arrays={"c": np.ones(FOUR)}), "Div stands in a matrix"),
     "a matrix that is computed": (lambda: step("MatMul", "x", "z"), "MatMul stands in a matrix"),
     "a sum of one factor": (lambda: einsum(b"ij->i", "x"), "such a Einsum"),
     "a product of two that names one": (lambda: einsum(b"ij->i", "x", "c"), "such a Einsum"),
@@ -353,28 +321,22 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
         "Pad", "x", "p", arrays={"p": np.array([0, 0, 1, 0, 0, -1])}, mode=b"edge"), "padding that cuts"),
     "a quotient by 0 in a matrix": (lambda: step("Div", "x", "c", arrays={"c": np.eye(2)}), "a Div by 0"),
     "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
-    "a sum with an empty name for its axes": (lambda: step("ReduceSum", "x", "", y=()), "ReduceSum without axes"),
-    "averages padded before": (lambda: pool([1, 0]), "averages of fewer pixels"),
-    "averages padded behind": (lambda: pool([0, 1]), "averages of fewer pixels"),
-    "averages padded along one axis": (lambda: matrices.kernel_of(fake(RELU), Node("AveragePool", ["x"], {
-        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2), (1, 2, 1, 2)), "averages of fewer pixels"),
+    "averages padded before": (lambda: pool([1, 0]), "fewer pixels"),
+    "averages padded behind": (lambda: pool([0, 1]), "fewer pixels"),
+    "averages padded along one axis": (lambda: parts.read_kernel(fake(RELU), Node("AveragePool", ["x"], {
+        "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2), (1, 2, 1, 2)), "fewer pixels"),
     "a weight that is not finite": (lambda: rounded([1.0, math.inf]), "NaN or infinity"),
     "a weight that is too small": (lambda: rounded([rules.LEAST_PRODUCT]), "so small that products"),
     "2^32 roundings of a matrix": (lambda: rounded([1.0], 2**32 - 1), "too many roundings"),
     "a value that is not moved": (lambda: move("Transpose", "z"), "Transpose stands in a branch"),
     "a slice by a computed number": (lambda: move("Slice", "x", "z", "z"), "Slice stands in a branch"),
-    "entries that are fewer": (
-        lambda: move("Reshape", "x", "c", arrays={"c": np.array([2])}, y=(2,)), "of another size"),
     "entries of an unknown shape": (lambda: without("y"), "no shape of y"),
     "entries that are moved to an unknown shape": (lambda: without("y", "Transpose"), "another shape of y"),
-    "a transposed shape": (
-        lambda: move("Pad", "x", "c", arrays={"c": np.array([0, 0, 1, 0, 0, 0])}, y=(1, 3, 2)), "another shape of y"),
     "a slice from far before the first entry, backwards": (lambda: move("Slice", *"xbeat", arrays={
         name: np.array([n]) for name, n in zip("beat", (-9, -19, 2, -1), strict=True)}, y=(1, 2, 1)),
         "another shape of y"),
     "slopes that repeat entries": (
         lambda: last("PRelu", "z", "s", arrays={"s": np.ones((3, 5, 4))}), "before PRelu that repeats"),
-    "a limit that is computed of constants, in a branch": (lambda: clipped_by_fixed(), "Clip stands in a branch"),
     "a slice without an end": (lambda: move("Slice", "x", "c", arrays={"c": np.array([0])}), "such a Slice"),
 }  # fmt: skip
 
@@ -458,7 +420,6 @@ def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
 
 
 def grid(*terms: tuple[int, int, int], is_adjoint: bool = False) -> Any:
-    """Layers from a value to another with a stride."""
     axes = [(start, end, (layers.Axis(1, stride, 1, 0, 0),)) for start, end, stride in terms]
     return parts.require_one_grid(
         [
@@ -511,13 +472,11 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a start of units with a tiny multiplier": (lambda: units(q_0=(2.0**-300,)).is_nonnegative(), "very different"),
     "a part of a text": (lambda: read_part(values="xy"), "no list of two"),
     "pooling inside a part": (lambda: joint(
-        Node("Relu", ["z"], {}), "z", z=Node("MaxPool", ["x"], {"kernel_shape": [1]})), "pooling at z"),
+        Node("Relu", ["z"], {}), "z", z=Node("MaxPool", ["x"], {"kernel_shape": [1]})), "MaxPool stands in a part"),
     "a normalization too many": (lambda: with_limit(parts, "MOST_NORMALISATIONS", 0, lambda: term_of(
         Node("BatchNormalization", ["x", "3", "3", "3", "3"], {}))), "more than 0 normalizations"),
     "fewer entries before a layer": (lambda: term_of(
         Node("Gemm", ["z", "2"], {}), before=Node("Reshape", ["x", "3"], {}), z=(1, 2)), "Reshape of another size"),
-    "multipliers of a value in another shape": (lambda: term_of(
-        Node("Gemm", ["z", "2"], {}), 2, 2, before=Node("Reshape", ["x", "2"], {}), z=(2, 2)), parts.DO_NOT_FIT[:20]),
     "a kernel that states other taps": (lambda: kernel(
         Node("Conv", ["x", "k"], {"kernel_shape": [2]}), 3, (1, 1, 5), (1, 1, 4)), "such a Conv$"),
     "two layers between two values": (lambda: grid((0, 1, 1), (0, 1, 1)), parts.DO_NOT_FIT[:20]),
@@ -528,18 +487,12 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "edges of two ranks": (lambda: parts.hermitian_kernel([
         parts.Edge(0, 1, np.ones((1, 1)), []), parts.Edge(1, 2, np.ones((1, 1, 1)), [0])], {0: 1, 1: 1, 2: 1}),
         parts.DO_NOT_FIT[:20]),
-    "scales that are computed": (lambda: resizing.matrix_of_resize(
-        fake(RELU), Node("Resize", ["x", "", "z"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
-    "sizes that are computed": (lambda: resizing.matrix_of_resize(
-        fake(RELU), Node("Resize", ["x", "", "", "z"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
     "a variance below 0": (lambda: normalised_by([1.0, -0.5], 1.0), "divides by 0"),
     "a variance of 0": (lambda: normalised_by([1.0, 0.0]), "divides by 0"),
     "numbers that are not finite": (lambda: times_numbers("Mul", 1.0, math.inf), "NaN or infinity"),
     "a quotient by 0": (lambda: times_numbers("Div", 1.0, 0.0), "a Div by 0"),
     "a product that is tiny": (
         lambda: rules.product_rounded_once(np.array([1.0, 2.0**-500]), np.array([1.0, 2.0**-500])), "are inexact"),
-    "pads of one side": (lambda: windows(pads=[0]), "no rule is for such a MaxPool"),
-    "strides of two axes": (lambda: windows(strides=[1, 1]), "no rule is for such a MaxPool"),
     "dilations of two axes": (lambda: windows(dilations=[1, 1]), "no rule is for such a MaxPool"),
     "a pad of -1": (lambda: windows(pads=[0, -1]), "no rule is for such a MaxPool"),
     "a stride of no pixel": (lambda: windows(strides=[0]), "no rule is for such a MaxPool"),
@@ -548,7 +501,6 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         "Split of another"),
     "a further input that is computed": (
         lambda: fake(RELU).require_fixed_inputs(Node("Pad", ["x", "z"], {})), "input that is computed"),
-    "a value of an unknown shape": (lambda: fake(RELU).shape_of("w"), "no shape of w"),
     "a model with functions": (lambda: graphs.require_known_definitions(proto(
         opset_import=[proto(domain="", version=18)], functions=[1])), "functions of its own"),
     "an axis of 2^24": (lambda: numbers(LARGEST), "or more"),
@@ -562,7 +514,6 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a part of other sizes": (lambda: read_part(sizes="some"), "sizes of a part are none"),
     "a part with another entry": (lambda: read_part(more=1), "other entries than those of a part"),
     "a multiplier of 2^-99": (lambda: read_part(weights=[["0x1.0p-99"], ["0x1.0p+0"]]), "close to it or beyond"),
-    "a multiplier of 2^99": (lambda: read_part(weights=[["0x1.0p+0"], ["0x1.0p+99"]]), "close to it or beyond"),
     "multipliers of one value": (lambda: read_part(weights=[["0x1.0p+0"]]), "not multipliers for each"),
     "three values without multipliers": (lambda: read_part(values=["x", "z", "y"]), "not multipliers for each"),
     "a part of a constant": (lambda: joint(Node("Relu", ["c"], {}), arrays={"c": np.ones(FOUR)}), "has no layer"),
@@ -572,8 +523,6 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a sum of a part that broadcasts": (
         lambda: term_of(Node("Add", ["x", "x"], {}), y=(2, 2, 2)), "broadcasts a value"),
     "a function inside a layer's sum": (lambda: term_of(Node("Tanh", ["x"], {})), "Tanh stands in a part"),
-    "a function before what is skipped": (
-        lambda: term_of(Node("Slice", ["z", "3", "3", "3", "3"], {})), "Relu stands before a layer"),
     "a function before a layer": (
         lambda: term_of(Node("Gemm", ["z", "w"], {}), z=(1, 4)), "Relu stands before a layer"),
     "multipliers of other channels before": (
@@ -586,8 +535,6 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), "a channel is read twice"),
     "an entry that a layer reads twice": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
         "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), "an entry is read twice"),
-    "groups that read several values": (lambda: term_of(Node("Conv", ["z", "2"], {"group": 2}), 2, 2, before=Node(
-        "Concat", ["x", "x"], {"axis": 1}), x=(1, 2), y=(1, 2), z=(1, 4)), parts.DO_NOT_FIT[:20]),
     "groups of channels in another order": (lambda: term_of(Node("Conv", ["z", "2"], {"group": 2}), 4, 2, before=Node(
         "Gather", ["x", "turned"], {"axis": 1}), x=(1, 4), y=(1, 2), z=(1, 4)), parts.DO_NOT_FIT[:20]),
     "a transposed layer that reads several values": (lambda: term_of(
@@ -606,14 +553,8 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: reading(lambda x: np.where(np.arange(4) < 2, x, x[:, ::-1])), parts.DO_NOT_FIT[:20]),
     "pixels with a constant": (lambda: reading(lambda x: np.where(np.arange(4) < 3, x, 0)), parts.DO_NOT_FIT[:20]),
     "constants before pixels": (lambda: reading(lambda x: np.where(np.arange(4) < 1, 0, x)), parts.DO_NOT_FIT[:20]),
-    "a function of one of several values": (lambda: term_of(Node("Gemm", ["z", "w"], {}), before=Node(
-        "Concat", ["x", "r"], {"axis": 1}), x=(1, 2), y=(1, 4), z=(1, 4)), "Relu stands before a layer"),
-    "samples that are cut before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {}), 4, 4, before=Node(
-        "Split", ["x"], {"axis": 0, "first": 0, "last": 1}), x=(2, 4), y=(1, 4), z=(1, 4)), parts.DO_NOT_FIT[:20]),
     "a transposed kernel of other channels": (lambda: transposed(2, 4), "such a ConvTranspose$"),
     "a transposed layer of another size": (lambda: transposed(1, 5), "such a ConvTranspose$"),
-    "samples that are joined before a layer": (lambda: term_of(Node("Gemm", ["z", "w"], {}), 4, 4, before=Node(
-        "Concat", ["x", "x"], {"axis": 0}), x=(1, 4), y=(2, 4), z=(2, 4)), parts.DO_NOT_FIT[:20]),
     "a slope that is not finite": (
         lambda: rules.slopes_of(Node("LeakyRelu", ["x"], {"alpha": math.inf})), "NaN or infinity"),
     "a slice of one axis twice": (lambda: move("Slice", *"xbea", arrays={
@@ -632,18 +573,13 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         "NaN or infinity"),
     "an H of 64 bits": (lambda: layers.whole_numbers_of(np.zeros((1, 1, 1), np.int64)), "not int16 or int32"),
     "an entry above 2^19": (lambda: layers.require_small_entries(np.array([0.0, 2.0**19 + 1])), "above 2\\^19"),
-    "an H of other axes": (lambda: completed(np.zeros((1, 1, 2, 1), np.int16)), "with any number"),
-    "an H of other columns": (lambda: completed(np.zeros((1, 1, 3), np.int16)), "with any number"),
     "an H of other groups": (lambda: completed(np.zeros((2, 1, 2), np.int16)), "with any number"),
     "a size without outputs": (lambda: at_size(1, before=0), "no input or no output"),
     "a size as large as the limit": (
         lambda: with_limit(layers, "LARGEST_MATRIX", 16, lambda: at_size(4)), "too large a matrix"),
     "a reflection of all pixels": (lambda: at_size(2, "reflect", 2), "reflects too many"),
-    "a mirror image of more than all": (lambda: at_size(1, "symmetric", 2), "reflects too many"),
     "an image of another rank": (lambda: resized(after=(1, 1, 4, 1)), resizing.NO_RULE[:20]),
     "a resized vector": (lambda: resized((1, 1), (1, 1)), resizing.NO_RULE[:20]),
-    "resized channels": (lambda: resized(after=(1, 2, 4)), resizing.NO_RULE[:20]),
-    "samples of another scale": (lambda: resized(scales=[1.5, 1.0, 2.0]), resizing.NO_RULE[:20]),
     "channels of another scale": (lambda: resized(scales=[1.0, 1.5, 2.0]), resizing.NO_RULE[:20]),
     "a scale of 0": (lambda: resized(scales=[1.0, 1.0, 0.0]), resizing.NO_RULE[:20]),
     "no scale and no size": (lambda: resizing.matrix_of_resize(
@@ -677,8 +613,6 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "padding by a number": (lambda: layer_of(padding=1), "no padding for each"),
     "transposed with reflections": (
         lambda: layer_of(transposed=True, padding_mode="reflect"), "zero-padded, or circular"),
-    "transposed, circular, not the same": (
-        lambda: layer_of(transposed=True, padding_mode="circular"), "zero-padded, or circular"),
     "transposed, circular, along one axis not the same": (lambda: layer_of(
         (1, 1, 3, 3), stride=[1, 1], dilation=[1, 1], padding=[[1, 1], [0, 0]], transposed=True,
         padding_mode="circular"),
@@ -690,7 +624,6 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a stride of 0": (lambda: layer_of(stride=[0]), "whole numbers from 1"),
     "a stride of 2^24": (lambda: layer_of(stride=[LARGEST]), "whole numbers from 1"),
     "an exponent of 1100": (lambda: statements.read_exponent(1100), "not a whole number below"),
-    "an exponent of -1100": (lambda: statements.read_exponent(-1100), "not a whole number below"),
     "a number between two floats": (lambda: statements.read_hexadecimal("0x1.0p-1075"), "between two floats"),
 }  # fmt: skip
 
@@ -728,9 +661,9 @@ FILES: dict[str, tuple[Callable[[], Any], str]] = {
     "claims that are a number": (
         lambda: certificate({"specnorm_certificate": files.VERSION, "claims": 1}), "list of claims"),
     "no claim": (claiming, "list of claims"),
-    "a claim that is a number": (lambda: claiming(1), "list of claims"),
+    "a claim that is a number": (lambda: claiming(NAMED, 1), "list of claims"),
     "parts that are a number": (lambda: claiming({"parts": 1}), "list of parts"),
-    "a part that is a number": (lambda: claiming({"parts": [1]}), "list of parts"),
+    "a part that is a number": (lambda: claiming({"parts": [NAMED, 1]}), "list of parts"),
     "an array without a name": (lambda: claiming({"completion": []}), "names the array"),
     "an array that is not there": (lambda: claiming(NAMED), "names the array H"),
     "arrays a byte too large": (lambda: claiming(NAMED, H=H, limit=1), "unpack to more"),

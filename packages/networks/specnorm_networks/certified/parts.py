@@ -90,20 +90,13 @@ def cut_into_parts(run: Run, *, widest: int = MOST_CHANNELS) -> list[tuple[int, 
     for first, last in itertools.pairwise(run.cut_points):
         if first == starts[-1]:
             continue  # the present part has no link before this cut point, so that there is nothing to join
-        gains_by_joining = widest > 0 and _has_middle_slopes(run.links[first - 1])
+        # If the middle slope of each channel is 0, no edge of K joins the links up to here to the later links. They
+        # share only the weights of the value between them, so that one joint bound of both is no better than two.
+        middle_slopes, _ = middle_and_leaf_slopes(*run.links[first - 1].slopes)
+        gains_by_joining = widest > 0 and bool(middle_slopes.any())
         if not (gains_by_joining and joinable(run.part(starts[-1], last), widest)):
             starts.append(first)
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
-
-
-def _has_middle_slopes(link: Link) -> bool:
-    """Whether the middle (a + b)/2 of the slopes of some channel is not 0.
-
-    If all are 0, no edge of K joins the links up to this one to the later links. They share only the weights of the
-    value between them, so that one joint bound of both is no better than two.
-    """
-    middle_slopes, _ = middle_and_leaf_slopes(*link.slopes)
-    return bool(middle_slopes.any())
 
 
 def statements_of(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray]) -> tuple[Together, ...]:
@@ -127,12 +120,6 @@ MiddleAndLeaf = tuple[FloatArray, FloatArray]
 """Middle slopes c and leaf slopes e of a function, as `middle_and_leaf_slopes` returns them."""
 
 
-def slopes_of(part: Run) -> list[MiddleAndLeaf]:
-    """Return the slopes of each link; those of the last are its largest ones, since it has no multiplier."""
-    *inner, last = part.links
-    return [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
-
-
 def edges(
     part: Run,
     kernels: Sequence[Mapping[int, PlacedKernel]],
@@ -141,8 +128,8 @@ def edges(
 ) -> list[Edge]:
     """Return the edges of the graph.
 
-    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term if the last slopes
-    are those of `slopes_of`, else the value z_l. Vertices from l + 1 on are the other leaves, one for each link that
+    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term if the last function
+    has no multiplier, else the value z_l. Vertices from l + 1 on are the other leaves, one for each link that
     has a leaf slope.
 
     Parameters
@@ -163,9 +150,6 @@ def edges(
     def by_row(numbers: FloatArray) -> FloatArray:
         return numbers.reshape(-1, 1, *(1,) * part.axes)
 
-    def by_column(numbers: FloatArray) -> FloatArray:
-        return numbers.reshape(1, -1, *(1,) * part.axes)
-
     all_edges: list[Edge] = []
     last_leaf = len(part.links)
     for vertex, ((slope, leaf_slope), kernel_of_source) in enumerate(zip(slopes, kernels, strict=True), start=1):
@@ -173,7 +157,7 @@ def edges(
         if has_leaf:
             last_leaf += 1
         for source, (kernel, first_tap) in kernel_of_source.items():
-            scaled = kernel / by_column(scales[source]) * by_row(scales[vertex])
+            scaled = kernel / by_row(scales[source]).swapaxes(0, 1) * by_row(scales[vertex])
             all_edges.append(Edge(source, vertex, by_row(slope) * scaled, first_tap))
             if has_leaf:
                 all_edges.append(Edge(source, last_leaf, by_row(leaf_slope) * scaled, first_tap))
@@ -291,8 +275,7 @@ def constants(run: Run, statements: Sequence[Part], norms: Norms) -> list[Upper]
             raise HypothesisError(f"{statement.values} with such weights are no part of the run from {run.start}")
         if not {first, last} <= {*run.cut_points} or not joinable(run.part(first, last), math.inf):
             raise ValueError(f"layers {first} to {last - 1} of the run cannot be bounded together")
-        if first > 0:
-            entry = np.repeat(entry, run.links[first - 1].repeat)
+        entry = np.repeat(entry, run.links[first - 1].repeat if first else 1)
         claims.append(constant_of_part(run.part(first, last), [entry, *weights], norms))
         first, before = last, weights[-1]
     return claims
@@ -358,7 +341,9 @@ def _constant_of_layer(
 
 def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove the constant of links together, from the norm of T, or of K + c I."""
-    slopes = slopes_of(part)
+    *inner, last = part.links
+    # The last function has no multiplier. So its slopes are its largest ones.
+    slopes = [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
     kernel = joint_kernel(edges(part, part.kernels, weights, slopes), is_chain=part.is_chain)
     spec = ConvSpec.of(kernel.shape)
     shift = 0.0 if part.is_chain else SHIFT
@@ -375,7 +360,15 @@ def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) 
     norm = norms.of_kernel(kernel, rtol)
     if not bounds_norm_of(norm, spec, kernel):
         raise HypothesisError(f"the proven norm is of {norm.what}; expected {spec}")
-    return _constant_from(part, host.add_up(norm.value, rounding_error, -shift), norm)
+    s = host.add_up(norm.value, rounding_error, -shift)
+    names = " + ".join(name for link in part.links for name in link.kernel_names)
+    if part.is_chain:
+        count = len(part.links)
+        rule = f"LipSDP of a chain: |T| <= {format_number(s, 'upper')}, to the power of {count}"
+        return make_upper(_power_up(s, count), f"{names}, weighted", rule, norm)
+    s = max(s, 1.0)
+    rule = f"LipSDP: K <= {format_number(s, 'upper')}, and (2 s - 1)^{part.depth}"
+    return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), f"{names}, weighted", rule, norm)
 
 
 def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> float:
@@ -391,19 +384,6 @@ def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> f
     if has_one_frequency:
         norm_rtol = min(norm_rtol, MATRIX_RTOL)
     return max(norm_rtol, LEAST_RTOL)
-
-
-def _constant_from(part: Run, s: float, norm: Upper) -> Upper:
-    """Return the constant of a part, from the bound s of ||T|| or of the largest eigenvalue of K."""
-    names = " + ".join(name for link in part.links for name in link.kernel_names)
-    subject = f"{names}, weighted"
-    count = len(part.links)
-    if part.is_chain:
-        rule = f"LipSDP of a chain: |T| <= {format_number(s, 'upper')}, to the power of {count}"
-        return make_upper(_power_up(s, count), subject, rule, norm)
-    s = max(s, 1.0)
-    rule = f"LipSDP: K <= {format_number(s, 'upper')}, and (2 s - 1)^{part.depth}"
-    return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), subject, rule, norm)
 
 
 def _power_up(base: float, exponent: int) -> float:

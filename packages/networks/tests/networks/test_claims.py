@@ -224,7 +224,6 @@ def test_matrices_for_which_no_time_is_left_are_bounded_by_frobenius_norms() -> 
 
 
 def chain(size: float) -> list[Node]:
-    """Two matrices with a function between them."""
     layers = [Layer(name, partial(np.full, (2, 2), size), {}, 0) for name in ("v", "w")]
     shape = (1, 2)
     first = Node("a", Matrix(layers[0]), ("x",), shape)
@@ -277,7 +276,6 @@ def test_every_rule_is_in_the_table() -> None:
 
 # -- what is supposed ------------------------------------------------------------------------------------------------
 def uneven_weights() -> object:
-    """Two channels that are sorted together, with multipliers of their own."""
     nodes = (*chain(1.0)[:2], Node("b", ops.Sort(1), ("a",), (1, 2)), replace(chain(1.0)[3], inputs=("b",)))
     (run,) = runs(Graph(nodes, ("y",)))
     weights = [np.ones(2), np.array([1.0, 2.0]), np.ones(2)]

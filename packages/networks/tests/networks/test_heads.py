@@ -118,7 +118,6 @@ def averaging(window: Any, sizes: tuple[int, ...]) -> Matrix:
 
 
 def drawn(kind: str, count: int, **options: Any) -> list[tuple[Drawn, Head]]:
-    """Return small networks of a kind that have a head, with their heads."""
     networks: list[tuple[Drawn, Head]] = []
     for seed in range(100):
         with contextlib.suppress(ValueError):  # nothing is left of an axis
@@ -164,17 +163,6 @@ def test_dense_inequality_holds(kind: str, averages: Any) -> None:
     assert len(of_three_quarters) == 6, "too few networks with a head"
     assert max(of_three_quarters) < 0, "the bound is much looser than the inequality asks for"
     assert phases or kind != "geometry" or averages, "no network had strides inside"
-
-
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_ring_that_is_too_short_is_noticed(kind: str) -> None:
-    least = []
-    for net, head in drawn(kind, 12):
-        short = replace(head, ring=tuple(max(n - 2, 1) for n in head.ring))
-        *_, weights = heads.weights_of(short, Multipliers(steps=25), 1e12)
-        least.append(dense_eigenvalue(net, head, weights, proven(short, weights)))
-    assert min(least) < -1e-3, "the inequality holds for a ring that is too short, too"
 
 
 def test_the_clock_is_asked_before_each_evaluation_of_a_head(monkeypatch: pytest.MonkeyPatch) -> None:

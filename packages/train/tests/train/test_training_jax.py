@@ -321,13 +321,6 @@ def test_a_run_is_traced_once_and_resumes_to_the_bit() -> None:
     assert len(traces) == 1
 
 
-def test_an_evaluation_leaves_the_state_as_it_is() -> None:
-    params = {"Conv_0": {"kernel": normal(3, 6, 6), "bias": jnp.ones(6)}}
-    state = training.init_spectral_norm(params)
-    _, after = training.spectral_norm(params, state, sweeps=0)
-    jax.tree_util.tree_map(np.testing.assert_array_equal, after, state)
-
-
 @pytest.mark.parametrize("is_committed", [False, True])
 def test_a_state_is_committed_only_with_its_kernels(is_committed: bool) -> None:
     """With a committed state a jitted step returned committed weights, and was compiled again in the second call."""

@@ -25,9 +25,9 @@ from specnorm_torch.backend import TorchBackend  # noqa: E402
 pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
-def network(dtype: Any = None) -> Any:
+def network() -> Any:
     nn = torch.nn
-    model = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(3, 6, 3, padding=1),
         nn.BatchNorm2d(6),
         nn.ReLU(),
@@ -40,17 +40,6 @@ def network(dtype: Any = None) -> Any:
         nn.Flatten(),
         nn.Linear(4 * 8 * 8, 5),
     )
-    return model.to(dtype) if dtype is not None else model
-
-
-LAYERS = (0, 3, 5, 7, 8, 10)
-
-
-def constrained(**options: Any) -> Any:
-    model = network()
-    for j in LAYERS:
-        specnorm_torch.spectral_norm(model[j], **options)
-    return model
 
 
 # -- layers of every rank ----------------------------------------------------------------------------------------
@@ -208,14 +197,6 @@ def test_second_derivatives_raise() -> None:
         torch.autograd.grad(gradient.square().sum() + weight.pow(3).sum(), weight)
 
 
-def two_layers() -> Any:
-    nn = torch.nn
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 5))
-    for j in (0, 3):
-        specnorm_torch.spectral_norm(model[j])
-    return model
-
-
 def projectors(vectors: Any) -> Any:
     """Projectors v v* onto each vector of a state (..., p, r, f, 2): its phase is free, and libraries choose it."""
     # Those of matrices are real.
@@ -291,9 +272,12 @@ def test_compiled_training_step(compiler: str) -> None:
     Every kind of layer where the graph is traced; two where code is generated, which takes most of the time.
     """
 
+    nn = torch.nn
+
     def run(compile_it: bool) -> Any:
         torch.manual_seed(0)
-        model = (constrained() if compiler == "aot_eager" else two_layers()).double()
+        two_layers = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 8 * 8, 5))
+        model = specnorm_torch.spectral_norm(network() if compiler == "aot_eager" else two_layers).double()
         # Of plain weights: the norm of a constrained weight has no derivative but rounding.
         penalised = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).double()
         penalty = specnorm_torch.SpectralPenalty(penalised)
@@ -375,9 +359,7 @@ def test_norms_bounds_and_product_follow_the_model() -> None:
     ],
 )
 def test_lightning_counts_steps_of_optimisers(
-    steps_of_batches: list[int],
-    reported: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    steps_of_batches: list[int], reported: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = ModuleType("pytorch_lightning")
     package.Callback = object  # type: ignore[attr-defined]
