@@ -47,22 +47,6 @@ def test_a_value_of_zeros_alone_has_a_constant_of_1() -> None:
     assert zeros.lipschitz(ops.Place(((1, 2),), (1, 3))) == math.sqrt(1)
 
 
-@pytest.mark.parametrize("n", [1, 2, 7])
-@pytest.mark.parametrize(("reverse", "exclusive"), [(False, False), (True, False), (False, True), (True, True)])
-def test_cumulative_sums_have_the_norm_of_their_matrix(n: int, reverse: bool, exclusive: bool) -> None:
-    sums = ops.CumulativeSum(1, reverse, exclusive)
-    place = ops.Place(((2, n),), (2, n))
-    matrix = np.tril(np.ones((n, n)), -int(exclusive))
-    matrix = matrix.T if reverse else matrix
-    x, y = np.random.default_rng(n).normal(size=(2, 2, n))
-    norm = np.linalg.norm(matrix, 2)
-    assert norm * (1 - 1e-14) <= sums.lipschitz(place) <= norm * (1 + 1e-14)
-    np.testing.assert_allclose(sums.run(x), x @ matrix.T, rtol=0, atol=1e-14)
-    linear = sums.linear_map(place)
-    assert linear is not None
-    np.testing.assert_allclose(linear.back(y[None])[0][0], y @ matrix, rtol=0, atol=1e-14)
-
-
 @pytest.mark.parametrize("n", [1, 2, 50, 1000])
 def test_the_norm_of_cumulative_sums_is_not_below_a_quotient(n: int) -> None:
     """The top right singular vector is known: cosines."""
@@ -70,20 +54,6 @@ def test_the_norm_of_cumulative_sums_is_not_below_a_quotient(n: int) -> None:
     x = np.cos((2 * np.arange(n) + 1) * angle)
     quotient = float(np.linalg.norm(np.cumsum(x)) / np.linalg.norm(x))
     assert quotient * (1 - 1e-13) <= ops.CumulativeSum(0).lipschitz(ops.Place(((n,),), (n,))) <= quotient * (1 + 1e-13)
-
-
-def test_entries_that_are_added_up_have_the_norm_of_their_matrix() -> None:
-    positions = np.array([[0, 2], [2, 5], [2, 0]])
-    added = ops.AddedUp(positions, (2, 3))
-    place = ops.Place(((3, 2),), (2, 3))
-    matrix = np.zeros((6, 6))
-    matrix[positions.ravel(), np.arange(6)] = 1
-    assert np.linalg.norm(matrix, 2) * (1 - 1e-14) <= added.lipschitz(place) <= math.sqrt(3) * (1 + 1e-15)
-    x = np.arange(6.0).reshape(3, 2)
-    np.testing.assert_array_equal(added.run(x), (matrix @ x.ravel()).reshape(2, 3))
-    linear = added.linear_map(place)
-    assert linear is not None
-    np.testing.assert_array_equal(linear.back(x.reshape(1, 2, 3))[0][0], (x.ravel() @ matrix).reshape(3, 2))
 
 
 def test_entries_added_beyond_the_value_have_no_map() -> None:
