@@ -56,6 +56,20 @@ def test_the_norm_of_cumulative_sums_is_not_below_a_quotient(n: int) -> None:
     assert quotient * (1 - 1e-13) <= ops.CumulativeSum(0).lipschitz(ops.Place(((n,),), (n,))) <= quotient * (1 + 1e-13)
 
 
+def test_entries_that_are_added_up_have_the_norm_of_their_matrix() -> None:
+    positions = np.array([[0, 2], [2, 5], [2, 0]])
+    added = ops.AddedUp(positions, (2, 3))
+    place = ops.Place(((3, 2),), (2, 3))
+    matrix = np.zeros((6, 6))
+    matrix[positions.ravel(), np.arange(6)] = 1
+    assert np.linalg.norm(matrix, 2) * (1 - 1e-14) <= added.lipschitz(place) <= math.sqrt(3) * (1 + 1e-15)
+    x = np.arange(6.0).reshape(3, 2)
+    np.testing.assert_array_equal(added.run(x), (matrix @ x.ravel()).reshape(2, 3))
+    linear = added.linear_map(place)
+    assert linear is not None
+    np.testing.assert_array_equal(linear.back(x.reshape(1, 2, 3))[0][0], (x.ravel() @ matrix).reshape(3, 2))
+
+
 def test_entries_added_beyond_the_value_have_no_map() -> None:
     assert ops.AddedUp(np.array([0, 3]), (3,)).linear_map(ops.Place(((2,),), (3,))) is None
 
