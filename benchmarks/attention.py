@@ -21,10 +21,10 @@ MOST_ATTACKED = 16
 """Largest number of tokens for which the norm of the Jacobian is ascended."""
 
 
-def graph(n: int, rho: float, size: int = 4) -> Graph:
+def graph(n: int, rho: float) -> Graph:
     """Return one head of norm 1, whose scores have a matrix of norm ``rho``, on tokens in the unit ball."""
-    shape = (1, n, size)
-    query = operators.Matrix(Layer("q", partial(np.multiply, rho, np.eye(size)), {}, 0))
+    shape = (1, n, 4)
+    query = operators.Matrix(Layer("q", partial(np.multiply, rho, np.eye(4)), {}, 0))
     ball = operators.Normalise((2,), 0.0, "length", floor=1.0)
     nodes = (
         Node("x", operators.Input(), (), shape),
@@ -46,7 +46,7 @@ def rule_by_rule(n: int, rho: float) -> float:
     return math.sqrt(n) + rho * n
 
 
-def reached(n: int, rho: float, size: int = 3, steps: int = 60) -> float:
+def reached(n: int, rho: float, size: int = 3) -> float:
     """Return the largest norm of the Jacobian that an ascent over tokens and weights finds."""
 
     def attention(x: Tensor, scores: Tensor, values: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def reached(n: int, rho: float, size: int = 3, steps: int = 60) -> float:
             scores[0, 1] = scores[1, 0] = rho
         parameters: Any = [each.requires_grad_() for each in (x, scores, torch.eye(size).double())]
         optimizer = torch.optim.Adam(parameters, 0.03)
-        for _ in range(steps):
+        for _ in range(60):
             tokens, *matrices = parameters
             a, v = (each / torch.linalg.matrix_norm(each, 2) for each in matrices)
             inside = tokens / tokens.norm(dim=1, keepdim=True).clamp(min=1)

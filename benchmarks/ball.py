@@ -11,7 +11,7 @@ import importlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -140,9 +140,10 @@ def network(
         return [constrain(conv(inputs, CHANNELS)), activation()]
 
     body = convolved(1)
-    for _ in range((depth - 1) // 2 if residual else 0):
+    blocks, others = divmod(depth - 1, 2) if residual else (0, depth - 1)
+    for _ in range(blocks):
         body += [Averaged(*convolved(), *convolved()[:1]), nn.ReLU()]
-    for _ in range((depth - 1) % 2 if residual else depth - 1):
+    for _ in range(others):
         body += convolved()
     return nn.Sequential(*body, nn.AvgPool2d(2), nn.Flatten(), constrain(nn.Linear(16 * CHANNELS, 10)))
 
@@ -158,12 +159,11 @@ def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 # -- classifiers -------------------------------------------------------------------------------------------------------
-def fit(model: nn.Module, way: Way, rate: float, losses: Iterable[Callable[[], Tensor]], steps: int) -> Tensor:
+def fit(model: nn.Module, way: Way, rate: float, losses: Iterator[Tensor], steps: int) -> Tensor:
     """Train a model by a way, each step with the next loss; return the last one."""
     optimiser = way.optimiser(model, rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda n: way.schedule(n / steps))
-    for of_step in itertools.islice(losses, steps):
-        loss = of_step()
+    for loss in itertools.islice(losses, steps):
         descend(optimiser, loss)
         scheduler.step()
     model.eval()
@@ -195,10 +195,9 @@ def classify(
     def loss_of(chosen: Any) -> Tensor:
         return F.cross_entropy(factor * model(images[chosen]), labels[chosen])
 
-    def losses() -> Iterator[Callable[[], Tensor]]:
+    def losses() -> Iterator[Tensor]:
         while True:
-            for chosen in torch.randperm(len(images))[: steps * BATCH].reshape(-1, BATCH):
-                yield partial(loss_of, chosen)
+            yield from map(loss_of, torch.randperm(len(images))[: steps * BATCH].reshape(-1, BATCH))
 
     fit(model, way, rate, losses(), EPOCHS * steps)
     with torch.no_grad():
@@ -266,11 +265,12 @@ def denoise(way: Way, rate: float, seed: int) -> Row:
     body = [x for m, n in pairs for x in (way.constrain(conv(m, n)), nn.ReLU())]
     model = Averaged(*body[:-1])
 
-    def loss() -> Tensor:
-        clean = patches[torch.randint(len(patches), (16,))]
-        return F.mse_loss(model(clean + NOISE * torch.randn_like(clean)), clean)
+    def losses() -> Iterator[Tensor]:
+        while True:
+            clean = patches[torch.randint(len(patches), (16,))]
+            yield F.mse_loss(model(clean + NOISE * torch.randn_like(clean)), clean)
 
-    last = fit(model, way, rate, itertools.repeat(loss), DENOISER_STEPS)
+    last = fit(model, way, rate, losses(), DENOISER_STEPS)
     kernel = torch.full((1, 1, BLUR, BLUR), 1 / BLUR**2)
     blur = partial(F.conv2d, weight=kernel, padding=BLUR // 2)
     with torch.no_grad():
@@ -327,10 +327,8 @@ def write(out: Path | None) -> None:
     """Measure what the file lacks of all tables of the page."""
     torch.set_num_threads(1)
     lines = Lines(out)
-    for batch in (16, 64):
-        costs = cache(partial(cost, batch))
-        for name in COSTS:
-            lines.measured({"task": "cost", "way": name, "images": batch}, lambda: costs()[name])  # noqa: B023
+    for batch, name in itertools.product((16, 64), COSTS):
+        lines.measured({"task": "cost", "way": name, "images": batch}, partial(cost, batch, name))
     for name, way in WAYS_TO_TRAIN.items():
         for depth, residual in NETWORKS:
             key = {"task": "digits", "depth": depth, "residual": residual, "way": name}
@@ -355,13 +353,13 @@ def six() -> nn.Sequential:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-COSTS = "plain, Adam", "ball", "constraint, Adam"
+COSTS = "ball", "constraint, Adam"
 """Ways whose steps are timed."""
 
 
-def cost(batch: int, size: int = 32) -> dict[str, Row]:
+def cost(batch: int, timed: str) -> Row:
     """Time training steps of six convolutions of 64 channels, beside Adam's plain step, in turn."""
-    images, labels = torch.randn(batch, 3, size, size), torch.randint(10, (batch,))
+    images, labels = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
 
     def stepping(name: str) -> Callable[[], None]:
         torch.manual_seed(0)
@@ -369,8 +367,5 @@ def cost(batch: int, size: int = 32) -> dict[str, Row]:
         optimiser = WAYS_TO_TRAIN[name].optimiser(model, 1e-3)
         return lambda: descend(optimiser, F.cross_entropy(model(images), labels))
 
-    runs: dict[str, Callable[[], Any]] = {name: stepping(name) for name in COSTS}
-    seconds = facts.paired(runs, 7, warm=3)
-    plain = seconds["plain, Adam"]
-    found = {name: facts.timing(times, plain) for name, times in seconds.items()}
-    return {name: {"size": size, "seconds": row["seconds"], "ratio": 1 / row["faster"]} for name, row in found.items()}
+    plain, times = facts.paired({name: stepping(name) for name in ("plain, Adam", timed)}, 7, warm=3).values()
+    return {"ratio": 1 / facts.timing(times, plain)["faster"]}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import facts
-from benchmarks.ball import ALL_RADII, LOGIT_FACTORS, NETWORKS, SCHEDULES, best_of
+from benchmarks.ball import ALL_RADII, COSTS, LOGIT_FACTORS, NETWORKS, SCHEDULES, best_of
 from benchmarks.facts import FOLDER, Row
 from benchmarks.page import table
 
@@ -54,7 +54,7 @@ def denoiser(rows: Sequence[Row]) -> str:
 
 def cost_in_words(costs: Sequence[Row]) -> str:
     """A sentence about the time of a step."""
-    ratios = {way: sorted(row["ratio"] for row in costs if row["way"] == way) for way in ("ball", "constraint, Adam")}
+    ratios = {way: sorted(row["ratio"] for row in costs if row["way"] == way) for way in COSTS}
     ball, constraint = (f"{found[0]:.2f} to {found[-1]:.2f}" for found in ratios.values())
     return (
         "A training step of six 3x3 convolutions of 64 channels, on 16 or 64 images of 32x32 pixels, takes "

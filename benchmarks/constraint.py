@@ -59,7 +59,7 @@ EVERY_STEP_UNTIL, EVERY_FIFTH = 100, 5
 
 def write_long(out: Path | None) -> None:
     """Does it hold for 2,000 steps, at a usual rate and at ten times that rate, which decay to zero?"""
-    facts.record(map(long_row, *zip(*itertools.product(FACTORS, LONG_LOOPS), strict=True)), out)
+    facts.record(itertools.starmap(long_row, itertools.product(FACTORS, LONG_LOOPS)), out)
 
 
 def long_row(factor: int, name: str) -> Row:

@@ -87,7 +87,7 @@ def paired(
 def timing(times: list[float], base: list[float]) -> Row:
     """Return the fields of a row for some repeats: median seconds, and ratios to the yardstick's of the same turns.
 
-    A ratio is the yardstick's seconds divided by the run's: ``faster`` is the median, ``faster_range`` the quartiles.
+    A ratio is the yardstick's seconds divided by the run's: ``faster`` is the median.
 
     Parameters
     ----------
@@ -96,12 +96,8 @@ def timing(times: list[float], base: list[float]) -> Row:
     base : list of float
         Seconds of the yardstick in the same turns.
     """
-    ratios = sorted(b / t for b, t in zip(base, times, strict=True))
-    quarter = len(ratios) // 4
-    return {
-        "seconds": statistics.median(times), "repeats": len(times), "faster": statistics.median(ratios),
-        "faster_range": [ratios[quarter], ratios[-1 - quarter]],
-    }  # fmt: skip
+    faster = statistics.median(b / t for b, t in zip(base, times, strict=True))
+    return {"seconds": statistics.median(times), "faster": faster}
 
 
 def read(path: Path) -> list[Row]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -49,7 +49,7 @@ def initial(rng: np.random.Generator, channels: tuple[int, int, int]) -> Tree:
         return jnp.asarray(rng.uniform(-limit, limit, shape), dtype=jnp.float32)
 
     params = {}
-    for j, (n_in, n_out) in enumerate(pairwise((3, *channels))):
+    for j, (n_in, n_out) in enumerate(itertools.pairwise((3, *channels))):
         params[f"{j}"] = {"kernel": drawn(3, 3, n_in, n_out), "bias": jnp.zeros(n_out, dtype=jnp.float32)}
     return params | {"head": {"kernel": drawn(channels[-1] * 64, 10)}}
 
@@ -89,6 +89,30 @@ JAX_LOOPS = {
 }
 
 
+def stepping(apply: Callable[..., Any], loss_of: Callable[..., Any], optimizer: Any) -> Callable[..., Any]:
+    """Return a step that trains weights as ``apply`` changes them, with parameters, states and these weights."""
+
+    def loss(params: Tree, state: Tree, *data: Any) -> Any:
+        used, state = apply(params, state)
+        return loss_of(used, *data), (used, state)
+
+    def step(params: Tree, state: Tree, moments: Tree, *data: Any) -> Any:
+        gradient, (used, state) = jax.grad(loss, has_aux=True)(params, state, *data)
+        updates, moments = optimizer.update(gradient, moments, params)
+        return optax.apply_updates(params, updates), state, moments, used
+
+    return step
+
+
+def cross_entropy(logits_of: Callable[[Tree, Any], Any]) -> Callable[[Tree, Any, Any], Any]:
+    """Return the mean loss, a function of weights, images and labels."""
+
+    def loss(weights: Tree, images: Any, labels: Any) -> Any:
+        return optax.softmax_cross_entropy_with_integer_labels(logits_of(weights, images), labels).mean()
+
+    return loss
+
+
 def run(loop: JaxLoop, constraint: Constraint, seed: int) -> Iterator[list[Used]]:
     """Train, and yield the weights that each step used."""
     init, apply = constraint
@@ -97,20 +121,9 @@ def run(loop: JaxLoop, constraint: Constraint, seed: int) -> Iterator[list[Used]
     patterns = rng.standard_normal((10, 16, 16, 3))
     for axis in (1, 2):
         patterns = (patterns + np.roll(patterns, 1, axis) + np.roll(patterns, -1, axis)) / np.sqrt(3)
-
-    def loss(params: Tree, state: Tree, images: Any, labels: Any) -> Any:
-        used, state = apply(params, state)
-        value = optax.softmax_cross_entropy_with_integer_labels(logits(used, images), labels).mean()
-        return value, (used, state)
-
-    @jax.jit
-    def step(params: Tree, state: Tree, moments: Tree, images: Any, labels: Any) -> Any:
-        gradient, (used, state) = jax.grad(loss, has_aux=True)(params, state, images, labels)
-        updates, moments = loop.optimizer.update(gradient, moments, params)
-        return optax.apply_updates(params, updates), state, moments, used
-
+    step = jax.jit(stepping(apply, cross_entropy(logits), loop.optimizer))
     state, moments = init(params), loop.optimizer.init(params)
-    for _, (images, labels) in zip(range(loop.steps), batches(rng, patterns), strict=False):
+    for images, labels in itertools.islice(batches(rng, patterns), loop.steps):
         params, state, moments, used = step(params, state, moments, images, labels)
         # The order of axes of torch, which enclosing takes without being told.
         yield [

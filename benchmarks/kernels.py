@@ -13,18 +13,22 @@ RESNET18 = {
 """Shapes of its layers with different numbers of channels in and out."""
 
 
-def flat(channels: int, seed: int = 0) -> np.ndarray:
+def gaussian(shape: tuple[int, ...]) -> np.ndarray:
+    return np.random.RandomState(0).standard_normal(shape).astype(np.float32)
+
+
+def flat(channels: int) -> np.ndarray:
     """Gaussian entries: a flat spectrum with many near maxima, the worst case of a search."""
-    return np.random.RandomState(seed).standard_normal((channels, channels, 3, 3)).astype(np.float32)
+    return gaussian((channels, channels, 3, 3))
 
 
-def decaying(channels: int, seed: int = 0) -> np.ndarray:
+def decaying(channels: int) -> np.ndarray:
     """Gaussian entries times a geometric decay of the inputs, 1 to 1/16: a wide spectrum, and no few directions."""
     scale = np.geomspace(1, 1 / 16, channels)[:, None, None]
-    return np.ascontiguousarray(flat(channels, seed) * scale, dtype=np.float32)
+    return np.ascontiguousarray(flat(channels) * scale, dtype=np.float32)
 
 
-def like_trained(shape: tuple[int, ...], seed: int = 0, *, level: bool = False) -> np.ndarray:
+def like_trained(shape: tuple[int, ...], *, level: bool = False) -> np.ndarray:
     """A kernel of any shape with spatial profiles and a decay of the channels as trained ones have.
 
     Real 64x64 3x3 kernels on the diagonal, each 0.9 of the one before, mixed by rotations; a larger window is filled by
@@ -36,11 +40,11 @@ def like_trained(shape: tuple[int, ...], seed: int = 0, *, level: bool = False) 
     out = np.zeros((cout, cin, 3, 3))
     for j, start in enumerate(range(0, min(cout, cin), 64)):
         rows, columns = min(64, cout - start), min(64, cin - start)
-        part = real[(j + seed) % len(real)][:rows, :columns]
+        part = real[j % len(real)][:rows, :columns]
         out[start : start + rows, start : start + columns] = part * (
             1 / np.linalg.norm(part) if level else 0.9**j / np.abs(part).max()
         )
-    state = np.random.RandomState(seed)
+    state = np.random.RandomState(0)
     left, right = (np.linalg.qr(state.standard_normal((c, c)))[0] for c in (cout, cin))
     places = [np.linspace(0, 2, n) if n > 1 else np.ones(1) for n in window]
     spread = [np.maximum(0.0, 1 - np.abs(place[:, None] - np.arange(3))) for place in places]

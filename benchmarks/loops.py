@@ -56,14 +56,14 @@ def run(make: Callable[[Constrain], Step], constrain: Constrain, seed: int) -> I
 
 
 # -- data and steps --------------------------------------------------------------------------------------------------
-def batches(*shape: int, classes: int = 10, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield noisy patterns and their classes; patterns of images are smooth."""
+def batches(*shape: int, size: int = 32) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield ten patterns in noise, and their numbers; patterns of images are smooth."""
     generator = torch.Generator().manual_seed(torch.initial_seed())
-    patterns = torch.randn(classes, *shape, generator=generator)
+    patterns = torch.randn(10, *shape, generator=generator)
     for axis in range(2, patterns.ndim):
         patterns = (patterns + patterns.roll(1, axis) + patterns.roll(-1, axis)) / math.sqrt(3)
     while True:
-        labels = torch.randint(classes, (size,), generator=generator)
+        labels = torch.randint(10, (size,), generator=generator)
         yield patterns[labels] + torch.randn(size, *shape, generator=generator), labels
 
 
@@ -134,10 +134,17 @@ MOMENTUM: Optimize = partial(SGD, lr=0.1, momentum=0.9)
 
 
 # -- models ------------------------------------------------------------------------------------------------------------
+def chain(
+    constrain: Constrain, layers: Iterable[nn.Module], activation: Callable[[], nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Constrained layers with an activation between."""
+    body = [module for layer in layers for module in (constrain(layer), activation())]
+    return nn.Sequential(*body[:-1])
+
+
 def classifier(constrain: Constrain, features: int, layers: Iterable[nn.Module]) -> nn.Sequential:
     """Constrained layers with ReLU after each, and a free linear layer."""
-    body = [module for layer in layers for module in (constrain(layer), nn.ReLU())]
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(features, 10))
+    return nn.Sequential(*chain(constrain, layers), nn.ReLU(), nn.Flatten(), nn.Linear(features, 10))
 
 
 def three(constrain: Constrain) -> nn.Sequential:
@@ -164,39 +171,35 @@ def depthwise(constrain: Constrain) -> nn.Sequential:
     return classifier(constrain, 2048, layers)
 
 
-def perceptron(constrain: Constrain, *widths: int) -> nn.Sequential:
-    """Constrained linear layers with ReLU between."""
-    layers = [x for a, b in itertools.pairwise(widths) for x in (constrain(nn.Linear(a, b)), nn.ReLU())]
-    return nn.Sequential(*layers[:-1])
+def perceptron(constrain: Constrain, *widths: int, **options: Any) -> nn.Sequential:
+    """Constrained linear layers with ReLU between, or another activation."""
+    return chain(constrain, itertools.starmap(nn.Linear, itertools.pairwise(widths)), **options)
 
 
 def dcgan_critic(constrain: Constrain) -> nn.Sequential:
     """16 to 64 channels, 4x4, strides of 2, and a last layer of 64 to 1, for 3x16x16."""
-    layers = [conv(3, 16), conv(16, 32, 4, stride=2), conv(32, 64, 4, stride=2)]
-    body = [module for layer in layers for module in (constrain(layer), nn.LeakyReLU(0.1))]
-    return nn.Sequential(*body, constrain(nn.Conv2d(64, 1, 4)))
+    layers = [conv(3, 16), conv(16, 32, 4, stride=2), conv(32, 64, 4, stride=2), nn.Conv2d(64, 1, 4)]
+    return chain(constrain, layers, partial(nn.LeakyReLU, 0.1))
 
 
 # -- further steps -----------------------------------------------------------------------------------------------------
 def denoiser(constrain: Constrain) -> Step:
-    layers = constrain(conv(3, 8)), constrain(conv(8, 3))
-    return denoise(nn.Sequential(layers[0], nn.ReLU(), layers[1]), adam(1e-3))
+    return denoise(chain(constrain, [conv(3, 8), conv(8, 3)]), adam(1e-3))
 
 
 def reinitialized(constrain: Constrain) -> Step:
-    layers = [constrain(conv(3, 16)), constrain(conv(16, 16, stride=2))]
+    convolutions = chain(constrain, [conv(3, 16), conv(16, 16, stride=2)])
     linear = constrain(nn.Linear(16 * 64, 64))
-    body = [nn.Sequential(layer, nn.ReLU()) for layer in layers]
-    model = nn.Sequential(*body, nn.Flatten(), linear, nn.ReLU(), nn.Linear(64, 10))
+    model = nn.Sequential(*convolutions, nn.ReLU(), nn.Flatten(), linear, nn.ReLU(), nn.Linear(64, 10))
     steps = itertools.count(1)
 
     @torch.no_grad()
     def after() -> None:
         step = next(steps)
         if step % 30 == 0:
-            layer = (layers[1], linear)[step // 30 % 2]
+            layer = linear if step // 30 % 2 else convolutions[-1]
             weight = next(x for x in layer.parameters() if x.ndim > 1)
-            part = weight if layer is layers[1] else weight[:8]
+            part = weight[:8] if layer is linear else weight
             part.copy_(part.std() * torch.randn_like(part))
 
     return classify(model, adam(1e-3), 3, 16, 16, after=after)
@@ -233,8 +236,7 @@ class Recurrent(nn.Module):
 
 
 def lowered(constrain: Constrain) -> Step:
-    layers = constrain(nn.Conv2d(3, 8, 3)), constrain(nn.Conv2d(8, 1, 3))
-    model = nn.Sequential(layers[0], nn.ReLU(), layers[1])
+    model = chain(constrain, [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 1, 3)])
     optimizer = SGD(model.parameters(), 0.1)
     return lambda: descend(optimizer, model(torch.randn(4, 3, 8, 8)).mean())
 

@@ -85,16 +85,8 @@ def _measured(name: str, method: str) -> Row:
 
 # -- the page ----------------------------------------------------------------------------------------------------------
 def tables() -> dict[str, str]:
-    """Return the tables of the lines."""
-    rows = {(row["network"], row["method"]): row for row in facts.read(COMMITTED)}
-    return {"bounds": bounds(rows)}
-
-
-Rows = dict[tuple[str, str], Row]
-
-
-def bounds(rows: Rows) -> str:
     """Return the table of bounds, each beside its ratio to the product."""
+    rows = {(row["network"], row["method"]): row for row in facts.read(COMMITTED)}
     lines = []
     for name, title in TITLES.items():
         product, scaled, multipliers = (rows[name, method]["value"] for method in METHODS)
@@ -102,7 +94,8 @@ def bounds(rows: Rows) -> str:
         below = told(rows[name, "below"]["value"], ROUND_FLOOR)
         seconds = span(rows[name, "multipliers"]["processor"])
         lines.append([f"{name}: {title}", bound_up(product), *others, seconds, below])
-    return table(["network", "Product", "Scaled", "Multipliers", "time", "reached from below"], lines)
+    header = ["network", "Product", "Scaled", "Multipliers", "time", "reached from below"]
+    return {"bounds": table(header, lines)}
 
 
 def bound_up(value: float) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from benchmarks.facts import FOLDER, Row, read
 
-DASH = "\N{EN DASH}"
 PAGE, COMMITTED = FOLDER / "index.md", FOLDER / "suite.jsonl"
 PUBLISHED = {
     "hopm_einsum": "Grishina et al.",
@@ -78,7 +77,7 @@ def beside_published(rows: list[Row]) -> str:
         by_family = [[row["faster"] for row in members if row["family"] == family] for family in FAMILIES]
         if members:
             values = ends([row["value_over_norm"] for row in members if "value_over_norm" in row], "{:.3f}".format)
-            ratios = (ends(faster, two_digits).replace(DASH, " to ") for faster in by_family)
+            ratios = (ends(faster, two_digits) for faster in by_family)
             lines.append([f"`{contestant}`", PUBLISHED[members[0]["yardstick"]], *ratios, values])
     return table(["function", "published method", *FAMILIES, "result / norm"], lines)
 
@@ -90,4 +89,4 @@ def two_digits(x: float) -> str:
 def ends(figures: list[float], tell: Callable[[float], str]) -> str:
     """The least and the largest, or the only one."""
     texts = list(dict.fromkeys(tell(x) for x in sorted(figures)))
-    return DASH.join(texts[:1] + texts[1:][-1:]) if texts else "-"
+    return " to ".join(texts[:1] + texts[1:][-1:]) if texts else "-"

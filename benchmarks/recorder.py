@@ -74,24 +74,17 @@ class Recorder(TorchFunctionMode):
 
 
 def figures(steps: Iterable[list[Used]], *, each_step: bool = False) -> Row:
-    """Return bounds on the largest norm, the mean norm, and the shares of steps above the limits.
+    """Return bounds on the largest norm, the mean of the lower bounds, and shares of steps whose upper bound is large.
 
-    Figures with the ending ``_upper`` count the upper bounds of the norms, the others count the lower bounds. With
-    ``each_step``, ``largest_upper`` lists the upper bound on the largest norm of each step.
+    With ``each_step``, ``largest_upper`` lists the upper bound on the largest norm of each step.
     """
-    largest: list[float] = []
-    largest_upper: list[float] = []
-    every: list[float] = []
+    lowers: list[float] = []
+    uppers: list[float] = []
     for step in steps:
         bounds = [specnorm.enclose(torch.as_tensor(used.weight).float(), rtol=RTOL, **used.geometry) for used in step]
-        lowers = [float(bound.lower) for bound in bounds]
-        every += lowers
-        largest.append(max(lowers))
-        largest_upper.append(max(float(bound.upper) for bound in bounds))
-    row: Row = {"steps": len(largest), "worst": max(largest), "worst_upper": max(largest_upper)}
-    row["mean"] = statistics.fmean(every)
-    for limit in LIMITS:
-        for name, norms in (("above", largest), ("above_upper", largest_upper)):
-            ending = name.removeprefix("above")
-            row[f"above_{limit}{ending}"] = sum(norm > limit for norm in norms) / len(norms)
-    return row | ({"largest_upper": largest_upper} if each_step else {})
+        lowers += [float(bound.lower) for bound in bounds]
+        uppers.append(max(float(bound.upper) for bound in bounds))
+    row: Row = {"steps": len(uppers), "worst": max(lowers), "worst_upper": max(uppers)}
+    row["mean"] = statistics.fmean(lowers)
+    row |= {f"above_{limit}_upper": sum(norm > limit for norm in uppers) / len(uppers) for limit in LIMITS}
+    return row | ({"largest_upper": uppers} if each_step else {})

@@ -21,7 +21,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from benchmarks import facts, jax_cost, trained
 from benchmarks.facts import Row
-from benchmarks.loops import MOMENTUM, OF_GAN, Step, classify, denoise, descend, samples, separate, unchanged
+from benchmarks.loops import (
+    MOMENTUM,
+    OF_GAN,
+    Step,
+    classify,
+    denoise,
+    descend,
+    perceptron,
+    samples,
+    separate,
+    unchanged,
+)
 from benchmarks.ways import WAYS, Constrain, each_layer
 
 WINDOWS = {"first hundred": (10, 100), "after 300": (300, 360)}
@@ -74,8 +85,7 @@ def timed(make: Callable[[Constrain], Step]) -> Iterator[tuple[str, dict[str, li
 
 # -- cases -----------------------------------------------------------------------------------------------------------
 def critic_of_points(width: int) -> nn.Sequential:
-    layers = [nn.Linear(32, width), nn.LeakyReLU(0.2), nn.Linear(width, width), nn.LeakyReLU(0.2), nn.Linear(width, 1)]
-    return nn.Sequential(*layers)
+    return perceptron(unchanged, 32, width, width, 1, activation=trained.leaky)
 
 
 def three_convolutions(outputs: int = 1) -> nn.Sequential:

@@ -76,12 +76,8 @@ ENCLOSED = partial(enclosed, **ZEROS)
 CIRCULAR = {"conv_norm": specnorm.conv_norm, "enclose 1e-3": enclosed}
 
 
-def gaussian(shape: tuple[int, ...]) -> np.ndarray:
-    return np.random.RandomState(0).standard_normal(shape)
-
-
 SMALL: list[Kernel] = [
-    (name, "flat", partial(gaussian, shape))
+    (name, "flat", partial(kernels.gaussian, shape))
     for name, shape in {
         "first layer": (8, 3, 3, 3), "wide first layer": (16, 3, 3, 3), "8 channels": (8, 8, 3, 3),
         "8 channels, 5x5": (8, 8, 5, 5), "16 channels": (16, 16, 3, 3), "16 channels, 1x1": (16, 16, 1, 1),
@@ -110,7 +106,7 @@ SECTIONS = {
     "zero padding": Section("propack", {"enclose 1e-3": ENCLOSED}, squares(16, 64), (64,),
         geometry=ZEROS),
     "zero padding, tolerances": Section("enclose 1e-3", {
-        f"enclose {rtol:g}": partial(enclosed, rtol=rtol, **ZEROS) for rtol in (1e-1, 1e-2, 3e-3)
+        "enclose 1e-2": partial(enclosed, rtol=1e-2, **ZEROS)
     }, REAL, (8, 16), geometry=ZEROS, base=ENCLOSED),
     "rescaling": Section("aol", {"gram_rescaling": lambda k: specnorm.gram_rescaling(k).sum()}, squares(64, 256),
         geometry=None),
@@ -149,7 +145,7 @@ def measure(section: Section, kernel: np.ndarray, common: Row) -> Iterator[Row]:
     norm = norm_below(section, kernel, common)
     seconds = facts.paired(runs)
     for name, times in seconds.items():
-        row = {**common, "shape": list(kernel.shape), "yardstick": yardstick, "library": section.library}
+        row = {**common, "shape": list(kernel.shape), "yardstick": yardstick}
         row |= {"contestant": name, **facts.timing(times, seconds[yardstick]), "value": values[name]}
         yield row if norm is None else row | {"norm": norm, "value_over_norm": row["value"] / norm}
 

@@ -38,10 +38,14 @@ def resnet20() -> nn.Sequential:
     return nn.Sequential(conv(3, 16, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *blocks, *head)
 
 
+def leaky() -> nn.Module:
+    return nn.LeakyReLU(0.2)
+
+
 def strided(*widths: int, **options: Any) -> list[nn.Module]:
     """Convolutions of 4x4 taps and stride 2, each with a leaky ReLU."""
     pairs = itertools.pairwise(widths)
-    return [x for a, b in pairs for x in (conv(a, b, 4, stride=2, **options), nn.LeakyReLU(0.2))]
+    return [x for a, b in pairs for x in (conv(a, b, 4, stride=2, **options), leaky())]
 
 
 def critic_of_images() -> nn.Sequential:

@@ -55,7 +55,7 @@ def write(calls: Sequence[str], out: Path | None) -> None:
 
 def measured_calls(names: Sequence[str]) -> Iterator[Row]:
     """Yield a row for each call and width, with the median of the seconds."""
-    common = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
+    common = _about()
     for channels, name in itertools.product(WIDTHS, names):
         shape = (channels, channels, 3, 3)
         kernel = kernels.flat(channels) if "Gaussian" in name else kernels.like_trained(shape)
@@ -63,16 +63,19 @@ def measured_calls(names: Sequence[str]) -> Iterator[Row]:
         yield common | {"contestant": name, "channels": channels, "seconds": statistics.median(seconds)}
 
 
+def _about() -> Row:
+    return facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
+
+
 def tables() -> dict[str, str]:
     """Return the table of the lines, and when and where they were measured."""
     rows = facts.read(COMMITTED)
     cells = {(row["contestant"], row["channels"]): span(row["seconds"]) for row in rows}
     lines = [[_named(name), *(cells[name, channels] for channels in WIDTHS)] for name in CALLS]
-    found = table(["channels", *map(str, WIDTHS)], lines)
     long = facts.read(LONG)
     header = ["padding, pixels", "budget", "time", "over it", "bytes a pixel", "upper / lower"]
     return {
-        "widths": found, "widths measured": measured(rows),
+        "widths": table(["channels", *map(str, WIDTHS)], lines), "widths measured": measured(rows),
         "long axes": table(header, [*map(_cells, long)]), "long axes measured": measured(long),
     }  # fmt: skip
 
@@ -108,8 +111,7 @@ def _enclosed(layer: tuple[str, int, float]) -> Row:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(layer)], capture_output=True, text=True, check=True
     )
-    row = facts.about("numpy") | {"threads": int(os.environ.get("OMP_NUM_THREADS", "0"))}
-    row |= dict(zip(("padding", "pixels", "budget"), layer, strict=True))
+    row = _about() | dict(zip(("padding", "pixels", "budget"), layer, strict=True))
     return row | dict(zip(("seconds", "bytes", "lower", "upper"), json.loads(done.stdout), strict=True))
 
 

@@ -12,13 +12,13 @@ from scipy.sparse.linalg import LinearOperator, svds
 from torch import Tensor
 
 
-def hopm_einsum(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
+def hopm_einsum(kernel: Tensor) -> Tensor:
     """Random-start complex alternating maximisation of a 4-way tensor (Grishina et al. 2024, algorithm 1).
 
     By einsum, as its authors write it, with two passes over the kernel a sweep; two factors at a time.
     """
     k = kernel.to(torch.complex64).contiguous()
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     drawn = [torch.randn(n, dtype=torch.complex64, generator=generator) for n in kernel.shape]
     u, v, a, b = (x / torch.linalg.vector_norm(x) for x in drawn)
     norm = torch.zeros(())
@@ -27,7 +27,7 @@ def hopm_einsum(kernel: Tensor, sweeps: int = 100, seed: int = 0) -> Tensor:
         found: Tensor = x.conj() / torch.linalg.vector_norm(x)
         return found
 
-    for _ in range(sweeps):
+    for _ in range(100):
         inner = torch.einsum("oihw,o->ihw", k, u)
         taps = torch.einsum("ihw,i->hw", inner, v)
         b = unit(torch.einsum("hw,h->w", taps, a))
@@ -54,18 +54,18 @@ def rfft_svd_in_numpy(kernel: np.ndarray, n: int) -> float:
     return float(np.linalg.svd(symbol, compute_uv=False).max())
 
 
-def unfolding_power(kernel: Tensor, steps: int = 50, seed: int = 0) -> Tensor:
-    """Fantastic Four (Singla and Feizi 2021): four unfoldings by a fixed number of power steps, not converged."""
+def unfolding_power(kernel: Tensor) -> Tensor:
+    """Fantastic Four (Singla and Feizi 2021): four unfoldings by 50 power steps, not converged."""
     o, _, h, w = kernel.shape
     orders = {(0, 1, 2, 3): o, (0, 2, 1, 3): o * h, (0, 3, 1, 2): o * w, (0, 2, 3, 1): o * h * w}
     matrices = [kernel.permute(order).reshape(rows, -1) for order, rows in orders.items()]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     norms = []
     for matrix in matrices:
         v = torch.randn(matrix.shape[1], dtype=kernel.dtype, generator=generator)
         v = v / torch.linalg.vector_norm(v)
         norm = torch.zeros(())
-        for _ in range(steps):
+        for _ in range(50):
             u = matrix @ v
             u = u / torch.linalg.vector_norm(u)
             v = matrix.T @ u

@@ -41,7 +41,6 @@ def test_no_page_scrolls_sideways(monkeypatch: pytest.MonkeyPatch) -> None:
     app, view = widgets.QApplication([]), view_of()
 
     def answer(ask: Any) -> Any:
-        """Wait for what a page answers."""
         loop, answers = core.QEventLoop(), list[Any]()
 
         def told(x: Any) -> None:

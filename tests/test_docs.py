@@ -372,13 +372,8 @@ def inside(source: str) -> str:
 def test_the_guides_for_authors_import_stable_names_alone() -> None:
     """What another distribution's plugin or method imports: the public modules, and what they list."""
     stable = {
-        "specnorm",
-        "specnorm.plugin",
-        "specnorm.methods",
-        "specnorm.proof",
-        "specnorm.errors",
-        "specnorm.testing",
-    }
+        "specnorm", "specnorm.plugin", "specnorm.methods", "specnorm.proof", "specnorm.errors", "specnorm.testing",
+    }  # fmt: skip
     backends = (ROOT / "docs" / "backends.md").read_text(encoding="utf-8")
     methods = (ROOT / "docs" / "adding-a-method.md").read_text(encoding="utf-8").partition("\n## Make it part")[0]
     example = (ROOT / "tests" / "thirdparty" / "specnorm_strict" / "__init__.py").read_text(encoding="utf-8")

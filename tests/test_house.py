@@ -144,13 +144,9 @@ def test_a_plugin_loads_no_training(module: str, most: int) -> None:
 
 
 DOORS = [
-    "specnorm.methods",
-    "specnorm.plugin",
-    "specnorm._internal",
-    "specnorm.above",
-    "specnorm_audit",
+    "specnorm.methods", "specnorm.plugin", "specnorm._internal", "specnorm.above", "specnorm_audit",
     "specnorm_networks",
-]
+]  # fmt: skip
 PLUGIN_DOORS = ["specnorm_torch", "specnorm_jax", "specnorm_jax.training", "specnorm_keras"]
 
 

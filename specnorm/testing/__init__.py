@@ -59,6 +59,7 @@ CHECKS: Mapping[str, Callable[[Trial], None]] = {
     "precision": arrays.check_precision,
     "complex": arrays.check_complex,
     "loop": arrays.check_loop,
+    "places": arrays.check_places,
     "cholesky_ok": arrays.check_cholesky,
     "values": answers.check_values,
     "gradients": answers.check_gradients,

@@ -36,9 +36,10 @@ _LEAST_COMPILED = 17
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42
-"""Shift s of a power step, as a part of q_min, the smallest squared value that is followed at the point. A step
-multiplies the part of a vector with the squared value q by (q - s) / (q_min - s), so that values just below q_min fade
-faster than without a shift. A value near zero is multiplied by -0.72; with a shift of one half it would never fade."""
+"""Half of the interval [0, 0.84 q_min] whose squared values fade, where q_min is the smallest one that is followed at a
+point. A step with the shift s multiplies the part of a vector with the squared value q by (q - s) / (q_min - s). The
+shifts of several steps are the zeros of a Chebyshev polynomial of the interval. The shift of a single step is its
+middle, which multiplies a value near zero by -0.72: with half of q_min, such a value would never fade."""
 _SHORT = 0.1
 """Vectors shorter than this begin anew. They are averages of unit vectors that have nothing in common, as an average of
 several models' states has."""
@@ -417,20 +418,33 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Array, 
     device = ops.device(vectors)
     squares = xp.zeros((b, 1, columns), dtype=waves.rows.dtype, device=device)
     images = xp.zeros((b, larger, columns), dtype=vectors.dtype, device=device)
-    first = vectors, squares, images, vectors, vectors
-    moved, *found = arrays.repeated(lambda state: _moved(waves, state[0]), count, first, ops=ops)
+    # The zeros of a Chebyshev polynomial are cosines of these angles.
+    angle = xp.full((), math.pi / 2, dtype=squares.dtype, device=device) / count
+
+    def step(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        at, vectors, *_ = state
+        return at + 2 * angle, *_moved(waves, vectors, _SHIFT * (1 + xp.cos(at)))
+
+    first = angle, vectors, squares, images, vectors, vectors
+    _, moved, *found = arrays.repeated(step, count, first, ops=ops)
     return moved, *_to_follow(waves, *found)
 
 
-def _moved(waves: PlaneWaves, vectors: Array) -> tuple[Array, ...]:
-    """Vectors after a step; squared lengths of the images before it, the images, the vectors and their power steps."""
+def _moved(waves: PlaneWaves, vectors: Array, shift: Array) -> tuple[Array, ...]:
+    """Vectors after a step; squared lengths of the images before it, the images, the vectors and their power steps.
+
+    Parameters
+    ----------
+    shift : array, shape ()
+        As a part of the smallest squared length at each point.
+    """
     xp = waves.ops.xp
     images = waves.images(vectors, waves.phases)
     power = waves.back(images, waves.phases)
     squares = _squared_norm(images, xp=xp)
     least = functools.reduce(xp.minimum, _by_vector(squares, waves))
-    shift = xp.concat([_SHIFT * least] * waves.count, axis=2)
-    *others, last = _by_vector(power - shift * vectors, waves)
+    shifts = xp.concat([shift * least] * waves.count, axis=2)
+    *others, last = _by_vector(power - shifts * vectors, waves)
     moved = orthonormal([*others, last + least * waves.fresh], xp=xp)
     return moved, squares, images, vectors, power
 

@@ -36,7 +36,6 @@ Call = Callable[[], object]
 
 
 def track(kernel: Any, method: Any, **keywords: Any) -> object:
-    """Of a state, which is made first."""
     sweeps = keywords.pop("sweeps", 1)
     return specnorm.track(kernel, method, specnorm.init_tracking(kernel, method, **keywords), sweeps=sweeps, **keywords)
 
@@ -67,7 +66,6 @@ OTHERS: dict[str, Callable[..., object]] = {
 
 
 def counts(function: Callable[..., object]) -> list[str]:
-    """The keywords of a function, or of a method, that are whole numbers."""
     words = inspect.signature(function).parameters.values()
     return [word.name for word in words if str(word.annotation) in ("int", "int | None")]
 
@@ -107,7 +105,6 @@ def of_counts() -> Iterator[tuple[str, Call]]:
 
 
 def drawn(rng: np.random.Generator) -> tuple[str, Call]:
-    """A function with a large input, a large kernel, a large number in the geometry, or a large matrix."""
     name = str(rng.choice(list(DOOR)))
     if name == "operator_norm":
         rows, columns = (int(10 ** rng.uniform(0, 6)) for _ in range(2))
@@ -164,7 +161,6 @@ def outcome(call: Call) -> str:
 
 
 def address_space() -> int:
-    """Bytes of this process's address space."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     return pages * resource.getpagesize()
 

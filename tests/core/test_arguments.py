@@ -189,7 +189,6 @@ def entry(name: str, value: str) -> importlib.metadata.EntryPoint:
 
 @pytest.fixture
 def entries(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A list of entry points that other distributions register."""
     found: list[importlib.metadata.EntryPoint] = []
     real = registry.entry_points
     monkeypatch.setattr(registry, "entry_points", lambda *, group: found if group == GROUP else real(group=group))
@@ -238,17 +237,12 @@ def test_a_registered_name_of_specnorms_is_refused(entries: Any) -> None:
 
 @pytest.mark.parametrize(
     ("call", "what"),
-    [
-        (lambda: specnorm.audit({}), "audit"),
-        (lambda: specnorm.enclose(KERNEL).certificate(), "certificate_of"),
-    ],
+    [(lambda: specnorm.audit({}), "audit"), (lambda: specnorm.enclose(KERNEL).certificate(), "certificate_of")],
 )
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, call: Any, what: str) -> None:
     package = "specnorm_audit"
 
     class Hidden:
-        """A finder that does not find the package."""
-
         @staticmethod
         def find_spec(name: str, *_: object) -> None:
             if name == package:

@@ -83,7 +83,6 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
 
 
 def array_of(root: str, *bases: type) -> Any:
-    """An object whose class lives in a package of that name."""
     cls = type("Array", bases, {"__module__": f"{root}._core"})
     return np.zeros(3).view(cls) if bases else cls()
 
@@ -226,8 +225,6 @@ def test_listing_shows_the_broken_without_hiding_the_others(install: Installer) 
 
 
 # -- which objects are arrays ------------------------------------------------------------------------------------
-
-
 @pytest.mark.libraries
 def test_mixed_libraries_are_refused(xp: Lib) -> None:
     if xp.name == "numpy":

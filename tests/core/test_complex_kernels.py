@@ -41,7 +41,6 @@ BOUNDS: dict[str, tuple[Callable[..., Any], float, float]] = {
 
 
 def asarray(xp: Lib, kernel: NDArray[Any]) -> Any:
-    """A complex array of the library."""
     real, imag = xp.asarray(np.ascontiguousarray(kernel.real)), xp.asarray(np.ascontiguousarray(kernel.imag))
     return xp.backend.complex(real, imag)
 

@@ -70,7 +70,6 @@ def test_conformance_without_lapacks_own_order(monkeypatch: pytest.MonkeyPatch) 
 
 
 def namespace_functions(folder: Path) -> set[str]:
-    """Every ``xp.name`` and ``xp.linalg.name`` in the core's source."""
     found: set[str] = set()
     for path in folder.rglob("*.py"):
         if path.name == "testing.py":
@@ -89,8 +88,6 @@ def test_suite_asks_for_the_functions_that_the_core_uses() -> None:
 
 
 class Broken(Backend):
-    """The NumPy plugin with one promise broken at a time."""
-
     name = "numpy"
     framework = "numpy"
 
@@ -127,8 +124,6 @@ def always(value: Any) -> Callable[..., Any]:
 
 
 class Poor:
-    """A namespace that lacks a function."""
-
     def __getattr__(self, name: str) -> Any:
         if name == "take_along_axis":
             raise AttributeError(name)
@@ -156,6 +151,9 @@ class Poor:
         ({"wide_dtype": always("float128")}, "wide_dtype is 'float128'"),
         ({"is_traced": always(True)}, "is_traced is true"),
         ({"loop": lambda _, body, state: body(state)}, "went 1 rounds; expected 10"),
+        ({"places_of_largest": lambda x, count: np.argsort(x)[..., :count]}, "places_of_largest.. is"),
+        ({"entries_at": lambda x, places, _: np.take(x, places, axis=0)}, "entries_at.. .0, 2. of the last axis is"),
+        ({"with_row": lambda x, _, row: np.concatenate([row[None], x[1:]])}, "with_row.. at 1 is"),
         ({"cholesky_ok": unclean}, "cholesky_ok.. raises for the identity"),
         ({"cholesky_ok": lambda a: np.isfinite(a).all((-2, -1))}, "is True for an indefinite matrix"),
         ({"cholesky_ok": lambda a: np.zeros(a.shape[:-2], dtype=bool)}, "is False for the identity"),

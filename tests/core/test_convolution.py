@@ -25,7 +25,6 @@ def operator(lib: Lib, kernel: NDArray[Any], spec: ConvSpec, **options: Any) -> 
 
 
 def valid(layer: Layer) -> bool:
-    """Whether the geometry is one (circular needs the stride to divide the size)."""
     try:
         ConvSpec.of(layer.recipe.shape, input_shape=layer.input_shape, **layer.geometry)
     except GeometryError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import re
 import runpy
 import tomllib
@@ -16,7 +15,6 @@ import pytest
 from helpers.cases import Recipe
 from helpers.checks import calls, peak
 from helpers.real_weights import real_kernel
-from specnorm_numpy.arrays import NAMESPACE
 
 import specnorm
 from specnorm import backends
@@ -116,30 +114,6 @@ def test_a_search_of_a_small_kernel_makes_few_calls() -> None:
     kernel = real_kernel("resnet20", "layer1.0.conv1")
     specnorm.enclose(kernel)
     assert 1000 < calls(lambda: specnorm.enclose(kernel), ("call", "c_call")) < CALLS
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
-def test_what_numpy_s_functions_come_to(dtype: str) -> None:
-    """Bit for bit, whichever way the entries lie."""
-    random = np.random.RandomState(0)
-    x: Any = random.standard_normal((3, 4, 5, 5)).astype(dtype)
-    x = x + (0.5j * x[::-1]).astype(dtype) if np.iscomplexobj(x) else x
-    norms: Any = NAMESPACE.linalg
-    for a in (x, x[:, ::2], np.swapaxes(x, -1, -2)):
-        np.testing.assert_array_equal(NAMESPACE.reshape(a, (a.shape[0], -1)), np.reshape(a, (a.shape[0], -1)))
-        for name in ("real", "imag", "matrix_transpose"):
-            np.testing.assert_array_equal(getattr(NAMESPACE, name)(a), getattr(np, name)(a), strict=True)
-        np.testing.assert_array_equal(NAMESPACE.take(a, np.array([2, 0]), axis=0), a[[2, 0]], strict=True)
-        for axis, keepdims in itertools.product((None, 0, -1, (0, 2)), (False, True)):
-            for xp, of_numpy, name in (
-                (NAMESPACE, np, "sum"),
-                (NAMESPACE, np, "max"),
-                (norms, np.linalg, "vector_norm"),
-            ):
-                found, expected = (getattr(x, name)(a, axis=axis, keepdims=keepdims) for x in (xp, of_numpy))
-                np.testing.assert_array_equal(found, expected, strict=True)
-    numbers: Any = np.arange(3)
-    assert norms.vector_norm(numbers, axis=0) == np.linalg.vector_norm(numbers, axis=0)
 
 
 def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:

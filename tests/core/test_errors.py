@@ -118,7 +118,6 @@ def test_unknown_keyword(xp: Lib, name: str) -> None:
 
 
 def refusal_of(call: Call, *args: Any, **kwargs: Any) -> str | None:
-    """What the geometry is refused with, or None if there is an answer."""
     try:
         call(*args, **kwargs)
     except GeometryError as error:
@@ -143,11 +142,8 @@ def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -
 
 
 # -- the method --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("method", ["tn", TensorNorm, None, 3], ids=["name", "class", "None", "number"])
 def test_what_is_no_method(xp: Lib, method: Any) -> None:
-    """The name and the class are the likely slips: both are told what to write."""
     kernel = xp.asarray(ones(2, 2, 3))
     for function in (specnorm.measure, specnorm.value_and_grad):
         with pytest.raises(MethodError) as caught:

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.cases import Layer, Recipe, recipes
+from helpers.cases import Layer, Recipe
 from helpers.checks import assert_exact, assert_valid
-from helpers.oracle import Truth, all_singular_values, dense_matrix, dense_norm, sigma_star, tensor_norm_best
+from helpers.oracle import Truth, dense_matrix, dense_norm, sigma_star, tensor_norm_best
 from helpers.spectra import CLOSED_FORMS
 from helpers.torch_layers import torch_matrix
-from hypothesis import given
 from numpy.typing import NDArray
 
 
@@ -62,29 +61,6 @@ def test_dense_matrix_is_what_torch_computes_on_every_axis(mode: str, ndim: int)
     )
 
 
-@given(recipe=recipes(scaled=False))
-def test_supremum_against_an_fft_grid(recipe: Recipe) -> None:
-    """Neither bound can pass what a grid of frequencies says from its side (Ehlich and Zeller's factor above)."""
-    kernel = recipe.kernel.astype(np.float64)
-    truth = sigma_star(kernel, max_cells=3000)
-    sizes = [12 * (k - 1) if k > 1 else 1 for k in kernel.shape[2:]]
-    symbols = np.fft.fftn(kernel, s=sizes, axes=tuple(range(2, kernel.ndim))) if sizes else kernel
-    best = float(np.max(np.linalg.svd(np.moveaxis(symbols, (0, 1), (-2, -1)), compute_uv=False)))
-    factor = math.prod(1 / math.cos(math.pi * (k - 1) / (2 * n)) for k, n in zip(kernel.shape[2:], sizes, strict=True))
-    assert best * (1 - 1e-12) <= truth.hi
-    assert truth.lo <= best * factor * (1 + 1e-12)
-
-
-def test_singular_values_are_all_of_them() -> None:
-    recipe = Recipe((3, 2, 3, 2), seed=5)
-    values = all_singular_values(recipe.kernel, (4, 3))
-    assert values.shape == (24,)
-    assert (np.diff(values) <= 0).all()
-    matrix = dense_matrix(recipe.kernel, (4, 3))
-    np.testing.assert_allclose(np.sum(values**2), np.sum(matrix**2))
-    assert_exact(values[0], dense_norm(recipe.kernel, (4, 3)), 1e-12)
-
-
 def test_tensor_norm_of_a_rank_one_kernel() -> None:
     recipe = Recipe((3, 2, 3, 2), "rank_one", seed=1)
     expected = math.sqrt(6) * np.linalg.norm(recipe.kernel)
@@ -97,8 +73,6 @@ TRUTH = Truth(2.0, 2.0 + 1e-12)
 
 @dataclass
 class FakeResult:
-    """As much of a Result as the checkers look at."""
-
     value: Any
     kind: str
 
@@ -125,9 +99,3 @@ def test_checker_of_a_promise_accepts_right_and_rejects_wrong(kind: Any, right: 
     for value in wrong:
         with pytest.raises(AssertionError):
             check(value)
-
-
-def test_checker_leaves_zero_no_tolerance() -> None:
-    assert_exact(0.0, Truth(0.0, 0.0), 1e-6)
-    with pytest.raises(AssertionError):
-        assert_exact(1e-300, Truth(0.0, 0.0), 1e-6)

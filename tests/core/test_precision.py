@@ -31,7 +31,6 @@ def kernel(dtype: str = "float32") -> np.ndarray:
 
 
 def exact(name: str) -> np.ndarray:
-    """The float64 value of the float32 kernel."""
     return np.asarray(FUNCTIONS[name](kernel().astype("float64")))
 
 

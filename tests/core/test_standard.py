@@ -21,7 +21,6 @@ KERNEL = np.cos(np.arange(108.0)).reshape(4, 3, 3, 3).astype(np.float32)
 
 @pytest.fixture
 def default() -> Iterator[Lib]:
-    """array-api-strict without its plugin."""
     pytest.importorskip("array_api_strict")
     with opened("default") as lib:
         yield lib
@@ -58,8 +57,6 @@ def test_the_list_of_backends_tells_it_apart(default: Lib) -> None:
 
 # -- refusals -------------------------------------------------------------------------------------------------------
 class Fake:
-    """An array of a library that follows the standard, more or less."""
-
     def __init__(self, shape: tuple[Any, ...], **changes: Any) -> None:
         self.shape, self.dtype, self.device, self._changes = shape, np.dtype("float32"), "cpu", changes
 
@@ -78,7 +75,6 @@ class Fake:
 
 
 def coarse(a: Any, b: Any) -> Any:
-    """A product as of tensor cores."""
     return (a.astype(np.float16) @ b.astype(np.float16)).astype(a.dtype)
 
 

@@ -191,7 +191,6 @@ def test_a_step_needs_the_memory_of_three_kernels() -> None:
 
 
 # -- how closely a state follows TN --------------------------------------------------------------------------------
-
 FIRST_STEPS = Path(__file__).parents[1] / "data" / "first_steps" / "kernels.npz"
 
 

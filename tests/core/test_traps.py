@@ -15,7 +15,7 @@ from helpers.real_weights import real_kernel
 from numpy.typing import NDArray
 
 import specnorm
-from specnorm.errors import GeometryError, MethodError
+from specnorm.errors import GeometryError
 from specnorm.methods import ExactFFT, TensorNorm
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
@@ -70,21 +70,10 @@ def test_the_smallest_numbers_there_are(dtype: str) -> None:
         np.testing.assert_allclose(gradient, of_one, atol=1e-6)
 
 
-def test_frequency_grid_that_counts_a_point_twice() -> None:
-    """S samples from 0 to 2 pi inclusive are S - 1: with S = k the bound is then about nothing."""
-    for seed in range(5):
-        kernel = Recipe((2, 2, 4), seed=seed).kernel
-        for n in (4, 5, 6):
-            assert_valid(specnorm.grid_bound(kernel, n=n), "upper", sigma_star(kernel))
-        with pytest.raises(MethodError):
-            specnorm.grid_bound(kernel, n=3)
-
-
 @pytest.mark.parametrize(
     ("layer", "plain", "strided"), [("layer2.0.conv1", 8.614992, 4.521920), ("layer3.0.conv1", 8.250988, 4.38937)]
 )
 def test_a_strided_layer_compared_without_its_stride(layer: str, plain: float, strided: float) -> None:
-    """Half of the number, on real weights."""
     kernel = real_kernel("resnet20", "module." + layer).astype(np.float64)
     assert abs(float(specnorm.conv_norm(kernel)) - plain) < 1e-5
     assert abs(float(specnorm.conv_norm(kernel, stride=2)) - strided) < 1e-5

@@ -9,15 +9,12 @@ from specnorm.proofs.interval import Interval, _interval
 
 
 def assumed(value: float, what: object = ALL_FREQUENCIES, digest: str = "") -> Upper:
-    """As if it were proven."""
     return Upper._by_rule(value, what, "assumed", digest=digest)
 
 
 def assumed_lower(value: float, what: object = ALL_FREQUENCIES, digest: str = "") -> Lower:
-    """As if it were proven."""
     return Lower._by_rule(value, what, "assumed", digest=digest)
 
 
 def interval(low: np.ndarray, high: np.ndarray) -> Interval:
-    """As if it were proven."""
     return _interval(low, high)

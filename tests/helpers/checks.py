@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 
 def number(got: Any) -> float:
-    """The one number in a value, a 0-d array or a result."""
     return float(getattr(got, "value", got))
 
 
@@ -55,7 +54,6 @@ def assert_tight(got: Any, truth: Truth, factor: float) -> None:
 
 
 def assert_exact(got: Any, truth: Truth, rtol: float) -> None:
-    """A value is within ``rtol`` of the truth; a result must say that it is exact."""
     said = getattr(got, "kind", "exact")
     assert said == "exact", f"kind is {said!r}, expected 'exact'"
     value = number(got)
@@ -97,6 +95,5 @@ def peak(run: Callable[[], object]) -> int:
 
 
 def present(x: T | None) -> T:
-    """What is there."""
     assert x is not None
     return x

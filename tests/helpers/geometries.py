@@ -25,7 +25,6 @@ def dilations(layer: Layer) -> tuple[int, ...]:
 
 
 def outputs(layer: Layer, sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Output sizes of the convolution at an input size."""
     return output_shape(layer.recipe.shape[2:], sizes, strides(layer), dilations(layer), pads_of(layer))
 
 

@@ -88,7 +88,6 @@ class Lib:
         return self.xp.asarray(x)
 
     def to_numpy(self, x: Any) -> NDArray[Any]:
-        """Copy to NumPy without the library under test."""
         if self.name in ("strict", "default"):
             return np.asarray(x.to_device(self.xp.Device("CPU_DEVICE")))
         if self.name == "torch":
@@ -98,7 +97,6 @@ class Lib:
         return np.asarray(x)
 
     def number(self, x: Any) -> float:
-        """The number in a 0-d array, which must be one."""
         host = self.to_numpy(x)
         assert host.shape == (), f"expected a 0-d array, got shape {host.shape}"
         return float(host)
@@ -109,7 +107,6 @@ class Lib:
 
 @contextlib.contextmanager
 def without_plugin(root: str) -> Iterator[None]:
-    """As if no plugin for a library were installed."""
     real = registry.entry_points
     registry.entry_points = lambda *, group: [entry for entry in real(group=group) if entry.name != root]
     registry.refresh()

@@ -110,7 +110,6 @@ def caches() -> list[Any]:
 
 
 def forget() -> None:
-    """What functions have remembered."""
     for cache in caches():
         cache.cache_clear()
 
@@ -170,7 +169,6 @@ def expression(text: str) -> ast.expr:
 
 
 def called(node: ast.AST) -> str:
-    """The name of the function that an expression calls."""
     return ast.unparse(node.func) if isinstance(node, ast.Call) else ""
 
 
@@ -200,7 +198,6 @@ def other_end(node: ast.Call) -> ast.expr | None:
 
 
 def rounded_inward(node: ast.Call) -> ast.expr | None:
-    """The number that is rounded outward, off to the other side."""
     name = called(node)
     if name in ("rounding.up", "rounding.down"):
         return ast.BinOp(node.args[0], ast.Mult(), ast.Constant(1 - VISIBLE if name.endswith("up") else 1 + VISIBLE))
@@ -410,8 +407,6 @@ class Mistake:
 
 
 def exchange(tree: ast.AST, target: ast.AST, other: ast.AST) -> None:
-    """Put one node in the place of another, in a function."""
-
     class Changed(ast.NodeTransformer):
         def visit(self, node: ast.AST) -> Any:
             return other if node is target else self.generic_visit(node)
@@ -423,7 +418,6 @@ def exchange(tree: ast.AST, target: ast.AST, other: ast.AST) -> None:
 
 
 def mistakes(functions: Iterable[Function], kinds: Iterable[str]) -> list[Mistake]:
-    """All that can be planted."""
     kinds = tuple(kinds)
     return [Mistake(f, kind, number) for f in functions for kind in kinds for number in range(len(places(f, kind)))]
 

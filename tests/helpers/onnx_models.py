@@ -52,7 +52,6 @@ def node(operator: str, *inputs: str, out: str = "y", **attributes: Any) -> Any:
 
 
 def drawing(random: np.random.RandomState) -> Callable[..., NDArray[np.float32]]:
-    """A function that draws one array after another."""
     return lambda *shape: random.standard_normal(shape).astype(np.float32)
 
 
@@ -72,7 +71,6 @@ def values_of(proto: Any, x: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def jacobian(proto: Any, x: NDArray[Any], step: float = 2.0**-20) -> Values:
-    """By differences, in the precision of x."""
     run: Any = ReferenceEvaluator(proto)
 
     def f(at: NDArray[Any]) -> Values:

@@ -62,7 +62,6 @@ class PlainSymbol:
 
     @property
     def half_degrees(self) -> Float:
-        """``(k_j - 1) / 2`` per axis."""
         return (np.asarray(self.terms, dtype=np.float64) - 1) / 2
 
     @property
@@ -74,7 +73,6 @@ class PlainSymbol:
         return EPS * 20 * steps * math.sqrt(min(m, p)) * largest
 
     def norms(self, theta: Float) -> Float:
-        """Spectral norms at frequencies of shape (f, d)."""
         chunk = max(1, 2_000_000 // max(1, self.taps[0].size * math.prod(self.stride)))
         parts = [self._norms(theta[i : i + chunk]) for i in range(0, len(theta), chunk)]
         return np.concatenate(parts)
@@ -151,7 +149,6 @@ class Truth:
 
 
 def per_axis(value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """One integer per spatial axis."""
     return (value,) * ndim if isinstance(value, int) else tuple(int(v) for v in value)
 
 
@@ -172,7 +169,6 @@ def output_shape(
     dilation: Sequence[int],
     pads: Sequence[tuple[int, int]],
 ) -> tuple[int, ...]:
-    """Spatial sizes of a convolution's output: floor((n + pads - r (k - 1) - 1) / s) + 1."""
     axes = zip(kernel_shape, input_shape, stride, dilation, pads, strict=True)
     return tuple((n + before + after - r * (k - 1) - 1) // s + 1 for k, n, s, r, (before, after) in axes)
 
@@ -315,7 +311,6 @@ def _spectrum(
 
 
 def all_singular_values(kernel: NDArray[Any], input_shape: int | Sequence[int], **geometry: Any) -> Float:
-    """Every singular value of the layer's matrix, descending."""
     values, _, exponent = _spectrum(kernel, input_shape, geometry)
     return np.ldexp(values, exponent)
 

@@ -12,11 +12,9 @@ from specnorm.running.result import Result
 
 
 def run(kernel: Any, plan: Plan, **geometry: Any) -> Result:
-    """The value, the figures and the claims."""
     return run_plan(kernel, plan, **geometry)
 
 
 def gradient(kernel: Any, plan: Plan, **geometry: Any) -> Any:
-    """The gradient of the value."""
     program = program_for(plan, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
     return backend_for(kernel).value_and_grad(program, kernel)[1]

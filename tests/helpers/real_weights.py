@@ -45,7 +45,6 @@ def real_layers(model: str) -> list[tuple[str, NDArray[np.float32], dict[str, An
 
 
 def real_file(model: str) -> Path:
-    """The weight file of a model, as it was published."""
     return _published(model)[0]
 
 
@@ -63,6 +62,5 @@ def _padding(padding: str | list[int], ndim: int) -> Any:
 
 
 def real_kernel(model: str, name: str) -> NDArray[np.float32]:
-    """One kernel by a name that ends so."""
     (kernel,) = [kernel for full, kernel, _ in real_layers(model) if full.removesuffix(".weight").endswith(name)]
     return kernel

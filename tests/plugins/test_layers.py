@@ -286,7 +286,6 @@ def test_flax_layers_with_products_of_their_own_are_refused() -> None:
 
 
 def test_a_dilation_of_another_number_of_axes_is_named() -> None:
-    """The error spoke of strides."""
     nnx = pytest.importorskip("flax.nnx")
     layer = nnx.Conv(2, 4, (3, 3), kernel_dilation=(1, 2, 3), rngs=nnx.Rngs(0))
     with pytest.raises(GeometryError, match=r"kernel_dilation=\(1, 2, 3\) has 3 entries"):
@@ -430,6 +429,7 @@ def test_a_parameter_of_convolution_shape_is_not_read_in_torchs_order() -> None:
         specnorm.certify(conv.kernel, 3.01)
     assert float(specnorm.enclose(conv.kernel, layout="HWIO").lower) > 8.9
     assert float(specnorm.enclose(conv).lower) > 8.9
+    assert [specnorm.certify(conv, bound) for bound in (9.01, 8.9)] == [True, False]
     (row,) = specnorm.audit({"k": conv.kernel}).layers
     assert row.lower is not None
     assert row.lower > 8.9

@@ -112,7 +112,6 @@ def verify_file(
     certificate: str | os.PathLike[str],
     model: str | os.PathLike[str],
     max_bytes: int = MAX_BYTES,
-    seconds: float | None = GRAPH_SECONDS,
 ) -> Iterator[Verdict | str]:
     """Prove the claims of a certificate about a model's file, by ``specnorm_check.check``, one after the other.
 
@@ -127,7 +126,7 @@ def verify_file(
         ) from error
     with open_model(os.fspath(model), max_bytes) as arrays:
         for claim in claims:
-            yield arrays.ask(seconds, _checked, claim, os.fspath(model))
+            yield arrays.ask(GRAPH_SECONDS, _checked, claim, os.fspath(model))
         may_be_kernels = [tensor for tensor in arrays.arrays if tensor.kind != "none" and "float" in tensor.dtype]
         shapes = {tensor.name: tensor.shape for tensor in may_be_kernels}
         rest = without_claim(claims, shapes, arrays.network is not None)

@@ -7,7 +7,7 @@ import io
 import sys
 import tomllib
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,15 @@ def _defaults() -> dict[str, Any]:
     named = {max(option.opts, key=len)[2:]: option for option in command.params if isinstance(option, click.Option)}
     unknown = [name for name in table if name not in named]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], named, 1)
-        advice = f" Did you mean {near[0]!r}?" if near else ""
-        raise click.ClickException(f"{path}: [tool.specnorm] has {unknown[0]!r}, which is no option of audit.{advice}")
+        what = f"{path}: [tool.specnorm] has {unknown[0]!r}, which is no option of audit."
+        raise click.ClickException(what + _meant(unknown[0], named))
     return {str(named[name].name): _as_typed(value) for name, value in table.items()}
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    """Ask whether the known word that is nearest to another one was meant; empty: none is near."""
+    near = difflib.get_close_matches(word, known, 1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _as_typed(value: Any) -> Any:
@@ -104,8 +109,7 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             if cmd_name == "gate":
                 raise click.UsageError("A gate is an option: 'specnorm audit MODEL --fail-above L'.", ctx)
-            near = difflib.get_close_matches(cmd_name, COMMANDS, 1)
-            raise click.UsageError(f"No such command {cmd_name!r}.{f' Did you mean {near[0]!r}?' if near else ''}", ctx)
+            raise click.UsageError(f"No such command {cmd_name!r}.{_meant(cmd_name, COMMANDS)}", ctx)
         command: click.Command = import_module(f"specnorm_audit.commands.{cmd_name}").command
         return command
 

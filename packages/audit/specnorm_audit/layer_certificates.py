@@ -24,6 +24,7 @@ from specnorm_networks.tools import aligned, html_table, shortened
 from specnorm import ConvSpec, complete, power_iteration
 from specnorm.errors import CertificateError
 from specnorm.proof import number, visible
+from specnorm_audit.rows import GEOMETRY, in_lists
 
 AIM = 0.008
 """Relative distance of the bound from the norm with which H is searched."""
@@ -42,6 +43,7 @@ MATRIX_AIM = 2.5e-4
 WORTH = 0.002
 """Smallest relative gain in a network for which the H of a layer's matrix at its input size, a large array, is used."""
 FloatArray: TypeAlias = NDArray[np.float64]
+Array: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,14 +128,14 @@ class Completion(NamedTuple):
     upper: float
     """Bound of the layer's norm that H proves."""
     exponent: int
-    completion: NDArray[Any]
+    completion: Array
     """The whole numbers ``2**exponent H``."""
     at_size: bool = False
     """Whether the bound is for one input size; else it is for every size."""
 
 
 def certificate_of(
-    stored: NDArray[Any],
+    stored: Array,
     spec: ConvSpec,
     name: str,
     tensor: str | None = None,
@@ -169,12 +171,7 @@ def certificate_of(
         "shape": list(stored.shape),
         "layout": "IO" if spec.layout is not None and spec.layout.endswith("IO") else "OI",
         "sha256": specnorm_check.digest(stored),
-        "stride": list(spec.stride),
-        "dilation": list(spec.dilation),
-        "groups": spec.groups,
-        "transposed": spec.transposed,
-        "padding_mode": spec.padding_mode,
-        "padding": [list(pair) for pair in spec.padding],
+        **{fact: in_lists(getattr(spec, fact)) for fact in GEOMETRY if fact != "input_shape"},
         "sizes": "every",
         "completion": f"H of {name}",
     }
@@ -195,11 +192,11 @@ def certificate_of(
 
 
 def search_completion(
-    kernel: NDArray[Any],
+    kernel: Array,
     layer: Layer,
     own_size: Sequence[int] = (),
     aim: float = AIM,
-    errors: NDArray[Any] | float = 0.0,
+    errors: Array | float = 0.0,
 ) -> Completion:
     """Search for an H that proves a bound of a layer's norm, and round it to whole numbers.
 
@@ -245,12 +242,12 @@ def search_completion(
 
 
 def _round(
-    kernel: NDArray[Any],
+    kernel: Array,
     layer: Layer,
     h: FloatArray,
     scale: int,
     bits: int,
-    errors: NDArray[Any] | float,
+    errors: Array | float,
 ) -> Completion:
     """Round an H, which completes the kernel / 2**scale, to whole numbers of so many bits; return what it proves."""
     largest_number = 2 ** (bits - 1) - 1
@@ -300,7 +297,7 @@ def _search(blocks: FloatArray, aim: float) -> tuple[FloatArray, float]:
     return np.asarray(completed.kernel, dtype=np.float64), float(completed.bound)
 
 
-def _root(matrix: NDArray[Any], distance: float) -> tuple[FloatArray, float]:
+def _root(matrix: Array, distance: float) -> tuple[FloatArray, float]:
     """Return an upper triangle R with ``R^T R = t**2 I - M^T M``, and t.
 
     t is above the norm of M by about the relative ``distance``.

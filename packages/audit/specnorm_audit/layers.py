@@ -20,9 +20,10 @@ from specnorm.proof import AnyArray, backends, counted
 from specnorm_audit.accounts import names
 from specnorm_audit.accounts.accounting import FLOATING, accounted
 from specnorm_audit.accounts.names import BIASES, parts_of
-from specnorm_audit.accounts.places import has_one_output, stacked
+from specnorm_audit.accounts.places import Shape, Words, has_one_output, stacked
 
 Convention: TypeAlias = Literal["OIHW", "HWIO", "stack"]
+Biases: TypeAlias = Mapping[Words, list[Shape]]
 BOTH: tuple[Convention, Convention] = ("OIHW", "HWIO")
 
 MIN_AXES = 2
@@ -171,7 +172,7 @@ def _of_attention(tensor: Tensor, everything: Container[str]) -> Tensor:
     return replace(tensor, shape=shape, load=partial(_reshaped, tensor.load, shape), assumed=assumed)
 
 
-def _reshaped(load: Callable[[], AnyArray], shape: tuple[int, ...]) -> AnyArray:
+def _reshaped(load: Callable[[], AnyArray], shape: Shape) -> AnyArray:
     kernel = load()
     return backends.backend_for(kernel).namespace(kernel).reshape(kernel, shape)
 
@@ -181,9 +182,9 @@ _TAPS = 15
 """Largest number of taps on an axis of a kernel that has no bias and is called no convolution."""
 
 
-def _biases(tensors: Sequence[Tensor]) -> Mapping[tuple[str, ...], list[tuple[int, ...]]]:
+def _biases(tensors: Sequence[Tensor]) -> Biases:
     """Return the shapes of biases and scales by the names of their scopes, and of the scopes around these."""
-    shapes: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    shapes: dict[Words, list[Shape]] = {}
     for tensor in tensors:
         words = tuple(parts_of(tensor.name))
         if words[-1].endswith(BIASES) or words[-1] in _FACTORS:
@@ -195,7 +196,7 @@ def _biases(tensors: Sequence[Tensor]) -> Mapping[tuple[str, ...], list[tuple[in
 def _with_readings(
     tensor: Tensor,
     orders: tuple[Convention, ...],
-    biases: Mapping[tuple[str, ...], list[tuple[int, ...]]],
+    biases: Biases,
 ) -> Tensor:
     """Return a kernel with the ways in which it may be read: orders of its axes, and a stack of matrices.
 
@@ -211,7 +212,7 @@ def _with_readings(
     if members:
         if len(tensor.shape) - members > 2:
             reason = "by its bias it is a stack of convolutions: give the kernel of each member."
-            return replace(tensor, refusal=tensor.refusal or reason)
+            return tensor.refused(reason)
         return replace(tensor, conventions=("stack",))
     has_one_each = any(has_one_output(tensor.shape, shape) for shape in of_layer)
     is_convolution = not has_one_each and (
@@ -271,7 +272,7 @@ def _by_name(leaf: str) -> Convention | None:
     return "OIHW" if is_of_torch else None
 
 
-def _by_bias(tensor: Tensor, vectors: Mapping[tuple[str, ...], int]) -> Convention | None:
+def _by_bias(tensor: Tensor, vectors: Mapping[Words, int]) -> Convention | None:
     """Return the only order in which a kernel has as many outputs as the bias beside it has entries; None: none."""
     before = parts_of(tensor.name)[:-1]
     counts = [vectors[(*before, leaf)] for leaf in BIASES if (*before, leaf) in vectors]

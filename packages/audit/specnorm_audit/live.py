@@ -10,10 +10,8 @@ from specnorm_networks.model_arrays import Kind, Tensor, as_in_torch
 from specnorm.errors import ModelFileError
 from specnorm.proof import AnyArray, backends
 from specnorm_audit.geometry import spatial_sizes
+from specnorm_audit.layers import MIN_AXES
 from specnorm_audit.walking import ModelPart, is_pair, model_parts
-
-_LEAST_AXES = 2
-"""Smallest number of axes of a kernel."""
 
 
 def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
@@ -34,8 +32,7 @@ def of_live_model(model: Any, input_shape: Any) -> list[Tensor]:
     if not parts:
         raise ModelFileError(
             f"{type(model).__name__} is not a model: give the path of its file, a mapping of names to arrays "
-            "(of Linen, "
-            "the variables), or a model of torch, Flax NNX, Equinox or Keras that is built."
+            "(of Linen, the variables), or a model of torch, Flax NNX, Equinox or Keras that is built."
         )
     tensors = [_tensor(part) for part in parts]
     if input_shape is None:
@@ -50,13 +47,13 @@ def _tensor(part: ModelPart) -> Tensor:
     if part.layer is not None:
         kernel, geometry = part.layer.kernel, part.layer.geometry
         stated = as_in_torch(geometry)
-        kind: Kind = "conv" if len(kernel.shape) > _LEAST_AXES else "linear"
+        kind: Kind = "conv" if len(kernel.shape) > MIN_AXES else "linear"
         return Tensor(part.path, tuple(kernel.shape), dtype_of(kernel), partial(_detached, kernel), kind, stated)
     if part.array is None:
         return Tensor(part.path, (), "void", partial(_detached, None), "unknown", refusal=part.refusal)
     array = part.array
     shape = tuple(int(n) for n in array.shape)
-    may_be_kernel = len(shape) >= _LEAST_AXES and "float" in dtype_of(array)
+    may_be_kernel = len(shape) >= MIN_AXES and "float" in dtype_of(array)
     reason = None
     if may_be_kernel:
         reason = f"it belongs to {part.owner}, a layer that specnorm does not support."

@@ -29,8 +29,6 @@ NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
 """Columns that have numbers at one input size only."""
 AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
 """Methods that answer at the input size if one is given. The other methods answer for every size at once."""
-CIRCULAR_AT_A_SIZE = frozenset({"fft"})
-"""Methods of `AT_A_SIZE` whose answer at a size is that of the circular layer, whatever the layer's padding is."""
 
 ALWAYS = FantasticFour.name
 """Method whose bound is computed for every layer: it costs little, and is exact for isometries, unlike a search."""
@@ -99,9 +97,8 @@ def checked_range(input_range: Sequence[float] | None) -> tuple[float, float] | 
 def describe(layer: Layer, settings: Settings) -> Row:
     """Return the row of a layer before it is measured: its geometry, and which facts of it are assumed."""
     tensor = layer.tensor
-    values = dict.fromkeys(settings.methods)
-    row = Row(tensor.name, layer.kind, tensor.shape, None, values=values, reason=layer.refusal, note=layer.note,
-              unsettled=tensor.unsettled)  # fmt: skip
+    row = Row(tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods),
+              reason=layer.refusal, note=layer.note, unsettled=tensor.unsettled)  # fmt: skip
     if layer.kind == "unknown":
         return replace(row, reason=layer.refusal or "it is not known what this array is.")
     size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
@@ -168,10 +165,8 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         row = _decided(row, results)
         for column in row.values:
             row = _with_column(row, column, results)
-    except SpecnormError as error:
-        row = replace(row, reason=str(error))
     except Exception as error:  # one bad layer must not lose the others
-        row = replace(row, reason=f"{type(error).__name__}: {error}")
+        row = replace(row, reason=in_words(error))
     row = least_upper(row)  # of the interval and of the columns
     if results is not None:
         row = replace(_with_condition(row, results), claim=results.claim)
@@ -184,6 +179,11 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         row = replace(row, reason=_overflow(kernel))
     is_finite = row.upper is not None and math.isfinite(row.upper)
     return row if is_finite else replace(row, upper=None)
+
+
+def in_words(error: Exception) -> str:
+    """Return what an error says; errors of others with their type."""
+    return str(error) if isinstance(error, SpecnormError) else f"{type(error).__name__}: {error}"
 
 
 def _in_shape_of(spec: ConvSpec, kernel: ArrayObject) -> ArrayObject:
@@ -278,10 +278,8 @@ class _Results:
 
     def _compute(self, name: str) -> Result:
         """Run a method, and keep the claims that it makes of the norm."""
-        geometry = self._geometry()
-        if name in AT_A_SIZE:
-            geometry["input_shape"] = self.spec.input_shape
-        if name in CIRCULAR_AT_A_SIZE and self.spec.input_shape:
+        geometry = self._geometry(at_size=name in AT_A_SIZE)
+        if name == ExactFFT.name and self.spec.input_shape:  # its answer is that of the circular layer
             geometry |= {"padding_mode": "circular", "padding": "same"}
         limited = replace(self.settings, budget=self._budget_left()).method(name)
         result, claims = proven(self.kernel, limited, **geometry)
@@ -292,12 +290,13 @@ class _Results:
 
     def certified(self, bound: float) -> bool:
         """Return whether the norm is at most a bound, by `specnorm.certify` in the time that is left."""
-        geometry = {**self._geometry(), "input_shape": self.spec.input_shape}
-        return certify(self.kernel, bound, budget=self._budget_left(), **geometry)
+        return certify(self.kernel, bound, budget=self._budget_left(), **self._geometry(at_size=True))
 
-    def _geometry(self) -> dict[str, Any]:
-        """Return the layer's geometry for every size."""
+    def _geometry(self, *, at_size: bool) -> dict[str, Any]:
+        """Return the layer's geometry, at its size or for every size."""
         geometry = dict(self.spec.geometry)
+        if at_size:
+            geometry["input_shape"] = self.spec.input_shape
         if not self.spec.ndim:
             # The file says that it is a matrix, or the row does: nobody is to be warned of a filter.
             geometry["layout"] = self.spec.layout or "OI"
@@ -316,7 +315,7 @@ class _Results:
 
     def isometry_defect(self, by_method: Result) -> float:
         """Return an upper bound of the isometry defect: the smaller one of the method's result and of a search's."""
-        geometry = {**self.spec.geometry, "input_shape": self.spec.input_shape}
+        geometry = self._geometry(at_size=True)
         by_search = enclose_isometry(self.kernel, rtol=self.settings.rtol, budget=self._budget_left(), **geometry)
         return min(_number(by_method.value), _number(by_search.upper))
 
@@ -331,13 +330,16 @@ def _value(result: Result) -> Value:
     """Return a method's number, or its numbers."""
     if len(result.value.shape) == 0:
         return _number(result.value)
-    values = backends.backend_for(result.value).to_numpy(result.value)
-    return tuple(float(x) for x in values.reshape(-1))
+    return tuple(float(x) for x in _on_host(result.value).reshape(-1))
 
 
 def _number(x: ArrayObject) -> float:
-    """Return the number in a 0-d array, exactly; through the plugin, which knows how to detach it."""
-    return float(backends.backend_for(x).to_numpy(x))
+    return float(_on_host(x))
+
+
+def _on_host(x: ArrayObject) -> np.ndarray:
+    """Return an array in NumPy, exactly; through the plugin, which knows how to detach it."""
+    return backends.backend_for(x).to_numpy(x)
 
 
 def check_target(name: str | None, device: str | None) -> None:
@@ -363,7 +365,7 @@ def library(name: str) -> backends.Backend:
 
 def moved_to(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
     """Return a copy of a kernel in the library of a plugin; refuse a copy with another dtype."""
-    values = backends.backend_for(kernel).to_numpy(kernel)
+    values = _on_host(kernel)
     copy: ArrayObject = library(name).asarray(values, device)
     dtype_name = str(copy.dtype).rpartition(".")[2]  # without the "torch." of torch's dtypes
     if dtype_name != values.dtype.name:
@@ -463,7 +465,7 @@ def _is_about(answer: Row, sent: Row) -> bool:
 
 
 def _digest(kernel: ArrayObject) -> str:
-    return digest_of(backends.backend_for(kernel).to_numpy(kernel))
+    return digest_of(_on_host(kernel))
 
 
 def _answer(waiting: _Waiting, settings: Settings) -> Row:
@@ -502,7 +504,6 @@ def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
         return row, None
     try:
         return row, layer.tensor.load()
-    except SpecnormError as error:
-        return replace(row, reason=str(error)), None
     except Exception as error:  # a damaged array must not lose the others
-        return replace(row, reason=f"cannot be read: {type(error).__name__}: {error}"), None
+        prefix = "" if isinstance(error, SpecnormError) else "cannot be read: "
+        return replace(row, reason=prefix + in_words(error)), None

@@ -15,7 +15,6 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up
 from specnorm_check import Units as AllUnits
 from specnorm_check.branches import starts_of
@@ -28,7 +27,7 @@ from specnorm_networks.tools import RATE, Inequality, NetworkBound, Proposal, Ru
 
 from specnorm.errors import CertificateError
 from specnorm.proof import Clock
-from specnorm_audit.layer_certificates import COLUMNS, WORTH, Certificate, search_completion
+from specnorm_audit.layer_certificates import COLUMNS, WORTH, Certificate, FloatArray, search_completion
 
 AIM = 0.008
 """Relative distance of the network's certified constant from the product of the norms; the layers share it."""
@@ -73,7 +72,9 @@ STEPS = 100
 """Largest number of its steps."""
 LEAST = 2.0**-90
 """Least constant of a part of units: multipliers of certificates are moderate numbers."""
-Proposed: TypeAlias = tuple[float, Mapping[str, NDArray[np.float64]]]
+ByFunction: TypeAlias = Mapping[str, FloatArray]
+"""Multipliers of the new units of functions, by the functions' names."""
+Proposed: TypeAlias = tuple[float, ByFunction]
 """A constant, and the multipliers of the new units of each function by which it may be proven."""
 NO_COMPLETION = np.zeros((0, 0), dtype=np.int8)
 """Array of a part that needs no H."""
@@ -230,7 +231,7 @@ def _proven_units(
     start: str,
     end: str,
     constant: float,
-    multipliers: Mapping[str, NDArray[np.float64]],
+    multipliers: ByFunction,
 ) -> ProvenPart:
     """Return a part of all units between two values; `Refused` if the multipliers do not prove the constant."""
     for margin in MARGINS:
@@ -263,7 +264,7 @@ def _proposed(network: Network, start: str, end: str, clock: Clock, aim: float =
     return best.constant, {name: multipliers[part] for name, part in zip(functions, inequality.values, strict=True)}
 
 
-def _multipliers_of(network: Network, run: RunBound) -> Mapping[str, NDArray[np.float64]]:
+def _multipliers_of(network: Network, run: RunBound) -> ByFunction:
     """Return the multipliers of a run by function; none if it was bounded in several parts."""
     match run.statements:
         case [AllUnits() as units]:
@@ -280,7 +281,7 @@ def _part_of_units(
     start: str,
     end: str,
     constant: float,
-    multipliers: Mapping[str, NDArray[np.float64]],
+    multipliers: ByFunction,
 ) -> AllUnits:
     """Return a part of all units; `ValueError` if functions of the file have other units."""
     by_name = {network.first.get(name, name): numbers for name, numbers in multipliers.items()}
@@ -406,7 +407,7 @@ def _parts_of_run(network: Network, run: RunBound) -> Iterator[Together]:
             begin = end - 1
 
 
-def _slice(values: Sequence[str], weights: Sequence[NDArray[np.float64]], first: int, end: int) -> Together:
+def _slice(values: Sequence[str], weights: Sequence[FloatArray], first: int, end: int) -> Together:
     return Together(tuple(values[first:end]), tuple(weights[first:end]))
 
 
@@ -439,7 +440,7 @@ def _starts_of(network: Network, end: str) -> Iterator[str]:
             yield start
 
 
-def _largest_norm(matrix: NDArray[np.float64]) -> float:
+def _largest_norm(matrix: FloatArray) -> float:
     """Return about the norm of a matrix."""
     gram = matrix @ matrix.T if matrix.shape[1] > matrix.shape[0] else matrix.T @ matrix
     return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))

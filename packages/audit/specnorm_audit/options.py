@@ -6,13 +6,15 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
 
 from specnorm_audit.rows import CIRCULAR, USUAL_COLUMNS
 
+Stated: TypeAlias = tuple[dict[str, Any], list[str]]
+"""Facts that JSON states, and the file that has it, if it is one."""
 FURTHEST = 1e100
 """Largest radius that labels are certified within."""
 SUFFIXES = {
@@ -92,7 +94,7 @@ def methods(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(","))
 
 
-def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
+def geometry(text: str) -> Stated:
     """Return the geometry of layers from JSON, or from a file of JSON, and a list with the file if it is one."""
     is_json = text.lstrip().startswith("{")
     try:
@@ -105,7 +107,7 @@ def geometry(text: str) -> tuple[dict[str, Any], list[str]]:
         raise click.BadParameter(f"this is not JSON: {error}.") from error
 
 
-def attention(text: str) -> tuple[dict[str, Any], list[str]]:
+def attention(text: str) -> Stated:
     """Return facts of attention from JSON, or from a file of JSON, and a list with the file if it is one."""
     return ({}, []) if text == "auto" else geometry(text)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from specnorm import ConvSpec
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proof import Layout
 from specnorm_audit import measuring
 from specnorm_audit.geometry import overrides
-from specnorm_audit.readers import MAX_BYTES
 from specnorm_audit.rows import COLUMNS, SMALLEST_COLUMNS
 
 
@@ -52,17 +51,17 @@ class Question:
     def of(
         cls,
         *,
-        input_shape: Any = None,
-        input_range: Sequence[float] | None = None,
-        methods: Sequence[str] = (),
-        smallest: bool = False,
-        layers: str | Sequence[str] | None = None,
-        geometry: Mapping[str, Mapping[str, Any]] | None = None,
-        max_bytes: int = MAX_BYTES,
-        certificate: bool = False,
-        assume_stored: str | Sequence[str] = (),
-        ignore: str | Sequence[str] = (),
-        attention: Mapping[str, Any] | Literal["auto"] | None = None,
+        input_shape: Any,
+        input_range: Any,
+        methods: Any,
+        smallest: bool,
+        layers: Any,
+        geometry: Any,
+        max_bytes: int,
+        certificate: bool,
+        assume_stored: Any,
+        ignore: Any,
+        attention: Any,
         **of_settings: Any,
     ) -> Question:
         """Check the arguments of `specnorm.audit`; ``of_settings`` are those that `Settings` has as they are."""

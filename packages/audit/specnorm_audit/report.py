@@ -126,20 +126,17 @@ class Report:
             "errors": len(self.layers) - len(measured),
             "skipped": len(self.skipped),
         }
-        if self.unmeasured:
-            summary["unmeasured"] = [
+        others = {
+            "unmeasured": [
                 {"name": row.name, "shape": list(row.shape), "reason": row.reason} for row in self.unmeasured
-            ]
-        if self.inert:
-            summary["inert"] = list(self.inert)
-        if self.live:
-            summary["weights"] = "as at inference"
-        if self.left_out:
-            summary["left_out"] = self.left_out
-        if self.assume_stored:
-            summary["assume_stored"] = list(self.assume_stored)
-        if self.ignore:
-            summary["ignore"] = list(self.ignore)
+            ],
+            "inert": list(self.inert),
+            "weights": "as at inference" if self.live else "",
+            "left_out": self.left_out,
+            "assume_stored": list(self.assume_stored),
+            "ignore": list(self.ignore),
+        }
+        summary |= {name: value for name, value in others.items() if value}
         largest = max(measured, key=lambda row: row.upper or 0, default=None)
         summary["max_lower"] = finite(max((row.lower or 0 for row in measured), default=None))
         summary["max_upper"] = None if largest is None else finite(largest.upper)
@@ -416,24 +413,19 @@ def gate_network(report: Report, bound: float) -> Gate:
         return Gate(option, bound, "undecided", "the network was not measured.")
     wanted = f"proven to have a constant of at most {bound!r}"
     claim = f"the network is not {wanted}"
-    if network is None:
-        why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
+    if network is None or network.upper is None or math.isinf(network.upper):
+        if network is None:
+            why = "--layers chose a part of it" if report.left_out else "the file holds no graph, so give an ONNX file"
+        else:
+            why = network.unknown[0].reason if network.upper is None else network.infinite
         return Gate(option, bound, "undecided", f"{claim}: {why}.")
-    if network.upper is None:
-        return Gate(option, bound, "undecided", f"{claim}: {network.unknown[0].reason}.")
-    if math.isinf(network.upper):
-        return Gate(option, bound, "undecided", f"{claim}: {network.infinite}.")
     constant = f"its constant is at most {number(network.upper, 'upper')}"
     if network.upper > bound:
         advice = "by a short search; specnorm_networks.network_bound searches longer"
         return Gate(option, bound, "failed", f"{claim}: {constant}, {advice}.")
     if not network.checked.complete:
-        return Gate(
-            option,
-            bound,
-            "undecided",
-            f"the network's gate is not decided: {constant} as it was read. {network.checked}",
-        )
+        reason = f"the network's gate is not decided: {constant} as it was read. {network.checked}"
+        return Gate(option, bound, "undecided", reason)
     return Gate(option, bound, "passed", f"the network is {wanted}: {constant}.")
 
 

@@ -100,7 +100,7 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, in the order of the documentation; numbers that are not finite become None."""
-        geometry = {name: _listed(getattr(self.spec, name, None)) for name in GEOMETRY}
+        geometry = {name: in_lists(getattr(self.spec, name, None)) for name in GEOMETRY}
         if not geometry["padding"]:
             geometry["padding_mode"] = None  # of a matrix
         row: dict[str, Any] = {"name": self.name, "kind": self.kind, "shape": list(self.shape)}
@@ -169,9 +169,9 @@ def _either_promise(one: Promise, other: Promise | None) -> Promise:
     return one if one == other else "estimate"
 
 
-def _listed(value: Any) -> Any:
+def in_lists(value: Any) -> Any:
     """Return tuples, at every depth, as lists, as JSON has them."""
-    return list(map(_listed, value)) if isinstance(value, tuple) else value
+    return list(map(in_lists, value)) if isinstance(value, tuple) else value
 
 
 def finite(value: Value) -> Any:

@@ -37,17 +37,16 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import type_before_parametrizations
 
 import specnorm
-from specnorm import ConvSpec, SpecnormError
+from specnorm import ConvSpec
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import METHODS
-from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill
+from specnorm_audit.layers import MIN_AXES
+from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill, in_words
 from specnorm_audit.report import Report
 from specnorm_audit.rows import SMALLEST_COLUMNS, Row
 
 _SOURCES = ("", "_orig", "_g", "_v", "_u")
 """Ends of the names of tensors from which torch's hooks compute a kernel."""
-_MATRIX = 2
-"""Smallest number of axes of a parameter that may be a kernel."""
 _NOT_CALLED = "the forward pass did not call this layer (its weight may be used without it): its input is not known."
 _CHANGING_KERNEL = (
     "the layer changes its kernel at every call (power iteration); the kernel of the next call is measured"
@@ -158,15 +157,12 @@ def _unmeasured(skipped: Sequence[tuple[str, Tensor]], rows: Sequence[Row]) -> t
 
     Further parameters of a measured module are no kernels: the module was shown to be a product with the measured one.
     """
-    measured_modules = []
-    for row in rows:
-        module_name, _, _ = row.name.rpartition(".")
-        if row.reason is None and module_name:
-            measured_modules.append(f"{module_name}.")
+    measured_modules = [row.name.rpartition(".")[0] for row in rows if row.reason is None]
+    prefixes = tuple(f"{name}." for name in measured_modules if name)
     unmeasured = []
     for name, x in skipped:
-        may_be_kernel = x.ndim >= _MATRIX and isinstance(x, nn.Parameter)
-        if may_be_kernel and not name.startswith(tuple(measured_modules)):
+        may_be_kernel = x.ndim >= MIN_AXES and isinstance(x, nn.Parameter)
+        if may_be_kernel and not name.startswith(prefixes):
             reason = "its module was not found to be a product with this matrix."
             unmeasured.append(Row(name, "none", tuple(x.shape), None, reason=reason))
     return tuple(unmeasured)
@@ -187,10 +183,7 @@ def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _has_matrix(module: nn.Module) -> bool:
     """Whether a module has a parameter of its own with two axes or more."""
-    for parameter in module._parameters.values():
-        if parameter is not None and not is_lazy(parameter) and parameter.ndim >= _MATRIX:
-            return True
-    return False
+    return any(not is_lazy(x) and x.ndim >= MIN_AXES for x in module._parameters.values() if x is not None)
 
 
 def _example(
@@ -213,8 +206,7 @@ def _example(
         if not isinstance(first, _ConvNd):
             raise MethodError(
                 f"input_shape={input_shape} is a spatial size, but the model's first layer is not a convolution. "
-                "Give one "
-                "input without the batch axis, such as (3, 32, 32)."
+                "Give one input without the batch axis, such as (3, 32, 32)."
             )
         shape = (first.in_channels, *shape * len(first.kernel_size))
     floating = (parameter for parameter in model.parameters() if parameter.is_floating_point())
@@ -419,9 +411,7 @@ def _row(name: str, module: nn.Module, call: _Call | None, settings: Settings) -
     except Exception as error:  # one bad layer must not lose the others
         if not is_torch_layer:
             return None
-        reason = str(error) if isinstance(error, SpecnormError) else f"{type(error).__name__}: {error}"
-        has_weight = bool(row.shape)
-        return replace(row, reason=not_called if not_called and has_weight else reason)
+        return replace(row, reason=not_called if not_called and row.shape else in_words(error))
     measured = fill(row, weight, settings)
     return measured if not_called is None else replace(measured, reason=not_called)
 

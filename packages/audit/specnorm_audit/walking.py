@@ -85,9 +85,14 @@ def is_pair(model: Any) -> bool:
 
 def _with_state(model: Any, state: Any) -> Any:
     """Return a model with the state put back that its framework keeps beside it; None for any other pair."""
-    array = _first_array((model, state), _MOST_LEVELS)
-    root = None if array is None else backends.registry.owner_of(type(array))
-    return None if root is None else backends.load(root).with_state(model, state)
+    plugin = _plugin_of(_first_array((model, state), _MOST_LEVELS))
+    return None if plugin is None else plugin.with_state(model, state)
+
+
+def _plugin_of(x: Any) -> backends.Backend | None:
+    """The plugin of an object's library; None without, and for None."""
+    root = backends.registry.owner_of(type(x))
+    return None if root is None else backends.load(root)
 
 
 def _walk(
@@ -106,7 +111,7 @@ def _walk(
     """
     if id(x) in seen or path.count(".") > _MOST_LEVELS or x is None or isinstance(x, _WITHOUT_PARTS):
         return
-    array = x if backends.is_array(x) else _array_in(x)
+    array = _array_in(x)
     if array is not None:
         if id(array) not in seen:
             yield ModelPart(path, owner, array=array)
@@ -121,8 +126,7 @@ def _walk(
             path_of_part = f"{path}.{name}" if path else name
             yield from _walk(part, path_of_part, kind, input_shape, seen, arrays_of_layers)
         return
-    arrays = [part if backends.is_array(part) else _array_in(part) for part in parts.values()]
-    arrays_of_layers.update(id(array) for array in arrays if array is not None)
+    arrays_of_layers.update(id(array) for array in map(_array_in, parts.values()) if array is not None)
     path_of_kernel = ".".join(filter(None, (path, _kernel_attribute(x, parts))))
     yield ModelPart(path_of_kernel or kind, kind, layer, refusal=refusal)
 
@@ -144,9 +148,9 @@ def parts_of(x: Any) -> Mapping[str, Any]:
         return {str(index): part for index, part in enumerate(x)}
     reader = reader_of(x)
     parts = None if reader is None else reader.parts(x)
-    root = backends.registry.owner_of(type(x)) if parts is None else None
-    if root is not None:
-        parts = backends.load(root).parts(x)
+    plugin = _plugin_of(x) if parts is None else None
+    if plugin is not None:
+        parts = plugin.parts(x)
     if parts is not None:
         return parts
     return {name: part for name, part in getattr(x, "__dict__", {}).items() if not name.startswith("_")}
@@ -159,18 +163,14 @@ def _layer(x: Any, input_shape: Any) -> tuple[LayerKernel | None, str | None]:
             return layer_kernel(x, input_shape), None
         except NoBackend:
             # The plugin of its arrays may know a wrapper around a layer.
-            array = _first_array(x, _WRAPPER_LEVELS)
-            root = None if array is None else backends.registry.owner_of(type(array))
-            layer = None if root is None else backends.load(root).layer(x, input_shape)
-            return layer, None
+            plugin = _plugin_of(_first_array(x, _WRAPPER_LEVELS))
+            return None if plugin is None else plugin.layer(x, input_shape), None
     except SpecnormError as error:
         return None, str(error)
 
 
 def _first_array(x: Any, levels: int) -> Any:
     """The first array in an object, or in its parts down to the given number of levels; None without."""
-    if backends.is_array(x):
-        return x
     if x is None or isinstance(x, _WITHOUT_PARTS):
         return None
     array = _array_in(x)
@@ -184,8 +184,8 @@ def _first_array(x: Any, levels: int) -> Any:
 
 
 def _array_in(x: Any) -> Any:
-    """The array in a framework's variable (`array_in`); None for other objects, and if it cannot be read."""
+    """An array, or the one in a framework's variable (`array_in`); None: there is none, or it cannot be read."""
     try:
-        return array_in(x)
+        return x if backends.is_array(x) else array_in(x)
     except SpecnormError:
         return None

@@ -20,12 +20,7 @@ from specnorm_check.files import (
     read_model,
     shapes_of,
 )
-from specnorm_check.layers import (
-    Layer,
-    padding_factor,
-    proven_norm,
-    stride_one_kernels,
-)
+from specnorm_check.layers import Layer, padding_factor, proven_norm, stride_one_kernels
 from specnorm_check.networks import Network
 from specnorm_check.parts import LAYER_OPERATORS
 from specnorm_check.statements import (

@@ -25,8 +25,7 @@ from specnorm_check import (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line for each claim, and return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="specnorm_check",
-        description="Prove the claims of a certificate.",
+        prog="specnorm_check", description="Prove the claims of a certificate."
     )
     parser.add_argument("certificate", type=Path, help="FILE.npz")
     parser.add_argument("model", type=Path, help=".npz, .safetensors or .onnx")

@@ -43,52 +43,44 @@ def exact_products(left: Array, right: Array) -> Array:
     largest_sum = length * largest_product
     require(largest_sum < 2**62, "a sum of its products may reach 2^62")
     at_once = (EXACT - 1) // largest_product
-    shape = (groups, channels, channels)
-    total = np.zeros(shape, np.int64)
+    total = np.zeros((groups, channels, channels), np.int64)
     for first in range(0, length, at_once):
         part = slice(first, first + at_once)
-        left_part = left[:, :, part]
-        right_part = right[:, :, part]
-        sums = np.matmul(left_part, right_part.swapaxes(1, 2))
+        sums = np.matmul(left[:, :, part], right[:, :, part].swapaxes(1, 2))
         total += sums.astype(np.int64)
     return total
 
 
 def largest_entry(a: Array) -> int:
     """Return the largest absolute value of whole numbers."""
-    largest = np.abs(a).max(initial=0)
-    return int(largest)
+    return int(np.abs(a).max(initial=0))
 
 
 # -- rounding --------------------------------------------------------------------------
 def frobenius_norms(matrices: Array) -> Array:
     """Return the Frobenius norm of each matrix."""
     squares = matrices.astype(np.float64) ** 2
-    sums = squares.sum(axis=(1, 2))
-    return np.asarray(np.sqrt(sums))
+    return np.asarray(np.sqrt(squares.sum(axis=(1, 2))))
 
 
-def schur_bounds(
-    kernels: Array,
-    roundings: int,
-) -> list[Fraction]:
+def frobenius_up(a: Array) -> Fraction:
+    """Return an upper bound of the Frobenius norm of one matrix (step 3)."""
+    norm = Fraction(float(np.sqrt(np.square(a).sum())))
+    return norm * inflation(a.size) + UNDERFLOW
+
+
+def schur_bounds(kernels: Array, roundings: int) -> list[Fraction]:
     """Return a bound of the norm of each kernel with entries that are not negative.
 
     An entry is a sum with so many roundings at most (Arithmetic, step 4).
     """
     taps = tuple(range(3, kernels.ndim))
     s = kernels.sum(axis=taps)  # S of step 4, for each group
-    row_sums = s.sum(axis=2)
-    column_sums = s.sum(axis=1)
-    largest_rows = row_sums.max(axis=1).tolist()
-    largest_columns = column_sums.max(axis=1).tolist()
+    largest_rows = s.sum(axis=2).max(axis=1).tolist()
+    largest_columns = s.sum(axis=1).max(axis=1).tolist()
     factor = inflation(kernels.size + roundings)
-    bounds = []
-    for row, column in zip(largest_rows, largest_columns, strict=True):
-        product = Fraction(row) * Fraction(column)
-        norm = factor * root_up(product)
-        bounds.append(norm + UNDERFLOW)
-    return bounds
+    pairs = zip(largest_rows, largest_columns, strict=True)
+    return [factor * root_up(Fraction(row) * Fraction(x)) + UNDERFLOW for row, x in pairs]
 
 
 def inflation(roundings: int) -> Fraction:
@@ -105,5 +97,4 @@ def inflation(roundings: int) -> Fraction:
 def root_up(x: Fraction) -> Fraction:
     """Return a multiple of 2^-60 just above the square root."""
     scaled = math.ceil(x * 4**60)
-    above = math.isqrt(scaled) + 1
-    return Fraction(above, 2**60)
+    return Fraction(math.isqrt(scaled) + 1, 2**60)

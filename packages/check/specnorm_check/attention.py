@@ -9,10 +9,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
-from specnorm_check.arithmetic import Array, inflation, require, root_up
+from specnorm_check.arithmetic import (
+    UNDERFLOW,
+    Array,
+    frobenius_up,
+    inflation,
+    require,
+    root_up,
+)
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.moves import MOVES, moved
 from specnorm_check.rules import ONE
@@ -20,7 +28,6 @@ from specnorm_check.rules import ONE
 SQUARINGS = 9  # of a Gram matrix
 SMALL_STEP = 2**24  # of the exponential
 MOST_NUMBERS = 2**26  # of the entries of one value, and of one matrix
-UNDERFLOW = Fraction(1, 2**900)
 NORMALISATIONS = {"LayerNormalization", "RMSNormalization"}
 
 
@@ -34,33 +41,23 @@ def norm_up(matrix: Array, error: Fraction = Fraction(0)) -> Fraction:
     _, shift = math.frexp(largest)
     a = np.ldexp(matrix.astype(np.float64), -shift)
     a = a.T if a.shape[0] > a.shape[1] else a
-    errors = [rounding_of_product(a, a)]
-    powers = [symmetric(a @ a.T)]
-    shifts = [0]
-    for _ in range(SQUARINGS):
-        g = powers[-1]
-        _, power = math.frexp(float(np.abs(g).max()))
-        g = np.ldexp(g, -power)
-        powers[-1] = g
-        shifts[-1] = power
-        errors.append(rounding_of_product(g, g))
-        powers.append(symmetric(g @ g))
-        shifts.append(0)
-    bound = frobenius_up(powers[-1])
-    for index in range(SQUARINGS - 1, -1, -1):
-        bound = root_up(bound + errors[index + 1]) * Fraction(2) ** shifts[index]
-    return root_up(bound + errors[0]) * Fraction(2) ** shift + error
+    square = symmetric_norm_up(symmetric(a @ a.T), SQUARINGS)
+    return root_up(square + rounding_of_product(a, a)) * Fraction(2) ** shift + error
+
+
+def symmetric_norm_up(g: Array, squarings: int) -> Fraction:
+    """Return an upper bound of the norm of a symmetric matrix (Step D)."""
+    if squarings == 0:
+        return frobenius_up(g)
+    _, shift = math.frexp(float(np.abs(g).max()))
+    g = np.ldexp(g, -shift)
+    square = symmetric_norm_up(symmetric(g @ g), squarings - 1)
+    return root_up(square + rounding_of_product(g, g)) * Fraction(2) ** shift
 
 
 def symmetric(a: Array) -> Array:
     """Return the symmetric matrix with the upper triangle of a matrix."""
     return np.asarray(np.triu(a) + np.triu(a, 1).T)
-
-
-def frobenius_up(a: Array) -> Fraction:
-    """Return an upper bound of the Frobenius norm."""
-    root = Fraction(float(np.sqrt(np.square(a).sum())))
-    return root * inflation(a.size) + UNDERFLOW
 
 
 def rounding_of_product(left: Array, right: Array) -> Fraction:
@@ -93,23 +90,21 @@ class Tokens:
 
 def tokens_of(graph: Graph, name: str) -> Tokens:
     """Return a value as tokens times a matrix; refused if it is no such value."""
-    chain = [name]
-    while True:
-        name = chain[-1]
-        node = graph.nodes.get(name)
-        require(node is not None, "tokens of an unknown length")
-        assert node is not None
+    chain: list[str] = []
+    start = None
+    while start is None:
+        require(name in graph.nodes, "tokens of an unknown length")
         require(math.prod(graph.shape_of(name)) < MOST_NUMBERS, "too many tokens")
         start = ball(graph, name)
-        if start is not None:
-            break
-        changing = graph.changing_inputs(name)
-        require(len(changing) == 1, f"tokens of an unknown length, before {node.op}")
-        chain.append(changing[0])
-    found = start
-    for name in chain[-2::-1]:
-        found = next_tokens(graph, name, found)
-    return found
+        if start is None:
+            changing = graph.changing_inputs(name)
+            op = graph.nodes[name].op
+            require(len(changing) == 1, f"tokens of an unknown length, before {op}")
+            chain.append(name)
+            name = changing[0]
+    for name in reversed(chain):
+        start = next_tokens(graph, name, start)
+    return start
 
 
 def ball(graph: Graph, name: str) -> Tokens | None:
@@ -140,15 +135,13 @@ def of_value(graph: Graph, name: str, x: str, factor: Fraction, r: Fraction) -> 
 
 def clip_of(graph: Graph, x: str, name: str) -> tuple[Fraction, Fraction] | None:
     """Return (h, c) if a value is min(h, c / (|x| + e)) along the last axis of x."""
-    node = graph.nodes.get(name)
-    limits = [] if node is None else scalars(graph, node)
-    if node is None or node.op not in ("Min", "Clip") or len(limits) != 1:
+    node = graph.nodes.get(name, Node("", [], {}))
+    limits = scalars(graph, node)
+    given = [*map(bool, node.inputs)]  # no further limits, and not a lower one
+    is_limit = given in ([True, True], [True, False, True]) and len(limits) == 1
+    if not is_limit or node.op != ("Min", "Clip")[len(given) - 2]:
         return None
-    is_of_two = len([each for each in node.inputs if each]) == 2
-    if not is_of_two or (node.op == "Clip" and node.inputs[1]):
-        return None  # further limits, or a lower one
-    h = limits[0]
-    c = ONE
+    h, c = limits[0], ONE
     name = graph.changing_inputs(name)[0]
     while graph.nodes[name].op == "Mul" and len(scalars(graph, graph.nodes[name])) == 1:
         c *= scalars(graph, graph.nodes[name])[0]
@@ -171,16 +164,10 @@ def clip_of(graph: Graph, x: str, name: str) -> tuple[Fraction, Fraction] | None
 
 def scalars(graph: Graph, node: Node) -> list[Fraction]:
     """Return the numbers among the inputs; an empty list if others are arrays, too."""
-    found = []
-    for name in node.inputs:
-        if name in graph.arrays:
-            if graph.arrays[name].size != 1:
-                return []
-            number = float(graph.arrays[name].item())
-            if not math.isfinite(number):
-                return []
-            found.append(Fraction(number))
-    return found
+    arrays = [graph.arrays[x] for x in node.inputs if x in graph.arrays]
+    if any(x.size != 1 or not math.isfinite(float(x.item())) for x in arrays):
+        return []
+    return [Fraction(float(x.item())) for x in arrays]
 
 
 def normalised(graph: Graph, name: str) -> Tokens:
@@ -216,11 +203,17 @@ def next_tokens(graph: Graph, name: str, before: Tokens) -> Tokens:
         require(graph.shape_of(source) == shape, "an Add that broadcasts tokens")
         other = next(each for each in node.inputs if each != source)
         offset = before.offset + numbers_of(graph, other)
-        return with_offset(before, offset, Fraction(0))
+        parts = before.matrix, before.error, offset, before.offset_error
+        return affine(before, *parts)
     if node.op in ("Mul", "Div") and len(scalars(graph, node)) == 1:
         number = scalars(graph, node)[0]
         require(number != 0 and node.inputs[0] == source, "a product with 0")
-        return scaled(before, number if node.op == "Mul" else 1 / number)
+        number = number if node.op == "Mul" else 1 / number
+        size = abs(number)
+        matrix = before.matrix * float(number)
+        error = before.error * size + frobenius_up(matrix) / 2**50
+        offset = before.offset * float(number)
+        return affine(before, matrix, error, offset, before.offset_error * size)
     if node.op in ("MatMul", "Gemm"):
         return multiplied(graph, node, before)
     require(node.op in MOVES, f"tokens of an unknown length, before {node.op}")
@@ -238,23 +231,19 @@ def numbers_of(graph: Graph, name: str) -> Array:
     return numbers
 
 
-def with_offset(before: Tokens, offset: Array, more: Fraction) -> Tokens:
-    """Return tokens with other constants, which were rounded once more."""
+def affine(
+    before: Tokens,
+    matrix: Array,
+    error: Fraction,
+    offset: Array,
+    offset_error: Fraction,
+    **places: Any,
+) -> Tokens:
+    """Return tokens times a matrix and constants, which were rounded once more."""
     largest = Fraction(float(np.abs(offset).max(initial=0.0)))
-    entries = offset.shape[-1]
-    error = before.offset_error + more + largest * Fraction(entries, 2**50)
-    return replace(before, offset=offset, offset_error=error)
-
-
-def scaled(before: Tokens, number: Fraction) -> Tokens:
-    """Return tokens times a matrix that is multiplied by a number."""
-    matrix = before.matrix * float(number)
-    rounding = frobenius_up(matrix) / 2**50
-    error = before.error * abs(number) + rounding
-    after = replace(before, matrix=matrix, error=error)
-    return with_offset(
-        after, before.offset * float(number), abs(number) * before.offset_error
-    )
+    rounded = offset_error + largest * Fraction(offset.shape[-1], 2**50)
+    found = replace(before, matrix=matrix, error=error, offset=offset, **places)
+    return replace(found, offset_error=rounded)
 
 
 def multiplied(graph: Graph, node: Node, before: Tokens) -> Tokens:
@@ -265,7 +254,6 @@ def multiplied(graph: Graph, node: Node, before: Tokens) -> Tokens:
     is_of_tokens = (tokens == tokens[..., :1]).all() and (rows == own_rows).all()
     require(is_of_tokens and tokens.min() >= 0, "a matrix that mixes tokens")
     read = before.matrix[own_rows]
-    rounding = rounding_of_product(kernel, read)
     norm = frobenius_up(kernel)
     shape = (*tokens.shape[:-1], len(kernel))
     offset = before.offset @ kernel.T
@@ -273,15 +261,16 @@ def multiplied(graph: Graph, node: Node, before: Tokens) -> Tokens:
         offset = offset + numbers_of(graph, node.inputs[2])
     lengths = np.sqrt(np.square(before.offset).sum(axis=-1))
     size = norm * Fraction(float(lengths.max(initial=0.0))) * inflation(len(own_rows))
-    more = norm * before.offset_error + size * Fraction(len(own_rows) + 4, 2**50)
-    after = replace(
+    offset_error = norm * before.offset_error + size * Fraction(len(own_rows) + 4, 2**50)
+    return affine(
         before,
+        kernel @ read,
+        norm * before.error + rounding_of_product(kernel, read),
+        offset,
+        offset_error,
         tokens=np.broadcast_to(tokens[..., :1], shape),
         rows=np.broadcast_to(np.arange(len(kernel)), shape),
-        matrix=kernel @ read,
-        error=norm * before.error + rounding,
     )
-    return with_offset(after, offset, more)
 
 
 def kernel_of(graph: Graph, node: Node) -> Array:
@@ -405,8 +394,7 @@ def factors(read: Read) -> tuple[Fraction, Fraction, Fraction]:
     require(is_same(k, v), "keys and values of other tokens")
     shapes = [each.tokens.shape[:-1] for each in (q, k, v)]
     require(shapes[0][:-1] == shapes[1][:-1] and shapes[1] == shapes[2], "heads differ")
-    has_same_size = q.tokens.shape[-1] == k.tokens.shape[-1]
-    require(has_same_size, "queries and keys of other sizes")
+    require(q.tokens.shape[-1] == k.tokens.shape[-1], "queries and keys of other sizes")
     sums: list[dict[int, Fraction]] = [{}, {}, {}]
     for index in np.ndindex(shapes[0][:-1]):
         heads = [head_of(each, index) for each in (q, k, v)]

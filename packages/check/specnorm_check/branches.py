@@ -20,10 +20,11 @@ import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require, root_up
 from specnorm_check.graphs import Graph
-from specnorm_check.moves import MOVES, moved
+from specnorm_check.moves import MOVES, moved, numbered
 from specnorm_check.rules import ONE, SUMS, factor_of_operator, slopes_of
 
 PARTIAL_MOVES = {"Concat", "Gather", "Slice", "Split"}
+SORTED = ("Min", "Max")
 MOST_STARTS = 3  # of one value
 MOST_VALUES = 512  # between
 MOST_NUMBERS = 2**24  # of all values between together
@@ -50,15 +51,17 @@ class Block(NamedTuple):
 
 
 def links_by_branches(
-    graph: Graph,
-    end: str,
-    links: Mapping[str, Link],
+    graph: Graph, end: str, links: Mapping[str, Link]
 ) -> Iterator[Link]:
     """Yield bounds of a value by values from which all of its branches come.
 
     ``links`` has bounds of values by earlier ones, for values that no other rule bounds.
     """
-    ways = starts_of(graph, end, lambda name: sources_of(graph, name, links))
+
+    def sources(name: str) -> Sequence[str]:
+        return [links[name].start] if name in links else graph.changing_inputs(name)
+
+    ways = starts_of(graph, end, sources)
     joined = (way for way in ways if PARTIAL_MOVES & {graph.nodes[x].op for x in way[1]})
     for start, between in islice(joined, MOST_STARTS):
         with suppress(Refused):
@@ -66,9 +69,7 @@ def links_by_branches(
 
 
 def starts_of(
-    graph: Graph,
-    end: str,
-    sources: Callable[[str], Sequence[str]],
+    graph: Graph, end: str, sources: Callable[[str], Sequence[str]]
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield values that all ways to an end come through, the nearest first.
 
@@ -90,30 +91,20 @@ def starts_of(
             yield start, between
 
 
-def sources_of(graph: Graph, name: str, links: Mapping[str, Link]) -> list[str]:
-    """Return the values from whose changes that of a value follows, one for each use."""
-    if name in links:
-        return [links[name].start]
-    return graph.changing_inputs(name)
-
-
 class Branches:
     """The values between a start and an end, in the order of the graph."""
 
     def __init__(
-        self,
-        graph: Graph,
-        start: str,
-        between: Sequence[str],
-        links: Mapping[str, Link],
+        self, graph: Graph, start: str, between: Sequence[str], links: Mapping[str, Link]
     ) -> None:
         self.graph = graph
         self.links = links
-        self.start_size = math.prod(graph.shape_of(start))
+        shape = graph.shape_of(start)
+        self.start_size = math.prod(shape)
         self.used = 1 + self.start_size  # the first number that is free
         self.blocks: list[Block] = []
-        numbers = np.arange(1, self.used).reshape(graph.shape_of(start))
-        self.numbers = {start: numbers}
+        self.sorted: dict[frozenset[str], Array] = {}  # least and largest of some values
+        self.numbers = {start: numbered(shape, 1)}
         for name in between:
             self.numbers[name] = self.numbers_of(name)
         self.last = self.numbers[between[-1]]
@@ -121,36 +112,45 @@ class Branches:
     # -- step A: entries and blocks ----------------------------------------------------
     def numbers_of(self, name: str) -> Array:
         """Return the numbers of the entries that a value reads; its own, of a block."""
-        sources = sources_of(self.graph, name, self.links)
-        if name in self.links:
-            return self.new_block(name, sources, self.links[name].factor)
         node = self.graph.nodes[name]
-        if node.op in SUMS:
+        if node.op in MOVES and name not in self.links:
+            return moved(self.graph, name, self.numbers)
+        shape = self.graph.shape_of(name)
+        if name in self.links:
+            link = self.links[name]
+            return self.new_block(shape, [self.numbers[link.start]], link.factor)
+        is_sum = node.op in (*SUMS, *SORTED)
+        has_rule = is_sum or self.graph.has_fixed_inputs(node)
+        require(has_rule, f"{node.op} stands in a branch")
+        sources = self.graph.changing_inputs(name)
+        readings = [self.numbers[source] for source in sources]
+        if is_sum:
             has_shapes = self.graph.have_shape(sources, name)
             require(has_shapes, f"{node.op} broadcasts a value of a branch")
-            if len(sources) > 1:
-                return self.new_block(name, sources, ONE)
-            return self.numbers[sources[0]]
-        if node.op in MOVES:
-            return moved(self.graph, name, self.numbers)
-        changes_first_alone = self.graph.has_fixed_inputs(node)
-        require(changes_first_alone, f"{node.op} stands in a branch")
+            if len(sources) == 1:
+                return readings[0]
+            if node.op in SUMS:
+                return self.new_block(shape, readings, ONE)
+            key = frozenset(sources)
+            if key not in self.sorted:
+                self.sorted[key] = self.new_block((2, *shape), [np.stack(readings)], ONE)
+            return np.asarray(self.sorted[key][SORTED.index(node.op)])
         factor = factor_of_operator(self.graph, name)
         if factor is None:
             raise Refused(f"{node.op} stands in a branch")
         if slopes_of(node) is not None and factor <= 1:
-            return self.numbers[sources[0]]
-        return self.new_block(name, sources, factor)
+            return readings[0]
+        return self.new_block(shape, readings, factor)
 
-    def new_block(self, name: str, sources: Sequence[str], factor: Fraction) -> Array:
-        """Add a block, and return the numbers of its entries."""
-        shape = self.graph.shape_of(name)
+    def new_block(
+        self, shape: tuple[int, ...], readings: list[Array], factor: Fraction
+    ) -> Array:
+        """Add a block of entries of this shape, and return their numbers."""
         first = self.used
         self.used += math.prod(shape)
         require(self.used < MOST_NUMBERS, "branches have too many entries")
-        readings = [self.numbers[source] for source in sources]
         self.blocks.append(Block(slice(first, self.used), readings, factor))
-        return np.arange(first, self.used).reshape(shape)
+        return numbered(shape, first)
 
     # -- steps B and C: forms ----------------------------------------------------------
     def constant(self) -> Fraction:
@@ -182,10 +182,8 @@ class Branches:
         """Return Q of a value by the numbers of what it reads (step C)."""
         copies = np.bincount(reading.reshape(-1), minlength=self.used)
         of_start = copies[1 : 1 + self.start_size]
-        count = int(sets.max()) + 1
-        q: Array = np.full((count, count), Fraction(0))
-        for j in range(count):
-            q[j, j] = Fraction(int(of_start[sets == j].max()))
+        most = [int(of_start[sets == j].max()) for j in range(int(sets.max()) + 1)]
+        q: Array = np.diag([Fraction(count) for count in most])
         for block, of_block in zip(self.blocks, forms, strict=False):
             q = q + Fraction(int(copies[block.entries].max())) * of_block
         return q
@@ -206,7 +204,6 @@ def largest_eigenvalue(q: Array) -> Fraction:
     if largest == 0:
         return Fraction(0)
     _, vectors = np.linalg.eigh((q / largest).astype(np.float64))
-    weights = [max(Fraction(abs(x)), LEAST_WEIGHT) for x in vectors[:, -1].tolist()]
-    p = np.array(weights)
+    p = np.array([max(Fraction(abs(x)), LEAST_WEIGHT) for x in vectors[:, -1].tolist()])
     ratio: Fraction = ((q @ p) / p).max()
     return ratio

@@ -52,9 +52,7 @@ class Verdict(NamedTuple):
 
 
 def check(
-    certificate: Sequence[Claim],
-    arrays: Mapping[str, Array],
-    content: bytes = b"",
+    certificate: Sequence[Claim], arrays: Mapping[str, Array], content: bytes = b""
 ) -> Iterator[Verdict]:
     """Prove the claims of a certificate, one after the other.
 
@@ -64,30 +62,25 @@ def check(
     """
     for claim in certificate:
         begin = time.perf_counter()
-        statement = ""
-        reason = ""
+        statement = reason = ""
         try:
             require_subnormal_numbers()
             if "parts" in claim.statement:
-                completions = list(claim.completion)
-                statement = prove_network(claim.statement, completions, content)
+                statement = prove_network(claim.statement, [*claim.completion], content)
             else:
-                completion = np.asarray(claim.completion)
-                statement = prove_layer(claim.statement, completion, arrays)
+                h = np.asarray(claim.completion)
+                statement = prove_layer(claim.statement, h, arrays)
         except Refused as error:
             reason = str(error)
         except Exception as error:  # damaged statements and arrays raise many kinds
-            text = f"it is damaged ({type(error).__name__}: {error})"
-            reason = text[:300]
+            reason = f"it is damaged ({type(error).__name__}: {error})"[:300]
         name = str(claim.statement.get("name"))
         seconds = time.perf_counter() - begin
         yield Verdict(name, statement, reason, seconds)
 
 
 def without_claim(
-    certificate: Sequence[Claim],
-    shapes: Mapping[str, tuple[int, ...]],
-    has_graph: bool,
+    certificate: Sequence[Claim], shapes: Mapping[str, tuple[int, ...]], has_graph: bool
 ) -> str:
     """Return a line on what of a model has no claim: arrays that may be layers, a graph.
 
@@ -95,10 +88,8 @@ def without_claim(
     array with two axes or more has a claim, and the network if the file has its graph.
     """
     claimed = {claim.statement.get("tensor") for claim in certificate}
-    others = []
-    for name, shape in shapes.items():
-        if len(shape) > 1 and name not in claimed:
-            others.append(plain(name)[:LONGEST_NAME])
+    rest = [x for x, shape in shapes.items() if len(shape) > 1 and x not in claimed]
+    others = [plain(name)[:LONGEST_NAME] for name in rest]
     if has_graph and not any("parts" in claim.statement for claim in certificate):
         others.insert(0, "the network's constant")
     if not others:

@@ -31,8 +31,7 @@ def read_certificate(path: str | Path) -> list[Claim]:
     message = "the file has no claims: it is not a certificate"
     require("claims" in arrays, message)
     text = arrays.pop("claims")
-    is_text = text.dtype == np.uint8 and text.size < LARGEST_TEXT
-    require(is_text, message)
+    require(text.dtype == np.uint8 and text.size < LARGEST_TEXT, message)
     claims = []
     for statement in statements_of(text.tobytes()):
         claims.append(with_completions(statement, arrays))
@@ -57,9 +56,9 @@ def statements_of(text: bytes) -> list[dict[str, Any]]:
     require(set(certificate) == {"specnorm_certificate", "claims"}, message)
     require(certificate["specnorm_certificate"] == VERSION, message)
     statements = certificate["claims"]
-    require(type(statements) is list and statements, "it is not a list of claims")
-    for statement in statements:
-        require(type(statement) is dict, "it is not a list of claims")
+    is_list = type(statements) is list and statements
+    are_claims = is_list and all(type(statement) is dict for statement in statements)
+    require(are_claims, "it is not a list of claims")
     return list(statements)
 
 
@@ -68,24 +67,17 @@ def with_completions(statement: dict[str, Any], arrays: dict[str, Array]) -> Cla
 
     So two claims cannot name one array, and the caller sees arrays that no claim names.
     """
-    if "parts" not in statement:
-        return Claim(statement, completion_of(statement, arrays))
-    parts = statement["parts"]
-    require(type(parts) is list, "it is not a list of parts")
+    parts = statement.get("parts", [statement])
+    is_list = type(parts) is list and all(type(part) is dict for part in parts)
+    require(is_list, "it is not a list of parts")
     completions = []
     for part in parts:
-        require(type(part) is dict, "it is not a list of parts")
-        completions.append(completion_of(part, arrays))
-    return Claim(statement, completions)
-
-
-def completion_of(part: dict[str, Any], arrays: dict[str, Array]) -> Array:
-    """Return the array that a claim, or a part, names."""
-    name = part.get("completion")
-    is_array = type(name) is str and name in arrays
-    cause = "the certificate lacks it, or an earlier claim has taken it"
-    require(is_array, f"a claim names the array {plain(name)}, but {cause}")
-    return arrays.pop(str(name))
+        name = part.get("completion")
+        is_array = type(name) is str and name in arrays
+        cause = "the certificate lacks it, or an earlier claim has taken it"
+        require(is_array, f"a claim names the array {plain(name)}, but {cause}")
+        completions.append(arrays.pop(name))
+    return Claim(statement, completions if "parts" in statement else completions[0])
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

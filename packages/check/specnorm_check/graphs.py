@@ -23,64 +23,48 @@ LAST_OPSET = 28  # up to this one
 LONGEST_OPERATOR = 80  # characters of its name
 MOST_ENTRIES = 2**32  # of one tensor
 
-WINDOW = {"auto_pad", "dilations", "kernel_shape", "pads", "strides"}
-REDUCTION = {"axes", "keepdims", "noop_with_empty_axes"}
-WITHOUT_ATTRIBUTES = """
-    Abs Add Asinh Atan Clip Cos Div Erf Expand HardSwish Identity MatMul Max Min
-    Mish Mul Neg PRelu Reciprocal Relu Sigmoid Sin Slice Softplus Softsign Squeeze
-    Sub Sum Tanh Tile Unsqueeze Where
+OPERATORS = """
+    Abs Add Asinh Atan Clip Cos Div Erf Expand HardSwish Identity MatMul Max Min Mish \
+    Mul Neg PRelu Reciprocal Relu Sigmoid Sin Slice Softplus Softsign Squeeze Sub Sum \
+    Tanh Tile Unsqueeze Where:
+    Attention: is_causal qk_matmul_output_mode scale softcap
+    AveragePool Conv ConvTranspose MaxPool: auto_pad dilations kernel_shape pads strides
+    AveragePool MaxPool: ceil_mode
+    AveragePool: count_include_pad
+    BatchNormalization: epsilon momentum training_mode
+    Celu Elu HardSigmoid LeakyRelu Selu Swish: alpha
+    Concat Flatten Gather LogSoftmax ScatterElements Softmax Split TopK: axis
+    Conv ConvTranspose: group
+    ConvTranspose: output_padding
+    CumSum: exclusive reverse
+    DepthToSpace SpaceToDepth: blocksize
+    DepthToSpace Pad: mode
+    Einsum: equation
+    GatherND: batch_dims
+    Gelu: approximate
+    Gemm: alpha beta transA transB
+    HardSigmoid: beta
+    LayerNormalization RMSNormalization: axis epsilon stash_type
+    MaxPool: storage_order
+    ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum: axes keepdims \
+        noop_with_empty_axes
+    Reshape: allowzero
+    Resize: antialias coordinate_transformation_mode cubic_coeff_a exclude_outside \
+        extrapolation_value keep_aspect_ratio_policy mode nearest_mode
+    ScatterElements ScatterND: reduction
+    Selu: gamma
+    Split: num_outputs
+    TopK: largest sorted
+    Transpose: perm
+    Trilu: upper
 """
-REDUCTIONS = "ReduceL2 ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceSum"
-ALLOWED_ATTRIBUTES: dict[str, set[str]] = {
-    **{op: set() for op in WITHOUT_ATTRIBUTES.split()},
-    **dict.fromkeys(REDUCTIONS.split(), REDUCTION),
-    "Attention": {"is_causal", "qk_matmul_output_mode", "scale", "softcap"},
-    "AveragePool": WINDOW | {"ceil_mode", "count_include_pad"},
-    "BatchNormalization": {"epsilon", "momentum", "training_mode"},
-    "Celu": {"alpha"},
-    "Concat": {"axis"},
-    "Conv": WINDOW | {"group"},
-    "ConvTranspose": WINDOW | {"group", "output_padding"},
-    "CumSum": {"exclusive", "reverse"},
-    "DepthToSpace": {"blocksize", "mode"},
-    "Einsum": {"equation"},
-    "Elu": {"alpha"},
-    "Flatten": {"axis"},
-    "Gather": {"axis"},
-    "GatherND": {"batch_dims"},
-    "Gelu": {"approximate"},
-    "Gemm": {"alpha", "beta", "transA", "transB"},
-    "HardSigmoid": {"alpha", "beta"},
-    "LayerNormalization": {"axis", "epsilon", "stash_type"},
-    "LeakyRelu": {"alpha"},
-    "LogSoftmax": {"axis"},
-    "MaxPool": WINDOW | {"ceil_mode", "storage_order"},
-    "Pad": {"mode"},
-    "RMSNormalization": {"axis", "epsilon", "stash_type"},
-    "Reshape": {"allowzero"},
-    "Resize": {
-        "antialias",
-        "coordinate_transformation_mode",
-        "cubic_coeff_a",
-        "exclude_outside",
-        "extrapolation_value",
-        "keep_aspect_ratio_policy",
-        "mode",
-        "nearest_mode",
-    },
-    "ScatterElements": {"axis", "reduction"},
-    "ScatterND": {"reduction"},
-    "Selu": {"alpha", "gamma"},
-    "Softmax": {"axis"},
-    "SpaceToDepth": {"blocksize"},
-    "Split": {"axis", "num_outputs"},
-    "Swish": {"alpha"},
-    "TopK": {"axis", "largest", "sorted"},
-    "Transpose": {"perm"},
-    "Trilu": {"upper"},
-}
-"""The operators that a rule is for, each with the attributes that it may have: the rule
-reads them, or holds for any value of them."""
+"""The operators that a rule is for, and attributes that these may have: the rule reads
+them, or holds for any value of them."""
+ALLOWED_ATTRIBUTES: dict[str, set[str]] = {}
+for line in OPERATORS.strip().splitlines():
+    operators, names = line.split(":")
+    for operator in operators.split():
+        ALLOWED_ATTRIBUTES.setdefault(operator, set()).update(names.split())
 ELEM_TYPES_OF_CASTS = {1: np.float32, 7: np.int64, 11: np.float64}  # by ONNX's numbers
 WHOLE_ARITHMETIC = {
     "Add": np.add,
@@ -158,7 +142,6 @@ class Graph:
                     key = f"{node.op} {sorted(node.attributes.items())} {inputs}"
                     self.first[name] = computed.setdefault(key, name)
         self.ends = [self.first.get(name, name) for name in self.ends]
-        self._require_scalar_clip_limits()
 
     def _nodes_of(self, node: Any, inputs: list[str]) -> Iterator[tuple[str, Node]]:
         """Yield the name and the operator of each output.
@@ -178,18 +161,16 @@ class Graph:
             if shape != np.broadcast_shapes(shape, slopes.shape):
                 op = "PRelu that repeats its entries"
             attributes["alphas"] = [float(slopes.min()), float(slopes.max())]
-        has_sizes = all(name in self.shapes for name in (*inputs[:1], *node.output))
-        if op == "Split" and has_sizes:
+        if op == "Clip" and any(np.shape(self.arrays.get(x, 0)) for x in inputs[1:]):
+            op = "Clip whose limit is not a single number"  # and may repeat what it clips
+        if op == "Split" and all(x in self.shapes for x in (inputs[0], *node.output)):
             axis = attributes.get("axis", 0)
-            last = 0
-            for name in node.output:
-                first = last
-                last += self.shapes[name][axis]
-                yield (
-                    name,
-                    Node(op, inputs[:1], {"axis": axis, "first": first, "last": last}),
-                )
-            require(last == self.shapes[inputs[0]][axis], "a Split of another size")
+            ends = np.cumsum([0, *(self.shapes[name][axis] for name in node.output)])
+            require(ends[-1] == self.shapes[inputs[0]][axis], "a Split of another size")
+            for index, name in enumerate(node.output):
+                first, last = ends[index : index + 2].tolist()
+                how = {"axis": axis, "first": first, "last": last}
+                yield name, Node(op, inputs[:1], how)
             return
         if op == "Split":
             op = "Split as it is given"
@@ -211,18 +192,6 @@ class Graph:
             return [self.written_out[name]]
         return self.changing_inputs(name)
 
-    def _require_scalar_clip_limits(self) -> None:
-        """Refuse a Clip whose limits are arrays of the file with one axis or more.
-
-        Broadcasting may repeat what is clipped. Limits that are computed have no rule.
-        """
-        for node in self.nodes.values():
-            if node.op != "Clip":
-                continue
-            for name in node.inputs[1:]:
-                is_single = name not in self.arrays or self.arrays[name].shape == ()
-                require(is_single, "a Clip has a limit that is not a single number")
-
     def shape_of(self, name: str) -> tuple[int, ...]:
         """Return the shape of a value or an array, which has to be known."""
         if name in self.arrays:
@@ -241,65 +210,42 @@ class Graph:
         False if onnx infers no shape of it.
         """
         shape = self.shapes.get(name)
-        if shape is None:
-            return False
-        return all(self.shapes.get(other) == shape for other in names)
-
-    def keeps_entry_count(self, name: str) -> bool:
-        """Return whether a value has as many entries as its operator's first input."""
-        before = self.shapes.get(self.nodes[name].inputs[0])
-        after = self.shapes.get(name)
-        if before is None or after is None:
-            return False
-        return math.prod(before) == math.prod(after)
+        return shape is not None and all(self.shapes.get(x) == shape for x in names)
 
     def changing_inputs(self, name: str) -> list[str]:
         """Return the inputs of an operator that are not fixed, one for each use."""
-        return [
-            operand for operand in self.nodes[name].inputs if operand not in self.fixed
-        ]
+        return [x for x in self.nodes[name].inputs if x not in self.fixed]
 
     def has_fixed_inputs(self, node: Node) -> bool:
         """Return whether all inputs but the first are arrays of the file."""
-        others = set(node.inputs[1:])
-        left_out = ""  # the name that ONNX gives to an optional input
-        return others <= {left_out, *self.arrays}
+        return {*node.inputs[1:]} <= {"", *self.arrays}  # "": an input that is left out
 
     def require_fixed_inputs(self, node: Node) -> None:
         """Refuse an operator with an input, other than the first, that is computed."""
-        require(
-            self.has_fixed_inputs(node),
-            f"a {node.op} with a further input that is computed",
-        )
+        is_fixed = self.has_fixed_inputs(node)
+        require(is_fixed, f"a {node.op} with a further input that is computed")
 
 
 # -- the file --------------------------------------------------------------------------
 def require_known_definitions(model: Any) -> None:
     """Refuse operators whose definitions the authors of the rules have not read."""
-    opsets = []
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx"):
-            opsets.append(opset.version)
+    opsets = [x.version for x in model.opset_import if x.domain in ("", "ai.onnx")]
     is_known = len(opsets) == 1 and FIRST_OPSET <= opsets[0] <= LAST_OPSET
     sets = f"one operator set of ONNX from {FIRST_OPSET} to {LAST_OPSET}"
     message = f"the model does not import just {sets}, or has functions of its own"
-    require(is_known, message)
-    require(not model.functions, message)
+    require(is_known and not model.functions, message)
 
 
 def require_numbers_in_file(graph: Any) -> None:
     """Refuse numbers that are outside of the file."""
-    for tensor in tensors_of(graph):
-        is_inside = not tensor.external_data
-        require(is_inside, "the model has numbers outside of its file")
+    is_outside = any(tensor.external_data for tensor in tensors_of(graph))
+    require(not is_outside, "the model has numbers outside of its file")
 
 
 def tensors_of(graph: Any) -> list[Any]:
     """Return the tensors of a graph: its initializers and those of its operators."""
-    tensors = list(graph.initializer)
-    for node in graph.node:
-        tensors += [attribute.t for attribute in node.attribute]
-    return tensors
+    of_nodes = [attribute.t for node in graph.node for attribute in node.attribute]
+    return [*graph.initializer, *of_nodes]
 
 
 def fixed_arrays_of(graph: Any) -> dict[str, Array]:
@@ -310,19 +256,17 @@ def fixed_arrays_of(graph: Any) -> dict[str, Array]:
     """
     from onnx import numpy_helper
 
-    arrays = {}
-    for tensor in graph.initializer:
-        arrays[tensor.name] = numpy_helper.to_array(tensor)
+    arrays = {x.name: numpy_helper.to_array(x) for x in graph.initializer}
     for node in graph.node:
         if node.op_type != "Constant" or node.domain or len(node.attribute) != 1:
             continue
         (attribute,) = node.attribute
+        kinds = {"value_ints": ("ints", np.int64), "value_floats": ("floats", np.float32)}
         if attribute.name == "value":
             arrays[node.output[0]] = numpy_helper.to_array(attribute.t)
-        if attribute.name == "value_ints":
-            arrays[node.output[0]] = np.array(attribute.ints, np.int64)
-        if attribute.name == "value_floats":
-            arrays[node.output[0]] = np.array(attribute.floats, np.float32)
+        elif attribute.name in kinds:
+            field, dtype = kinds[attribute.name]
+            arrays[node.output[0]] = np.array(getattr(attribute, field), dtype)
     for name, array in arrays.items():
         if array.dtype.name == "bfloat16":
             arrays[name] = array.astype(np.float32)
@@ -331,12 +275,9 @@ def fixed_arrays_of(graph: Any) -> dict[str, Array]:
 
 def names_of_equal_arrays(arrays: Mapping[str, Array]) -> dict[str, str]:
     """Return for each array the name of the first that has the same bits."""
-    names: dict[tuple[str, ...], str] = {}
-    first = {}
-    for name, array in arrays.items():
-        key = (array.dtype.name, str(array.shape), digest(array))
-        first[name] = names.setdefault(key, name)
-    return first
+    names: dict[str, str] = {}
+    keys = {x: f"{y.dtype.name} {y.shape} {digest(y)}" for x, y in arrays.items()}
+    return {name: names.setdefault(key, name) for name, key in keys.items()}
 
 
 def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
@@ -350,9 +291,7 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
     for node in graph.node:
         if node.op_type not in ALLOWED_ATTRIBUTES:
             continue
-        numbers = [0]
-        for attribute in node.attribute:
-            numbers += [attribute.i, *attribute.ints]
+        numbers = [0, *(n for x in node.attribute for n in (x.i, *x.ints))]
         if node.op_type == "Pad" and len(node.input) > 1:
             pads = arrays.get(node.input[1], np.zeros(0))
             numbers += pads.reshape(-1).tolist()
@@ -360,11 +299,7 @@ def require_small_numbers(graph: Any, arrays: Mapping[str, Array]) -> None:
         require(is_small, f"{node.op_type} has a number of {NUMBER_LIMIT} or more")
 
 
-def set_input_shape(
-    graph: Any,
-    arrays: Mapping[str, Array],
-    shape: object,
-) -> str:
+def set_input_shape(graph: Any, arrays: Mapping[str, Array], shape: object) -> str:
     """Write the input's shape into a graph, and return the input's name."""
     inputs = list(graph.input)
     is_constant = any(graph_input.name in arrays for graph_input in inputs)
@@ -378,9 +313,8 @@ def set_input_shape(
     numbers = whole_numbers(shape, len(sizes), least=1)
     require_moderate(numbers)
     for size, n in zip(sizes, numbers, strict=True):
-        is_free = size.dim_value <= 0
-        is_same = size.dim_value == n
-        require(is_free or is_same, "the model's input has another shape")
+        is_same = size.dim_value <= 0 or size.dim_value == n  # 0: it is not stated
+        require(is_same, "the model's input has another shape")
         size.dim_value = n
     return str(inputs[0].name)
 
@@ -414,9 +348,7 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 
 def put_arrays(
-    graph: Any,
-    arrays: dict[str, Array],
-    shapes: Mapping[str, tuple[int, ...]],
+    graph: Any, arrays: dict[str, Array], shapes: Mapping[str, tuple[int, ...]]
 ) -> int:
     """Put arrays in place of operators that compute sizes; return how many there are.
 
@@ -437,9 +369,7 @@ def put_arrays(
 
 
 def array_of(
-    node: Any,
-    arrays: Mapping[str, Array],
-    shapes: Mapping[str, tuple[int, ...]],
+    node: Any, arrays: Mapping[str, Array], shapes: Mapping[str, tuple[int, ...]]
 ) -> Array | None:
     """Return the array that an operator computes of the file's arrays, or None.
 
@@ -500,10 +430,7 @@ def attributes_of(node: Any) -> dict[str, Any]:
     """Return an operator's attributes by their names."""
     from onnx import helper
 
-    attributes = {}
-    for attribute in node.attribute:
-        attributes[attribute.name] = helper.get_attribute_value(attribute)
-    return attributes
+    return {x.name: helper.get_attribute_value(x) for x in node.attribute}
 
 
 def known_operator(node: Any) -> str:
@@ -514,12 +441,8 @@ def known_operator(node: Any) -> str:
     if op not in ALLOWED_ATTRIBUTES:
         return op
     attributes = attributes_of(node)
-    without_rule = f"{op} as it is given"
-    if set(attributes) - ALLOWED_ATTRIBUTES[op]:
-        return without_rule
-    for name, value in ONLY_VALUES.items():
-        if attributes.get(name, value) != value:
-            return without_rule
-    if op == "BatchNormalization" and len(node.output) > 1:  # as in training
-        return without_rule
-    return op
+    has_rule = set(attributes) <= ALLOWED_ATTRIBUTES[op]
+    for name, value in attributes.items():
+        has_rule &= ONLY_VALUES.get(name, value) == value
+    has_rule &= op != "BatchNormalization" or len(node.output) == 1  # not as in training
+    return op if has_rule else f"{op} as it is given"

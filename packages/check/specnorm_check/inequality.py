@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specnorm_check.arithmetic import UNDERFLOW, Array, inflation, require
+from specnorm_check.arithmetic import UNDERFLOW, Array, frobenius_up, require
 from specnorm_check.graphs import Graph
 from specnorm_check.layers import LARGEST_MATRIX
 from specnorm_check.matrices import (
@@ -25,15 +25,14 @@ from specnorm_check.matrices import (
     step_of,
     values_between,
 )
-from specnorm_check.moves import MOVES, moved
-from specnorm_check.rules import ONE, slopes_of
+from specnorm_check.moves import MOVES, moved, numbered
+from specnorm_check.rules import slopes_of
 from specnorm_check.statements import Part, plain
 
 MOST_NUMBERS = 2**26  # of the matrices of all values between together
 MOST_UNITS = 2**13  # units and entries of the start
 ENTRY_ROUNDINGS = 16  # of a number of the form, besides those of a sum: 8 at most
 UNIT = 2.0**-52  # twice 2^-53, for the products of roundings
-NOT_PROVEN = "its multipliers do not prove the part"
 
 
 class Function(NamedTuple):
@@ -46,13 +45,6 @@ class Function(NamedTuple):
     high: float
     units: Array
     is_new: Array
-
-
-def constant_of_units(graph: Graph, part: Part) -> Fraction:
-    """Return 1 if |q_n d_n| <= |q_0 d_0| is proven for a part's end and start."""
-    form = Form(graph, part)
-    require(form.is_nonnegative(), NOT_PROVEN)
-    return ONE
 
 
 def new_units(graph: Graph, start: str, end: str) -> dict[str, Array]:
@@ -78,9 +70,8 @@ class Form:
         listed = [name for name, function in functions.items() if function.is_new.any()]
         is_same = [*part.values[1:-1]] == listed
         require(is_same, "a part lists other functions than those between its values")
-        self.squares = np.concatenate(
-            [np.zeros(0), *self._squares(graph, part, functions)]
-        )
+        squares = self._squares(graph, part, functions)
+        self.squares = np.concatenate([np.zeros(0), *squares])
         self.units = len(self.squares)
         columns = self.inputs + self.units
         entries = sum(math.prod(graph.shape_of(name)) for name in (start, *between))
@@ -95,12 +86,12 @@ class Form:
         self.error = error_of_roundings(steps, start, end)
 
         identity = np.eye(self.inputs, columns).reshape(*graph.shape_of(start), columns)
-        self.ends, self.arguments = matrices_of(
-            steps, functions, start, identity, np.asarray
+        of_numbers, of_sizes = (
+            matrices_of(steps, functions, start, identity, size)
+            for size in (np.asarray, np.abs)
         )
-        self.end_sizes, self.argument_sizes = matrices_of(
-            steps, functions, start, identity, np.abs
-        )
+        self.ends, self.arguments = of_numbers
+        self.end_sizes, self.argument_sizes = of_sizes
 
     def _squares(
         self, graph: Graph, part: Part, functions: Mapping[str, Function]
@@ -111,8 +102,7 @@ class Form:
             shape = graph.shape_of(name)
             channels = shape[1] if len(shape) > 1 else 1
             if len(q) == channels:
-                of_channels = q.reshape(shape[1:2] + (1,) * len(shape[2:]))
-                q = np.broadcast_to(of_channels, shape)
+                q = np.broadcast_to(q.reshape(shape[1:2] + (1,) * len(shape[2:])), shape)
             message = f"{plain(name)} has neither a multiplier a channel nor an entry"
             require(q.size == math.prod(shape), message)
             squares.append(np.square(q.reshape(-1)[functions[name].is_new]))
@@ -144,18 +134,16 @@ class Form:
         require(np.isfinite(matrix).all(), "a part has numbers that are not finite")
 
         # Step D: each summand is a norm of a matrix of errors.
-        z_size = size_of(z)
-        f_size = size_of(f)
+        z_size = frobenius_up(z)
+        f_size = frobenius_up(f)
         of_entry = Fraction(self.error + ENTRY_ROUNDINGS * UNIT)
-        z_error = of_entry * size_of(self.end_sizes * s)
-        f_error = of_entry * size_of(self.argument_sizes * s * rows[:, np.newaxis])
+        z_error = of_entry * frobenius_up(self.end_sizes * s)
+        f_error = of_entry * frobenius_up(self.argument_sizes * s * rows[:, np.newaxis])
         products = (len(z) + ENTRY_ROUNDINGS) * Fraction(UNIT) * z_size**2
         largest = Fraction(float(on_diagonal.max()))
         sums = ENTRY_ROUNDINGS * Fraction(UNIT) * (z_size**2 + 2 * f_size + largest)
-        error = (
-            products + sums + z_error * (2 * z_size + z_error) + 2 * f_error + UNDERFLOW
-        )
-        return self._has_factor(matrix, error)
+        of_rows = z_error * (2 * z_size + z_error) + 2 * f_error
+        return self._has_factor(matrix, products + sums + of_rows + UNDERFLOW)
 
     def _has_factor(self, matrix: Array, error: Fraction) -> bool:
         """Return whether a factor L proves that a matrix is at least ``error``.
@@ -171,17 +159,14 @@ class Form:
         except np.linalg.LinAlgError:
             return False
         residual = shifted - factor @ factor.T
-        roundings = (n + ENTRY_ROUNDINGS) * Fraction(UNIT) * size_of(factor) ** 2
+        roundings = (n + ENTRY_ROUNDINGS) * Fraction(UNIT) * frobenius_up(factor) ** 2
         of_shift = Fraction(UNIT) * (Fraction(float(np.abs(matrix).max())) + Fraction(t))
-        return size_of(residual) + roundings + 2 * of_shift + error <= Fraction(t)
+        return frobenius_up(residual) + roundings + 2 * of_shift + error <= Fraction(t)
 
 
 # -- step A: units ---------------------------------------------------------------------
 def functions_of(
-    graph: Graph,
-    start: str,
-    between: Sequence[str],
-    used: int,
+    graph: Graph, start: str, between: Sequence[str], used: int
 ) -> dict[str, Function]:
     """Return the functions of entries between, with the numbers of their units.
 
@@ -190,7 +175,7 @@ def functions_of(
     whose columns come first.
     """
     entries = 1 + used
-    numbers = {start: np.arange(1, entries).reshape(graph.shape_of(start))}
+    numbers = {start: numbered(graph.shape_of(start), 1)}
     functions: dict[str, Function] = {}
     known: dict[tuple[str, int, float], int] = {}
     for name in between:
@@ -201,11 +186,8 @@ def functions_of(
         if node.op in MOVES:
             numbers[name] = moved(graph, name, numbers)
         else:
-            count = math.prod(graph.shape_of(name))
-            numbers[name] = np.arange(entries, entries + count).reshape(
-                graph.shape_of(name)
-            )
-            entries += count
+            numbers[name] = numbered(graph.shape_of(name), entries)
+            entries += numbers[name].size
         slopes = slopes_of(node)
         if slopes is None:
             continue
@@ -256,9 +238,3 @@ def matrices_of(
         value[np.arange(len(argument)), function.units] += 1.0
         matrices[name] = value.reshape(sources[0].shape)
     return matrices[name].reshape(-1, columns), np.concatenate(rows)
-
-
-def size_of(matrix: Array) -> Fraction:
-    """Return the Frobenius norm of a matrix, rounded up (Arithmetic, step 3)."""
-    norm = Fraction(float(np.sqrt(np.square(matrix).sum())))
-    return norm * inflation(matrix.size) + UNDERFLOW

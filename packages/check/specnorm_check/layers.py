@@ -40,6 +40,14 @@ Lag = tuple[int, ...]
 
 LARGEST_ENTRY = 2**19  # of K' and H', in absolute value
 LARGEST_MATRIX = 2**26  # entries
+PADDING = {
+    "zeros": "constant",
+    "circular": "wrap",
+    "reflect": "reflect",
+    "symmetric": "symmetric",
+    "replicate": "edge",
+}
+"""NumPy's names of the padding modes."""
 
 
 # -- the layer -------------------------------------------------------------------------
@@ -111,7 +119,8 @@ def proven_norm(
     # Step 2: k has the kernels of stride 1 made of K', and h is H'.
     k = stride_one_kernels(rounded, layer)
     h = whole_numbers_of(completion)
-    require_same_columns(k, h)
+    message = f"H is {h.shape}; expected {k.shape} with any number of rows"
+    require(h.shape[:1] + h.shape[2:] == k.shape[:1] + k.shape[2:], message)
     if not kernel.any():
         return Fraction(0)  # exact; step 4 would add 2^-60
 
@@ -124,20 +133,15 @@ def proven_norm(
     norms_of_e = schur_bounds(e, roundings=kernel.size)
 
     # Step 5: the largest group, times the norm of the padding. All are bounds.
-    norms = []
-    for square, error in zip(squares, norms_of_e, strict=True):
-        norm = root_up(square) + error
-        norms.append(norm)
-    largest_norm = max(norms)
-    scaled_norm = largest_norm * padding_factor(layer)
-    return scaled_norm / Fraction(2) ** exponent
+    pairs = zip(squares, norms_of_e, strict=True)
+    largest_norm = max(root_up(square) + error for square, error in pairs)
+    return largest_norm * padding_factor(layer) / Fraction(2) ** exponent
 
 
 def whole_numbers_of(completion: Array) -> Array:
     """Return H' in float64; refuse other numbers than integers up to 2^19."""
     dtype = completion.dtype
-    is_whole = dtype.str in ("<i2", "<i4")
-    require(is_whole, f"H is {dtype}, not int16 or int32")
+    require(dtype.str in ("<i2", "<i4"), f"H is {dtype}, not int16 or int32")
     h = completion.astype(np.float64)
     require_small_entries(h)
     return h
@@ -147,18 +151,6 @@ def require_small_entries(numbers: Array) -> None:
     """Refuse numbers whose absolute value is above 2^19, or nan."""
     is_small = np.abs(numbers) <= LARGEST_ENTRY
     require(is_small.all(), "K or H has an entry above 2^19")
-
-
-def require_same_columns(k: Array, h: Array) -> None:
-    """Refuse an H that has not the groups, columns and taps of k.
-
-    k is as `stride_one_kernels` returns it.
-    """
-    message = f"H is {h.shape}; expected {k.shape} with any number of rows"
-    require(h.ndim == k.ndim, message)
-    rows = h.shape[1]
-    expected = (k.shape[0], rows, *k.shape[2:])
-    require(h.shape == expected, message)
 
 
 def stride_one_kernels(kernel: Array, layer: Layer) -> Array:
@@ -174,9 +166,7 @@ def stride_one_kernels(kernel: Array, layer: Layer) -> Array:
     else:
         kernels = matrix_at_size(kernel, layer, layer.sizes)
     _, rows, channels, *_ = kernels.shape
-    if channels > rows:
-        return kernels.swapaxes(1, 2)
-    return kernels
+    return kernels.swapaxes(1, 2) if channels > rows else kernels
 
 
 # -- Lemma 1 ---------------------------------------------------------------------------
@@ -186,16 +176,12 @@ def squared_norm_bounds(a: Array) -> list[Fraction]:
     ``a`` is A, the rows of K above those of H. So M_t is the sum of A_x^T A_{x+t} over x.
     """
     _, _, channels, *taps = a.shape
-    zero = (0,) * len(taps)
     identity = np.eye(channels, dtype=np.int64)
-    shifts = []
-    shifted = []
-    for m_0 in lag_matrices(a, zero):
-        v = best_shift(m_0)
-        shifts.append(v)
-        # No overflow: 0 <= v <= the mean of M_0's diagonal, which `exact_products`
-        # keeps below 2^62.
-        shifted.append(m_0 - v * identity)
+    m_0 = lag_matrices(a, (0,) * len(taps))
+    # No overflow: 0 <= v <= the mean of M_0's diagonal, which `exact_products` keeps
+    # below 2^62.
+    shifts = [best_shift(each) for each in m_0]
+    shifted = [each - v * identity for each, v in zip(m_0, shifts, strict=True)]
     sums = frobenius_norms(np.array(shifted))
     norms_added = 1
     for lag in lags_after_zero(taps):
@@ -205,19 +191,14 @@ def squared_norm_bounds(a: Array) -> list[Fraction]:
         norms_added += 2
     # A norm is a sum of channels^2 squares, and `sums` is one of norms_added norms.
     factor = inflation(channels**2 + norms_added)
-    bounds = []
-    for v, sum_of_norms in zip(shifts, sums.tolist(), strict=True):
-        bounds.append(v + factor * Fraction(sum_of_norms))
-    return bounds
+    pairs = zip(shifts, sums.tolist(), strict=True)
+    return [v + factor * Fraction(sum_of_norms) for v, sum_of_norms in pairs]
 
 
 def lags_after_zero(taps: list[int]) -> Iterator[Lag]:
     """Yield one of t and -t for every lag t but zero."""
     zero = (0,) * len(taps)
-    ranges = []
-    for count in taps:
-        ranges.append(range(1 - count, count))
-    for lag in itertools.product(*ranges):
+    for lag in itertools.product(*(range(1 - count, count) for count in taps)):
         if lag > zero:  # the first number that is not 0 is positive
             yield lag
 
@@ -232,19 +213,15 @@ def lag_matrices(a: Array, lag: Lag) -> Array:
         stop = min(count, count - t)
         x.append(slice(first, stop))
         x_plus_t.append(slice(first + t, stop + t))
-    a_x = a[:, :, :, *x]
-    a_x_plus_t = a[:, :, :, *x_plus_t]
     return exact_products(
-        rows_of_channels(a_x),
-        rows_of_channels(a_x_plus_t),
+        rows_of_channels(a[:, :, :, *x]), rows_of_channels(a[:, :, :, *x_plus_t])
     )
 
 
 def rows_of_channels(a: Array) -> Array:
     """Return matrices (groups, channels, rows times taps)."""
-    groups, _, channels, *_ = a.shape
     channels_first = np.moveaxis(a, 2, 1)
-    return channels_first.reshape(groups, channels, -1)
+    return channels_first.reshape(*channels_first.shape[:2], -1)
 
 
 def best_shift(m_0: Array) -> int:
@@ -271,19 +248,10 @@ def by_phases(kernel: Array, layer: Layer) -> Array:
         step = axis.stride // common  # s' of step 1
         phases = min(step, axis.taps)  # no tap reads a phase beyond the last tap
         kernel = split_axis(kernel, 2 + index, phases)
-    rows = len(kernel) // layer.groups
-    return kernel.reshape(
-        layer.groups,
-        rows,
-        *kernel.shape[1:],
-    )
+    return kernel.reshape(layer.groups, -1, *kernel.shape[1:])
 
 
-def split_axis(
-    kernel: Array,
-    axis: int,
-    phases: int,
-) -> Array:
+def split_axis(kernel: Array, axis: int, phases: int) -> Array:
     """Return the kernel that reads the phases of an axis as channels (step 3).
 
     Tap phases * a + b of a channel becomes tap a of the channel (channel, b).
@@ -291,8 +259,7 @@ def split_axis(
     taps = kernel.shape[axis]
     fewer = -(-taps // phases)  # rounded up
     widths = [(0, 0)] * kernel.ndim
-    missing = fewer * phases - taps
-    widths[axis] = (0, missing)
+    widths[axis] = (0, fewer * phases - taps)
     padded = np.pad(kernel, widths)
     before = padded.shape[:axis]
     after = padded.shape[axis + 1 :]
@@ -309,15 +276,10 @@ def padding_factor(layer: Layer) -> Fraction:
     |P u|^2 counts each pixel as often as it is copied, so that the norm is the root of
     the largest number of copies of a pixel.
     """
-    if layer.sizes is not None:
-        return Fraction(1)
     copies = 1
-    mode = layer.padding_mode
-    for axis in layer.axes:
-        copies *= copies_of_a_pixel(axis, mode)
-    if copies == 1:
-        return Fraction(1)
-    return root_up(Fraction(copies))
+    if layer.sizes is None:
+        copies = math.prod(copies_of_a_pixel(x, layer.padding_mode) for x in layer.axes)
+    return root_up(Fraction(copies)) if copies > 1 else Fraction(1)
 
 
 def copies_of_a_pixel(axis: Axis, mode: str) -> int:
@@ -339,65 +301,34 @@ def copies_of_a_pixel(axis: Axis, mode: str) -> int:
     return 1
 
 
-def matrix_at_size(
-    kernel: Array,
-    layer: Layer,
-    sizes: tuple[int, ...],
-) -> Array:
+def matrix_at_size(kernel: Array, layer: Layer, sizes: tuple[int, ...]) -> Array:
     """Return the layer's matrix for each group (step 4)."""
     outputs, inputs, *taps = kernel.shape
-    sizes_out = []
-    for axis, size in zip(layer.axes, sizes, strict=True):
-        sizes_out.append(axis.outputs(size))
+    pairs = [*zip(layer.axes, sizes, strict=True)]
+    sizes_out = [axis.outputs(size) for axis, size in pairs]
     rows = outputs * math.prod(sizes_out)
     columns = inputs * math.prod(sizes)
     smallest = min([1, *sizes, *sizes_out])
     require(smallest > 0, "at its size it has no input or no output")
-    is_small = rows * columns < LARGEST_MATRIX
-    require(is_small, "at its size it is too large a matrix")
+    require(rows * columns < LARGEST_MATRIX, "at its size it is too large a matrix")
 
-    mode = layer.padding_mode
     by_taps = kernel.reshape(outputs, inputs, -1)
     matrix = np.zeros((rows, columns))
     all_taps = itertools.product(*map(range, taps))
     for tap_number, tap in enumerate(all_taps):
         reads: Array = np.ones((1, 1))
-        for axis, size, t in zip(layer.axes, sizes, tap, strict=True):
-            on_axis = pixels_read(axis, size, t, mode)
-            reads = np.kron(reads, on_axis)
-        k_t = by_taps[:, :, tap_number]
-        matrix += np.kron(k_t, reads)
+        for (axis, size), t in zip(pairs, tap, strict=True):
+            reads = np.kron(reads, pixels_read(axis, size, t, layer.padding_mode))
+        matrix += np.kron(by_taps[:, :, tap_number], reads)
     return matrix.reshape(layer.groups, -1, columns)
 
 
-def pixels_read(
-    axis: Axis,
-    size: int,
-    tap: int,
-    mode: str,
-) -> Array:
+def pixels_read(axis: Axis, size: int, tap: int, mode: str) -> Array:
     """Return R(t) of Lemma 3: a 1 where an output (row) reads a pixel (column)."""
-    outputs = axis.outputs(size)
-    position = axis.stride * np.arange(outputs)
-    position += axis.dilation * tap - axis.padding_before
-    if mode == "circular":
-        position = position % size
-    if mode == "reflect":
-        most = max(axis.padding_before, axis.padding_after)
-        require(most < size, "its padding reflects too many pixels")
-        last = size - 1
-        position = np.abs(position)  # mirrored at the first pixel
-        position = last - np.abs(last - position)  # and at the last
-    if mode == "symmetric":
-        most = max(axis.padding_before, axis.padding_after)
-        require(most <= size, "its padding reflects too many pixels")
-        position = np.maximum(position, -1 - position)  # mirrored before the first pixel
-        position = np.minimum(position, 2 * size - 1 - position)  # and behind the last
-    if mode == "replicate":
-        position = np.clip(position, 0, size - 1)
-    is_pixel = (position >= 0) & (position < size)
-    output = np.flatnonzero(is_pixel)
-    pixel = position[is_pixel]
-    reads = np.zeros((outputs, size))
-    reads[output, pixel] = 1
-    return reads
+    before, after = axis.padding_before, axis.padding_after
+    most = {"reflect": size - 1, "symmetric": size}.get(mode, before + after)
+    require(max(before, after) <= most, "its padding reflects too many pixels")
+    numbers = np.arange(1, size + 1)
+    padded = np.pad(numbers, (before, after), PADDING[mode])  # type: ignore[call-overload]
+    read = padded[axis.dilation * tap :: axis.stride][: axis.outputs(size)]
+    return np.asarray(read[:, np.newaxis] == numbers)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from specnorm_check.arithmetic import Array, require
-from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import Layer, matrix_at_size
+from specnorm_check.graphs import Graph
+from specnorm_check.layers import matrix_at_size
 from specnorm_check.moves import MOVES, moved
 from specnorm_check.parts import LAYER_OPERATORS, Slopes, read_kernel
 from specnorm_check.resizing import matrix_of_resize
@@ -23,7 +23,6 @@ from specnorm_check.rules import (
     LEAST_PRODUCT,
     REDUCTIONS,
     SUMS,
-    axes_of_windows,
     normalising_factors,
     slopes_of,
 )
@@ -86,7 +85,7 @@ def step_of(graph: Graph, name: str) -> Step:
     if node.op in SCATTERS:
         return step_of_scatter(graph, name, sources)
     if node.op in ("Einsum", "MatMul"):
-        return step_of_product(graph, node, sources)
+        return step_of_product(graph, name, sources)
     require(graph.has_fixed_inputs(node), message)  # the first alone changes
     slopes = slopes_of(node)
     if slopes is not None:
@@ -102,32 +101,38 @@ def step_of(graph: Graph, name: str) -> Step:
         return Step(sources, factors.reshape(-1, *ones), 6, scaled)
     if node.op in ("Mul", "Div"):
         numbers = graph.arrays[node.inputs[1]].astype(np.float64)
-        if node.op == "Mul":
-            return Step(sources, numbers, 1, scaled)
-        is_finite = np.isfinite(numbers) & (numbers != 0)
-        require(is_finite.all(), "a Div by 0 or by no finite number")
-        return Step(sources, 1 / numbers, 2, scaled)
+        is_known = np.isfinite(numbers) & ((numbers != 0) | (node.op == "Mul"))
+        require(is_known.all(), f"a {node.op} by 0 or by no finite number")
+        return Step(sources, numbers if node.op == "Mul" else 1 / numbers, 2, scaled)
+    axes = ascii_letters[: len(before)]
     if node.op in REDUCTIONS:
-        return step_of_reduction(graph, node, before, after)
+        summed = {axis % len(before) for axis in graph.axes_of(node)}
+        require(summed, f"{node.op} without axes stands in a matrix")
+        count = math.prod(before[axis] for axis in summed)
+        weight = np.array(1 / count if node.op == "ReduceMean" else 1.0)
+        kept = "".join(x for axis, x in enumerate(axes) if axis not in summed)
+        apply = partial(product, f"{axes}Z,->{kept}Z", 0, after)
+        return Step(sources, weight, count + 2, apply)
     if node.op == "CumSum":
         axis = int(graph.arrays[node.inputs[1]].item()) % len(before)
         sums = np.tri(before[axis], k=-bool(node.attributes.get("exclusive")))
         sums = sums.T if node.attributes.get("reverse") else sums
-        return Step(sources, sums, len(sums) + 1, partial(along_axis, axis))
+        equation = f"{axes}Z,Y{axes[axis]}->{axes.replace(axes[axis], 'Y')}Z"
+        return Step(sources, sums, len(sums) + 1, partial(product, equation, 0, after))
     if node.op == "Resize":
         matrix = matrix_of_resize(graph, node, before, after)[np.newaxis]
     else:
-        is_known = node.op in LAYER_OPERATORS or node.op == "AveragePool"
-        require(is_known, message)
-        kernel, layer = kernel_of(graph, node, before, after)
+        require(node.op in LAYER_OPERATORS or node.op == "AveragePool", message)
+        kernel, layer = read_kernel(graph, node, before, after)
         matrix = matrix_at_size(kernel, layer, layer.sizes or ())
         if node.op == "ConvTranspose":
             matrix = matrix.swapaxes(1, 2)
     return Step(sources, matrix, matrix.shape[2] + 8, partial(multiplied, after))
 
 
-def step_of_product(graph: Graph, node: Node, sources: list[str]) -> Step:
+def step_of_product(graph: Graph, name: str, sources: list[str]) -> Step:
     """Return the step of a MatMul or Einsum of a value and an array, in either order."""
+    node = graph.nodes[name]
     message = f"such a {node.op} stands in a matrix"
     require(len(node.inputs) == 2, message)
     index = node.inputs.index(sources[0])
@@ -142,16 +147,17 @@ def step_of_product(graph: Graph, node: Node, sources: list[str]) -> Step:
     )
     require(bool(arrow) and len(letters) == 2 and is_plain, message)
     sizes: dict[str, int] = {}
-    for name, each in zip(node.inputs, letters, strict=True):
+    for source, each in zip(node.inputs, letters, strict=True):
         named = each.removeprefix("...")
-        shape = graph.shape_of(name)
+        shape = graph.shape_of(source)
         require(len(shape) >= len(named), message)
         sizes.update(zip(named, shape[len(shape) - len(named) :], strict=True))
     count = math.prod(size for each, size in sizes.items() if each not in result)
     column = next(each for each in ascii_letters if each not in equation)
     letters[index] += column
     whole = f"{letters[0]},{letters[1]}->{result}{column}"
-    return Step(sources, numbers, count + 1, partial(product, whole, index))
+    apply = partial(product, whole, index, graph.shape_of(name))
+    return Step(sources, numbers, count + 1, apply)
 
 
 def step_of_scatter(graph: Graph, name: str, sources: list[str]) -> Step:
@@ -162,17 +168,14 @@ def step_of_scatter(graph: Graph, name: str, sources: list[str]) -> Step:
     message = f"such a {node.op} stands in a matrix"
     require(indices in graph.arrays, message)
     array = graph.arrays[indices]
-    if node.op == "ScatterND":
-        places = list(np.moveaxis(array, -1, 0))
-    else:
+    places = list(np.moveaxis(array, -1, 0))
+    if node.op == "ScatterElements":
         places = list(np.indices(array.shape))
         places[node.attributes.get("axis", 0) % len(shape)] = array
     reduction = node.attributes.get("reduction", b"none")
-    require(reduction in (b"none", b"add"), message)
-    number_of_entry = np.arange(math.prod(shape)).reshape(shape)
-    written = number_of_entry[tuple(places)].reshape(-1)
+    written = np.arange(math.prod(shape)).reshape(shape)[tuple(places)].reshape(-1)
     is_once = len(np.unique(written)) == len(written)
-    require(is_once or reduction == b"add", f"a {node.op} that puts two in one place")
+    require(reduction == b"add" or (is_once and reduction == b"none"), message)
 
     def apply(weights: Array, arrays: Sequence[Array]) -> Array:
         columns = arrays[0].shape[-1]
@@ -187,51 +190,6 @@ def step_of_scatter(graph: Graph, name: str, sources: list[str]) -> Step:
         return np.asarray(weights * after.reshape(*shape, columns))
 
     return Step(sources, np.ones(1), len(written) + 1, apply)
-
-
-def step_of_reduction(
-    graph: Graph,
-    node: Node,
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-) -> Step:
-    """Return the step of a sum or a mean over some axes."""
-    axes = graph.axes_of(node)
-    require(len(axes) > 0, f"{node.op} without axes stands in a matrix")
-    positive = tuple(axis % len(before) for axis in axes)
-    count = math.prod(before[axis] for axis in positive)
-    weight = 1 / count if node.op == "ReduceMean" else 1.0
-
-    def apply(weights: Array, arrays: Sequence[Array]) -> Array:
-        sums = arrays[0].sum(axis=positive)
-        columns = sums.shape[-1]
-        return np.asarray(weights * sums.reshape(*after, columns))
-
-    return Step(node.inputs[:1], np.array([weight]), count + 2, apply)
-
-
-def kernel_of(
-    graph: Graph,
-    node: Node,
-    before: tuple[int, ...],
-    after: tuple[int, ...],
-) -> tuple[Array, Layer]:
-    """Return the kernel and the geometry of a layer, or of averages of each channel.
-
-    ``before`` and ``after`` are the shapes (n, c, *sizes) of the input and the value. The
-    kernel: (out, in / groups, *taps). That of a ConvTranspose is its adjoint's.
-    """
-    if node.op in LAYER_OPERATORS:
-        stored = graph.arrays[node.inputs[1]].astype(np.float64)
-        return read_kernel(node, stored, before, after)
-    taps = node.attributes["kernel_shape"]
-    axes = axes_of_windows(node, taps)
-    is_padded = any(axis.padding_before or axis.padding_after for axis in axes)
-    counts_all = not is_padded or bool(node.attributes.get("count_include_pad"))
-    require(counts_all, "averages of fewer pixels stand in a matrix")
-    channels = before[1]
-    kernel = np.full((channels, 1, *taps), 1 / math.prod(taps))
-    return kernel, Layer(axes, channels, "zeros", before[2:])
 
 
 def added(shape: tuple[int, ...], weights: Array, arrays: Sequence[Array]) -> Array:
@@ -259,11 +217,7 @@ def scaled(weights: Array, arrays: Sequence[Array]) -> Array:
     return np.asarray(weights[..., np.newaxis] * arrays[0])
 
 
-def multiplied(
-    after: tuple[int, ...],
-    weights: Array,
-    arrays: Sequence[Array],
-) -> Array:
+def multiplied(after: tuple[int, ...], weights: Array, arrays: Sequence[Array]) -> Array:
     """Return a matrix, for each group, times the last axes of its input that it reads."""
     groups, _, inputs = weights.shape
     columns = arrays[0].shape[-1]
@@ -271,15 +225,17 @@ def multiplied(
     return np.asarray(np.matmul(weights, by_group).reshape(*after, columns))
 
 
-def product(equation: str, index: int, weights: Array, arrays: Sequence[Array]) -> Array:
+def product(
+    equation: str,
+    index: int,
+    after: tuple[int, ...],
+    weights: Array,
+    arrays: Sequence[Array],
+) -> Array:
     """Return the product of an Einsum of which the factor at ``index`` changes."""
     factors = [arrays[0], weights] if index == 0 else [weights, arrays[0]]
-    return np.asarray(np.einsum(equation, *factors, optimize=True))
-
-
-def along_axis(axis: int, weights: Array, arrays: Sequence[Array]) -> Array:
-    """Return a matrix times an axis."""
-    return np.moveaxis(np.tensordot(weights, arrays[0], (1, axis)), 0, axis)
+    found = np.einsum(equation, *factors, optimize=True)
+    return np.asarray(found.reshape(*after, arrays[0].shape[-1]))
 
 
 # -- step B: roundings -----------------------------------------------------------------
@@ -292,12 +248,9 @@ def error_of_roundings(steps: Mapping[str, Step], start: str, end: str) -> float
     least = {start: 1.0}
     for name, step in steps.items():
         require(np.isfinite(step.weights).all(), "a matrix has NaN or infinity")
-        sizes = np.abs(step.weights)
-        if step.slopes is not None:
-            sizes = np.abs(np.array(step.slopes))
+        sizes = np.abs(step.weights if step.slopes is None else np.array(step.slopes))
         smallest = float(sizes[sizes > 0].min(initial=1.0))
-        before = [least[source] for source in step.sources]
-        least[name] = min(before) * smallest
+        least[name] = min(least[x] for x in step.sources) * smallest
         require(least[name] > LEAST_PRODUCT, "numbers so small that products are inexact")
         roundings[name] = max(roundings[x] for x in step.sources) + step.roundings + 1
     require(roundings[end] < 2**32, "a matrix has too many roundings")

@@ -57,20 +57,23 @@ class Writer:
         if node.op in ("Max", "Min"):
             is_same = self.graph.have_shape(self.graph.changing_inputs(name), name)
             require(is_same, f"{node.op} broadcasts")
-            return self.extreme(node.op in MAXIMA, node.inputs)
+            return self.extreme(node.op, node.inputs)
         self.graph.require_fixed_inputs(node)
         if node.op == "MaxPool":
             return self.pooled(node)
         value = node.inputs[0]
-        axis = self.axis_of(node)
-        size = self.graph.shape_of(value)[axis]
-        entries = [self.part(value, axis, i, i + 1, 1) for i in range(size)]
-        shape = self.graph.shape_of(name)
+        axes = [node.attributes.get("axis", -1)]
         if node.op != "TopK":
-            return self.add("Reshape", [self.extreme(node.op in MAXIMA, entries)], shape)
+            axes = self.graph.axes_of(node)
+        require(len(axes) == 1, "maxima along several axes")
+        axis = axes[0] % len(shape)
+        entries = [self.part(value, axis, i, i + 1, 1) for i in range(shape[axis])]
+        after = self.graph.shape_of(name)
+        if node.op != "TopK":
+            return self.add("Reshape", [self.extreme(node.op, entries)], after)
         falls = bool(node.attributes.get("largest", 1))
-        kept = self.in_order(entries, falls)[: shape[axis]]
-        return self.add("Concat", kept, shape, axis=axis)
+        kept = self.in_order(entries, falls)[: after[axis]]
+        return self.add("Concat", kept, after, axis=axis)
 
     def pooled(self, node: Node) -> str:
         """Return the maxima of windows, along one axis of pixels after the other."""
@@ -84,7 +87,7 @@ class Writer:
             for tap in range(window.taps):
                 first = window.dilation * tap
                 taps.append(self.part(value, axis, first, first + length + 1, step))
-            value = self.extreme(True, taps)
+            value = self.extreme(node.op, taps)
         return value
 
     def in_order(self, entries: Sequence[str], falls: bool) -> list[str]:
@@ -97,18 +100,9 @@ class Writer:
                 found[i : i + 2] = pair if falls else pair[::-1]
         return found
 
-    def axis_of(self, node: Node) -> int:
-        """Return the one axis along which entries are compared."""
-        rank = len(self.graph.shape_of(node.inputs[0]))
-        if node.op == "TopK":
-            return int(node.attributes.get("axis", -1)) % rank
-        axes = self.graph.axes_of(node)
-        require(len(axes) == 1, "maxima along several axes")
-        return int(axes[0]) % rank
-
-    def extreme(self, is_largest: bool, values: Iterable[str]) -> str:
+    def extreme(self, op: str, values: Iterable[str]) -> str:
         """Return the maximum or the minimum of values of one shape."""
-        which = 0 if is_largest else 1
+        which = 0 if op in MAXIMA else 1
         return reduce(lambda a, b: self.largest_and_least(a, b)[which], values)
 
     def largest_and_least(self, a: str, b: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -42,15 +42,18 @@ def copies_of(graph: Graph, name: str) -> dict[str, int]:
     """Return for each value that an operator moves how often it has an entry at most."""
     first = 1
     numbers: dict[str, Array] = {}
-    for source in graph.changing_inputs(name):
-        if source not in numbers:
-            shape = graph.shape_of(source)
-            numbers[source] = np.arange(first, first + math.prod(shape)).reshape(shape)
-            first += math.prod(shape)
+    for source in dict.fromkeys(graph.changing_inputs(name)):
+        numbers[source] = numbered(graph.shape_of(source), first)
+        first += numbers[source].size
     size = math.prod(graph.shape_of(name))
     require(first + size < MOST_MOVED, "too many entries are moved")
     counts = np.bincount(moved(graph, name, numbers).reshape(-1), minlength=first)
     return {source: int(counts[each].max()) for source, each in numbers.items()}
+
+
+def numbered(shape: tuple[int, ...], first: int) -> Array:
+    """Return numbers of the entries of a value, from the first one on."""
+    return np.arange(first, first + math.prod(shape)).reshape(shape)
 
 
 def moved(
@@ -82,8 +85,10 @@ def moved_alone(graph: Graph, name: str, before: Array, rank: int) -> Array:
     node = graph.nodes[name]
     last = before.shape[rank:]
     if node.op in SAME_ENTRIES:
-        require(graph.keeps_entry_count(name), f"{node.op} of another size")
-        return before.reshape((*graph.shape_of(name), *last))
+        shape = graph.shape_of(name)
+        is_same = math.prod(shape) == math.prod(before.shape[:rank])
+        require(is_same, f"{node.op} of another size")
+        return before.reshape((*shape, *last))
     if node.op == "Transpose":
         axes = node.attributes.get("perm", range(rank)[::-1])
         return before.transpose(*axes, *range(rank, before.ndim))
@@ -140,12 +145,10 @@ def joined(graph: Graph, node: Node, arrays: Mapping[str, Array], further: int) 
     last_axes = next(arrays[name].shape for name in node.inputs if name in arrays)
     rank = len(last_axes) - further
     last = last_axes[rank:]
-    parts: list[Array] = []
-    for name in node.inputs[node.op == "Where" :]:
-        if name in graph.fixed:
-            parts.append(np.zeros((*graph.shape_of(name), *last), np.int64))
-        else:
-            parts.append(arrays[name])
+    parts = [
+        np.zeros((*graph.shape_of(x), *last), int) if x in graph.fixed else arrays[x]
+        for x in node.inputs[node.op == "Where" :]
+    ]
     if node.op == "Concat":
         return np.concatenate(parts, node.attributes["axis"] % rank)
     require(node.inputs[0] in graph.arrays, "a Where whose condition is computed")
@@ -178,22 +181,13 @@ def padded(graph: Graph, node: Node, before: Array, rank: int) -> Array:
 
 def sliced(graph: Graph, node: Node, before: Array, rank: int) -> Array:
     """Return the part of an array that a Slice or Split takes."""
-    parts = [slice(None)] * before.ndim
-    for axis, part in slices_of(graph, node):
-        parts[axis % rank] = part
-    return before[tuple(parts)]
-
-
-def slices_of(graph: Graph, node: Node) -> Iterator[tuple[int, slice]]:
-    """Yield the axes of a Slice or Split, each with what is taken of it."""
-    if node.op == "Split":
-        taken = node.attributes
-        yield taken["axis"], slice(taken["first"], taken["last"], taken.get("step"))
-        return
-    given = [graph.arrays[name].tolist() if name else [] for name in node.inputs[1:]]
-    require(len(given) > 1, "such a Slice stands in a branch")
-    starts, ends, axes, steps = [*given, [], []][:4]
-    axes = axes or range(len(starts))
-    steps = steps or [1] * len(starts)
-    for axis, first, last, step in zip(axes, starts, ends, steps, strict=True):
-        yield axis, slice(first, last, step)
+    taken = node.attributes
+    cuts = [[taken.get(x, 1)] for x in ("axis", "first", "last", "step")]
+    if node.op == "Slice":
+        given = [graph.arrays[x].tolist() if x else [] for x in node.inputs[1:]]
+        require(len(given) > 1, "such a Slice stands in a branch")
+        starts, ends, axes, steps = [*given, [], []][:4]
+        cuts = [axes or [*range(len(starts))], starts, ends, steps or [1] * len(starts)]
+    parts = {axis % rank: slice(*cut) for axis, *cut in zip(*cuts, strict=True)}
+    require(len(parts) == len(cuts[0]), "a Slice cuts an axis twice")
+    return before[tuple(parts.get(axis, slice(None)) for axis in range(rank))]

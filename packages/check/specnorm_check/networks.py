@@ -11,6 +11,7 @@ refused.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -24,24 +25,12 @@ from specnorm_check.arithmetic import Array, Refused, require, root_up
 from specnorm_check.attention import Factor, factors_of_value
 from specnorm_check.branches import Link, links_by_branches
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.inequality import constant_of_units
+from specnorm_check.inequality import Form
 from specnorm_check.layers import proven_norm
 from specnorm_check.maxima import write_out_maxima
 from specnorm_check.moves import MOVES, copies_of
-from specnorm_check.parts import (
-    Joint,
-    Slopes,
-    growth,
-    joint_of_part,
-)
-from specnorm_check.rules import (
-    ONE,
-    ROUNDING,
-    SUMS,
-    factor_of_operator,
-    root_of_squares,
-    slopes_of,
-)
+from specnorm_check.parts import Joint, Slopes, growth, joint_of_part
+from specnorm_check.rules import ONE, SUMS, factor_of_operator, root_of_squares, slopes_of
 from specnorm_check.statements import (
     Part,
     Statement,
@@ -58,9 +47,7 @@ KEYS_OF_A_NETWORK = {"input_shape", "name", "parts", "sha256", "upper"}
 
 # -- the claim -------------------------------------------------------------------------
 def prove_network(
-    statement: Statement,
-    completions: Sequence[Array],
-    content: bytes,
+    statement: Statement, completions: Sequence[Array], content: bytes
 ) -> str:
     """Prove the claim that a network's Lipschitz constant is at most a number.
 
@@ -83,14 +70,10 @@ def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> s
     """Return what is proven, and which operators were read, in words."""
     shape = "x".join(map(str, statement["input_shape"]))
     constant = printed(read_hexadecimal(statement["upper"]))
-    counts: dict[str, int] = {}
-    for name in network.stated[1:]:  # the input is the first
-        op = network.nodes[name].op
-        counts[op] = counts.get(op, 0) + 1
+    counts = Counter(network.nodes[name].op for name in network.stated[1:])  # no input
     operators = ", ".join(f"{count} {op}" for op, count in counts.items())
     # Each value after the first is one step of a part: a sum of layers, and a function.
-    steps_of_parts = [len(part.values) - 1 for part in parts]
-    most_steps = max(steps_of_parts, default=0)
+    most_steps = max((len(part.values) - 1 for part in parts), default=0)
     part_count = f"{len(parts)} part" if len(parts) == 1 else f"{len(parts)} parts"
     layers = "1 layer" if most_steps == 1 else f"{most_steps} layers"
     return (
@@ -100,16 +83,34 @@ def sentence(statement: Statement, network: Network, parts: Sequence[Part]) -> s
 
 
 # -- values ----------------------------------------------------------------------------
+ONE_FOR_ALL = np.ones(1)
+
+
 class ValueBounds(NamedTuple):
     """Bounds of the difference z - z' of a value, for inputs at the distance 1.
 
-    ``without_multipliers`` bounds |z - z'|, or is None if nothing is proven. For each
-    pair (q, c) of ``with_multipliers``, c bounds |q (z - z')|, where the multipliers q
-    are one number for each channel.
+    For each pair (q, c) of ``pairs``, c bounds |q (z - z')|, where the multipliers q are
+    one number for each channel, or one for all. Without a pair, nothing is proven.
     """
 
-    without_multipliers: Fraction | None
-    with_multipliers: list[tuple[Array, Fraction]]
+    pairs: list[tuple[Array, Fraction]]
+
+    def least(self, q: Array) -> Fraction | None:
+        """Return a bound of |q (z - z')|, or None (Networks, step 3)."""
+        return min((c * ratio(q, other) for other, c in self.pairs), default=None)
+
+    @property
+    def without_multipliers(self) -> Fraction | None:
+        """A bound of |z - z'|, or None."""
+        return self.least(ONE_FOR_ALL)
+
+
+def ratio(q: Array, other: Array) -> Fraction:
+    """Return the largest quotient of multipliers of one value."""
+    if len(q) != len(other):
+        return Fraction(float(q.max())) / Fraction(float(other.min()))
+    pairs = zip(q.tolist(), other.tolist(), strict=True)
+    return max(Fraction(x) / Fraction(y) for x, y in pairs)
 
 
 class Network(Graph):
@@ -124,59 +125,60 @@ class Network(Graph):
         self.stated = list(self.nodes)
         write_out_maxima(self)
 
-    def constant(
-        self,
-        parts: Sequence[Part],
-        completions: Sequence[Array],
-    ) -> Fraction:
+    def constant(self, parts: Sequence[Part], completions: Sequence[Array]) -> Fraction:
         """Return a Lipschitz constant of all outputs together (Networks, step 1).
 
         ``completions`` has the array 2^exponent H of each part.
         """
         parts = [self.with_first_names(part) for part in parts]
         self.require_ends(parts)
-        constants = []
-        for part, completion in zip(parts, completions, strict=True):
-            constants.append(self.constant_of_part(part, completion))
+        pairs = zip(parts, completions, strict=True)
+        constants = [self.constant_of_part(part, h) for part, h in pairs]
         return self.constant_of_outputs(self.bounds_of_values(parts, constants))
 
     def bounds_of_values(
-        self,
-        parts: Sequence[Part],
-        constants: Sequence[Fraction],
+        self, parts: Sequence[Part], constants: Sequence[Fraction]
     ) -> dict[str, ValueBounds]:
         """Return the bounds of each value, by the constants of some parts."""
-        bounds_of: dict[str, ValueBounds] = {}
-        for name in self.fixed:
-            bounds_of[name] = ValueBounds(Fraction(0), [])
-        bounds_of[self.start] = ValueBounds(ONE, [])
+        zero = Fraction(0)
+        bounds_of = {x: ValueBounds([(ONE_FOR_ALL, zero)]) for x in self.fixed}
+        bounds_of[self.start] = ValueBounds([(ONE_FOR_ALL, ONE)])
         links: dict[str, Link] = {}
         for name in self.stated:
             if name not in bounds_of:  # neither the input nor an array of the file
                 by_rule = self.bound_by_rule(name, bounds_of)
-                bounds_of[name] = ValueBounds(by_rule, [])
+                pairs = [] if by_rule is None else [(ONE_FOR_ALL, by_rule)]
+                bounds_of[name] = ValueBounds(pairs)
+            pairs = bounds_of[name].pairs
             for part, constant in zip(parts, constants, strict=True):
                 if part.values[-1] == name:
-                    links[name] = link_of_part(part, constant)
-                    by_part = self.bound_by_part(part, constant, bounds_of)
-                    bounds_of[name] = combine(bounds_of[name], by_part)
+                    q_0, q_n = part.multipliers_of_ends
+                    factor = constant * ratio(q_0, ONE_FOR_ALL) * ratio(ONE_FOR_ALL, q_n)
+                    links[name] = Link(part.values[0], factor)
+                    before = bounds_of[part.values[0]].least(q_0)
+                    if before is None:
+                        raise Refused(self.no_start(part))
+                    pairs.append((q_n, before * constant))
             if self.nodes[name].op in (*SUMS, "Concat"):
                 for link in links_by_branches(self, name, links):
-                    by_branches = bound_by_link(link, bounds_of)
-                    bounds_of[name] = combine(bounds_of[name], by_branches)
+                    before = bounds_of[link.start].without_multipliers
+                    if before is not None:
+                        pairs.append((ONE_FOR_ALL, link.factor * before))
         return bounds_of
+
+    def no_start(self, part: Part) -> str:
+        """Return the message that the first value of a part has no bound."""
+        start = part.values[0]
+        op = self.nodes[start].op
+        return f"no bound is known of {plain(start)} (a {op}), where a part begins"
 
     def constant_of_outputs(self, bounds_of: Mapping[str, ValueBounds]) -> Fraction:
         """Return a constant of all outputs together; refused if one has no bound."""
-        bounds = []
-        for name in self.ends:
-            bound = bounds_of[name].without_multipliers
-            if bound is None:
-                raise Refused(self.nothing_proven(bounds_of))
-            bounds.append(bound)
-        if len(bounds) == 1:
-            return bounds[0]
-        return root_of_squares(bounds)
+        bounds = [bounds_of[name].without_multipliers for name in self.ends]
+        known = [bound for bound in bounds if bound is not None]
+        if len(known) < len(bounds):
+            raise Refused(self.nothing_proven(bounds_of))
+        return known[0] if len(known) == 1 else root_of_squares(known)
 
     def with_first_names(self, part: AnyPart) -> AnyPart:
         """Return a part of the first ones of equal values, which operators read."""
@@ -186,22 +188,18 @@ class Network(Graph):
     def require_ends(self, parts: Sequence[Part]) -> None:
         """Refuse a part whose last value no operator computes: it would be ignored."""
         for part in parts:
-            last = part.values[-1]
-            is_computed = last in self.stated
-            require(is_computed, f"a part ends at {plain(last)}, no computed value")
+            end = part.values[-1]
+            require(end in self.stated, f"a part ends at {plain(end)}, no computed value")
 
     def nothing_proven(self, bounds_of: Mapping[str, ValueBounds]) -> str:
         """Return the message that some operators have no bound."""
-        unknown = set()
-        for name in self.stated:
-            if bounds_of[name].without_multipliers is None:
-                unknown.add(self.nodes[name].op)
+        unknown = {
+            self.nodes[name].op for name in self.stated if not bounds_of[name].pairs
+        }
         return f"nothing is proven beyond one of {', '.join(sorted(unknown))}"
 
     def bound_by_rule(
-        self,
-        name: str,
-        bounds_of: Mapping[str, ValueBounds],
+        self, name: str, bounds_of: Mapping[str, ValueBounds]
     ) -> Fraction | None:
         """Return a bound of |z - z'| from those of z's inputs (Networks, step 2).
 
@@ -230,13 +228,10 @@ class Network(Graph):
             return self.bound_of_moved(name, bounds_of)
         if node.op in ("Max", "Min") and self.have_shape(changing, name):
             return root_of_squares(bounds)
-        changes_first_alone = changing == node.inputs[:1] and self.has_fixed_inputs(node)
-        if not changes_first_alone:
+        if changing != node.inputs[:1] or not self.has_fixed_inputs(node):
             return None
         factor = factor_of_operator(self, name)
-        if factor is None:
-            return None
-        return factor * bounds[0]
+        return None if factor is None else factor * bounds[0]
 
     def bound_of_moved(
         self, name: str, bounds_of: Mapping[str, ValueBounds]
@@ -265,24 +260,18 @@ class Network(Graph):
         return factors
 
     def bound_by_tokens(
-        self,
-        name: str,
-        bounds_of: Mapping[str, ValueBounds],
+        self, name: str, bounds_of: Mapping[str, ValueBounds]
     ) -> Fraction | None:
         """Return a bound of a value by its factors of tokens; None without any."""
-        total = Fraction(0)
-        for start, factor in self.factors_of_tokens.get(name, []):
-            bound = bounds_of[start].without_multipliers
-            if bound is None:
-                return None
-            total += factor * bound
-        return total or None
+        factors = self.factors_of_tokens.get(name, [])
+        bounds = [bounds_of[start].without_multipliers for start, _ in factors]
+        terms = [
+            f * x for (_, f), x in zip(factors, bounds, strict=True) if x is not None
+        ]
+        return None if len(terms) < len(bounds) else sum(terms, Fraction(0)) or None
 
     def bounds_of_functions(
-        self,
-        node: Node,
-        summands: Sequence[str],
-        bounds_of: Mapping[str, ValueBounds],
+        self, node: Node, summands: Sequence[str], bounds_of: Mapping[str, ValueBounds]
     ) -> Iterator[Fraction]:
         """Yield bounds of a sum of functions of one value's entries (Networks, step 2).
 
@@ -295,12 +284,10 @@ class Network(Graph):
             slopes = slopes_of(before)
             if slopes is not None and self.has_fixed_inputs(before):
                 arguments[-1][before.inputs[0]] = slopes
-        signs = (
-            [1, -1] if node.op == "Sub" and len(summands) == 2 else [1] * len(summands)
-        )
+        is_difference = node.op == "Sub" and len(summands) == 2
+        signs = [1, -1] if is_difference else [1] * len(summands)
         for value in set.intersection(*map(set, arguments)):
-            low = Fraction(0)
-            high = Fraction(0)
+            low = high = Fraction(0)
             for sign, slopes_by_value in zip(signs, arguments, strict=True):
                 ends = [sign * Fraction(end) for end in slopes_by_value[value]]
                 low += min(ends)
@@ -312,82 +299,14 @@ class Network(Graph):
     def constant_of_part(self, part: Part, completion: Array) -> Fraction:
         """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""
         if not isinstance(part, Together):
-            return constant_of_units(self, self.with_first_names(part))
+            is_proven = Form(self, self.with_first_names(part)).is_nonnegative()
+            require(is_proven, "its multipliers do not prove the part")
+            return ONE
         joint = self.joint(part)
-        norm = proven_norm(
-            joint.kernel,
-            joint.layer,
-            completion,
-            part.exponent,
-            joint.errors,
-        )
+        kernel, exponent = joint.kernel, part.exponent
+        norm = proven_norm(kernel, joint.layer, completion, exponent, joint.errors)
         return growth(joint, norm) ** joint.depth * joint.factor
 
     def joint(self, part: Together) -> Joint:
         """Return the kernel whose norm proves a part."""
         return joint_of_part(self, self.with_first_names(part))
-
-    def bound_by_part(
-        self,
-        part: Part,
-        constant: Fraction,
-        bounds_of: Mapping[str, ValueBounds],
-    ) -> ValueBounds:
-        """Return the bounds that a part proves of its last value from its first's."""
-        start = part.values[0]
-        op = self.nodes[start].op
-        message = f"no bound is known of {plain(start)} (a {op}), where a part begins"
-        if not part.multipliers:
-            one_for_all = np.ones(1)
-            first = bound_with_multipliers(bounds_of[start], one_for_all, message)
-            return ValueBounds(first * constant, [])
-        q_0 = part.multipliers[0]
-        q_n = part.multipliers[-1]
-        last = bound_with_multipliers(bounds_of[start], q_0, message) * constant
-        least = Fraction(float(q_n.min()))
-        return ValueBounds(last / least, [(q_n, last)])
-
-
-def bound_with_multipliers(z_bounds: ValueBounds, q: Array, message: str) -> Fraction:
-    """Return a bound of |q (z - z')| (Networks, step 3).
-
-    ``q`` has one number for each channel, or one for all. Without any bound of z - z',
-    the claim is refused with ``message``.
-    """
-    bounds = []
-    if z_bounds.without_multipliers is not None:
-        largest = Fraction(float(q.max()))
-        bounds.append(z_bounds.without_multipliers * largest)
-    for other, c in z_bounds.with_multipliers:
-        if len(other) == len(q):
-            ratio = float((q / other).max())
-            bounds.append(c * Fraction(ratio) * ROUNDING)
-    require(bounds, message)
-    return min(bounds)
-
-
-def link_of_part(part: Part, constant: Fraction) -> Link:
-    """Return a bound of a part's last value by its first, without multipliers."""
-    if not part.multipliers:
-        return Link(part.values[0], constant)
-    largest = Fraction(float(part.multipliers[0].max()))
-    least = Fraction(float(part.multipliers[-1].min()))
-    return Link(part.values[0], constant * largest / least)
-
-
-def bound_by_link(link: Link, bounds_of: Mapping[str, ValueBounds]) -> ValueBounds:
-    """Return the bound of a value that follows from that of an earlier one."""
-    before = bounds_of[link.start].without_multipliers
-    if before is None:
-        return ValueBounds(None, [])
-    return ValueBounds(link.factor * before, [])
-
-
-def combine(first: ValueBounds, second: ValueBounds) -> ValueBounds:
-    """Return the bounds of a value of which two lists of bounds are proven."""
-    bounds = []
-    for bound in (first.without_multipliers, second.without_multipliers):
-        if bound is not None:
-            bounds.append(bound)
-    least = min(bounds, default=None)
-    return ValueBounds(least, first.with_multipliers + second.with_multipliers)

@@ -31,7 +31,7 @@ import numpy as np
 from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.layers import Axis, Layer, split_axis
-from specnorm_check.moves import SAME_ENTRIES, slices_of
+from specnorm_check.moves import MOST_MOVED, MOVES, moved, numbered
 from specnorm_check.rules import (
     ONE,
     POOLS,
@@ -46,9 +46,6 @@ from specnorm_check.rules import (
 from specnorm_check.statements import Together, plain
 
 LAYER_OPERATORS = {"Conv", "ConvTranspose", "Gemm"}
-SKIP_OPERATORS = {"Pad", "Slice"}
-CUTS = {"Concat", "Slice", "Split"}  # by which a layer reads channels of several values
-CONSTANT = -1  # in place of the number of a value
 MOST_NORMALISATIONS = 4  # behind a layer
 # An entry of N has 8 roundings, and 5 more for each normalization: 28 at most. Their
 # relative error is below 32 times 2^-53.
@@ -69,16 +66,18 @@ class Term(NamedTuple):
     layer: Layer
 
 
-class ActivationAndPool(NamedTuple):
-    """A value as a function, entry by entry, of another value; pooled afterwards.
+class Reading(NamedTuple):
+    """Channels of a value that are channels of z_j, the value number ``start``.
 
-    ``pooling_constant`` is 1 if there is no pooling.
+    The channels called ``rows`` are the ``channels`` of z_j, whose shape is ``shape`` or
+    was flattened to it, at every ``steps``-th pixel of each axis from the first one on.
     """
 
-    argument: str
-    slopes: Slopes
-    is_pooled: bool
-    pooling_constant: Fraction
+    start: int
+    rows: Array
+    channels: Array
+    shape: tuple[int, ...]
+    steps: list[int]
 
 
 class Joint(NamedTuple):
@@ -108,22 +107,19 @@ def joint_of_part(graph: Graph, part: Together) -> Joint:
     reader = TermReader(graph, part)
     terms: list[Term] = []
     slopes: dict[int, Slopes] = {}
-    pooling = ONE
-    for end in range(1, last + 1):
-        name = part.values[end]
-        function = function_at(graph, name)
-        if function.is_pooled:
-            require(end == last, f"pooling at {plain(name)} stands in a part")
-        # 1 at inner values, where pooling was refused above.
-        pooling = function.pooling_constant
-        low, high = function.slopes
+    name, pooling = before_pooling(graph, part.values[-1])
+    for end, value in enumerate([*part.values[1:-1], name], start=1):
+        argument, (low, high) = function_at(graph, value)
         slopes[end] = (min(low, 0.0), max(high, 0.0))  # Lemma 4: a <= 0 <= b
-        terms += reader.terms(end, function.argument)
+        terms += reader.terms(end, argument)
     require(terms, "a part has no layer")
-    if len(terms) == 1:
-        require(last == 1, DO_NOT_FIT)
-        return joint_of_one(part, terms[0], slopes[1], pooling)
-    return joint_of_several(terms, slopes, pooling)
+    if len(terms) > 1:
+        return joint_of_several(terms, slopes, pooling)
+    require(last == 1, DO_NOT_FIT)  # step G: one layer, at every size or at its own
+    kernel, layer = terms[0].kernel, terms[0].layer
+    if part.sizes == "every":
+        layer = replace(layer, sizes=None)
+    return Joint(kernel, layer, False, 1, pooling * largest_slope(slopes[1]))
 
 
 def growth(joint: Joint, norm: Fraction) -> Fraction:
@@ -140,40 +136,38 @@ def growth(joint: Joint, norm: Fraction) -> Fraction:
 
 
 # -- step A: the layers of a part ------------------------------------------------------
-def function_at(graph: Graph, name: str) -> ActivationAndPool:
-    """Return the function of each entry, and the pooling, that compute a part's value.
-
-    Backwards from the value, pooling comes first (step H), then the function. Either may
-    be absent; without a function the slopes are those of the identity.
-    """
-    is_computed = name in graph.nodes
-    require(is_computed, f"a part ends at {plain(name)}, no computed value")
-    node = graph.nodes[name]
-    is_pooled = False
+def before_pooling(graph: Graph, name: str) -> tuple[str, Fraction]:
+    """Return what is pooled to a part's last value, and the pooling's factor (step H)."""
     pooling = ONE
-    while node.op in POOLS or node.op == "ReduceMean":
+    while name in graph.nodes and graph.nodes[name].op in (*POOLS, "ReduceMean"):
+        node = graph.nodes[name]
         factor = factor_of_operator(graph, name)
         if factor is None or not keeps_channels(graph, node):
             raise Refused(f"{node.op} stands in a part")
-        is_pooled = True
         pooling *= factor
         name = node.inputs[0]
-        node = graph.nodes[name]
+    return name, pooling
+
+
+def function_at(graph: Graph, name: str) -> tuple[str, Slopes]:
+    """Return the argument of a value's function of each entry, and the slopes.
+
+    Without a function these are the value itself, and the slopes of the identity.
+    """
+    require(name in graph.nodes, f"a part ends at {plain(name)}, no computed value")
+    node = graph.nodes[name]
     slopes = slopes_of(node)
     if slopes is None:
-        identity = (1.0, 1.0)
-        return ActivationAndPool(name, identity, is_pooled, pooling)
+        return name, (1.0, 1.0)
     graph.require_fixed_inputs(node)
-    return ActivationAndPool(node.inputs[0], slopes, is_pooled, pooling)
+    return node.inputs[0], slopes
 
 
 def keeps_channels(graph: Graph, node: Node) -> bool:
     """Return whether pooling, or a mean, is over axes of pixels alone."""
     if node.op in POOLS:
         return True
-    axes = graph.axes_of(node)
-    takes_all_axes = len(axes) == 0
-    return not takes_all_axes and min(axes) > 1
+    return min(graph.axes_of(node), default=0) > 1
 
 
 @dataclass(frozen=True)
@@ -184,11 +178,7 @@ class TermReader:
     part: Together
 
     def terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float = 1.0,
-        normalisations: int = 0,
+        self, end: int, name: str, scale: Array | float = 1.0, normalisations: int = 0
     ) -> Iterator[Term]:
         """Yield the layers that lead from z_0, ..., z_{end-1} to the value ``name``.
 
@@ -201,9 +191,8 @@ class TermReader:
         if name in graph.fixed:
             return
         node = graph.nodes[name]
-        is_value_of_part = name in self.part.values[:end]
-        if is_value_of_part or node.op in SKIP_OPERATORS:
-            yield self.skip_term(end, name, scale)
+        if name in self.part.values[:end] or node.op in MOVES:
+            yield from self.skip_terms(end, name, scale)
         elif node.op == "BatchNormalization":
             graph.require_fixed_inputs(node)
             more = normalisations + 1
@@ -214,248 +203,173 @@ class TermReader:
             yield from self.terms(end, node.inputs[0], scales, more)
         elif node.op in SUMS:
             for index, summand in enumerate(node.inputs):
-                is_fixed = summand in graph.fixed
-                is_same = is_fixed or graph.have_shape([summand], name)
+                is_same = summand in graph.fixed or graph.have_shape([summand], name)
                 require(is_same, f"{node.op} broadcasts a value of a part")
-                is_subtracted = index == 1 and node.op == "Sub"
-                sign = -1 if is_subtracted else 1
+                sign = -1 if index == 1 and node.op == "Sub" else 1
                 yield from self.terms(end, summand, sign * scale, normalisations)
         else:
             require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
             yield from self.layer_terms(end, name, scale)
 
-    def layer_terms(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float,
-    ) -> Iterator[Term]:
-        """Yield the terms of a layer.
-
-        Its input is a value z_j, called ``source``, of the part, or z_j flattened, or
-        consists of channels of several values of the part.
-        """
+    def layer_terms(self, end: int, name: str, scale: Array | float) -> Iterator[Term]:
+        """Yield the terms of a layer: one for each z_j of which it reads channels."""
         graph = self.graph
         node = graph.nodes[name]
         graph.require_fixed_inputs(node)
-        input_name = node.inputs[0]
-        source = input_name
-        is_cut = source not in self.part.values[:end] and graph.nodes[source].op in CUTS
-        while source not in self.part.values[:end] and not is_cut:
-            before = graph.nodes[source]
-            message = f"{before.op} stands before a layer of a part"
-            require(before.op in SAME_ENTRIES, message)
-            require(graph.keeps_entry_count(source), message)
-            source = before.inputs[0]
-        shape = graph.shape_of(input_name)
-        stored = graph.arrays[node.inputs[1]].astype(np.float64)
-        kernel, layer = read_kernel(node, stored, shape, graph.shape_of(name))
-        if not is_cut:
-            yield self.term(end, source, input_name, kernel, layer, scale)
+        shape = graph.shape_of(node.inputs[0])
+        kernel, layer = read_kernel(graph, node, shape, graph.shape_of(name))
+        for read in self.readings(end, node.inputs[0]):
+            of_value = kernel
+            in_order = [*range(read.shape[1])]
+            is_whole = [*read.rows] == [*read.channels] == in_order
+            if not is_whole or len(in_order) != shape[1]:
+                require(layer.groups == 1 and not layer.is_adjoint, DO_NOT_FIT)
+                is_once = len(np.unique(read.channels)) == len(read.channels)
+                require(is_once, "a channel is read twice")
+                of_value = np.zeros((len(kernel), read.shape[1], *kernel.shape[2:]))
+                of_value[:, read.channels] = kernel[:, read.rows]
+            require(read.shape[2:] == shape[2:], DO_NOT_FIT)
+            yield self.term(end, read, of_value, layer, scale)
+
+    def skip_terms(self, end: int, name: str, scale: Array | float) -> Iterator[Term]:
+        """Yield the terms of values z_j that are added without a layer.
+
+        They may be sliced to some of their pixels, and joined with constant channels.
+        All of this is a layer of one tap: the kernel is a matrix of zeros and ones.
+        """
+        outputs = self.graph.shape_of(name)[1]
+        for read in self.readings(end, name):
+            matrix = np.zeros((outputs, read.shape[1]))
+            matrix[read.rows, read.channels] = 1
+            axes = tuple(Axis(1, step, 1, 0, 0) for step in read.steps)
+            kernel = matrix.reshape(*matrix.shape, *[1] * len(axes))
+            layer = Layer(axes, 1, "zeros", read.shape[2:])
+            yield self.term(end, read, kernel, layer, scale)
+
+    def readings(self, end: int, name: str) -> Iterator[Reading]:
+        """Yield which channels of a value are those of z_0, ..., z_{end-1}.
+
+        The rest is constant. Without multipliers, the value is z_0 in any order.
+        """
+        shape = self.graph.shape_of(name)
+        values = self.part.values[:end]
+        channels = np.arange(shape[1])
+        if name in values:
+            start = values.index(name)
+            yield Reading(start, channels, channels, shape, [1] * len(shape[2:]))
             return
-        require(layer.groups == 1 and not layer.is_adjoint, DO_NOT_FIT)
-        values, channels = self.channels_of(input_name, end)
-        for j in sorted({*values.tolist()} - {CONSTANT}):
-            source = self.part.values[j]
-            read = channels[values == j]
-            require(len(np.unique(read)) == len(read), "a channel is read twice")
-            columns = graph.shape_of(source)[1]
-            of_source = np.zeros((len(kernel), columns, *kernel.shape[2:]))
-            of_source[:, read] = kernel[:, values == j]
-            yield self.term(end, source, source, of_source, layer, scale)
+        first = 1
+        numbers: dict[str, Array] = {}
+        for value in values:
+            numbers[value] = numbered(self.graph.shape_of(value), first)
+            first += numbers[value].size
+            require(first < MOST_MOVED, "too many entries are moved")
+        found = self.numbers_of(name, numbers)
+        if not self.part.multipliers:
+            read = found[found > 0]
+            require(len(np.unique(read)) == len(read), "an entry is read twice")
+            yield Reading(0, channels, channels, shape, [1] * len(shape[2:]))
+            return
+        for start, value in enumerate(values):
+            whole = numbers[value]
+            if whole.ndim != len(shape):
+                whole = whole.reshape(len(whole), -1)
+            is_own = (found >= whole.min()) & (found <= whole.max())
+            rows = np.flatnonzero(np.moveaxis(is_own, 1, 0).reshape(shape[1], -1).any(1))
+            if len(rows):
+                yield reading_of(start, found[:, rows], rows, whole)
 
-    def channels_of(self, name: str, end: int) -> tuple[Array, Array]:
-        """Return for each channel of a value which z_j it is from, and its number there.
-
-        For constants, the former is `CONSTANT`.
-        """
-        graph = self.graph
-        count = graph.shape_of(name)[1]
-        if name in graph.fixed:
-            return np.full(count, CONSTANT), np.arange(count)
-        if name in self.part.values[:end]:
-            return np.full(count, self.part.values.index(name)), np.arange(count)
-        node = graph.nodes[name]
-        require(node.op in CUTS, f"{node.op} stands before a layer of a part")
-        if node.op == "Concat":
-            rank = len(graph.shape_of(name))
-            require(node.attributes["axis"] % rank == 1, DO_NOT_FIT)
-            pairs = [self.channels_of(operand, end) for operand in node.inputs]
-            of_both = [np.concatenate(each) for each in zip(*pairs, strict=True)]
-            return of_both[0], of_both[1]
-        graph.require_fixed_inputs(node)
-        cuts = [*slices_of(graph, node)]
-        rank = len(graph.shape_of(name))
-        require([axis % rank for axis, _ in cuts] == [1], DO_NOT_FIT)
-        values, channels = self.channels_of(node.inputs[0], end)
-        return values[cuts[0][1]], channels[cuts[0][1]]
-
-    def skip_term(
-        self,
-        end: int,
-        name: str,
-        scale: Array | float,
-    ) -> Term:
-        """Return the term of a value z_j of the part that is added without a layer.
-
-        It may be sliced to some of its pixels, and padded with constant channels. All of
-        this is a layer of one tap: the kernel is a matrix of zeros and ones.
-        """
-        source = name
-        changes = []
-        while source not in self.part.values[:end]:
-            node = self.graph.nodes[source]
-            require(node.op in SKIP_OPERATORS, f"{node.op} stands in a part")
-            self.graph.require_fixed_inputs(node)
-            changes.append(source)
-            source = node.inputs[0]
-        shape = self.graph.shape_of(source)
-        matrix = np.eye(shape[1])
-        strides = [1] * len(shape[2:])
-        for value in reversed(changes):  # from z_j on
-            if self.graph.nodes[value].op == "Pad":
-                more_rows = channels_padded(self.graph, value)
-                matrix = np.pad(matrix, (more_rows, (0, 0)))
-            else:
-                for index, step in enumerate(steps_of_slice(self.graph, value)):
-                    strides[index] *= step
-        axes = []
-        for stride in strides:
-            axes.append(
-                Axis(taps=1, stride=stride, dilation=1, padding_before=0, padding_after=0)
-            )
-        taps = [1] * len(axes)
-        kernel = matrix.reshape(*matrix.shape, *taps)
-        layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=shape[2:])
-        return self.term(end, source, source, kernel, layer, scale)
+    def numbers_of(self, name: str, numbers: dict[str, Array]) -> Array:
+        """Return which entries of the values that have ``numbers`` a value has."""
+        if name not in numbers:
+            op = self.graph.nodes[name].op
+            require(op in MOVES, f"{op} stands before a layer of a part")
+            for source in self.graph.changing_inputs(name):
+                self.numbers_of(source, numbers)
+            numbers[name] = moved(self.graph, name, numbers)
+        return numbers[name]
 
     def term(
-        self,
-        end: int,
-        source: str,
-        input_name: str,
-        kernel: Array,
-        layer: Layer,
-        scale: Array | float,
+        self, end: int, read: Reading, kernel: Array, layer: Layer, scale: Array | float
     ) -> Term:
-        """Return V_ij = q_i W_ij / q_j, where W_ij is ``scale`` times a layer (step B).
-
-        The layer reads the value ``input_name``: z_j = ``source``, or z_j flattened.
-        """
-        j = self.part.values.index(source)
-        outputs, inputs, *_ = kernel.shape
-        inputs *= layer.groups
+        """Return V_ij = q_i W_ij / q_j, where W_ij is ``scale`` times a layer."""
+        outputs, inputs = kernel.shape[0], kernel.shape[1] * layer.groups
         if layer.is_adjoint:
             outputs, inputs = inputs, outputs
         output_factors = scale * np.ones(outputs)
         input_factors = np.ones(inputs)
         if self.part.multipliers:
             q_i = self.part.multipliers[end]
-            q_j = self.part.multipliers[j]
-            message = "multipliers are not one a channel"
-            require(self.keeps_entries_of(j, source, input_name), message)
-            require(len(q_j) == self.graph.shape_of(source)[1], message)
-            require(len(q_i) == outputs, message)
+            q_j = self.part.multipliers[read.start]
+            channels = self.graph.shape_of(self.part.values[read.start])[1]
+            is_one_a_channel = len(q_j) == channels and len(q_i) == outputs
+            require(is_one_a_channel, "multipliers are not one a channel")
             output_factors = product_rounded_once(output_factors, q_i)
             # Flattened, the pixels of a channel stand one behind the other.
-            input_factors = 1 / np.repeat(q_j, inputs // len(q_j))
+            input_factors = 1 / np.repeat(q_j, inputs // channels)
         factors = output_factors, input_factors
         rows, columns = factors[::-1] if layer.is_adjoint else factors
         weighted = scale_channels(kernel, layer.groups, rows, columns)
-        return Term(j, end, weighted, layer)
+        return Term(read.start, end, weighted, layer)
 
-    def keeps_entries_of(self, j: int, source: str, input_name: str) -> bool:
-        """Return whether a layer reads z_j as it is, or z_0 flattened by samples."""
-        shape = self.graph.shape_of(source)
-        input_shape = self.graph.shape_of(input_name)
-        flattened = (shape[0], math.prod(shape[1:]))
-        is_flattened_start = j == 0 and input_shape == flattened
-        return input_shape == shape or is_flattened_start
+
+def reading_of(start: int, own: Array, rows: Array, whole: Array) -> Reading:
+    """Return how the numbers of some channels of a value are those of z_j, the ``whole``.
+
+    Refused if they are anything else than channels of z_j, at every ``step``-th pixel.
+    """
+    first, sizes = whole.min(), whole.shape[2:]
+    channels = (own[0].reshape(len(rows), -1)[:, 0] - first) // math.prod(sizes)
+    steps = []
+    for axis in range(len(sizes)):
+        line = np.moveaxis(own[0, 0], axis, 0).reshape(own.shape[2 + axis], -1)[:2, 0]
+        steps.append(max(int(np.diff(line).sum()) // math.prod(sizes[axis + 1 :]), 1))
+    every = [slice(None, None, step) for step in steps]
+    expected = whole[:, channels % whole.shape[1]][:, :, *every]
+    cut = expected[:, :, *(slice(size) for size in own.shape[2:])]
+    require(np.array_equal(own, cut), DO_NOT_FIT)
+    return Reading(start, rows, channels, whole.shape, steps)
 
 
 def read_kernel(
-    node: Node,
-    stored: Array,
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
+    graph: Graph, node: Node, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
 ) -> tuple[Array, Layer]:
-    """Return the kernel and the geometry of a layer at the shape of its input.
+    """Return the kernel and the geometry of a layer, or an average, at its input's shape.
 
     A ConvTranspose is the adjoint of the layer that is returned, whose input has the
     shape of the value (Lemma 3, step 5).
     """
     message = f"no rule is for such a {node.op}"
-    require(stored.ndim == len(input_shape), message)
-    if node.op == "Gemm":
-        matrix = stored if node.attributes.get("transB") else stored.T
-        alpha = np.array(node.attributes.get("alpha", 1.0))
-        kernel = product_rounded_once(matrix, alpha)
-        layer = Layer(axes=(), groups=1, padding_mode="zeros", sizes=())
+    groups = node.attributes.get("group", 1)
+    if node.op == "AveragePool":
+        taps = node.attributes["kernel_shape"]
+        groups = input_shape[1]
+        kernel = np.full((groups, 1, *taps), 1 / math.prod(taps))
     else:
-        kernel = stored
-        taps = list(stored.shape[2:])
-        stated_taps = node.attributes.get("kernel_shape", taps)
-        require(stated_taps == taps, message)
-        axes = axes_of_windows(node, taps)
-        groups = node.attributes.get("group", 1)
-        layer = Layer(axes, groups, "zeros", input_shape[2:])
+        kernel = graph.arrays[node.inputs[1]].astype(np.float64)
+        taps = [*kernel.shape[2:]]
+        require(node.attributes.get("kernel_shape", taps) == taps, message)
+    require(kernel.ndim == len(input_shape), message)
+    if node.op == "Gemm":
+        matrix = kernel if node.attributes.get("transB") else kernel.T
+        kernel = times(matrix, node.attributes.get("alpha", 1.0))
+    layer = Layer(axes_of_windows(node, taps), groups, "zeros", input_shape[2:])
+    is_padded = any(axis.padding_before or axis.padding_after for axis in layer.axes)
+    counts_all = not is_padded or bool(node.attributes.get("count_include_pad"))
+    require(counts_all or node.op != "AveragePool", f"{message}: fewer pixels")
     if node.op == "ConvTranspose":
         layer = replace(layer, sizes=output_shape[2:], is_adjoint=True)
-        sizes = zip(axes, output_shape[2:], strict=True)
-        require(len(kernel) == input_shape[1], message)
+        sizes = zip(layer.axes, output_shape[2:], strict=True)
         is_adjoint = [axis.outputs(n) for axis, n in sizes] == [*input_shape[2:]]
-        require(is_adjoint, message)
+        require(is_adjoint and len(kernel) == input_shape[1], message)
         input_shape = output_shape
-    channels = layer.groups * kernel.shape[1]
-    require(channels == input_shape[1], f"{message}: it reads {input_shape[1]} channels")
+    is_read = layer.groups * kernel.shape[1] == input_shape[1]
+    require(is_read, f"{message}: it reads {input_shape[1]} channels")
     return kernel, layer
 
 
-def channels_padded(graph: Graph, name: str) -> tuple[int, int]:
-    """Return the numbers of constant channels that a Pad adds before and behind."""
-    node = graph.nodes[name]
-    names_axes = len(node.inputs) > 3
-    is_constant = node.attributes.get("mode", b"constant") == b"constant"
-    require(is_constant and not names_axes, "such a Pad stands in a part")
-    rank = len(graph.shape_of(name))
-    pads = graph.arrays[node.inputs[1]].reshape(2, rank)
-    channel_pads = pads[:, 1]
-    other_pads = np.delete(pads, 1, axis=1)
-    adds_channels_alone = channel_pads.min() >= 0 and not other_pads.any()
-    require(adds_channels_alone, "padding of pixels stands in a part")
-    before, behind = channel_pads.tolist()
-    return before, behind
-
-
-def steps_of_slice(graph: Graph, name: str) -> list[int]:
-    """Return the step of a Slice on each axis of pixels.
-
-    Raises `Refused` for a Slice that does not start at the first pixel, or that leaves
-    out samples or channels.
-    """
-    message = "such a Slice stands in a part"
-    node = graph.nodes[name]
-    require(len(node.inputs) == 5, message)
-    constants = [graph.arrays[operand].tolist() for operand in node.inputs[1:]]
-    starts, _, axes, steps = constants
-    require(len(set(axes)) == len(axes), message)
-    before = graph.shape_of(node.inputs[0])
-    after = graph.shape_of(name)
-    steps_of_pixels = [1] * len(before[2:])
-    for start, axis, step in zip(starts, axes, steps, strict=True):
-        require(start == 0 and step > 0 and axis >= 0, message)
-        if axis > 1:
-            steps_of_pixels[axis - 2] = step
-        else:
-            require(before[axis] == after[axis], message)
-    return steps_of_pixels
-
-
 def scale_channels(
-    kernel: Array,
-    groups: int,
-    output_factors: Array,
-    input_factors: Array,
+    kernel: Array, groups: int, output_factors: Array, input_factors: Array
 ) -> Array:
     """Return a kernel with each output and each input times its factor (step B)."""
     _, inputs, *taps = kernel.shape
@@ -464,16 +378,6 @@ def scale_channels(
     columns = input_factors.reshape(groups, 1, -1, 1)
     scaled = product_rounded_once(product_rounded_once(by_group, rows), columns)
     return scaled.reshape(kernel.shape)
-
-
-# -- step G: one layer -----------------------------------------------------------------
-def joint_of_one(part: Together, term: Term, slopes: Slopes, pooling: Fraction) -> Joint:
-    """Return the kernel of a layer by itself, at every size or at its own."""
-    layer = term.layer
-    if part.sizes == "every":
-        layer = replace(layer, sizes=None)
-    factor = pooling * largest_slope(slopes)
-    return Joint(term.kernel, layer, False, depth=1, factor=factor)
 
 
 # -- steps C to F: several layers ------------------------------------------------------
@@ -491,9 +395,7 @@ class Edge(NamedTuple):
 
 
 def joint_of_several(
-    terms: Sequence[Term],
-    slopes: Mapping[int, Slopes],
-    pooling: Fraction,
+    terms: Sequence[Term], slopes: Mapping[int, Slopes], pooling: Fraction
 ) -> Joint:
     """Return the kernel N + I/2 of several layers, or T if they are a chain."""
     require_one_grid(terms)
@@ -505,13 +407,10 @@ def joint_of_several(
         kernel = odd_rows_even_columns(kernel, channels)
     else:
         add_half_of_identity(kernel)
-    axes = []
-    for taps in kernel.shape[2:]:
-        axes.append(Axis(taps, stride=1, dilation=1, padding_before=0, padding_after=0))
-    layer = Layer(tuple(axes), groups=1, padding_mode="zeros", sizes=None)
+    axes = tuple(Axis(taps, 1, 1, 0, 0) for taps in kernel.shape[2:])
+    layer = Layer(axes, groups=1, padding_mode="zeros", sizes=None)
     depth = depth_of(terms, last=len(slopes))
-    adds_half_identity = not is_chain
-    return Joint(kernel, layer, adds_half_identity, depth, pooling)
+    return Joint(kernel, layer, not is_chain, depth, pooling)
 
 
 def require_one_grid(terms: Sequence[Term]) -> None:
@@ -536,15 +435,12 @@ def depth_of(terms: Sequence[Term], last: int) -> int:
     """
     depths = [0] * (last + 1)
     for term in terms:
-        depth = depths[term.start] + 1
-        depths[term.end] = max(depths[term.end], depth)
+        depths[term.end] = max(depths[term.end], depths[term.start] + 1)
     return depths[last]
 
 
 def edges_of(
-    terms: Sequence[Term],
-    slopes: Mapping[int, Slopes],
-    is_chain: bool,
+    terms: Sequence[Term], slopes: Mapping[int, Slopes], is_chain: bool
 ) -> list[Edge]:
     """Return the blocks of N below its diagonal (step C). The vertex i' is called -i."""
     last = len(slopes)
@@ -559,14 +455,12 @@ def edges_of(
             first_tap = [-(taps // 2) for taps in v.shape[2:]]
         a, b = slopes[i]
         if i == last:
-            m = max(-a, b)  # the largest absolute slope
-            edges.append(Edge(j, i, times(v, m), first_tap))
-            continue
-        mean = (a + b) / 2
-        edges.append(Edge(j, i, times(v, mean), first_tap))
-        if a * b < 0:  # slopes have both signs: i needs the vertex i'
-            root = math.sqrt(-a * b)
-            edges.append(Edge(j, -i, times(v, root), first_tap))
+            factors = {i: max(-a, b)}  # the largest absolute slope
+        else:
+            factors = {i: (a + b) / 2}
+            if a * b < 0:  # slopes have both signs: i needs the vertex i'
+                factors[-i] = math.sqrt(-a * b)
+        edges += [Edge(j, x, times(v, m), first_tap) for x, m in factors.items()]
     return edges
 
 
@@ -593,26 +487,18 @@ def at_stride_one(term: Term) -> tuple[Array, list[int]]:
         zeros = (-axis.padding_before) % axis.stride
         lengths.append(zeros + axis.reach + 1)
         taps.append(slice(zeros, None, axis.dilation))
-        shift = (axis.padding_before + zeros) // axis.stride
-        first_tap.append(-shift)
+        first_tap.append(-(axis.padding_before + zeros) // axis.stride)
     phases = math.prod(axis.stride for axis in axes)
     size = outputs * groups * inputs * math.prod(lengths) * phases
     require(size < LARGEST_KERNEL, "its kernel at stride 1 has 2^31 entries or more")
 
-    dense = np.zeros((outputs, groups * inputs, *lengths))
-    for group in range(groups):
-        rows = block(group, outputs // groups)
-        columns = block(group, inputs)
-        dense[rows, columns, *taps] = term.kernel[rows]
+    dense = np.zeros((groups, outputs // groups, groups, inputs, *lengths))
+    for group, kernel in enumerate(np.split(term.kernel, groups)):
+        dense[group][:, group][:, :, *taps] = kernel
+    dense = dense.reshape(outputs, groups * inputs, *lengths)
     for index, axis in enumerate(axes):
         dense = split_axis(dense, 2 + index, axis.stride)
     return dense, first_tap
-
-
-def block(index: int, length: int) -> slice:
-    """Return the indices of block ``index`` where each block has ``length`` indices."""
-    first = index * length
-    return slice(first, first + length)
 
 
 def channels_of(edges: Sequence[Edge]) -> dict[int, int]:
@@ -640,41 +526,20 @@ def hermitian_kernel(edges: Sequence[Edge], channels: Mapping[int, int]) -> Arra
         indices[vertex] = slice(total, total + count)
         total += count
 
-    adjoints = [adjoint_of(edge) for edge in edges]
-    blocks = [*edges, *adjoints]
-    radius = [0] * (ranks.pop() - 2)  # pixels from N's first tap to its middle tap
-    # The first tap of an adjoint is minus the last tap of its block. Since adjoints are
-    # included, the radius covers the last taps of the blocks, too.
-    for edge in blocks:
-        for index, first in enumerate(edge.first_tap):
-            radius[index] = max(radius[index], -first)
-    taps = [2 * pixels + 1 for pixels in radius]
-    n = np.zeros((total, total, *taps))
-    for edge in blocks:
-        rows = indices[edge.end]
-        columns = indices[edge.start]
-        n[rows, columns, *taps_in_n(edge, radius)] = edge.kernel
-    return n
-
-
-def taps_in_n(edge: Edge, radius: Sequence[int]) -> list[slice]:
-    """Return which taps of N a block has; ``radius`` is the number of N's middle tap."""
-    slices = []
-    for index, count in enumerate(edge.kernel.shape[2:]):
-        first = radius[index] + edge.first_tap[index]
-        slices.append(slice(first, first + count))
-    return slices
-
-
-def adjoint_of(edge: Edge) -> Edge:
-    """Return the adjoint block: channels, vertices and the taps in reverse order."""
-    exchanged = edge.kernel.swapaxes(0, 1)
-    axes = tuple(range(2, edge.kernel.ndim))
-    first_tap = []
-    for first, count in zip(edge.first_tap, edge.kernel.shape[2:], strict=True):
-        last = first + count - 1
-        first_tap.append(-last)
-    return Edge(edge.end, edge.start, np.flip(exchanged, axes), first_tap)
+    axes = tuple(range(ranks.pop() - 2))
+    radius = [0 for _ in axes]  # pixels from N's first tap to its middle tap
+    for edge in edges:
+        taps = edge.kernel.shape[2:]
+        for axis, (first, count) in enumerate(zip(edge.first_tap, taps, strict=True)):
+            radius[axis] = max(radius[axis], -first, first + count - 1)
+    n = np.zeros((total, total, *(2 * pixels + 1 for pixels in radius)))
+    for edge in edges:
+        firsts = [r + first for r, first in zip(radius, edge.first_tap, strict=True)]
+        counts = zip(firsts, edge.kernel.shape[2:], strict=True)
+        taps_in_n = [slice(first, first + count) for first, count in counts]
+        n[indices[edge.end], indices[edge.start], *taps_in_n] = edge.kernel
+    # The adjoint exchanges the vertices and the channels, and reverses the taps.
+    return n + np.flip(n.swapaxes(0, 1), tuple(2 + axis for axis in axes))
 
 
 def odd_rows_even_columns(n: Array, channels: Mapping[int, int]) -> Array:
@@ -682,12 +547,8 @@ def odd_rows_even_columns(n: Array, channels: Mapping[int, int]) -> Array:
 
     The vertex i', whose number is -i, is odd if i is.
     """
-    is_odd = []
-    for vertex, count in channels.items():
-        is_odd += [vertex % 2 == 1] * count
-    odd = np.array(is_odd)
-    t: Array = n[odd][:, ~odd]
-    return t
+    odd = np.repeat([vertex % 2 == 1 for vertex in channels], [*channels.values()])
+    return np.asarray(n[odd][:, ~odd])
 
 
 def add_half_of_identity(n: Array) -> None:

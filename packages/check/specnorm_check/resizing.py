@@ -20,10 +20,7 @@ NO_RULE = "no rule is for such a Resize"
 
 
 def matrix_of_resize(
-    graph: Graph,
-    node: Node,
-    before: tuple[int, ...],
-    after: tuple[int, ...],
+    graph: Graph, node: Node, before: tuple[int, ...], after: tuple[int, ...]
 ) -> Array:
     """Return the matrix, whose entries have six roundings at most for three axes."""
     require(len(before) == len(after) > 2, NO_RULE)
@@ -32,8 +29,7 @@ def matrix_of_resize(
     # Another scale mixes samples or channels, even if it does not change their number.
     require(scales[:2] == [1, 1], NO_RULE)
     matrix: Array = np.ones((1, 1))
-    for axis in range(2, len(before)):
-        scale = scales[axis]
+    for axis, scale in enumerate(scales[2:], start=2):
         of_axis = np.zeros((after[axis], before[axis]))
         for output in range(after[axis]):
             x = coordinate(node, output, scale, before[axis], after[axis])
@@ -45,13 +41,12 @@ def matrix_of_resize(
 
 def scale_of(graph: Graph, node: Node, axis: int, before: int, after: int) -> Fraction:
     """Return how many outputs there are for each pixel: as stated, or by the sizes."""
-    scales = node.inputs[2] if len(node.inputs) > 2 else ""
+    scales, sizes = [*node.inputs, "", "", ""][2:4]
     if scales in graph.arrays and graph.arrays[scales].size > axis:
         scale = Fraction(float(graph.arrays[scales][axis]))
         require(scale > 0, NO_RULE)
         return scale
-    has_sizes = len(node.inputs) > 3 and node.inputs[3] in graph.arrays
-    require(has_sizes, NO_RULE)
+    require(sizes in graph.arrays, NO_RULE)
     return Fraction(after, before)
 
 

@@ -101,8 +101,7 @@ def slopes_of(node: Node) -> tuple[float, float] | None:
 
 def largest_slope(slopes: tuple[float, float]) -> Fraction:
     """Return the largest absolute slope."""
-    low, high = slopes
-    return Fraction(max(-low, high))
+    return Fraction(max(-slopes[0], slopes[1]))
 
 
 # -- products and quotients ------------------------------------------------------------
@@ -117,8 +116,7 @@ def normalising_factors(graph: Graph, node: Node) -> Array:
     require(sigma_square.min() >= 0, message)
     with np.errstate(invalid="ignore", divide="ignore"):
         roots = np.sqrt(sigma_square + epsilon)
-        is_finite = np.isfinite(gamma / roots).all()
-    require(is_finite, message)
+        require(np.isfinite(gamma / roots).all(), message)
     return product_rounded_once(gamma, 1 / roots)
 
 
@@ -163,8 +161,7 @@ def factor_of_reduction(graph: Graph, name: str) -> Fraction | None:
 
 def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
     """Return the root of the sum of the squares of numbers, rounded up."""
-    squares = [x**2 for x in numbers]
-    return root_up(sum(squares, Fraction(0)))
+    return root_up(sum((x**2 for x in numbers), Fraction(0)))
 
 
 # -- windows ---------------------------------------------------------------------------
@@ -193,15 +190,8 @@ def axes_of_windows(node: Node, taps: Sequence[int]) -> tuple[Axis, ...]:
     dilations = node.attributes.get("dilations", [1] * count)
     pads = node.attributes.get("pads", [0] * 2 * count)
     message = f"no rule is for such a {node.op}"
-    require(len(strides) == count, message)
-    require(len(dilations) == count, message)
-    require(len(pads) == 2 * count, message)
-    axes = []
-    for index in range(count):
-        before = pads[index]
-        after = pads[count + index]
-        axis = Axis(taps[index], strides[index], dilations[index], before, after)
-        require(min(axis.taps, axis.stride, axis.dilation) > 0, message)
-        require(min(before, after) >= 0, message)
-        axes.append(axis)
-    return tuple(axes)
+    lengths = [len(strides), len(dilations), len(pads)]
+    require(lengths == [count, count, 2 * count], message)
+    require(min([1, *taps, *strides, *dilations]) > 0 and min([0, *pads]) >= 0, message)
+    geometry = zip(taps, strides, dilations, pads[:count], pads[count:], strict=True)
+    return tuple(Axis(*numbers) for numbers in geometry)

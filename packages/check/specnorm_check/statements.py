@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
-from specnorm_check.layers import Axis, Layer, proven_norm
+from specnorm_check.layers import PADDING, Axis, Layer, proven_norm
 
 FLOATING = ("float16", "float32", "float64")
-PADDING_MODES = ("zeros", "circular", "reflect", "symmetric", "replicate")
 KEYS_OF_A_LAYER = {
     "completion",
     "dilation",
@@ -78,20 +77,24 @@ class Part:
         multipliers = []
         for texts in statement["weights"]:
             q = np.array([read_hexadecimal(text) for text in texts])
-            is_moderate = (q > 2.0**-99) & (q < 2.0**99)
-            message = "a multiplier is 0, or close to it or beyond"
-            require(is_moderate.all(), message)
+            is_moderate = ((q > 2.0**-99) & (q < 2.0**99)).all()
+            require(is_moderate, "a multiplier is 0, or close to it or beyond")
             multipliers.append(q)
         sizes = statement["sizes"]
         has_none = len(values) == 2 and not multipliers
         has_all = len(multipliers) == len(values)
-        message = "a part has not multipliers for each value"
-        require(has_none or has_all, message)
+        require(has_none or has_all, "a part has not multipliers for each value")
         require(sizes in SIZES, f"the sizes of a part are none of {', '.join(SIZES)}")
         exponent = read_exponent(statement["exponent"])
         if sizes == "units":
             return Units(tuple(values), tuple(multipliers))
         return Together(tuple(values), tuple(multipliers), sizes, exponent)
+
+    @property
+    def multipliers_of_ends(self) -> tuple[Array, Array]:
+        """q_0 and q_n; one number for all channels, if there are none."""
+        none = np.ones(1)
+        return (self.multipliers or (none,))[0], (self.multipliers or (none,))[-1]
 
     def stated(self) -> dict[str, Any]:
         """Return what a claim lists, without the name of its array."""
@@ -131,9 +134,7 @@ class Together(Part):
 
 # -- a claim about a layer -------------------------------------------------------------
 def prove_layer(
-    statement: Statement,
-    completion: Array,
-    arrays: Mapping[str, Array],
+    statement: Statement, completion: Array, arrays: Mapping[str, Array]
 ) -> str:
     """Prove the claim that a layer's norm is at most a number.
 
@@ -190,12 +191,10 @@ def read_layer(stored: Array, statement: Statement) -> tuple[Array, Layer]:
     require(len(kernel) % groups == 0, "its groups do not divide the channels")
     axes = read_axes(kernel.shape[2:], statement)
     mode = statement["padding_mode"]
-    require(mode in PADDING_MODES, "its padding mode is not known")
+    require(mode in PADDING, "its padding mode is not known")
     sizes = None
     if statement["sizes"] != "every":
-        numbers = whole_numbers(statement["sizes"], len(axes), least=1)
-        sizes = tuple(numbers)
-
+        sizes = tuple(whole_numbers(statement["sizes"], len(axes), least=1))
     transposed = statement["transposed"]
     require(type(transposed) is bool, "its entry transposed is neither true nor false")
     if transposed:
@@ -211,18 +210,13 @@ def read_axes(taps: tuple[int, ...], statement: Statement) -> tuple[Axis, ...]:
     padding = statement["padding"]
     has_pairs = type(padding) is list and len(padding) == count
     require(has_pairs, "it has no padding for each axis")
-    axes = []
-    for index in range(count):
-        before, after = whole_numbers(padding[index], 2, least=0)
-        axis = Axis(taps[index], strides[index], dilations[index], before, after)
-        axes.append(axis)
-    return tuple(axes)
+    pads = [whole_numbers(pair, 2, least=0) for pair in padding]
+    geometry = zip(taps, strides, dilations, pads, strict=True)
+    return tuple(Axis(*numbers, *pair) for *numbers, pair in geometry)
 
 
 def sizes_of_the_adjoint(
-    axes: tuple[Axis, ...],
-    mode: str,
-    input_sizes: tuple[int, ...] | None,
+    axes: tuple[Axis, ...], mode: str, input_sizes: tuple[int, ...] | None
 ) -> tuple[int, ...] | None:
     """Return the output sizes of a transposed layer (Lemma 3, step 5).
 
@@ -233,26 +227,22 @@ def sizes_of_the_adjoint(
     require(has_rule, "a transposed layer is zero-padded, or circular and 'same'")
     if input_sizes is None:
         return None
-    outputs = []
-    for axis, size in zip(axes, input_sizes, strict=True):
-        if mode == "circular":
-            outputs.append(size * axis.stride)
-        else:
-            padded = (size - 1) * axis.stride + axis.reach + 1
-            outputs.append(padded - axis.padding_before - axis.padding_after)
-    return tuple(outputs)
+    pairs = [*zip(axes, input_sizes, strict=True)]
+    if mode == "circular":
+        return tuple(size * axis.stride for axis, size in pairs)
+    padded = [((n - 1) * x.stride + x.reach + 1, x) for x, n in pairs]
+    return tuple(n - x.padding_before - x.padding_after for n, x in padded)
 
 
 def sentence(statement: Statement, rows: int) -> str:
     """Return what is proven, by an H of so many rows, and everything that was read."""
-    facts = []
-    for key in sorted(KEYS_OF_A_LAYER - PRINTED_ELSEWHERE - NOT_PRINTED):
-        facts.append(f"{key} {statement[key]}")
+    keys = sorted(KEYS_OF_A_LAYER - PRINTED_ELSEWHERE - NOT_PRINTED)
+    layer = ", ".join(f"{key} {statement[key]}" for key in keys)
     norm = f"norm <= {printed(read_hexadecimal(statement['upper']))}"
     tensor = repr(plain(statement["tensor"]))
-    layer = ", ".join(facts)
-    sizes = sizes_of_the_claim(statement)
-    return f"{norm} at {sizes}, of {tensor}, {layer}, by {rows} rows"
+    return (
+        f"{norm} at {sizes_of_the_claim(statement)}, of {tensor}, {layer}, by {rows} rows"
+    )
 
 
 def sizes_of_the_claim(statement: Statement) -> str:
@@ -277,9 +267,8 @@ def require_claim_covers(claimed_text: object, proven: Fraction, proof: str) -> 
     """
     claimed = read_hexadecimal(claimed_text)
     if Fraction(claimed) < proven:
-        claim = printed(claimed)
         least = printed(float_up(proven))
-        raise Refused(f"it claims {claim}, and {proof} no less than {least}")
+        raise Refused(f"it claims {printed(claimed)}, and {proof} no less than {least}")
 
 
 def read_hexadecimal(text: object) -> float:
@@ -287,12 +276,10 @@ def read_hexadecimal(text: object) -> float:
 
     The text is that of float.hex: 0x1.8p+3 is 1.5 times 2^3.
     """
-    message = "its number is no hexadecimal float that is 0 or more"
-    if type(text) is not str:
-        raise Refused(message)
-    match = re.fullmatch(r"0x([01])\.([0-9a-f]{1,13})p([+-][0-9]{1,4})", text)
-    if match is None:
-        raise Refused(message)
+    pattern = r"0x([01])\.([0-9a-f]{1,13})p([+-][0-9]{1,4})"
+    match = re.fullmatch(pattern, text) if type(text) is str else None
+    if type(text) is not str or match is None:
+        raise Refused("its number is no hexadecimal float that is 0 or more")
     try:
         nearest = float.fromhex(text)
     except OverflowError:
@@ -311,39 +298,31 @@ def printed(x: float) -> str:
     return f"{decimal} ({x.hex()})"
 
 
-def whole_numbers(values: object, count: int, least: int) -> list[int]:
+def whole_numbers(values: Any, count: int, least: int) -> list[int]:
     """Return a list of so many whole numbers."""
-    message = f"expected {count} whole numbers"
-    if type(values) is not list:
-        raise Refused(message)
-    require(len(values) == count, message)
+    is_list = type(values) is list and len(values) == count
+    require(is_list, f"expected {count} whole numbers")
     return [whole_number(value, least) for value in values]
 
 
-def whole_number(value: object, least: int) -> int:
+def whole_number(value: Any, least: int) -> int:
     """Return a whole number, refused if it is below ``least`` or not below 2^24."""
-    message = f"expected whole numbers from {least} to {NUMBER_LIMIT - 1}"
-    if type(value) is not int:
-        raise Refused(message)
-    require(least <= value < NUMBER_LIMIT, message)
-    return value
+    is_whole = type(value) is int and least <= value < NUMBER_LIMIT
+    require(is_whole, f"expected whole numbers from {least} to {NUMBER_LIMIT - 1}")
+    return int(value)
 
 
-def read_exponent(value: object) -> int:
+def read_exponent(value: Any) -> int:
     """Return the exponent e of 2^e H."""
-    message = f"its exponent is not a whole number below {EXPONENT_LIMIT}"
-    if type(value) is not int:
-        raise Refused(message)
-    require(abs(value) < EXPONENT_LIMIT, message)
-    return value
+    is_whole = type(value) is int and abs(value) < EXPONENT_LIMIT
+    require(is_whole, f"its exponent is not a whole number below {EXPONENT_LIMIT}")
+    return int(value)
 
 
 def float_up(x: Fraction) -> float:
     """Return the least float that is not below a number."""
     near = float(x)
-    if Fraction(near) >= x:
-        return near
-    return math.nextafter(near, math.inf)
+    return near if Fraction(near) >= x else math.nextafter(near, math.inf)
 
 
 def digest(array: Array) -> str:
@@ -355,8 +334,4 @@ def digest(array: Array) -> str:
 
 def plain(text: object) -> str:
     """Return text with a ? in place of each character that is not printable ASCII."""
-    characters = []
-    for character in str(text):
-        is_plain = character.isascii() and character.isprintable()
-        characters.append(character if is_plain else "?")
-    return "".join(characters)
+    return "".join(x if x.isascii() and x.isprintable() else "?" for x in str(text))

@@ -110,19 +110,14 @@ def bound(
     answer = min(answers, key=upper_of)
     others = tuple(run for other in answers if other is not answer for run in other.runs)
     is_complete = not (measure.clock.has_cut or measure.clock.expired)
-    status = COMPLETE if is_complete else f"budget: {budget:g} s ended{_in(measure)}; the best proven by then"
+    cut = f" in {measure.cut}" if str(measure.cut) else ""
+    status = COMPLETE if is_complete else f"budget: {budget:g} s ended{cut}; the best proven by then"
     if check:
         with keep_linear_maps(), stage(progress, "attack on the bound"):
             pairs, reached = attack(read, answer, region, ranges_on_ball, measure.clock)
         checked = replace(checked, pairs=pairs, reached=reached)
     file = None if graph.model is None else graph.model.file
     return replace(answer, checked=checked, note=read.note, status=status, file=file, others=others)
-
-
-def _in(measure: Measure) -> str:
-    """Return in words what the clock of a measure cut, if it is known."""
-    cut = str(measure.cut)
-    return f" in {cut}" if cut else ""
 
 
 def by_channels_and_units(
@@ -150,22 +145,15 @@ def by_channels_and_units(
     if isinstance(method, Searching) and method.takes_whole:
         with suppress(NoBoundError):
             entries_of_input(graph)  # a large network takes seconds to write out
-            begun = Search(written(), measure, method)
-            if not has_pixels:
-                begun.start()
-            search = begun
+            search = Search(written(), measure, method)
     # The proof of what the search begins with has its time, however short the budget is.
-    clock = measure.clock
-    if search is not None:
-        clock = search.clock_of_others if has_pixels else search.clock
+    clock = measure.clock if search is None else search.clock_of_others
     limited = replace(measure, clock=clock)
     answer = bounded(graph, limited, method if has_pixels or search is None else Product(), known)
     measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):
-            if has_pixels:
-                search.start(answer)
-            answer = _with_whole(answer, search.bound(upper_of(answer)))
+            answer = _with_whole(answer, search.bound(answer))
             if has_pixels or not search.is_cut:
                 return answer
         if not has_pixels:

@@ -7,14 +7,12 @@ search computes for these weights, before they are proven.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-import numpy as np
-from specnorm_check import Together
+from specnorm_check import Part
 
 from specnorm import SpecnormError
 from specnorm.errors import InternalError, MethodError
@@ -22,14 +20,14 @@ from specnorm_networks.answer import NetworkBound, RunBound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.links import Link, Run
 from specnorm_networks.certified.operators.base import NoBoundError
-from specnorm_networks.certified.parts import constant_of_run
+from specnorm_networks.certified.parts import constant_of_run, statements_of
 from specnorm_networks.certified.patterns import prepare
 from specnorm_networks.certified.propagation import NetworkConstants, propagate
 from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.descent.costs import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Parts, Searching, expected_constant
+from specnorm_networks.methods import Method, Multipliers, Searching, expected_constant
 
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
@@ -105,15 +103,15 @@ def _bounded(
     improved_runs: list[RunBound] = []
     # An output that no rule reaches has no constant, whatever a search proves of the values before it.
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
+    # The rules are applied once more to what a search has found, and to norms that were cut short.
+    before_rules = replace(measure, clock=measure.clock.before(seconds_of_rules))
     if has_constant and isinstance(method, Searching) and not measure.clock.expired:
-        # The rules are applied once more to what a search has found.
-        searching = replace(measure, clock=measure.clock.before(seconds_of_rules))
-        improved_runs = _improved_runs(runs(graph), searching, method, by_rules)
-        measure.clock.has_cut |= searching.clock.has_cut or searching.clock.expired
-    has_cut_norms = measure_for_rules.clock.expired and not measure.clock.expired
+        improved_runs = _improved_runs(runs(graph), before_rules, method, by_rules)
+        measure.clock.has_cut |= before_rules.clock.has_cut or before_rules.clock.expired
+    has_cut_norms = measure_for_rules.clock.expired and not before_rules.clock.expired
     if improved_runs or has_cut_norms:
         claims_by_end = {run_bound.end: [run_bound.claim] for run_bound in improved_runs}
-        norms = measure if has_cut_norms else measure_for_rules
+        norms = before_rules if has_cut_norms else measure_for_rules
         constants = propagate(graph, norms, values, claims_by_end)
     return NetworkBound(
         constants.claim,
@@ -145,11 +143,13 @@ def _improved_runs(
             measure.cut.searches[f"{_search_of(run)}, which was not begun"] = None
             continue
         share = len(run.links) / total_links  # of the method's seconds
-        bounds = _by_parts(run, measure, method, share, product)
+        best = _by_parts(run, measure, method, share, product)
         with suppress(NoBoundError):
-            bounds.append(_through_head(run, measure, method, share, product, bounds))
-        if bounds:
-            improved.append(min(bounds, key=lambda bound: bound.upper))
+            through_head = _through_head(run, measure, method, share, product, best.statements if best else ())
+            if best is None or through_head.upper < best.upper:
+                best = through_head
+        if best is not None:
+            improved.append(best)
     return improved
 
 
@@ -159,13 +159,12 @@ def _through_head(
     method: Searching,
     share: float,
     product: float,
-    by_parts: Sequence[RunBound],
+    statements: tuple[Part, ...],
 ) -> RunBound:
     """Prove the constant of a run by bounding its last convolutions together with the matrix that reads their pixels.
 
-    ``by_parts``: what `_by_parts` returned. The head's body begins at the first of its parts from which a constant is
-    proven. `NoBoundError` if the run has no head, or if nothing below
-    ``product`` is proven.
+    ``statements``: those of the best bound by parts. The head's body begins at the first part from which a constant is
+    proven. `NoBoundError` if the run has no head, or if nothing below ``product`` is proven.
     """
     # A link is direct if the next one reads its function's value as it is: without averages or a flatten between.
     has_no_head = all(link.ends_with_function for link in run.links[:-1])
@@ -175,15 +174,12 @@ def _through_head(
     from specnorm_networks.certified.heads import head_of
     from specnorm_networks.heads import bound_through_head
 
-    statements = by_parts[-1].statements if by_parts else ()
-    weights = [q for statement in statements for q in statement.multipliers[1:]]
-    starts = [0, *itertools.accumulate(len(statement.values) - 1 for statement in statements[:-1])]
-    for first in starts:
+    for count in range(max(len(statements), 1)):
         with suppress(NoBoundError):
-            head = head_of(run, [start for start in starts if start < first], weights[:first])
+            head = head_of(run, statements[:count])
             claim = bound_through_head(head, measure, method, share)
             if claim < product:
-                return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, statements)
+                return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, tuple(statements))
             break
     raise NoBoundError("no constant below the product was proven")
 
@@ -194,11 +190,10 @@ def _by_parts(
     method: Searching,
     share: float,
     product: float,
-) -> list[RunBound]:
-    """Return smaller and smaller constants of a run, below the product, that proposed weights of its parts prove."""
-    bounds: list[RunBound] = []
+) -> RunBound | None:
+    """Return the least constant of a run that proposed weights of its parts prove, below the product; else None."""
+    best: RunBound | None = None
     parts = method.parts(run)
-    starts = tuple(first for first, _ in parts)
     has_cut_others = measure.clock.has_cut
     measure.clock.has_cut = False
     proposals = method.search(run, parts, share, measure.clock)
@@ -206,26 +201,26 @@ def _by_parts(
         in_parts = f", in {len(parts)} parts" if len(parts) > 1 else ""
         measure.cut.searches[f"{_search_of(run)}{in_parts}"] = None
     measure.clock.has_cut |= has_cut_others
+    has_single_layer = any(last - first == 1 for first, last in parts)
+    limit = (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
+    worth = WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
     for weights in proposals:
-        if measure.clock.expired and (bounds or not measure.clock.affords(proof_products(run, parts), LATE)):
+        if measure.clock.expired and (best or not measure.clock.affords(proof_products(run, parts), LATE)):
             break
-        expected = expected_constant(run, weights)
-        limit = _share_of_proven(run, parts) * bounds[-1].upper if bounds else _first_limit(parts, product)
-        if not expected < limit:
+        if not expected_constant(run, weights) < limit:
             continue
+        statements = statements_of(run, parts, weights)
         try:
-            claim = constant_of_run(run, starts, weights, measure)
+            claim = constant_of_run(run, statements, measure)
         except InternalError:
             raise
         except (SpecnormError, OSError, OverflowError):
             continue  # a kernel cannot be measured; `propagate` has reported the reason
-        if claim < (bounds[-1].upper if bounds else product):
+        if claim < (best.upper if best else product):
             layers = tuple(_kernel_names(run.links[first:last]) for first, last in parts)
-            names = (run.start, *(link.end for link in run.links))
-            numbers = (np.ones(run.width), *weights)
-            statements = tuple(Together(names[i : j + 1], numbers[i : j + 1]) for i, j in parts)
-            bounds.append(RunBound(run.start, run.end, layers, product, claim, statements))
-    return bounds
+            best = RunBound(run.start, run.end, layers, product, claim, statements)
+            limit = worth * best.upper
+    return best
 
 
 def _search_of(run: Run) -> str:
@@ -235,17 +230,6 @@ def _search_of(run: Run) -> str:
 def _kernel_names(links: Sequence[Link]) -> tuple[str, ...]:
     """Return the names of the kernels of some links."""
     return tuple(name for link in links for name in link.kernel_names)
-
-
-def _first_limit(parts: Parts, product: float) -> float:
-    """Return the number below which the expected constant of the first proposal has to be."""
-    has_single_layer = any(last - first == 1 for first, last in parts)
-    return (WORTHWHILE_AT_OWN_SIZE if has_single_layer else WORTHWHILE) * product
-
-
-def _share_of_proven(run: Run, parts: Parts) -> float:
-    """Return the share of the best proven constant below which another proposal's expected one has to be."""
-    return WORTH_AN_EXPENSIVE_PROOF if proof_products(run, parts) > EXPENSIVE else 1.0
 
 
 def _by_rules(run: Run, rules: NetworkConstants) -> float:

@@ -11,11 +11,12 @@ ring, since the head reads the values at all of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from specnorm_check import Part
 
 from specnorm import SpecnormError
 from specnorm.errors import InternalError
@@ -23,7 +24,7 @@ from specnorm.proof import OutOfTime, Upper, arithmetic, backends
 from specnorm_networks.certified.heads import Head, NotProvenError, constant_before, constant_through_head
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
-from specnorm_networks.certified.parts import middle_and_leaf_slopes
+from specnorm_networks.certified.parts import middle_and_leaf_slopes, statements_of
 from specnorm_networks.descent.costs import RATE, cost, frequencies
 from specnorm_networks.descent.gradient import gradient_steps, value_alone
 from specnorm_networks.descent.search import MEMORY, ROUNDS
@@ -38,8 +39,6 @@ SEARCH_SHARE = 1 / 4
 """Share of the method's seconds that the search may take."""
 PATIENCE = 10
 """Steps without a gain of a thousandth after which the search ends."""
-Partition = tuple[list[int], list[FloatArray]]
-"""Numbers of the links with which the parts of a run begin, and weights of the run's values."""
 
 
 def bound_through_head(
@@ -55,23 +54,22 @@ def bound_through_head(
     claims: list[Upper] = []
     like: Any = head.body.links[0].slopes[0]
 
-    def partitions(rest: Run) -> list[Partition]:
+    def following(rest: Run) -> list[Sequence[Part]]:
         """Return proposals for the layers after the head."""
         if len(rest.links) == 1:
-            return [([0], [np.ones(rest.links[0].width)])]
+            return [statements_of(rest, [(0, 1)], [np.ones(rest.links[0].width)])]
         parts = method.parts(rest)
-        starts = [first for first, _ in parts]
-        return [(starts, weights) for weights in method.search(rest, parts, share, measure.clock)]
+        return [statements_of(rest, parts, weights) for weights in method.search(rest, parts, share, measure.clock)]
 
     try:
         with np.errstate(all="ignore"), arithmetic.exact(like, backend=backends.backend_for(like)):
             tick = measure.clock.check
             tick()
-            constant_ahead = constant_before(head, measure) if head.weights_before else None
+            constant_ahead = constant_before(head, measure) if head.before else None
             multiplications = SEARCH_SHARE * share * method.seconds * RATE
             for weights in weights_of(head, method, multiplications, tick):
                 tick()
-                claims.append(constant_through_head(head, weights, partitions, measure, constant_ahead, tick))
+                claims.append(constant_through_head(head, weights, following, measure, constant_ahead, tick))
     except OutOfTime:
         measure.clock.has_cut = True
     except InternalError:

@@ -10,6 +10,7 @@ from specnorm_check import Units
 
 from specnorm.proof import Upper
 from specnorm_networks.answer import NetworkBound, RunBound
+from specnorm_networks.bounding import upper_of
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
 from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
@@ -33,12 +34,14 @@ NEWTON_WORK = 1e10
 """
 READING = 700
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
-MARGINS = (1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
+MARGINS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
 """Relative margins above the searched constant that are tried by a proof, in order."""
+LARGE = 1000
+"""Side of an inequality's matrix from which a proof begins with the second margin: rounding takes the first one."""
 
 
 class Search:
-    """A search of multipliers, which may begin before layers are bounded by other rules and ends after that.
+    """A search of multipliers, which begins after layers are bounded by other rules.
 
     Parameters
     ----------
@@ -48,12 +51,13 @@ class Search:
     Raises
     ------
     NoBoundError
-        If the graph is too large for the time, or no multipliers are found.
+        If the graph is too large for the time.
     """
 
     def __init__(self, graph: Graph, measure: Measure, method: Searching) -> None:
         self.graph = graph
         self.measure = measure
+        self.method = method
         clock = measure.clock
         self._require(READING * coefficients_of(graph))
         self.inequality = inequality_of(graph)
@@ -62,26 +66,23 @@ class Search:
         self.clock = clock.before(PROOF * clock.seconds_of(work))
         """Ends when a proof has to begin."""
         self.clock_of_others = clock.before((START + PROOF) * clock.seconds_of(work))
-        """Ends when the search has to begin, if it begins after other rules."""
-        self.method = method
+        """Ends when the search has to begin."""
         self.is_cut = False
         """Whether the number of steps, or the clock, has ended the steps of one kind."""
-        self.proven = math.inf
 
-    def start(self, answer: NetworkBound | None = None) -> None:
-        """Begin the search; `NoBoundError` if no multipliers are found.
+    def bound(self, answer: NetworkBound) -> RunBound:
+        """Search to the end, and prove the constant of the network.
 
         ``answer``: another bound of the network. If it bounds all layers together, the search begins with its
-        multipliers.
+        multipliers. `NoBoundError` if the search is not expected to get below it, or does not.
         """
         method = self.method
         ends = self.inequality.map
+        limit = upper_of(answer)
         first = None
-        if answer is not None and answer.upper is not None:
-            self.proven = answer.upper
-            for run in answer.runs:
-                if (run.start, run.end) == (ends.start, ends.end):
-                    first = self._multipliers_of(run)
+        for run in answer.runs:
+            if (run.start, run.end) == (ends.start, ends.end):
+                first = self._multipliers_of(run)
 
         def tell(steps_made: int) -> None:
             self.is_cut |= steps_made >= method.steps
@@ -89,13 +90,27 @@ class Search:
                 method.progress(steps_made, method.steps, f"{ends.start} to {ends.end}")
 
         newton_work = min(NEWTON_SHARE * method.seconds * RATE, NEWTON_WORK)
-        self.proposals = proposals(
-            self.inequality, method.steps, self.clock, newton_work, tell, lambda: self.proven, first
-        )
-        start = self._next()
-        if start is None:
-            raise NoBoundError("no multipliers were found")
-        self.best = start
+        found = proposals(self.inequality, method.steps, self.clock, newton_work, tell, lambda: limit, first)
+        with np.errstate(all="ignore"):
+            best = next(found, None)
+            if best is None or not best.constant < HOPE * limit:
+                raise NoBoundError("a search finds no multipliers, or begins far above a proven constant")
+            *_, best = best, *found
+        if self.clock.expired:
+            self.is_cut = True
+            self.measure.clock.has_cut = True
+            self.measure.cut.searches["the search for the whole network"] = None
+        if not best.constant < limit:
+            raise NoBoundError("a search ended above a proven constant")
+        claim = _proven(self.inequality, best)
+        layers = tuple(dict.fromkeys(node.layer.name for node in self.graph.nodes if node.layer is not None))
+        multipliers = best.multipliers * (claim.value / best.constant)
+        if best.is_transposed:
+            multipliers = claim.value**2 / multipliers
+        values = (ends.start, *(function.name for function in self.inequality.functions), ends.end)
+        roots = [np.sqrt(multipliers[units]) for units in self.inequality.values]
+        statement = Units(values, (np.array([claim.value]), *roots, np.ones(1)))
+        return RunBound(ends.start, ends.end, (layers,), math.inf, claim, (statement,))
 
     def _multipliers_of(self, run: RunBound) -> FloatArray | None:
         """Return multipliers of all units from those of a run's channels; None if it lacks some, or there are none.
@@ -121,41 +136,11 @@ class Search:
             self.measure.cut.searches["the inequality of the whole network, which was not begun"] = None
             raise NoBoundError("a search takes too long")
 
-    def _next(self) -> Proposal | None:
-        with np.errstate(all="ignore"):
-            return next(self.proposals, None)
-
-    def bound(self, limit: float, aim: float = 0.0) -> RunBound:
-        """Search to the end, or until a constant of at most ``aim`` is found, and prove the constant of the network.
-
-        ``limit``: a proven constant. `NoBoundError` if the search is not expected to get below it, or does not.
-        """
-        if not self.best.constant < HOPE * limit:
-            raise NoBoundError("a search begins far above a proven constant")
-        self.proven = limit
-        while self.best.constant > aim and (proposal := self._next()) is not None:
-            self.best = proposal
-        if self.clock.expired:
-            self.is_cut = True
-            self.measure.clock.has_cut = True
-            self.measure.cut.searches["the search for the whole network"] = None
-        if not self.best.constant < limit:
-            raise NoBoundError("a search ended above a proven constant")
-        claim = _proven(self.inequality, self.best)
-        layers = tuple(dict.fromkeys(node.layer.name for node in self.graph.nodes if node.layer is not None))
-        multipliers = self.best.multipliers * (claim.value / self.best.constant)
-        if self.best.is_transposed:
-            multipliers = claim.value**2 / multipliers
-        ends = self.inequality.map
-        values = (ends.start, *(function.name for function in self.inequality.functions), ends.end)
-        roots = [np.sqrt(multipliers[units]) for units in self.inequality.values]
-        statement = Units(values, (np.array([claim.value]), *roots, np.ones(1)))
-        return RunBound(ends.start, ends.end, (layers,), math.inf, claim, (statement,))
-
 
 def _proven(inequality: Inequality, proposal: Proposal) -> Upper:
     """Prove the constant of a proposal, enlarged by the least margin that suffices."""
-    for margin in MARGINS:
+    side = inequality.units + min(inequality.inputs, inequality.outputs)
+    for margin in MARGINS[1:] if side >= LARGE else MARGINS:
         factor = 1 + margin
         # If multipliers grow half as much as the square of the constant, the form grows by parts of both ends.
         multipliers = proposal.multipliers * factor

@@ -7,9 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-
 from specnorm import ConvSpec
 from specnorm.methods import Enclose, FantasticFour
 from specnorm.proof import Clock, arithmetic, backends, check_values, counted, proven
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from specnorm import Geometry, Result
     from specnorm.methods import Method
     from specnorm.proof import AnyArray, Upper
+    from specnorm_networks.certified.operators.base import FloatArray
     from specnorm_networks.certified.operators.layers import Layer
 
 WORK = 2**25
@@ -103,8 +101,8 @@ class Measure:
     def __call__(
         self,
         placed_layer: PlacedLayer,
-        scale: NDArray[np.float64] | None,
-        shrink: NDArray[np.float64] | None = None,
+        scale: FloatArray | None,
+        shrink: FloatArray | None = None,
     ) -> Upper:
         """Return the norm of a layer; see `kernels.norm_of_layer`.
 
@@ -170,7 +168,7 @@ class Measure:
             self._norms[key] = norm
         return norm
 
-    def of_kernel(self, kernel: NDArray[np.float64], rtol: float) -> Upper:
+    def of_kernel(self, kernel: FloatArray, rtol: float) -> Upper:
         """Return the norm of a plain kernel at every size."""
         cells = max(Enclose.max_cells, min(MOST_CELLS, CELLS // min(kernel.shape[:2]) ** 3))
         return claimed(kernel, Enclose(rtol=rtol, max_cells=cells, budget=self._seconds))[1]

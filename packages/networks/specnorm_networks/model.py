@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,10 @@ UNITS = {
     "bfloat16": 2.0**-8,
 }
 """Unit roundoffs of floating-point formats; TensorFloat-32 has that of float16."""
+
+
+Inputs: TypeAlias = Mapping[str, NDArray[np.float64]]
+"""Arrays for the inputs of a network, by their names."""
 
 
 class NotExecutedError(Exception):
@@ -74,7 +78,7 @@ class Model(Protocol):
     file: bytes | None
     """The ONNX file that was exported from a live model, and from which the graph was read; None for other models."""
 
-    def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
+    def values(self, inputs: Inputs) -> Mapping[str, Computed]:
         """Return values by the names of the graph's nodes, in double precision unless the model insists on another.
 
         Parameters
@@ -91,7 +95,7 @@ class Model(Protocol):
         """
         ...
 
-    def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
+    def several(self, inputs: Inputs) -> Mapping[str, Computed] | None:
         """Return the outputs for inputs with another number of samples; None if the model does not run on that number.
 
         Samples lie along the first axis.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast
 
 from specnorm.errors import ModelFileError
@@ -97,6 +97,10 @@ class Tensor:
     doubt: str | None = None
     unsettled: str | None = None
     hooks: tuple[str, ...] = ()
+
+    def refused(self, reason: str) -> Tensor:
+        """Return the array with a refusal, if it has none yet."""
+        return replace(self, refusal=self.refusal or reason)
 
 
 Sizes: TypeAlias = int | tuple[int, ...] | tuple[tuple[int, ...], ...] | Mapping[str, tuple[int, ...]] | None

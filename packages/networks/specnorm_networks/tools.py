@@ -14,7 +14,7 @@ from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators import Function, NoBoundError
 from specnorm_networks.certified.operators.base import UNDERFLOW, FloatArray, LinearMap, Shape, flattened
 from specnorm_networks.certified.operators.registry import registered_operators
-from specnorm_networks.certified.parts import constants
+from specnorm_networks.certified.parts import constants, statements_of
 from specnorm_networks.certified.patterns import prepare, without_sorting
 from specnorm_networks.certified.patterns.writing_out import written_out
 from specnorm_networks.certified.propagation import Step, UnknownNode, before_added_constants
@@ -60,7 +60,7 @@ __all__ = [
     # Proofs and searches.
     "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "by_channels_and_units",
     "RATE", "Inequality", "Proposal", "Units", "proposals", "constants",
-    "runs",
+    "runs", "statements_of",
     # Execution.
     "gradient", "inside", "length", "moved", "run_with_errors",
 ]

@@ -15,7 +15,6 @@ from specnorm import Undecided
 
 
 def verdict(kernel: Any, bound: float) -> bool | None:
-    """None: undecided."""
     try:
         return specnorm.certify(kernel, bound)
     except Undecided:

@@ -29,12 +29,10 @@ HOSTILE: dict[str, Any] = {
 
 
 def drawn(shape: tuple[int, ...], recipe: Recipe, seed: int) -> NDArray[Any]:
-    """An H that nobody searched, of the kernel's precision."""
     return np.random.RandomState(seed).standard_normal(shape).astype(recipe.dtype)
 
 
 def completion_shape(recipe: Recipe) -> tuple[int, ...]:
-    """Shape of a plain layer's H, with its one group."""
     return (1, *search.completion_shape(recipe.shape))
 
 

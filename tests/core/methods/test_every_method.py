@@ -104,7 +104,6 @@ def test_same_input_same_answer(xp: Lib, name: str) -> None:
 
 
 def memory_variants(kernel: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """The same values, laid out otherwise in memory."""
     readonly = kernel.copy()
     readonly.flags.writeable = False
     strided = np.zeros((*kernel.shape[:-1], 2 * kernel.shape[-1]), dtype=kernel.dtype)[..., ::2]
@@ -166,7 +165,6 @@ def test_half_precision_is_measured_in_float32(xp: Lib, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_of_the_frameworks(name: str, xp: Lib) -> None:
-    """Automatic differentiation gives what `value_and_grad` gives."""
     promise, geometry = PROMISES[name], PROMISES[name].geometry(SMALL)
     kernel = xp.asarray(SMALL.kernel.astype(xp.dtypes[0]))
     _, expected = specnorm.value_and_grad(kernel, promise.method, **geometry)

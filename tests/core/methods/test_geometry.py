@@ -45,7 +45,6 @@ def measured(lib: Lib, name: str, layer: Layer, size: tuple[int, ...] | None, ge
 @pytest.mark.parametrize("plain", [True, False], ids=["plain", "any"])
 @pytest.mark.parametrize("name", [n for n, p in PROMISES.items() if p.kind == "upper"])
 def test_upper_values_hold_for_the_layer_at_its_size(xp: Lib, name: str, plain: bool) -> None:
-    """With and without its input size, against the layer's own dense matrix."""
     lib = supported(xp)
 
     def check(layer: Layer) -> None:
@@ -102,21 +101,7 @@ def test_values_without_a_size_hold_for_the_supremum(xp: Lib, name: str) -> None
     for_all(lib, layers(modes=("circular",)), check, share=0.6)
 
 
-# -- against PyTorch's own layers --------------------------------------------------------------------------------
-
-
 # -- words for padding -------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("n", [7, 8, 9])
-@pytest.mark.parametrize("mode", ["zeros", "symmetric"])
-def test_same_of_tensorflow_pads_as_little_as_its_outputs_need(n: int, mode: Any) -> None:
-    kernel = np.random.default_rng(n).standard_normal((2, 2, 4))
-    total = {7: 3, 8: 2, 9: 1}[n]
-    geometry: dict[str, Any] = {"stride": 3, "padding_mode": mode}
-    found = specnorm.power_norm(kernel, n, padding="same_upper", **geometry)
-    truth = dense_norm(kernel, n, padding=[(total // 2, total - total // 2)], **geometry)
-    assert truth.lo * (1 - 1e-6) <= float(found) <= truth.hi
-
-
 def test_whose_same_is_said_where_it_matters() -> None:
     kernel = np.random.default_rng(0).standard_normal((2, 2, 3))
     strided: dict[str, Any] = {"stride": 2, "padding_mode": "zeros"}
@@ -173,7 +158,42 @@ def test_the_factor_of_padding_is_attained(mode: Any) -> None:
         assert max(t.lo for t in norms.values()) <= value <= max(t.hi for t in norms.values()) * (1 + 1e-12)
 
 
-# -- blocks ----------------------------------------------------------------------------------------------------------
+def blur(taps: int) -> Any:
+    window = np.hanning(taps + 2)[1:-1]
+    return np.outer(window, window) / window.sum() ** 2
+
+
+@pytest.mark.parametrize(
+    ("kernel", "norm"),
+    [
+        (blur(7), 1.0),
+        (np.outer([1.0, 2, 1], [1.0, 0, -1]) / 8, 1.0),
+        (np.array([[0, 1.0, 0], [1, -4, 1], [0, 1, 0]]), 8.0),
+    ],
+    ids=["blur", "sobel", "laplacian"],
+)
+def test_filters_of_one_parity_have_the_norm_of_their_symbol(kernel: np.ndarray, norm: float) -> None:
+    layer = kernel[None, None]
+    for size in (512, None):
+        upper = float(specnorm.enclose(layer, size, padding_mode="symmetric").upper)
+        assert 0.999 * norm <= upper <= 1.002 * norm
+        assert specnorm.certify(layer, 1.002 * norm, input_shape=size, padding_mode="symmetric")
+    gradient = specnorm.value_and_grad(layer, specnorm.methods.Enclose(), padding_mode="symmetric")[1]
+    assert float(np.sum(gradient * layer)) == pytest.approx(norm, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("taps", "n", "mode", "norm"),
+    [((1.0, 0, 0), 4, "symmetric", np.sqrt(2)), ((0.25, 0.5, 0.25), 3, "reflect", 1.0606)],
+)
+def test_borders_that_lift_the_norm_keep_their_factor(taps: Any, n: int, mode: Any, norm: float) -> None:
+    """A kernel of both parities under symmetric padding, and an even one under reflect padding."""
+    kernel = np.array(taps)[None, None]
+    truth = dense_norm(kernel, n, padding_mode=mode, padding=1)
+    assert truth.lo == pytest.approx(norm, rel=1e-4)
+    assert float(specnorm.enclose(kernel, padding_mode=mode).upper) >= truth.lo
+
+
 # -- blocks ------------------------------------------------------------------------------------------------------
 @given(layer=layers(dtypes=("float64",)))
 def test_reduction_to_blocks_has_its_adjoint(layer: Layer) -> None:
@@ -212,10 +232,7 @@ TRACED: dict[str, Any] = {"stride": (2, 3), "dilation": (2, 1), "groups": 3, "tr
 
 
 # -- which sizes are meant -------------------------------------------------------------------------------------------
-
-
 def circular_norm(kernel: NDArray[Any], n: int, stride: int) -> Truth:
-    """Of a one-axis layer padded by one pixel on each side."""
     return dense_norm(kernel, n, stride=stride, padding=1)
 
 

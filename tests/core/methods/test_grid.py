@@ -31,7 +31,6 @@ def test_valid_and_tight_on_every_grid(recipe: Recipe, extra: int) -> None:
 
 
 def plain_factor(n: int, k: int) -> float:
-    """The better of the two factors of one axis."""
     other = 1 / math.sqrt(1 - (k - 1) / n)
     cosine = math.cos(math.pi * (k - 1) / (2 * n))
     return min(other, 1 / cosine) if cosine > 1e-9 else other

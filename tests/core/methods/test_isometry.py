@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ from helpers.spectra import KNOWN, SMALL, Kernel, geometry_of, shift
 import specnorm
 from specnorm import Undecided
 from specnorm.methods import Isometry
-from specnorm.symbols.proofs.lags import Lags
-from specnorm.symbols.proofs.polynomial import Polynomial
 
 DRAWS = 20_000 if NIGHTLY else 48
 
@@ -35,7 +32,6 @@ def dense_defect(kernel: Kernel, size: Any, scale_sq: float = 1.0, **geometry: A
 
 
 def moderate(kernel: Kernel) -> bool:
-    """Whether squares of the kernel are numbers."""
     largest = float(np.abs(kernel.astype(np.float64)).max(initial=0.0))
     return largest == 0 or 1e-150 < largest < 1e140
 
@@ -179,41 +175,7 @@ def test_undecided_says_what_is_known() -> None:
 
 
 # -- hypotheses ------------------------------------------------------------------------------------------------------
-
-
-LAGS = Polynomial.lags
-
-
-def exact(count: int = 400) -> Iterator[str]:
-    """Columns of one number whose sum of squares is 1 but for roundings: the defect is their error, or more."""
-    for seed in range(count):
-        n = 3000 + seed
-        kernel = np.full((n, 1), math.sqrt(1 / n))
-        truth = abs(n * Fraction(float(kernel[0, 0])) ** 2 - 1)
-        if Fraction(float(specnorm.isometry_bound(kernel))) < truth:
-            yield f"{n}"
-
-
-def all_exact(*args: Any, **keywords: Any) -> Lags:
-    found = LAGS(*args, **keywords)
-    return found._replace(error=0 * found.error)
-
-
-def test_rounding_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the rounding of the lags and of the last quotient, some bounds of 3000 squares are below the truth.
-
-    Which ones they are depends on how the processor adds.
-    """
-    assert list(exact()) == []
-    monkeypatch.setattr(Polynomial, "lags", all_exact)
-    monkeypatch.setattr("specnorm.proofs.rounding.up", lambda x, *_, **__: x)
-    monkeypatch.setattr("specnorm.proofs.rounding.unit", lambda *_, **__: 0.0)
-    assert list(exact())
-
-
 # -- training --------------------------------------------------------------------------------------------------------
-
-
 def test_the_sum_of_squares_is_that_of_the_published_code() -> None:
     """Of the convolution of the kernel with itself, as the paper's authors compute it, squared."""
     torch = pytest.importorskip("torch")

@@ -13,19 +13,13 @@ from helpers.checks import peak
 from helpers.libraries import Lib
 from helpers.oracle import dense_matrix, dense_norm
 from helpers.promises import for_all
-from hypothesis import given
 
 import specnorm
 from specnorm.at_size import layer as layer_module
 from specnorm.at_size.component import ComponentBounds, fewest_rows
 from specnorm.at_size.layer import enclose_layer
 from specnorm.at_size.proofs import block_tridiagonal
-from specnorm.at_size.proofs.block_tridiagonal import (
-    gram_blocks,
-    plans,
-    to_layer,
-)
-from specnorm.at_size.proofs.waves import Waves
+from specnorm.at_size.proofs.block_tridiagonal import gram_blocks, plans
 from specnorm.backends import load
 from specnorm.backends.types import ArrayOps
 from specnorm.errors import GeometryError
@@ -78,35 +72,6 @@ def test_both_bounds_of_every_geometry(xp: Lib) -> None:
 
 
 # -- the layer's own matrix ------------------------------------------------------------------------------------------
-@given(layer=layers(ndims=(1, 2, 3)))
-def test_every_cut_of_the_gram_matrix_is_the_gram_matrix(layer: Layer) -> None:
-    """All axes, both sides, a band or one block: against the dense matrix of the layer, entry by entry."""
-    kernel, groups = layer.kernel.astype(np.float64), layer.geometry["groups"]
-    kernel = kernel / (np.max(np.abs(kernel)) or 1.0)
-    given: Any = kernel.reshape(groups, -1, *kernel.shape[1:])[:1]
-    spec = ConvSpec.of(kernel.shape, input_shape=layer.input_shape, **layer.geometry).of_group
-    alone = {**layer.geometry, "groups": 1}
-    dense = dense_matrix(given[0], layer.input_shape, **alone)
-    dense = dense.T if spec.transposed else dense
-    ops = ArrayOps.of(load("numpy"), given)
-    for plan in plans(spec):
-        truth = dense @ dense.T if plan.rows_are_outputs else dense.T @ dense
-        band: Any = gram_blocks(given, spec, plan, ops=ops)[0]
-        n, d = band.diagonal.shape[1:3]
-        full = np.zeros((n * d, n * d))
-        for i in range(n):
-            full[i * d : (i + 1) * d, i * d : (i + 1) * d] = band.diagonal[0, i]
-            if i + 1 < n:
-                full[(i + 1) * d : (i + 2) * d, i * d : (i + 1) * d] = band.below[0, i]
-                full[i * d : (i + 1) * d, (i + 1) * d : (i + 2) * d] = band.below[0, i].T
-        size = plan.lines * plan.entries
-        assert not full[size:].any()
-        places: Any = np.arange(size)[None, None]
-        order: Any = to_layer(places, spec, plan, xp=ops.xp)[0, 0]
-        mass = float(np.abs(dense).sum(axis=0).max() * np.abs(dense).sum(axis=1).max())
-        assert np.allclose(full[np.ix_(order, order)], truth, rtol=0, atol=1e-13 * mass)
-
-
 def test_a_layer_takes_neither_a_gradient_nor_vectors_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 64 channels and n = 256 both took 331 MiB and 442 ms; n = 512 took 12 MiB and 16 ms."""
     kernel = np.random.default_rng(0).standard_normal((16, 16, 3, 3))
@@ -150,23 +115,6 @@ def test_what_is_known_of_an_axis_part_by_part_is_what_its_table_says(monkeypatc
         for plan in plans(spec):
             assert fewest_rows(spec) / 3 <= plan.work
             assert 8 * 6 * fewest_rows(spec) <= plan.memory
-
-
-def test_sums_of_waves_are_the_same_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel: Any = np.random.default_rng(0).standard_normal((1, 2, 2, 3, 2))
-    spec = ConvSpec.of(kernel.shape[1:], input_shape=(7, 5), padding_mode="zeros", padding=((3, 0), (0, 2)))
-    factors = [np.exp(1j * np.outer(np.arange(1.0, 3.0), np.arange(n))) for n in spec.sides[0]]
-    a: Any = np.ones((1, 4, 2), dtype=np.complex128)
-    ops = ArrayOps.of(load("numpy"), kernel)
-    x = np.einsum("c,fv,gw->cvw", np.ones(2), *factors).reshape(-1)
-    image = dense_matrix(kernel[0], (7, 5), padding_mode="zeros", padding=((3, 0), (0, 2))) @ x
-    values = []
-    for part in (2**14, 3, 1):
-        monkeypatch.setattr("specnorm.geometry.taps.PART", part)
-        values.append([np.asarray(Waves(kernel, spec, factors, ops=ops).image_inner(a)).item()])
-        values[-1].append(np.asarray(Waves(kernel, spec, factors, ops=ops).magnitude().inner(abs(a))).item())
-    assert np.allclose(values, values[0], rtol=1e-13)
-    assert np.isclose(values[0][0], np.vdot(image, image), rtol=1e-12)
 
 
 @pytest.mark.parametrize("mode", ["zeros", "symmetric"])

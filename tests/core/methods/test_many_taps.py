@@ -16,7 +16,6 @@ from specnorm.backends.types import ArrayOps
 from specnorm.proofs.cells import Boxes
 from specnorm.supremum import proof as cover
 from specnorm.supremum.proof import Cells
-from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
 SHAPES = [(1, 1, 3000), (1, 1, 20_000), (1, 1, 100, 100), (2, 2, 12, 12, 12), (1, 1, 200, 200)]
@@ -59,21 +58,6 @@ def test_cells_by_some_at_once_are_bounded_alike() -> None:
         found.append(cover.eigenvalue_limits(polynomial, cells, 20.0))
     assert len(ticks) > 1
     np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(), (7,), (3, 4), (2, 5, 3)])
-@pytest.mark.parametrize("memory", [2**28, 2**10])
-def test_lags_are_sums_over_pairs_of_taps(shape: tuple[int, ...], memory: int) -> None:
-    """For all kernels and lags at once, or for one after the other; in single precision rows are taken in parts."""
-    integers = np.random.RandomState(0).randint(-3, 4, size=(2, 40, 3, *shape)).astype(np.float32)
-    left: Any = integers
-    right: Any = integers[:, :, :2]
-    found = Lags.products(left, right, ops=replace(OPS, memory=memory))
-    for d, of_lag in zip(Lags.points(shape), np.moveaxis(np.asarray(found), 1, 0), strict=True):
-        taps = set(np.ndindex(*shape))
-        pairs = [(k, tuple(k + d)) for k in taps if tuple(k + d) in taps]
-        wanted = sum(np.einsum("brc,bre->bce", left[(..., *k)], right[(..., *other)]) for k, other in pairs)
-        np.testing.assert_array_equal(of_lag, wanted)
 
 
 def test_lags_that_no_two_taps_have_are_left_out() -> None:

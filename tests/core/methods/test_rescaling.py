@@ -86,7 +86,6 @@ DIRECTION: Any = np.random.RandomState(0).standard_normal(KERNEL.shape)
 
 
 def slope(bound: float) -> float:
-    """Derivative of a weighted sum of the rescaled kernel along a direction, by differences."""
     step = 1e-4
     ends = [float((specnorm.rescale(KERNEL + x * DIRECTION, bound) * WEIGHTS).sum()) for x in (step, -step)]
     return (ends[0] - ends[1]) / (2 * step)

@@ -55,7 +55,6 @@ def test_tensor_norm_is_below_every_unfolding(xp: Lib) -> None:
 
 
 # -- proven, restarted or refused ----------------------------------------------------------------------------------
-
 BELOW = [
     ("resnet20", "layer3.0.conv2"),
     ("resnet20", "layer3.1.conv2"),
@@ -69,7 +68,6 @@ PLAIN = Recipe((3, 4, 3, 3), seed=2)
 
 
 def hopm(kernel: NDArray[Any], seed: int) -> float:
-    """The published recipe: one random start, 60 sweeps."""
     return float(tensor_norm_best(kernel, starts=1, sweeps=60, seed=seed)[0])
 
 

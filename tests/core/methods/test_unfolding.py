@@ -108,6 +108,3 @@ def test_what_lanczos_found_is_not_trusted(noise: float, monkeypatch: pytest.Mon
     monkeypatch.setattr(Lanczos, "short_side_vectors", wrong)
     value = float(specnorm.f4_bound(kernel))
     assert smallest <= value <= smallest * (1 + noise if 0 < noise < 1 else 1.5 if noise else 1 + 1e-9)
-
-
-# -- the plain reshape -----------------------------------------------------------------------------------------------

@@ -87,7 +87,6 @@ def axes_at_borders() -> tuple[Axis, ...]:
 
 
 def layers(count: int, seed: int, *modes: str) -> Iterator[tuple[Layer, Draw]]:
-    """Layers of one or two such axes: the second one is often harmless."""
     axes, draw = axes_at_borders(), Draw(seed)
     for _ in range(count):
         first = axes[draw.randint(len(axes))]
@@ -102,7 +101,6 @@ def layers(count: int, seed: int, *modes: str) -> Iterator[tuple[Layer, Draw]]:
 
 
 def built(layer: Layer, **more: Any) -> ConvSpec | None:
-    """Its geometry; None where there is no such layer, or it has no output."""
     try:
         return layer.spec(**more) if layer.spec().axes else None
     except SpecnormError:
@@ -166,7 +164,6 @@ def kernels(layer: Layer, draw: Draw) -> Iterator[Any]:
 
 
 def circulants() -> Iterator[str]:
-    """A layer's norm is no larger than that of a circulant that is said to contain it."""
     for layer, draw in layers(500, 2, "zeros", "zeros", "zeros", "reflect"):
         if (spec := built(layer._replace(rows=1, columns=1))) is None:
             continue
@@ -186,7 +183,6 @@ def circulants() -> Iterator[str]:
 
 
 def periodic_layers() -> Iterator[str]:
-    """A periodic layer's norm is no larger than that of its circulant, times what its padding repeats."""
     for layer, draw in layers(400, 3, "circular", "circular", "zeros"):
         small = layer._replace(rows=1, columns=1, axes=tuple(x._replace(dilation=1) for x in layer.axes))
         if (spec := built(small)) is None or spec.transposed:
@@ -206,7 +202,6 @@ def periodic_layers() -> Iterator[str]:
 
 
 def symmetric_layers() -> Iterator[str]:
-    """A layer with symmetric padding has at most the norm of its symbols and what is said of its other parts."""
     for layer, draw in layers(500, 6, "symmetric", "symmetric", "replicate", "zeros"):
         axes = []
         for x in layer.axes:
@@ -270,7 +265,6 @@ def near(part: PolyphaseComponent, draw: Draw) -> PolyphaseComponent:
 
 
 def restrictions() -> Iterator[str]:
-    """A restriction's norm is no larger than that of the layer that is said to contain it."""
     for layer, draw in layers(800, 4, "zeros", "zeros", "circular", "circular", "reflect", "replicate"):
         small = layer._replace(rows=1, columns=1, transposed=False)
         if (spec := built(small)) is None:
@@ -317,7 +311,6 @@ STEPS = ("stride", "dilation")
 
 
 def patches() -> Iterator[str]:
-    """The norm of single outputs is that of the layer: if it has one output."""
     for layer, draw in layers(600, 5, "zeros", "zeros", "reflect", "replicate"):
         small = layer._replace(transposed=False, rows=1, columns=1)
         if (spec := built(small)) is None:

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any
 
-from core.proof import (
-    borders,
-    formulas,
-    formulas_of_ends,
-    formulas_of_layers,
-    formulas_of_logits,
-    formulas_of_symbols,
-)
+from core.proof import borders, formulas, formulas_of_ends, formulas_of_layers, formulas_of_logits, formulas_of_symbols
 from helpers.assumptions import assumed
 from helpers.libraries import NUMPY as np
-from helpers.libraries import OPS
 from helpers.mutants import Check
 from helpers.oracle import dense_matrix
 
@@ -25,16 +16,13 @@ import specnorm
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
 from specnorm.geometry.spec import ConvSpec
 from specnorm.methods import Grid, PowerTopK
-from specnorm.proof import proven
 from specnorm.proofs.bound import HypothesisError, digest_of
-from specnorm.training.proof import attained_down
 
 TOLERANCE = 1e-9
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
 def wrong(what: str, value: Any, side: str, truth: float) -> Iterator[str]:
-    """A number on the wrong side of the truth."""
     number = float(value)
     below = side == "upper" and not number >= truth * (1 - TOLERANCE)
     above = side == "lower" and not number <= truth * (1 + TOLERANCE) + 1e-13
@@ -88,7 +76,6 @@ def truth_of(name: str) -> float:
 
 
 def fixed_cost() -> Iterator[str]:
-    """Bounds at a fixed cost, at all sizes."""
     for name, kernel in KERNELS.items():
         truth = truth_of(name)
         uppers = {
@@ -113,11 +100,9 @@ def grids() -> Iterator[str]:
         for n in (5, 7) if kernel.ndim > 2 else (None,):
             found = specnorm.measure(kernel, Grid(n=n))
             yield from wrong(f"grid {n} of {name}", found.value, "upper", truth_of(name))
-            yield from wrong(f"grid {n} of {name}", found.stats["lower"], "lower", truth_of(name))
 
 
 def searches() -> Iterator[str]:
-    """Both ends by search, and verdicts just beside the norm."""
     for name, kernel in KERNELS.items():
         lower, upper = specnorm.enclose(kernel, rtol=1e-4)
         truth = truth_of(name)
@@ -163,7 +148,6 @@ def values_of(index: int) -> Any:
 
 
 def at_size() -> Iterator[str]:
-    """Layers of every geometry at one size, against their matrices."""
     for index, (name, kernel, size, geometry) in enumerate(GEOMETRIES):
         values = values_of(index)
         for rtol in (1e-2, 1e-5):
@@ -241,57 +225,14 @@ def multiples() -> Iterator[str]:
     corner = KERNELS["corner"]
     spec = ConvSpec.of(corner.shape)
     known = assumed(4.0, spec, digest_of(corner))
-    yield from wrong("a multiple", norm_of_multiple(known, corner, 0.5, 0.5 * corner).value, "upper", 2.0)
     yield from wrong("a changed multiple", norm_of_multiple(known, corner, 0.5, 0.75 * corner).value, "upper", 3.0)
-    yield from wrong("a neighbour", norm_of_neighbour(known, corner, 2 * corner).value, "upper", 8.0)
     two = np.concatenate([corner, corner])
     known_of_two = assumed(4.0, ConvSpec.of(two.shape, groups=2), digest_of(two))
     near = np.concatenate([2 * corner, 1.5 * corner])
     yield from wrong("a neighbour of groups", norm_of_neighbour(known_of_two, two, near).value, "upper", 8.0)
-    padded = ConvSpec.of(corner.shape, padding_mode="reflect", padding=1)
-    gain = float(padded.padding_gain_sq) ** 0.5
-    known = assumed(4.0, padded, digest_of(corner))
-    found = norm_of_neighbour(known, corner, 2 * corner).value
-    yield from wrong("a neighbour, padded", found, "upper", 4.0 + 4.0 * gain)
-    signs = np.asarray([[math.pi, math.pi]])
-    for vector in (1.0, 0.5j):
-        value, *_ = attained_down(corner[None], np.asarray([[vector]], complex), signs, ops=OPS)
-        yield from wrong("attained", value[0], "lower", 4.0)
-
-
-def claims() -> Iterator[str]:
-    """Claims of bounds by a grid, which are made apart from the values."""
-    for name in ("difference", "corner", "long corner", "cube"):
-        _, ((_, upper),) = proven(KERNELS[name], Grid(n=5))
-        yield from wrong(f"claim of {name}", upper.value, "upper", truth_of(name))
-
-
-def matrices() -> Iterator[str]:
-    stack = normal(3, 4, 6, seed=20) * np.asarray([1.0, 3.0, 1e-3])[:, None, None]
-    for matrix in (stack, np.swapaxes(stack, 1, 2), stack[:, :1], stack[:, :, :1]):
-        truths = np.linalg.norm(matrix, 2, axis=(-2, -1))
-        for name, side, values in (
-            ("gram_iteration", "upper", specnorm.gram_iteration(matrix)),
-            ("power_iteration", "lower", specnorm.power_iteration(matrix)),
-            ("matrix_norm", "upper", specnorm.matrix_norm(matrix) * (1 + 1e-9)),
-        ):
-            for value, true in zip(values, truths, strict=True):
-                yield from wrong(name, value, side, float(true))
-
-
-def far_from_one() -> Iterator[str]:
-    """Claims of kernels far from 1."""
-    for exponent in (-1060, -300, 300):
-        kernel = np.ldexp(KERNELS["line"], exponent)
-        lower, upper = specnorm.enclose(kernel)
-        true = math.ldexp(truth_of("line"), exponent)
-        slack = 4 * 5e-324
-        yield from wrong("enclose far from 1", upper + slack, "upper", true)
-        yield from wrong("enclose far from 1", lower - slack, "lower", true * (1 + 1e-6))
 
 
 def rules() -> Iterator[str]:
-    """Rules of layers where the truth is known (`core.proof.rules`)."""
     from core.proof.rules import CHECKS, violations
 
     for check in dict.fromkeys(CHECKS.values()):
@@ -300,7 +241,6 @@ def rules() -> Iterator[str]:
 
 
 def rules_of_networks() -> Iterator[str]:
-    """Rules of networks of numbers (`core.proof.network_rules`)."""
     from core.proof.network_rules import NETWORK_CHECKS
     from core.proof.rules import violations
 
@@ -333,7 +273,6 @@ FORMULAS: dict[str, Check] = (
 CHECKS: dict[str, Check] = FORMULAS | {
     x.__name__: x
     for x in (
-        grids, claims, multiples, fixed_cost, at_size, smallest, isometries, balls, matrices,
-        far_from_one, refused, rules, rules_of_networks, searches,
+        grids, multiples, fixed_cost, at_size, smallest, isometries, balls, refused, rules, rules_of_networks, searches,
     )
 }  # fmt: skip

@@ -82,7 +82,6 @@ def far_from_an_isometry() -> Claims:
 
 
 def of_layer() -> Claims:
-    """A small layer with its borders, and one of two groups."""
     _, s, v = np.linalg.svd(dense_matrix(TAPS[0], (6,), padding_mode="zeros"))
     truth, top = float(s[-1]), float(s[0]) ** 2
     yield LayerGram(padded(), plan(), ops=OPS).smallest_near(np.asarray([truth**2]), top)[0], truth
@@ -137,9 +136,6 @@ def isometry(of: defect.Defect, lower: Lower, *, scale_exponent: int = 0) -> tup
 
 
 DEFECT_REFUSED: dict[str, Callable[[], object]] = {
-    "a frequency's norm as the defect's": lambda: defect.smallest_down(
-        line(), assumed(1.0, Frequencies.half_grid((1,)))
-    ),
     "a circulant's norm that is skew along one axis": lambda: defect.smallest_down(
         folded(SQUARE, (2, 3)), assumed(1.0, Circulant((2, 3), (False, True)))
     ),

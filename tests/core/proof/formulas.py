@@ -25,16 +25,15 @@ from specnorm.errors import MethodError
 from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.power.proofs import ritz
-from specnorm.proofs import arithmetic, frequencies, host, norms
+from specnorm.proofs import arithmetic, frequencies, host
 from specnorm.proofs.bound import ALL_FREQUENCIES, digest_of
 from specnorm.proofs.cells import Boxes
 from specnorm.proofs.interval import _interval
-from specnorm.robustness.proof import curvature_up, number, radius_down
+from specnorm.robustness.proof import curvature_up, radius_down
 from specnorm.supremum.proof import (
     Cover,
     _by_lemma,
     _nowhere_negative,
-    cell_lemma,
     grid_lemma,
     nonnegative_cell_lemma,
     nonnegative_grid_lemma,
@@ -106,8 +105,6 @@ def intervals() -> Violations:
         least, most = max(a, Fraction(0)), max(b, Fraction(0.5))
         if not Fraction(low) ** 2 <= least or not most <= Fraction(high) ** 2:
             yield f"root: [{low!r}, {high!r}]"
-        yield from down("root", low, math.sqrt(least))
-        yield from up("root", high, math.sqrt(most))
     yield from up("magnitude", x.magnitude(), [float(max(abs(a), abs(b))) for a, b, _, _ in pairs])
     least_sizes = [0.0 if a <= 0 <= b else float(min(abs(a), abs(b))) for a, b, _, _ in pairs]
     yield from down("mignitude", x.mignitude(), least_sizes)
@@ -116,16 +113,12 @@ def intervals() -> Violations:
         farther = max(b - Fraction(c), Fraction(c) - a)
         if not farther <= Fraction(r):
             yield f"middle: {r!r} from {c!r}"
-        yield from up("middle", r, float((b - a) / 2), 1e-9)
 
 
 # -- radii by the curvature --------------------------------------------------------------------------------------------
 def curvatures() -> Violations:
     rows: Any = np.asarray([[1.0, -2.0, 0.5], [0.5, 1.5, 0.25]])
     yield from up("curvature", curvature_up(rows, 3.0, 0.25, backend=BACKEND), 0.25 * 9 * 3.5)
-    yield from up("curvature of tiny", curvature_up(1e-200 * rows, 1e-100, 0.25, backend=BACKEND), 2.0**-1022)
-    yield from up("a number", number(-1.0, rows, "up", backend=BACKEND), 0.0)
-    yield from up("a number", number(np.asarray(0.75), rows, "up", backend=BACKEND), 0.75)
     for scale in (1.0, 1e-3, 1e-140):
         for margin, slope, curvature in ((2.0, 3.0, 0.5), (0.5, 0.1, 4.0), (1.0, 0.0, 2.0), (3.0, 1.5, 0.0)):
             gradient: Any = np.asarray([[[0.6, 0.8]]]) * slope * scale
@@ -143,7 +136,6 @@ def lemmas() -> Violations:
     supremum = assumed(3.0, ALL_FREQUENCIES)
     for threshold in (2.5, 2.9):
         cosine = np.where(near, np.cos(RADII), 0.0)
-        yield from down("cell", cell_lemma(threshold, RADII), threshold * cosine)
         limits = np.where(near, threshold / 2 * (1 + np.cos(RADII)), 0.0)
         yield from down("nonnegative cell", nonnegative_cell_lemma(threshold, RADII), limits)
         lost = np.sin(RADII) * math.sqrt(9.0 - threshold**2)
@@ -162,11 +154,6 @@ def lemmas() -> Violations:
         yield "fathomed by the supremum"
     if _nowhere_negative(np.ones((1, 1, 1, 1))).is_of(np.ones((1, 1, 1, 3)), ops=OPS):
         yield "a symbol of another shape that is nowhere negative"
-    for lemma in (grid_lemma, nonnegative_grid_lemma):
-        if not np.isinf(lemma(3.0, supremum, RADII)).all():
-            yield f"{lemma.__name__}: above the supremum"
-    if nonnegative_grid_lemma(1.4, supremum, RADII).any():
-        yield "nonnegative_grid_lemma: below half of the supremum"
 
 
 # -- rotated channels --------------------------------------------------------------------------------------------------
@@ -194,10 +181,6 @@ def rotations() -> Violations:
     # Without a deviation of the basis, what is allowed for its Gram matrix is all.
     shrink, _ = polynomial.rotation_loss(columns, np.eye(size, dtype=np.float32)[None], taps, ops=OPS)
     yield from between("shrink of the identity", 1 - shrink**2, allowed * 2 * size, allowed * 2 * size * (1 + 3 * own))
-    rest = columns[..., 4:]
-    norm_sq = float((np.linalg.norm(rest.astype(float), 2, axis=(1, 2)) ** 2).max())
-    bound = polynomial.truncation_bound(rest, taps, xp=XP)
-    yield from between("truncation", bound, taps * norm_sq, taps * norm_sq * 1.0003)
     blocks: Any = np.moveaxis(columns.reshape(2, 6, 2, size), 1, -1).reshape(2, 2, size, 2, 3)
     rotated = polynomial.Polynomial(blocks, xp=XP).rotated(basis, 4, ops=OPS)
     norm_sq = float((np.linalg.norm(rotated.stacked_taps[..., 4:].astype(float), 2, axis=(1, 2)) ** 2).max())  # type: ignore[attr-defined]
@@ -209,21 +192,12 @@ def between(what: str, value: float, least: float, most: float) -> Violations:
         yield f"{what}: {value!r} is not in [{least!r}, {most!r}]"
 
 
-def lengths() -> Violations:
-    """Norms of vectors whose squares underflow or overflow, and of orthogonal columns."""
-    vectors = np.asarray([[0.0, 3e-200, 4e-200], [3e200, 4e200, 0.0], [0.0, 0.0, 0.0]])
-    yield from up("a length", host.norm_up(vectors), [5e-200, 5e200, 0.0])
-    columns: Any = np.asarray([[[1.0, 0.0], [0.0, 2.0]]])
-    yield from up("orthogonal columns", norms.gram_norm_up(columns, xp=XP), 4.0)
-
-
 def reductions() -> Violations:
     """The error of ``A + b* b``: units of single precision, and A far larger or smaller than b."""
     for scale in (1e-3, 1.0, 1e3):
         a: Any = tuple(np.float32(scale) * normal(2, 3, 3, seed=s).astype(np.float32) for s in (0, 1))
         b: Any = tuple(normal(2, 4, 3, seed=s).astype(np.float32) for s in (2, 3))
         a_sq, b_sq = (sum(np.sum(part.astype(float) ** 2, axis=(1, 2)) for part in each) for each in (a, b))
-        yield from up("a norm", polynomial._complex_norm_sq_up(a, xp=XP), a_sq, 1e-4)
         formula = 1.001 * math.sqrt(2) * (gamma(16, SINGLE) / 1.001 * b_sq + 2 * SINGLE * (np.sqrt(a_sq) + b_sq))
         yield from up("reduced", polynomial.reduced_error(a, b, xp=XP), formula, 2e-5)
 
@@ -251,16 +225,6 @@ def nothing_but_rounding() -> Violations:
     length = float(np.linalg.norm(kernel))
     doubled = norm_of_multiple(known, kernel, 2.0, 2 * kernel)
     yield from up("a rounding", doubled.value, factor * 2 * length * 2.0**-52)
-    changed = norm_of_multiple(known, kernel, 2.0, 3 * kernel)
-    yield from up("a change", changed.value, factor * length)
-    yield from up(
-        "of a norm", norm_of_multiple(assumed(4.0, spec, digest_of(kernel)), kernel, 0.5, kernel / 2).value, 2.0
-    )
-    tiny = np.full((1000, 1000), 2.0**-1073)
-    known = assumed(0.0, ConvSpec.of(tiny.shape), digest_of(tiny))
-    multiple = norm_of_multiple(known, tiny, 1.0, tiny).value
-    if not 1000 * math.ulp(0.0) <= multiple <= 1010 * math.ulp(0.0):
-        yield f"an underflow: {multiple!r}"
 
 
 # -- frequencies and boxes ---------------------------------------------------------------------------------------------
@@ -324,16 +288,6 @@ def boxes_cover() -> Violations:
         for boxes in (whole, pieces):
             if not covered(boxes, 5):
                 yield f"torus of {kernel_shape}: {len(boxes)} boxes leave a frequency out"
-        slopes = normal(3, len(kernel_shape), seed=5)
-        corners = np.stack([whole.low, whole.high], axis=-1)
-        turn = 2 * math.pi / np.asarray(whole.denominators)
-        centre = whole.centres.numerators
-        exact = np.zeros((len(whole), len(slopes)))
-        for corner in itertools.product((0, 1), repeat=len(kernel_shape)):
-            chosen = np.stack([corners[:, j, side] for j, side in enumerate(corner)], axis=-1)
-            away = (chosen @ whole.frame.T + whole.offset - centre) * turn
-            exact = np.maximum(exact, np.abs(away @ slopes.T))
-        yield from up(f"angles of {kernel_shape}", whole.largest_angle(slopes), exact)
     uneven = Boxes(
         np.asarray([[0, 3]]), np.asarray([[5, 4]]), (12, 20), np.ones(2), False, np.eye(2, dtype=np.int64), np.zeros(2)
     )
@@ -341,7 +295,6 @@ def boxes_cover() -> Violations:
 
 
 def covered(boxes: Any, count: int) -> bool:
-    """Whether frequencies of a grid, or their mirror images, lie in boxes, in whatever turn."""
     d = len(boxes.denominators)
     inverse = np.linalg.inv(boxes.frame.astype(float))
     for index in np.ndindex(*(1 if n == 1 else count for n in boxes.denominators)):
@@ -359,23 +312,8 @@ def covered(boxes: Any, count: int) -> bool:
 
 # -- layers ------------------------------------------------------------------------------------------------------------
 def residuals() -> Violations:
-    """Bounds of distances from singular values, of arbitrary vectors: those of the formula, from the layer's matrix."""
     kernel: Any = np.stack([normal(2, 3, 3), 2 * normal(2, 3, 3, seed=1)])
     spec = ConvSpec.of((2, 3, 3), input_shape=(7,), padding_mode="zeros")
-    layer = Convolution(kernel, spec, ops=OPS)
-    matrices = np.stack([dense_matrix(k, 7, padding_mode="zeros") for k in kernel])
-    u: Any = normal(2, 2, matrices.shape[1], seed=2)
-    v: Any = normal(2, 2, matrices.shape[2], seed=3)
-    values: Any = np.asarray([[1.0, 2.0], [0.5, 3.0]])
-    images = np.einsum("bij,bkj->bki", matrices, v) - values[..., None] * u
-    backward = np.einsum("bij,bki->bkj", matrices, u) - values[..., None] * v
-    squares = (images**2).sum(-1) + (backward**2).sum(-1)
-    exact = np.sqrt(squares / ((u**2).sum(-1) + (v**2).sum(-1)))
-    yield from up("residuals", ritz.residuals_up(layer, u, v, values, ops=OPS), exact)
-    sizes = np.abs(matrices)
-    yield from up(
-        "rows and columns", ritz.absolute_norm_sq_up(layer, ops=OPS), sizes.sum(2).max(1) * sizes.sum(1).max(1)
-    )
     small = dense_matrix(kernel[0], 7, padding_mode="zeros")
     narrow = Convolution(kernel.astype(np.float32)[:1], spec, ops=OPS)
     error, is_zero = ritz.gram_error(narrow, 100, 50, ops=OPS)
@@ -407,7 +345,6 @@ def lags() -> Violations:
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
 def comparisons() -> Violations:
-    """Claims compare as their numbers do."""
     for a, b in itertools.product((1.0, 1.5, 2.0), repeat=2):
         claim = assumed(a)
         if (claim < b, claim <= b, claim > b, claim >= b) != (a < b, a <= b, a > b, a >= b):
@@ -460,7 +397,6 @@ def relative_defects() -> Violations:
 
 
 def processors() -> Violations:
-    """A processor that rounds up, or down, or takes small numbers for zero, is found out."""
     for above, below in ((2.0**-52, 0.0), (0.0, 2.0**-52)):
         with patch.object(arithmetic, "_ROUNDING_TEST", (1.0, above, below)):
             if arithmetic.rounds_to_nearest():
@@ -475,6 +411,6 @@ CHECKS: dict[str, Callable[[], Violations]] = {
     x.__name__: x
     for x in (
         intervals, curvatures, lemmas, rotations, reductions, higher_limits, nothing_but_rounding,
-        grids_of_frequencies, boxes_cover, residuals, lags, lengths, comparisons, outward, processors, relative_defects,
+        grids_of_frequencies, boxes_cover, residuals, lags, comparisons, outward, processors, relative_defects,
     )
 }  # fmt: skip

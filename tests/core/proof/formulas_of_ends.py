@@ -26,17 +26,14 @@ SIZES: Any = np.asarray([1.0, 3.0])
 
 
 def stack(*shape: int, seed: int) -> Any:
-    """Two blocks, the second three times as large."""
     return np.asarray(normal(2, *shape, seed=seed) * SIZES.reshape(2, *(1 for _ in shape)))
 
 
 def lengths(x: Any) -> Any:
-    """Frobenius norms of matrices in double precision."""
     return np.asarray(np.sqrt((np.abs(x).astype(np.float64) ** 2).sum(axis=(-2, -1))))
 
 
 def basis_of(matrix: Any, inverse_norm_sq: float = 1.0) -> ends.Basis:
-    """As if it were proven."""
     return ends.Basis._made(matrix, 1.0, inverse_norm_sq)
 
 

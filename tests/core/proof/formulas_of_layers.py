@@ -25,7 +25,7 @@ from helpers.oracle import dense_matrix
 
 from specnorm.at_size.proofs import block_tridiagonal, components, own_matrix
 from specnorm.at_size.proofs.circulant import shortest
-from specnorm.at_size.proofs.uncut import keeps_smallest, unread_pixels_make_smallest_zero
+from specnorm.at_size.proofs.uncut import unread_pixels_make_smallest_zero
 from specnorm.at_size.proofs.waves import Waves, quotient_of_waves_down
 from specnorm.ball.proofs import directions, multiples
 from specnorm.completion.proof import norms_up as completion_norms_up
@@ -34,7 +34,7 @@ from specnorm.geometry.layer_map import Convolution
 from specnorm.geometry.spec import ConvSpec
 from specnorm.grid.proof import _rectangles, axis_factor
 from specnorm.power.proofs import ritz
-from specnorm.proofs.bound import HypothesisError, digest_of
+from specnorm.proofs.bound import digest_of
 from specnorm.proofs.norms import norm_of_stack
 from specnorm.running.proofs.scaling import found_in_words
 from specnorm.symbols.proofs.lags import Lags
@@ -96,14 +96,6 @@ def factors_of_blocks() -> Violations:
     on_diagonal = rounded * (5 * length + 4 * n + n)
     below = rounded * (length * 2 * length + 2 * length)
     yield from up("a factorization in blocks", found, 4 + on_diagonal + 2 * below)
-    one: Any = np.full((1, 1, 1, 1), 4.0)
-    none: Any = np.zeros((1, 0, 1, 1))
-    target: Any = np.full(1, 2 * (1 - 4e-4))
-    whole = block_tridiagonal.BlockTridiagonal(one, none)
-    if own_matrix.norm_up_near(whole, 0 * target, target, ops=OPS)[0] < 2:
-        yield "a norm above its target"
-    if own_matrix.norm_up_near(whole, np.ones(1), np.full(1, math.sqrt(4.5)), ops=OPS)[0] < math.sqrt(5):
-        yield "a norm above its target by an error"
     apart = block_tridiagonal.BlockTridiagonal(np.full((1, 2, 1, 1), 4.0), np.zeros((1, 1, 1, 1)))
     found = own_matrix.norm_up_near(apart, np.ones(1), np.full(1, math.sqrt(5.5)), ops=OPS)
     yield from up("a norm in blocks", found, math.sqrt(5.5))
@@ -120,13 +112,6 @@ def predicates() -> Violations:
             expected = read[0] * read[1] < math.prod(stride) and rows > read[0] * read[1]
             if unread_pixels_make_smallest_zero(spec) is not expected:
                 yield f"unread pixels of {spec}"
-            padding = tuple((r * (k - 1),) * 2 for r, k in zip(dilation, taps, strict=True))
-            spec = ConvSpec.of(
-                (rows, 1, *taps), stride=stride, dilation=dilation, padding_mode="zeros", padding=padding
-            )
-            reads_none = taps == (1, 1) and rows <= math.prod(stride)
-            if keeps_smallest(spec) is not (reads_none or math.prod(stride) <= rows):
-                yield f"smallest values of {spec}"
     for rows, columns in ((2, 1), (3, 1), (1, 2), (3, 5)):
         spec = ConvSpec.of((rows, columns, 1, 2), input_shape=(3, 4), padding_mode="zeros", padding=0)
         if own_matrix.has_fewer_rows(spec) is not (rows * 9 < columns * 12):
@@ -205,21 +190,12 @@ def smallest_of_layers() -> Violations:
 
 # -- waves -------------------------------------------------------------------------------------------------------------
 def waves() -> Violations:
-    """Errors of sums of waves."""
     spec = ConvSpec.of((2, 3, 2, 3), input_shape=(5, 6), padding_mode="zeros")
     factors: Any = [np.ones((2, 5), dtype=complex), np.ones((3, 6), dtype=complex)]
     sums = Waves(normal(1, 2, 3, 2, 3), spec, factors, ops=OPS)
     tables = (5 + 5 + 2 * 3) + (6 + 6 + 3 * 4)
     least = 2 * 3 + tables + (2 + 3) * 6 * 6
     yield from between("roundings of waves", sums.roundings, least, least + 8)
-    for stride in ((1, 2), (2, 1)):
-        strided = ConvSpec.of((2, 3, 2, 3), input_shape=(5, 6), padding_mode="zeros", stride=stride)
-        try:
-            Waves(normal(1, 2, 3, 2, 3), strided, factors, ops=OPS)
-        except HypothesisError:
-            pass
-        else:
-            yield f"waves of stride {stride}"
     small = 2.0**-20
     line = ConvSpec.of((1, 1, 2), input_shape=(9,), padding_mode="zeros", padding=0)
     one = Waves(np.asarray([[[1.0, small - 1]]])[None][0][None], line, [np.ones((1, 9), dtype=complex)], ops=OPS)
@@ -286,8 +262,6 @@ def ritz_bounds() -> Violations:
     yield from up("an underflow of a Gram matrix", error, 5000 * tiny, 1e-3)
     if np.asarray(is_zero).any():
         yield "a faint layer is called zero"
-    worse = ritz.ritz_down(images, 1e9 * magnitudes, vectors, 1000, ops=OPS)
-    yield from down("Ritz values of wrong images", worse[0], [0.0, 0.0])
     kernels: Any = stack(4, 3, 3, seed=5)
     spec = ConvSpec.of((8, 3, 3), input_shape=(7,), groups=2, padding_mode="replicate")
     layer = Convolution(kernels.reshape(1, 8, 3, 3), spec, ops=OPS)
@@ -309,14 +283,6 @@ def ritz_bounds() -> Violations:
 # -- balls, and other bounds at a fixed cost ---------------------------------------------------------------------------
 def directions_of_balls() -> Violations:
     """Sums of squares in parts, magnitudes, and kernels scaled to a limit less their underflow."""
-    tall: Any = normal(2, 300, 2, seed=7)
-    total, error = directions._square_up(tall, xp=XP)
-    squares = np.swapaxes(tall, 1, 2) @ tall
-    yield from between("a square in parts", float(np.abs(total - squares).max()), 0.0, 1e-11)
-    traces = np.trace(squares, axis1=1, axis2=2)
-    yield from up("error of a square", error, traces * gamma(256 + 2, DOUBLE))
-    few, error = directions._square_up(tall[:, :3], xp=XP)
-    yield from up("error of a small square", error, np.trace(few, axis1=1, axis2=2) * gamma(3 + 1, DOUBLE))
     _, error = directions._square_up(np.full((1, 3, 2), 1e-170), xp=XP)
     yield from up("an underflow of a square", error, 2 * 3 * 2 * 2.0**-1022)
     long: Any = np.full((1, 1, 2**18), 2.0**-9)
@@ -331,7 +297,6 @@ def directions_of_balls() -> Violations:
     kernels: Any = normal(2, 3, 4, 2, 5, seed=9)
     limit = directions.Limit(2.0, 0.25, 1e-4)
     lost = 1.01 * 1e-4 * 10 * math.sqrt(12)
-    yield from up("an underflow", directions._norm_of_underflow(kernels, limit, xp=XP), lost)
     norms: Any = np.asarray([3.0, 5.0])
     found = directions._scaled(kernels, norms, 2 * norms, limit, xp=XP)
     divisor = norms * (1 + 2 * 1.001 * (0.25 + DOUBLE))
@@ -347,7 +312,6 @@ def directions_of_balls() -> Violations:
 
 
 def words_of_bounds() -> Violations:
-    """Of a search for four times a kernel."""
     found: Any = SimpleNamespace(lower=SimpleNamespace(value=1.0), highest=3.0)
     if found_in_words(found, -2) != "0.250000 <= norm <= 0.750000":
         yield found_in_words(found, -2)
@@ -375,12 +339,8 @@ def neighbours() -> Violations:
     yield from up("by a completion that is rounded", norm, math.sqrt(1.25 + 2 * DOUBLE * sums), 1e-10)
     blocks: Any = np.ones((2, 1, 1, 5, 1)) * np.asarray([1.0, 2.0]).reshape(2, 1, 1, 1, 1)
     value: Any = np.asarray([9.0], dtype=np.float32)
-    factor, claims = proven_factor(value, np.ones((2, 5), dtype=complex), blocks, ops=OPS)
-    yield from up("claims of unfoldings", [x.value for x in claims.claims(ops=OPS)], [5.0, 10.0], 1e-9)
+    factor, _ = proven_factor(value, np.ones((2, 5), dtype=complex), blocks, ops=OPS)
     yield from up("a factor", factor, 10 / 9, 1e-5)
-    for beyond in (1e-4, -1e-4):
-        factor, _ = proven_factor(np.asarray([10 * (1 - beyond)]), np.ones((2, 5), dtype=complex), blocks, ops=OPS)
-        yield from up("a factor near 1", factor, max(1.0, 1 / (1 - beyond)), 1e-9)
 
 
 CHECKS = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from helpers.assumptions import assumed, assumed_lower
 from helpers.checks import present
+from specnorm_check import Together
 from specnorm_networks import Multipliers, Product
 from specnorm_networks.certified import heads, parts, rules
 from specnorm_networks.certified.attention import Factors, claim_of_attention
@@ -56,7 +57,6 @@ from specnorm.proofs.bound import Upper, digest_of
 
 
 def times(name: str, source: str, number: float, alpha: float = 1.0) -> Node:
-    """A number times a value, as a matrix."""
     layer = Layer(name, partial(np.array, [[float(number)]]), {}, 0)
     return Node(name, Matrix(layer, alpha=alpha), (source,), (1, 1))
 
@@ -97,7 +97,6 @@ STRIDED: dict[str, Any] = {"stride": 2, "padding_mode": "circular"}
 
 
 def normed(about: ConvSpec, size: tuple[int, ...] | None = (5,), **geometry: Any) -> Upper:
-    """A layer's norm, from a claim about something."""
     geometry = geometry or dict(LAYER.geometry)
     return norm_of_layer(
         PlacedLayer(LAYER, geometry), size, None, None, lambda *_: [assumed(1.0, about, digest_of(CONV))]
@@ -121,7 +120,6 @@ def chain(*factors: float) -> Graph:
 
 
 def within_ball(constants: dict[str, Upper] | None = None) -> Ranges:
-    """Of the sum, on a ball."""
     return ranges(NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 1.0), constants)
 
 
@@ -129,6 +127,11 @@ def within_ball(constants: dict[str, Upper] | None = None) -> Ranges:
 RESIDUAL = (x(), times("u", "x", 2), join("r", ReLU(), "u"), times("v", "r", 3), join("s", Add((1.0, 1.0)), "v", "x"))
 (SKIPPING,) = runs(Graph(RESIDUAL, ("s",)))
 ONES = [np.ones(1), np.ones(1)]
+
+
+def stated(run: Any, *weights: Any) -> tuple[Together, ...]:
+    """State that all links of a run are one part; without weights, all are 1."""
+    return parts.statements_of(run, [(0, len(run.links))], weights or [np.ones(link.width) for link in run.links])
 
 
 class Lying(Measure):
@@ -157,7 +160,7 @@ def headed(weight: Any = 1.0, widths: int = 1, **changed: Any) -> Upper:
     head = present(heads.head_of(run))
     body = replace(head.body, links=(replace(head.body.links[0], **changed),))
     weights = np.linspace(1, 2, 2 * widths) * weight
-    return heads.constant_through_head(replace(head, body=body), [weights], lambda _: [([0], [np.ones(1)])], Measure())
+    return heads.constant_through_head(replace(head, body=body), [weights], lambda rest: [stated(rest)], Measure())
 
 
 NETWORK_REFUSED: dict[str, Callable[[], object]] = {
@@ -181,7 +184,7 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "a layer of another graph": lambda: rules.of_layer(OTHER, "x", NODES["u"], NODES["u"], assumed(1.0), "layer"),
     "slopes of another graph": lambda: rules.of_slopes(OTHER, NODES["s"], 1, 1),
     "slopes of a sum": lambda: rules.of_slopes(SCOPE, NODES["s"], 1, 1),
-    "a run of nobody's": lambda: parts.constant_of_run(replace(RUN), [0], ONES, Measure()),
+    "a run of nobody's": lambda: parts.constant_of_run(replace(RUN), stated(RUN), Measure()),
     "ranges of another network": lambda: with_slopes_on(NETWORKS["chain"][0], within_ball()),
     "ranges within those on another ball": lambda: ranges(
         NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 2.0), None, within_ball()
@@ -192,8 +195,8 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "the lower bound of a layer": lambda: normed_by(assumed_lower(1.0, spec(), digest_of(CONV))),
     "the norm of a layer as if at every size": lambda: normed_by(assumed(1.0, spec((4,)), digest_of(CONV))),
     "the norm of another stack": lambda: normed_by(assumed(1.0, "largest of 2 matrices", digest_of(CONV / 2)), CONV),
-    "negative weights of a run": lambda: parts.constant_of_run(RUN, [0], [-np.ones(1), np.ones(1)], Measure()),
-    "a weight left out": lambda: parts.constant_of_run(RUN, [0], [np.ones(1), np.ones(0)], Measure()),
+    "negative weights of a run": lambda: parts.constant_of_run(RUN, stated(RUN, -np.ones(1), np.ones(1)), Measure()),
+    "a weight left out": lambda: parts.constant_of_run(RUN, stated(RUN, np.ones(1), np.ones(0)), Measure()),
     "the norm of another linear map": lambda: lied_to(),
     "a head's weights that differ in a group": lambda: headed(groups=np.zeros(2, dtype=np.intp)),
     "a head without what is before it": lambda: through(behind(), None),
@@ -201,13 +204,12 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "attention by constants of other values": lambda: attended(SCOPE.map("x", "v")),
     "multipliers of other units": lambda: constant_of_inequality(one_unit(), np.ones(2), 31.0),
     "a multiplier of a unit that is negative": lambda: constant_of_inequality(one_unit(), -np.ones(1), 31.0),
-    "the norm of another kernel": lambda: parts.constant_of_run(RUN, [0], ONES, Lying()),
+    "the norm of another kernel": lambda: parts.constant_of_run(RUN, stated(RUN), Lying()),
 }
 
 
 # -- what the rules say, and what is true ------------------------------------------------------------------------------
 def constants() -> Iterator[tuple[Upper | None, float]]:
-    """Of networks whose constants are attained, and of what they are made of."""
     for graph, truth in NETWORKS.values():
         yield bound(graph, method=Product(), check=False).claim, truth
     yield rules.of_values_together([U, V], NODES["s"].inputs), float(np.hypot(3, 5))
@@ -219,12 +221,15 @@ def constants() -> Iterator[tuple[Upper | None, float]]:
 
 def together() -> Iterator[tuple[Upper | None, float]]:
     """Two numbers with ReLU between; in one part and in two, with weights, and one that is 0."""
-    for starts, last in (([0], 1.0), ([0, 1], 0.5)):
-        yield parts.constant_of_run(RUN, starts, [np.ones(1), np.array([last])], Measure()), 6.0
+    for cuts, last in (([(0, 2)], 1.0), ([(0, 1), (1, 2)], 0.5)):
+        weighted = parts.statements_of(RUN, cuts, [np.ones(1), np.array([last])])
+        yield parts.constant_of_run(RUN, weighted, Measure()), 6.0
     for run, truth in ((RUN, 6.0), (SKIPPING, 7.0)):
         near = Multipliers(steps=50).search(run, [(0, 2)], 1.0, Clock())[0]
-        yield parts.constant_of_run(run, [0], near, Measure()), truth
-    yield from zip(parts.constants(RUN, [(0, 1), (1, 2)], ONES, Measure()), (2.0, 3.0), strict=True)
+        yield parts.constant_of_run(run, stated(run, *near), Measure()), truth
+    yield from zip(
+        parts.constants(RUN, parts.statements_of(RUN, [(0, 1), (1, 2)], ONES), Measure()), (2.0, 3.0), strict=True
+    )
 
 
 def behind() -> heads.Head:
@@ -241,12 +246,11 @@ def behind() -> heads.Head:
     nodes += [Node("z", ReLU(), ("c",), (1, 2, 4)), Node("f", Reshape((1, 8)), ("z",), (1, 8))]
     nodes += [Node("y", Matrix(Layer("w", lambda: matrix, {}, 0)), ("f",), (1, 1))]
     (run,) = runs(Graph(tuple(nodes), ("y",)))
-    return present(heads.head_of(run, [0], [0.1 * np.ones(1)]))
+    return present(heads.head_of(run, parts.statements_of(run, [(0, 1)], [0.1 * np.ones(1)])))
 
 
 def through(head: heads.Head, ahead: Upper | None) -> Upper:
-    alone = [([0], [np.ones(1)])]
-    return heads.constant_through_head(head, [0.1 * np.ones(2)], lambda _: alone, Measure(), ahead)
+    return heads.constant_through_head(head, [0.1 * np.ones(2)], lambda rest: [stated(rest)], Measure(), ahead)
 
 
 def before_heads() -> Iterator[tuple[Upper | None, float]]:
@@ -314,12 +318,10 @@ def lied_to() -> object:
 
 
 def attended(what: object) -> Upper:
-    """A sum as if it were attention on one value."""
     return claim_of_attention(SCOPE, NODES["s"], Factors("u", "u", 0.0, 0.0, 2.0), [U, assumed(5.0, what)])
 
 
 def one_unit() -> Inequality:
-    """Six times a number, ReLU, and five times that."""
     graph = Graph((x(), times("u", "x", 6), join("r", ReLU(), "u"), times("v", "r", 5)), ("v",))
     return inequality_of(with_slopes_on(graph, unlimited_ranges(graph)))
 
@@ -355,7 +357,7 @@ NETWORK_CHECKS = {
     "identity": constants, "of_slopes": constants, "of_operator": constants, "of_layer": constants,
     "_together": constants, "unchanged": constants, "constant_of_run": together,
     "constant_through_head": before_heads, "constant_before": before_heads,
-    "_constant_of_layer": together, "_constant_from": together, "norm_of_layer": layers, "norm_of_matrices": layers,
-    "norm_by_entries": layers,
+    "_constant_of_layer": together, "_constant_of_kernel": together, "norm_of_layer": layers,
+    "norm_of_matrices": layers, "norm_by_entries": layers,
 }  # fmt: skip
 """Rule -> a check whose claims it makes, among others."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from core.proof import test_claims
 from core.proof.defect_rules import DEFECT_REFUSED
 from core.proof.network_rules import FAR, NETWORK_REFUSED
-from core.proof.test_claims import KERNEL, PART
+from core.proof.test_claims import KERNEL
 from helpers.assumptions import assumed, assumed_lower, interval
 from helpers.libraries import NUMPY as np
 from helpers.libraries import OPS
@@ -64,7 +62,6 @@ BALLS = ball(), ball()
 
 
 def cover_in_part() -> cover.Cover:
-    """Of the torus, a cell of it fathomed and not pruned."""
     found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(1), np.zeros(1))
     found.fathom(formed, 100.0)
@@ -72,7 +69,6 @@ def cover_in_part() -> cover.Cover:
 
 
 def formed_before() -> object:
-    """Matrices of cells that are cut since."""
     found = Cover(KERNEL, Boxes.torus((4,)), ops=OPS)
     formed, _ = found.form(POLYNOMIAL, np.arange(len(found)), np.zeros(len(found)))
     found.split(np.full(len(found), 2))
@@ -123,13 +119,11 @@ def without_supremum() -> object:
 def multiple_of(
     norm: Upper | None = None, factor: float = 0.5, shape: tuple[int, ...] = (2, 2, 3)
 ) -> Callable[[], object]:
-    """The norm of half of a kernel, which has the norm 1."""
     half = (0.5 * ONE_LAYER).reshape(shape)
     return lambda: norm_of_multiple(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, factor, half)
 
 
 def neighbour_of(norm: Upper | None = None, shape: tuple[int, ...] = (2, 2, 3)) -> Callable[[], object]:
-    """The norm of a kernel near another one, which has the norm 1."""
     near = (1.001 * ONE_LAYER).reshape(shape)
     return lambda: norm_of_neighbour(norm or assumed(1.0, ONE_SPEC, digest_of(ONE_LAYER)), ONE_LAYER, near)
 
@@ -159,23 +153,8 @@ REFUSED: dict[str, Callable[[], object]] = {
     ),
     "words for a circular layer": lambda: padded_norm(assumed(1.0, "words"), CIRCULAR),
     "a circulant for every size": lambda: padded_norm(assumed(1.0, OWN), ConvSpec.of((3, 3, 4))),
-    "a circulant for zero padding": lambda: padded_norm(
-        assumed(1.0, OWN), ConvSpec.of((3, 3, 4), input_shape=9, padding_mode="zeros")
-    ),
-    "a circulant of another size": lambda: padded_norm(assumed(1.0, SHORT), CIRCULAR),
-    "a skew circulant for a circular layer": lambda: padded_norm(assumed(1.0, Circulant((9,), (True,))), CIRCULAR),
     "a circulant for the other groups": lambda: norm_of_groups(
         GROUPED, [assumed(1.0, GROUPED.of_group)], assumed(1.0, OWN)
-    ),
-    "a patch that reads copies": lambda: norms_of_patch(
-        replace(PATCH, spec=replace(ONE_OUTPUT, padding_mode="reflect", padding=((1, 0),))),
-        assumed_lower(1.0, STACK),
-        assumed(1.0, STACK),
-    ),
-    "two outputs as a patch": lambda: norms_of_patch(
-        PART,
-        assumed_lower(1.0, norms.norm_of_stack((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
-        assumed(1.0, norms.norm_of_stack((2, 2, 2 * math.prod(x.pixels for x in PART.axes)))),
     ),
     "another lower bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, "words"), assumed(1.0, STACK)),
     "another upper bound of a patch": lambda: norms_of_patch(PATCH, assumed_lower(1.0, STACK), assumed(1.0, "words")),

@@ -47,13 +47,11 @@ TAPS: Any = np.random.RandomState(1).standard_normal((1, 2, 2, 3))
 
 
 def top(matrix: Any) -> tuple[float, Any]:
-    """The norm of a matrix, and the right vector that reaches it."""
     _, s, v = np.linalg.svd(matrix)
     return float(s[0]), v[:1]
 
 
 def layer(empty: float = 1.0) -> tuple[Convolution, float, Any]:
-    """A small layer, its norm, and the vector that reaches it."""
     kernel = empty * TAPS
     matrix = dense_matrix(kernel[0], (5,), padding_mode="zeros", padding=1)
     return Convolution(kernel, ZERO_PADDED, ops=OPS), *top(matrix)
@@ -81,8 +79,6 @@ def arrays_of_bounds() -> Iterator[tuple[Upper, float]]:
 
 
 def covered() -> Iterator[tuple[Upper, float]]:
-    """The supremum, by cells; and a circulant, by the supremum and by cells."""
-
     def largest(points: int) -> float:
         symbols = np.moveaxis(np.fft.fft(KERNEL[0], points), -1, 0)
         return float(np.linalg.norm(symbols, 2, axis=(1, 2)).max())
@@ -97,27 +93,17 @@ def covered() -> Iterator[tuple[Upper, float]]:
 
 
 def multiples() -> Iterator[tuple[Upper, float]]:
-    """Half of a kernel whose norm is known: as it is, and with another matrix at one tap."""
     kernel = np.zeros((2, 2, 3))
     kernel[..., 1] = np.diag([1.0, 0.5])
     known = assumed(1.0, ConvSpec.of(kernel.shape), digest_of(kernel))
     yield norm_of_multiple(known, kernel, 0.5, 0.5 * kernel), 0.5
-    changed = 0.5 * kernel
-    changed[0, 0, 1] += 0.25
-    yield norm_of_multiple(known, kernel, 0.5, changed), 0.75
 
 
 def neighbours() -> Iterator[tuple[Upper, float]]:
-    """A kernel whose norm is known, itself, and with other entries: the distances are norms of matrices."""
     kernel = np.zeros((2, 2, 3))
     kernel[..., 1] = np.diag([1.0, 0.5])
     known = assumed(1.0, ConvSpec.of(kernel.shape), digest_of(kernel))
     yield norm_of_neighbour(known, kernel, kernel), 1.0
-    changed = kernel.copy()
-    changed[0, 0, 1] += 0.25
-    yield norm_of_neighbour(known, kernel, changed), 1.25
-    # Equal changes of all taps, whose symbol is the largest for its reshaped norm.
-    yield norm_of_neighbour(known, kernel, kernel + np.eye(2)[..., None]), 3.5
 
 
 def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
@@ -128,9 +114,6 @@ def one_tap() -> Iterator[tuple[Upper | Lower | None, float]]:
     yield norm_of_one_tap(MATRIX[..., None], assumed(norm, norms.norm_of_stack((1, 5, 3)))), norm
     _, claims = proven_factor(MATRIX[:, 0, 0], vector, MATRIX[..., None], ops=OPS)
     yield from ((claim, norm) for claim in claims.claims(ops=OPS))
-    taps: Any = np.ones((1, 1, 1, 5, 1, 3))
-    _, claims = proven_factor(taps[:, 0, 0, 0, 0, 0], taps[:, 0, 0, 0, 0, :], taps, ops=OPS)
-    yield from ((claim, 15.0) for claim in claims.claims(ops=OPS))
     entry: Any = 3.0 * np.eye(3, 4)[None, :, ::-1, None]
     for blocks, largest in ((entry, 3.0), (0 * KERNEL, 0.0)):
         yield from ((claim, largest) for claim in norms.norm_of_single_entries(blocks, ops=OPS) or ())
@@ -147,7 +130,6 @@ def components() -> Iterator[tuple[Upper | Lower | None, float]]:
     part = GROUPED.of_group
     for groups in ((3.0, 1.0), (1.0, 3.0)):
         yield norm_of_groups(GROUPED, [assumed(x, part) for x in groups]), 3.0
-    yield norm_of_groups(GROUPED, [assumed(1.0, part)], assumed(3.0)), 3.0
     yield from zip(norms_of_patch(PATCH, assumed_lower(2.0, STACK), assumed(2.0, STACK)), (2.0, 2.0), strict=True)
     restricted = PART.restricted(9)
     yield norm_of_restriction(PART, restricted, assumed_lower(2.0, restricted.spec.of_group)), 2.0
@@ -202,7 +184,6 @@ def scalars() -> Iterator[tuple[Upper | Lower, float]]:
 
 
 def radii() -> Iterator[tuple[Lower | None, float]]:
-    """Of logits whose difference is 2 and has the constant 2; and of a ball."""
     differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences, 1.5)[0], 0.25
@@ -214,53 +195,32 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     yield margins.radius_of_ball([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
 
 
-CHECKS: dict[str, Check] = {
-    **NETWORK_CHECKS,
-    **DEFECT_CHECKS,
-    "radii": radii,
-    "radius_of_ball": radii,
-    "Upper._largest": arithmetic,
-    "Lower.trivial": arithmetic,
-    "Lower.times_power_of_two": arithmetic,
-    "Upper.times_power_of_two": arithmetic,
-    "largest_of_blocks": arithmetic,
-    "norm_of_multiple": multiples,
-    "norm_of_neighbour": neighbours,
-    "norm_by_circulant": circulants,
-    "padded_norm": circulants,
-    "norms_of_parts": components,
-    "norm_of_groups": components,
-    "norms_of_patch": components,
-    "norm_of_restriction": components,
-    "quotients": own_matrix,
-    "LayerGram.norms_near": own_matrix,
-    "LayerGram.with_zero_layers": own_matrix,
-    "norm_by_waves": by_waves,
-    "norm_by_frobenius": one_tap,
-    "norm_of_one_tap": one_tap,
-    "norm_of_single_entries": one_tap,
-    "Symbol.norm_down": one_tap,
-    "GramProof.largest_up_near": one_tap,
-    "largest_quotient": one_tap,
-    "UnfoldingProof.bounds": fixed,
-    "bounds_by_completions": by_products,
-    "Cover.proven": covered,
-    "supremum_on_grid": covered,
-    "Uppers.claims": arrays_of_bounds,
-    "Uppers.largest": arrays_of_bounds,
-    "Uppers.joined": arrays_of_bounds,
-    "norms_by_grid": fixed,
-    "Polynomial.largest_on_grid": scalars,
-    "_on_grid": by_products,
-    "proven_factor": one_tap,
-    "norm_by_magnitudes": scalars,
-    "Polynomial.of_wrapped": scalars,
-}
+OF_RULES: dict[Check, tuple[str, ...]] = {
+    radii: ("radii", "radius_of_ball"),
+    arithmetic: (
+        "Upper._largest", "Lower.trivial", "Lower.times_power_of_two", "Upper.times_power_of_two", "largest_of_blocks",
+    ),
+    multiples: ("norm_of_multiple",),
+    neighbours: ("norm_of_neighbour",),
+    circulants: ("norm_by_circulant", "padded_norm"),
+    components: ("norms_of_parts", "norm_of_groups", "norms_of_patch", "norm_of_restriction"),
+    own_matrix: ("quotients", "LayerGram.norms_near", "LayerGram.with_zero_layers"),
+    by_waves: ("norm_by_waves",),
+    one_tap: (
+        "norm_by_frobenius", "norm_of_one_tap", "norm_of_single_entries", "Symbol.norm_down",
+        "GramProof.largest_up_near", "largest_quotient", "proven_factor",
+    ),
+    fixed: ("UnfoldingProof.bounds", "norms_by_grid"),
+    by_products: ("bounds_by_completions", "_on_grid"),
+    covered: ("Cover.proven", "supremum_on_grid"),
+    arrays_of_bounds: ("Uppers.claims", "Uppers.largest", "Uppers.joined"),
+    scalars: ("Polynomial.largest_on_grid", "norm_by_magnitudes", "Polynomial.of_wrapped"),
+}  # fmt: skip
+CHECKS = NETWORK_CHECKS | DEFECT_CHECKS | {name: check for check, names in OF_RULES.items() for name in names}
 """Rule -> a check whose claims it makes, among others."""
 
 
 def violations(check: Check) -> Iterator[str]:
-    """Uppers below the truth, and lowers above it."""
     for claim, truth in check():
         if isinstance(claim, Upper) and claim.value < truth * (1 - 1e-12):
             yield f"{claim} below {truth}"

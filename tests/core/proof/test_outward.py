@@ -65,8 +65,6 @@ def test_no_class_is_half_trusted() -> None:
 
 
 # -- arithmetic, against rational numbers --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("power", [-4000, -2149, -2148, -2100, -1075, -1022, 0, 1023, 2046, 2048, 5000])
 @pytest.mark.parametrize("factor", [1, 2, 3, Fraction(1, 7), 2**53 + 1])
 def test_roots_of_any_size_are_found_at_once(power: int, factor: Fraction) -> None:

@@ -75,21 +75,18 @@ class AtSize:
         self.tally.violations.append(f"{self.drawn}: {claim}: {detail}")
 
     def upper(self, claim: str, value: Any) -> None:
-        """Not below the truth."""
         number = float(value)
         self.tally.claims[claim] += 1
         if not math.isfinite(number) or number < 0 or number < self.low:
             self.wrong(claim, f"upper value {number!r}, the norm is {self.low}")
 
     def lower(self, claim: str, value: Any) -> None:
-        """Not above the truth."""
         number = float(value)
         self.tally.claims[claim] += 1
         if not math.isfinite(number) or number < 0 or number > self.high:
             self.wrong(claim, f"lower value {number!r}, the norm is {self.high}")
 
     def enclosure(self, rtol: float, **options: Any) -> None:
-        """Both ends, and what converged means."""
         claim = f"enclose(rtol={rtol:g})"
         result = specnorm.measure(self.drawn.kernel, Enclose(rtol=rtol, **options), **self.keywords)
         lower, upper = float(result.stats["lower"]), float(result.value)
@@ -115,7 +112,6 @@ class AtSize:
                 self.wrong("certify", f"{proven} at {bound!r} (offset {offset:g}), the norm is {self.low}")
 
     def exact(self) -> None:
-        """`conv_norm` within its tolerance."""
         self.tally.claims["conv_norm"] += 1
         try:
             value = float(specnorm.conv_norm(self.drawn.kernel, **self.keywords))
@@ -163,7 +159,6 @@ def in_a_way(way: int) -> Iterator[None]:
 
 
 def check(index: int, modes: Sequence[PaddingMode] = ("zeros",), *, rigorous: bool = False) -> Tally:
-    """Check the layer of a number, in one of the ways."""
     drawn = layer(index, modes, SMALL if rigorous else LARGEST)
     claims, random = AtSize(drawn, rigorous=rigorous), np.random.RandomState(index + 2**20)
     with as_if_large(index), in_a_way(int(random.randint(len(WAYS) + 1))):

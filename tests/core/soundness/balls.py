@@ -23,12 +23,10 @@ Turns = Sequence[Fraction]
 
 
 def power_of_two(exponent: int) -> arb:
-    """``2**exponent``, exactly."""
     return arb((1, exponent))
 
 
 def as_float(x: arb, exponent: int = 0) -> float:
-    """A float near ``x * 2**-exponent``."""
     return float((x * power_of_two(-exponent)).mid())
 
 
@@ -68,7 +66,6 @@ class Exact:
             return acb_mat(self.m, self.p, [acb(re, im) for re, im in pairs])
 
     def norm(self, turns: Turns) -> Bounds:
-        """``||G(theta)||`` at one frequency, proven from both sides."""
         return norm(self.symbol(turns), self.exponent)
 
     def norm_below(self, turns: Turns) -> arb:
@@ -77,7 +74,6 @@ class Exact:
         return quotient(g, top_vector(g, self.exponent))
 
     def matrix(self) -> acb_mat:
-        """The kernel reshaped to (m, p * taps)."""
         return acb_mat(arb_mat(self.m, self.p * self.taps, self.columns.entries()))
 
 
@@ -87,13 +83,11 @@ def _unit(turns: Fraction) -> acb:
 
 
 def matrix(a: NDArray[Any]) -> acb_mat:
-    """A matrix as exact numbers."""
     values = np.asarray(a).astype(np.float64)
     return acb_mat(arb_mat(values.shape[0], values.shape[1], values.reshape(-1).tolist()))
 
 
 def exponent_of(a: NDArray[Any]) -> int:
-    """Binary exponent of the largest entry."""
     return int(np.frexp(np.max(np.abs(np.asarray(a).astype(np.float64)), initial=0.0))[1])
 
 

@@ -102,7 +102,6 @@ class Layer:
 
     @property
     def axes(self) -> list[Axis]:
-        """The convolution behind the layer, axis by axis."""
         g = self.geometry
         pads = padding_pairs(g["padding"], self.kernel.shape[2:], g["dilation"])
         each = zip(self.kernel.shape[2:], self.input_shape, g["stride"], g["dilation"], pads, strict=True)
@@ -115,7 +114,6 @@ class Layer:
         return dense_norm(self.kernel, self.input_shape, **self.geometry)
 
     def singular_values(self) -> Float:
-        """All of them, descending."""
         return all_singular_values(self.kernel, self.input_shape, **self.geometry)
 
     def proven(self) -> balls.Bounds:
@@ -133,7 +131,6 @@ class Layer:
 
 
 def layer(index: int, modes: Sequence[PaddingMode] = ("zeros",), largest: int = LARGEST) -> Layer:
-    """The layer of a number: the same on every machine."""
     random = np.random.RandomState(index)
     while True:
         drawn = _drawn(index, random, str(random.choice(list(modes))))
@@ -143,7 +140,6 @@ def layer(index: int, modes: Sequence[PaddingMode] = ("zeros",), largest: int = 
 
 
 def _sees(drawn: Layer) -> bool:
-    """Whether some tap that is not zero reads a pixel."""
     if drawn.geometry["padding_mode"] != "zeros":
         return True
     seen = drawn.kernel != 0

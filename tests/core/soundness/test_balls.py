@@ -18,26 +18,6 @@ from flint import arb, ctx
 from helpers.oracle import dense_norm, sigma_star
 
 
-@pytest.mark.parametrize(
-    ("taps", "square"),
-    [
-        ([1, 1], 4),
-        ([1, 2, 1], 16),
-        ([1, -1], 4),
-        ([1, 0, -1], 4),
-        ([1, -2, 1], 16),
-        ([3], 9),
-        ([0, 0], 0),
-        ([1, 1, -1], 5),  # |1 + z - z^2|^2 = 5 - 2 (cos(2t) + ...): its maximum is inside, and rational
-    ],
-)
-def test_oracle_has_the_known_supremum_of_scalar_kernels(taps: list[int], square: int) -> None:
-    found = balls.scalar_supremum([np.asarray(taps, dtype=float)])
-    with ctx.workprec(balls.BITS):
-        assert (found * found).overlaps(arb(square))
-        assert found.rad() < arb("1e-60")
-
-
 def test_norms_against_the_other_oracle() -> None:
     """Ball arithmetic at the DFT frequencies is the circular norm of the dense matrix."""
     for seed, shape in enumerate([(3, 2, 3), (2, 3, 2, 3), (1, 4, 4), (3, 3, 2, 2, 2), (4, 2)]):

@@ -48,7 +48,6 @@ class Peaks:
         )
 
     def symbols(self, theta: Float) -> NDArray[np.complex128]:
-        """G at frequencies (f, d), shape (f, m, p)."""
         flat: NDArray[np.complex128] = np.exp(1j * (theta @ self.offsets.T)) @ self.taps
         return flat.reshape(-1, *self.shape)
 
@@ -86,7 +85,6 @@ class Peaks:
         return found
 
     def on_grid(self, sizes: Sequence[int], count: int = 3) -> list[tuple[Fraction, ...]]:
-        """Turns of the largest norms on a DFT grid."""
         points = np.asarray(list(itertools.product(*map(range, sizes))), dtype=np.int64).reshape(
             math.prod(sizes), len(sizes)
         )
@@ -217,5 +215,4 @@ class Truth:
 
 
 def float_of(x: arb) -> float:
-    """The midpoint, for choosing between true bounds."""
     return float(x.mid())

@@ -69,7 +69,6 @@ def _step(end: arb, towards: float, right: Callable[[float], bool]) -> float:
 
 
 def proven(row: dict[str, Any]) -> tuple[float, float]:
-    """The two bounds of a row."""
     bounds = norm_of(row)
     if row["closed_form"] is not None:
         exact = evaluated(row["closed_form"])

@@ -147,7 +147,7 @@ def _with_users_word(tensor: Tensor, patterns: Sequence[str]) -> Tensor:
     """Return an array with its doubt as a refusal, or as an assumption if the user says that it is used as stored."""
     pattern = _pattern(tensor.name, patterns)
     if pattern is None or tensor.kind == "none":
-        return replace(tensor, refusal=tensor.refusal or tensor.doubt)
+        return tensor if tensor.doubt is None else tensor.refused(tensor.doubt)
     assumed = tuple(text for text in tensor.assumed if text != AS_STORED)
     answer = replace(tensor, doubt=None, unsettled=None, assumed=assumed)
     return replace(answer, assumed=(*assumed, f"{BY_USER_AS_TORCH if _is_computed(answer) else BY_USER} {pattern}"))

@@ -132,8 +132,8 @@ def command(
     fail_isometry: float | None,
     jobs: int | None,
     layers: tuple[str, ...],
-    geometry: tuple[dict[str, Any], list[str]] | None,
-    attention: tuple[dict[str, Any], list[str]] | None,
+    geometry: options.Stated | None,
+    attention: options.Stated | None,
     all_columns: bool,
     **arguments: Any,
 ) -> int:

@@ -17,15 +17,16 @@ RANGE = click.option(
     "--input-range", type=(float, float), metavar="LOW HIGH",
     help="Range of the entries of an ONNX network's inputs, such as 0 1; required by squares and products.",
 )  # fmt: skip
+LIMIT = click.option(
+    "--max-bytes", type=click.IntRange(1), default=MAX_BYTES, metavar="N",
+    help="Limit on the total size of a file's arrays.",
+)  # fmt: skip
 
 
 def reporting(formats: Sequence[str]) -> Callable[[Callable[..., int]], Callable[..., int]]:
     """Return a decorator that gives a command the options of a report: its format and file."""
     shared = (
-        click.option(
-            "--max-bytes", type=click.IntRange(1), default=MAX_BYTES, metavar="N",
-            help="Limit on the total size of a file's arrays.",
-        ),
+        LIMIT,
         click.option(
             "-f", "--format", "output_format", type=click.Choice(formats),
             help="Format of the report. Default: by the suffix of --output, or a table.",

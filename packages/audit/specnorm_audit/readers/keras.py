@@ -30,6 +30,8 @@ from specnorm_audit.readers.common import check_shrinking, check_size, native, u
 if TYPE_CHECKING:
     import h5py
 
+Array: TypeAlias = NDArray[Any]
+Load: TypeAlias = Callable[[], Array]
 Place: TypeAlias = tuple[str, ...]
 """Path of an array or group in a file: the names of the groups around it, and its own name."""
 Items: TypeAlias = Sequence[tuple[Place, Any]]
@@ -215,7 +217,7 @@ def _array(name: str, item: h5py.Dataset) -> Tensor:
     return Tensor(name, shape, dtype, partial(_load, item, dtype), refusal=refusal)
 
 
-def _load(item: h5py.Dataset, dtype: str) -> NDArray[Any]:
+def _load(item: h5py.Dataset, dtype: str) -> Array:
     try:
         array = np.asarray(item[()])
     except Exception as error:  # the library fails in many ways on damaged data
@@ -382,7 +384,7 @@ def _with_doubt(place: Place, tensor: Tensor, weights: Mapping[Place, Tensor]) -
     if not others:
         return tensor
     reason = f"its layer, of an unknown class, has the variable {'/'.join(others[0])} besides kernel and bias."
-    return replace(tensor, refusal=tensor.refusal or reason)
+    return tensor.refused(reason)
 
 
 def _separable(depthwise: Tensor, pointwise: Tensor, stored: tuple[Tensor, Tensor]) -> Tensor:
@@ -401,10 +403,10 @@ def _separable(depthwise: Tensor, pointwise: Tensor, stored: tuple[Tensor, Tenso
     )
 
 
-def _product(depthwise: Callable[[], NDArray[Any]], pointwise: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+def _product(depthwise: Load, pointwise: Load) -> Array:
     first = depthwise().astype(np.float64)
     second = pointwise().astype(np.float64)
-    kernel: NDArray[Any] = np.einsum("...cm,cmf->...cf", first, second.reshape(*first.shape[-2:], -1))
+    kernel: Array = np.einsum("...cm,cmf->...cf", first, second.reshape(*first.shape[-2:], -1))
     return kernel
 
 
@@ -421,7 +423,7 @@ def _without_normalised(stored: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
         group = place[:-2] if is_keras_3 else place[:-1]
         for other, x in stored.items():
             if other[: len(group)] == group and len(x.shape) > 1:
-                weights[other] = replace(x, refusal=x.refusal or _NORMALISED)
+                weights[other] = x.refused(_NORMALISED)
     return weights
 
 
@@ -461,7 +463,7 @@ def _tensor(place: Place, stored: Tensor, names: Mapping[Place, str], config: No
     if not _may_be_kernel(owner, role, leaf, len(stored.shape)):
         return replace(tensor, kind="none", refusal=doubt)
     if role is not None:
-        return _kernel_of_layer(tensor, owner, role)
+        return _kernel(tensor.refused(_NORMALISED) if owner.is_normalised else tensor, owner, role)
     tensor = _unknown_role(tensor, owner)
     is_of_other_class = bool(owner.kind) and owner.kind not in _RECURRENT and owner.kind not in _REFUSED
     if len(stored.shape) > 1 and is_of_other_class:
@@ -484,19 +486,12 @@ def _may_be_kernel(owner: _Owner, role: str | None, leaf: str, axes: int) -> boo
     return owner.kind not in _REFUSED or not (leaf == "bias" or is_matrix_beside_kernel)
 
 
-def _kernel_of_layer(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
-    """Return a kernel with the geometry that its owner states, or with the reason why it cannot be read."""
-    if owner.is_normalised:
-        tensor = replace(tensor, refusal=tensor.refusal or _NORMALISED)
-    return _kernel(tensor, owner, role)
-
-
 def _unknown_role(tensor: Tensor, owner: _Owner) -> Tensor:
     """Return a variable whose role is not known: refused, or as a kernel of the kind that its axes suggest."""
     axes = len(tensor.shape)
     if owner.kind in _REFUSED and axes > 2:
         reason = f"it belongs to a layer of class {owner.kind}, which is not measured."
-        return replace(tensor, refusal=tensor.refusal or reason)
+        return tensor.refused(reason)
     if not 2 <= axes <= 5:
         return tensor
     layout = at_rank("HWIO", axes)
@@ -598,9 +593,8 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     shape = tensor.shape
     load = tensor.load
     if not 3 <= len(shape) <= 5:
-        return replace(
-            tensor, kind="conv", refusal=tensor.refusal or f"a kernel of {owner.kind} cannot have the shape {shape}."
-        )
+        tensor = tensor.refused(f"a kernel of {owner.kind} cannot have the shape {shape}.")
+        return replace(tensor, kind="conv")
     is_transposed = owner.kind.endswith("Transpose")
     geometry: Stated = {"layout": at_rank("HWIO", len(shape)), "transposed": is_transposed, "padding_mode": "zeros"}
     if role == _POINTWISE:
@@ -619,7 +613,7 @@ def _kernel(tensor: Tensor, owner: _Owner, role: str) -> Tensor:
     return replace(tensor, kind="conv", shape=shape, load=load, geometry=geometry, input_shape=size)
 
 
-def _reshaped(load: Callable[[], NDArray[Any]], shape: Sequence[int]) -> NDArray[Any]:
+def _reshaped(load: Load, shape: Sequence[int]) -> Array:
     return load().reshape(shape)
 
 

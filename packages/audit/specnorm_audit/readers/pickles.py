@@ -184,11 +184,16 @@ class Scan:
 
     def _make(self, _: Any) -> None:
         """Push an `Inert` for an object that is built by its class's ``__new__``."""
-        arguments = self._pop()
-        function = self._pop()
-        if not isinstance(function, _Global) or function.name in _CALLS or not isinstance(arguments, tuple):
+        function, arguments = self._pop_call()
+        if function.name in _CALLS:
             raise ModelFileError(f"its pickle builds something that is no part of a state dict. {_ADVICE}")
         self._push_inert(function, arguments)
+
+    def _pop_call(self) -> tuple[_Global, tuple[Any, ...]]:
+        arguments, function = self._pop(), self._pop()
+        if not isinstance(function, _Global) or not isinstance(arguments, tuple):
+            raise ModelFileError(f"its pickle calls something that is no part of a state dict. {_ADVICE}")
+        return function, arguments
 
     def _push_inert(self, function: _Global, arguments: Sequence[Any]) -> None:
         if function.name in _DTYPES or _itemsize(function.name) is not None:
@@ -200,10 +205,7 @@ class Scan:
         self._push(inert)
 
     def _call(self, _: Any) -> None:
-        arguments = self._pop()
-        function = self._pop()
-        if not isinstance(function, _Global) or not isinstance(arguments, tuple):
-            raise ModelFileError(f"its pickle calls something that is no part of a state dict. {_ADVICE}")
+        function, arguments = self._pop_call()
         name = function.name
         if name not in _CALLS:
             self._push_inert(function, arguments)
@@ -314,12 +316,11 @@ _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
     "REDUCE": Scan._call,
     "NEWOBJ": Scan._make,
     "EMPTY_SET": lambda scan, _: scan._push([]),
-    "ADDITEMS": lambda scan, _: scan._append_items(scan._pop_mark()),
-    "FROZENSET": lambda scan, _: scan._push(tuple(scan._pop_mark())),
+    **dict.fromkeys(("ADDITEMS", "APPENDS"), lambda scan, _: scan._append_items(scan._pop_mark())),
     "BUILD": Scan._build,
     "BINPERSID": Scan._persistent,
     "MARK": Scan._mark,
-    "TUPLE": lambda scan, _: scan._push(tuple(scan._pop_mark())),
+    **dict.fromkeys(("TUPLE", "FROZENSET"), lambda scan, _: scan._push(tuple(scan._pop_mark()))),
     "TUPLE1": lambda scan, _: scan._tuple_of(1),
     "TUPLE2": lambda scan, _: scan._tuple_of(2),
     "TUPLE3": lambda scan, _: scan._tuple_of(3),
@@ -327,7 +328,6 @@ _OPERATIONS: dict[str, Callable[[Scan, Any], None]] = {
     "EMPTY_LIST": lambda scan, _: scan._push([]),
     "EMPTY_DICT": lambda scan, _: scan._push({}),
     "APPEND": lambda scan, _: scan._append_items([scan._pop()]),
-    "APPENDS": lambda scan, _: scan._append_items(scan._pop_mark()),
     "SETITEM": lambda scan, _: scan._set_items([scan._pop(), scan._pop()][::-1]),
     "SETITEMS": lambda scan, _: scan._set_items(scan._pop_mark()),
     "NONE": lambda scan, _: scan._push(None),

@@ -120,7 +120,7 @@ TORCH: dict[str, Callable[[], bytes]] = {
     "name of 1,500 parts": partial(_parts, 1500, 5000),
     "name of 20,000 parts": partial(_parts, 20_000, 1),
 }
-"""By name; each below 1 MB, and most of it in the zip archive without compression."""
+"""By name; each below 6 MB, and most of it in the zip archive without compression."""
 
 
 # -- the run -------------------------------------------------------------------------------------------------------

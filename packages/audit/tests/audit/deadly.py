@@ -63,7 +63,6 @@ def takes(*_: Any) -> ModelArrays:
 
 
 def loops(*_: Any) -> ModelArrays:
-    """A reader that never ends."""
     while True:
         pass
 
@@ -75,13 +74,11 @@ def eats(*_: Any) -> ModelArrays:
 
 
 def dies(*_: Any) -> ModelArrays:
-    """A reader that ends its process."""
     os.kill(os.getpid(), signal.SIGSEGV)
     return ModelArrays(())
 
 
 def stumbles(*_: Any) -> ModelArrays:
-    """A reader with a fault of its own."""
     raise AttributeError("a fault")
 
 
@@ -114,5 +111,4 @@ def asks_for_more(model: ModelArrays) -> None:
 
 
 def never_answers(model: ModelArrays) -> None:
-    """An answer that never comes."""
     loops(model)

@@ -54,7 +54,6 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def read(path: Path, max_bytes: int = 2**33) -> dict[str, Any]:
-    """Every array of a file."""
     with readers.open_model(str(path), max_bytes) as model:
         return {tensor.name: tensor.load() for tensor in model.arrays}
 
@@ -109,7 +108,6 @@ def safetensors_bytes(arrays: Mapping[str, tuple[str, Sequence[int], bytes]]) ->
 
 
 def save_safetensors(path: Path, arrays: Mapping[str, NDArray[Any]]) -> Path:
-    """Float32 arrays as a safetensors file."""
     path.write_bytes(safetensors_bytes({n: ("F32", a.shape, a.astype("<f4").tobytes()) for n, a in arrays.items()}))
     return path
 
@@ -121,7 +119,6 @@ def text(value: str) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """An integer of any size."""
     raw = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
     return b"\x8a" + bytes([len(raw)]) + raw
 

@@ -281,7 +281,6 @@ def main(folder: Path, seed: int, count: int) -> None:
 
 
 def write_tally(folder: Path, files: Any) -> None:
-    """What became of files, and the most memory that they took."""
     most = max(resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     (folder / "tally.json").write_text(json.dumps({"most MiB": most, "files": files}, indent=1))
 

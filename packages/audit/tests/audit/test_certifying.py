@@ -101,10 +101,7 @@ def test_an_audit_writes_what_both_programs_prove(tmp_path: Path, capsys: pytest
 
 @pytest.mark.parametrize(
     ("array", "words"),
-    [
-        (lambda k: k, "FAILED: the model's array has other numbers"),
-        (lambda _: np.array([None]), "called 'other' by"),
-    ],
+    [(lambda k: k, "FAILED: the model's array has other numbers"), (lambda _: np.array([None]), "called 'other' by")],
     ids=["other numbers", "no numbers"],
 )
 def test_an_array_of_another_model_fails_its_claim_alone(
@@ -192,4 +189,6 @@ def test_what_has_no_claim_is_said_and_is_trouble(tmp_path: Path, capsys: pytest
     assert cli.run(["verify", str(proof), str(model)]) == 0
     assert main([str(proof), str(model)]) == 0
     assert capsys.readouterr().out.count("Not checked, since no claim is about it: b.weight") == 2
+    assert cli.run(["verify", str(proof), str(model), "--max-bytes", "100"]) == 2
+    assert "more than the limit of 100. Raise the limit (--max-bytes)" in capsys.readouterr().err
     assert cli.run(["audit", str(model), "--layers", "a.*", "--certificate", str(proof), "-q"]) == 0

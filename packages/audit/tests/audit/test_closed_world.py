@@ -21,7 +21,6 @@ from specnorm_audit.report import gate_layers
 from specnorm_networks.model_arrays import Tensor
 
 from audit import files
-from audit.layouts_by_hand import NETWORKS, beside
 from audit.unknown_layouts import File, draw, norm
 from specnorm.errors import ModelFileError
 
@@ -82,6 +81,7 @@ def test_many_unknown_layouts_are_not_proven(first: int) -> None:
 
 # -- public architectures ----------------------------------------------------------------------------------------------
 ARCHITECTURES = DATA / "architectures"
+Shapes = dict[str, tuple[int, ...]]
 Arrays = dict[str, tuple[tuple[int, ...], str]]
 
 
@@ -147,17 +147,36 @@ def test_a_usual_name_is_accounted_for_in_its_usual_shape_alone(leaf: str, place
         assert name in {layer.tensor.name for layer in found.unmeasured} or any(x.refusal for x in found.layers)
 
 
-@pytest.mark.parametrize("program", NETWORKS)
-def test_nothing_beside_a_kernel_is_overlooked(program: str) -> None:
-    network = NETWORKS[program]
-    alone = select([files.unread(name, shape) for name, shape in network.arrays.items()])
-    assert network.kernel in {layer.tensor.name for layer in alone.layers}
+OIHW, HWIO = (8, 6, 3, 3), (3, 3, 6, 8)
+NEAR: dict[str, tuple[Shapes, Shapes]] = {
+    "a vector in a tree beside a list": ({"0.weight": OIHW, "0.bias": (8,), "2.weight": (5, 8)}, {"zq.0.weight": (8,)}),
+    "a tree in place of a list's name": (
+        {"layers.0.weight": OIHW, "layers.0.bias": (8,), "layers.2.weight": (5, 8)}, {"zq.0.weight": OIHW}),
+    "a tree of one kernel": (
+        {"l.0.conv1.weight": OIHW, "l.0.bn1.weight": (8,), "l.0.bn1.bias": (8,), "l.0.conv2.weight": (8, 8, 3, 3)},
+        {"zq.l.0.conv1.weight": OIHW}),
+    "a vector below a kernel": ({"conv1_weight": OIHW, "conv1_bias": (8,)}, {"conv1_weight.alpha": (8,)}),
+    "a number beside the only kernel": ({"weight": OIHW, "bias": (8,)}, {"alpha": ()}),
+    "a shape beside a layer of Flax": (
+        {"params/Conv_0/kernel": HWIO, "params/Conv_0/bias": (8,), "params/Dense_0/kernel": (8, 5)},
+        {"params/zq/x": HWIO}),
+    "factors in a layer of Keras": (
+        {"conv/conv/kernel:0": HWIO, "conv/conv/bias:0": (8,)}, {"conv/conv/zqA": (2, 54), "conv/conv/zqB": (8, 2)}),
+}  # fmt: skip
+"""Networks whose first array is a kernel, and what stands near it."""
+
+
+@pytest.mark.parametrize("place", NEAR)
+def test_nothing_near_a_kernel_is_overlooked(place: str) -> None:
+    network, extra = NEAR[place]
+    alone = select([files.unread(name, shape) for name, shape in network.items()])
+    kernel = next(iter(network))
+    assert kernel in {layer.tensor.name for layer in alone.layers}
     assert not [layer.refusal for layer in (*alone.layers, *alone.unmeasured) if layer.refusal]
-    for place, extra in beside(network):
-        found = select([files.unread(name, shape) for name, shape in {**network.arrays, **extra}.items()])
-        refusals = {layer.tensor.name: layer.refusal for layer in found.layers}
-        assert refusals.get(network.kernel), (place, extra)
-        assert [name for name in extra if not refusals.get(name, "no layer")] == [], place
+    found = select([files.unread(name, shape) for name, shape in {**network, **extra}.items()])
+    refusals = {layer.tensor.name: layer.refusal for layer in found.layers}
+    assert refusals.get(kernel)
+    assert [name for name in extra if not refusals.get(name, "no layer")] == []
 
 
 # -- the user's word ---------------------------------------------------------------------------------------------------

@@ -76,7 +76,6 @@ INNER = node("Constant", [], ["inner"], value=numpy_helper.from_array(LARGE))
 
 
 def scope(nodes: Sequence[Any], given: Sequence[Any] = (), made: Sequence[Any] = ("y",), **arrays: Any) -> Any:
-    """A sub-graph."""
     return single(nodes, None, arrays, inputs=given, outputs=made).graph
 
 

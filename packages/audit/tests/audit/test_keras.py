@@ -92,7 +92,6 @@ def test_attention_is_refused_and_recurrent_matrices_say_what_they_are() -> None
 
 # -- configurations are data ---------------------------------------------------------------------------------------
 def _changed(path: Path, change: Any, source: str = "two.keras") -> Path:
-    """Copy of a fixture with another configuration."""
     with zipfile.ZipFile(KERAS / source) as old, zipfile.ZipFile(path, "w") as new:
         for entry in old.infolist():
             data = old.read(entry)

@@ -87,7 +87,6 @@ def conv(**given: Any) -> Any:
 
 
 def behind(*nodes: Any, shape: Any = IMAGE, **arrays: Any) -> Any:
-    """Nodes behind a layer."""
     return single([node("Conv", "x", "w", out="a"), *nodes], shape, W | arrays)
 
 

@@ -39,7 +39,6 @@ class File:
 
     @cached_property
     def norms(self) -> dict[str, float]:
-        """Norms of the weights that the layers use."""
         return {name: norm_of(x, self.order) for name, x in self.used.items()}
 
 
@@ -62,8 +61,6 @@ def norm_of(kernel: Array, order: str = "OIHW") -> float:
 
 
 class _Drawing:
-    """One drawing: the arrays so far, and the random numbers."""
-
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.arrays: dict[str, Array] = {}

@@ -6,13 +6,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.checks import present
-from specnorm_check import Network, Refused, check
+from specnorm_check import Network, Refused, arithmetic, attention, check
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
@@ -110,3 +111,9 @@ def upper_of(form: str) -> float:
 def test_no_constant_is_below_the_bound(form: str) -> None:
     """Which shares no code with the checker."""
     assert proven(network(form)) >= (1 - 1e-6) * upper_of(form)
+
+
+def test_norms_of_tiny_matrices_are_not_lost() -> None:
+    """Squares of 2^-600 are 0: what underflow takes is added."""
+    tiny = np.full((2, 2), 2.0**-600)
+    assert min(arithmetic.frobenius_up(tiny), attention.norm_up(tiny)) >= Fraction(1, 2**599)

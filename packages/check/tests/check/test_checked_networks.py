@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import specnorm_check
 from specnorm_check import Claim, Part, Refused, Together
-from specnorm_check.graphs import ALLOWED_ATTRIBUTES
-from specnorm_check.parts import steps_of_slice
+from specnorm_check.moves import moved
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
@@ -42,7 +41,6 @@ def file_of(nodes: Any, shape: Any, arrays: Any, outputs: Sequence[str] = ("y",)
 
 
 def reached(content: bytes, shape: Sequence[int], draws: int = 6) -> float:
-    """The largest norm of a Jacobian at some points, by differences."""
     return steepest(onnx.ModelProto.FromString(content), [Random(seed).standard_normal(shape) for seed in range(draws)])
 
 
@@ -57,7 +55,6 @@ def joint(values: Sequence[str], *weights: Any, **more: Any) -> Stated:
 
 
 def nothing(network: Any, part: Stated) -> np.ndarray:
-    """An H without rows."""
     joint = network.joint(Part.read(part))
     groups, _, *columns = specnorm_check.stride_one_kernels(joint.kernel, joint.layer).shape
     return np.zeros((groups, 0, *columns), np.int16)
@@ -201,6 +198,10 @@ CASES: dict[str, Case] = {
         (1, 2), [gemm("x", "w", "h"), node("Slice", "h 1 2 1", "g"), gemm("g", "v", "y")],
         joint(["x", "h"], [1, 1], [1, 1 / 16]), joint(["h", "y"], [1, 1 / 16], [1]),
         w=np.diag([1.0, 16.0]), v=ONE, **CUTS),
+    "the first channel of a value": case(
+        (1, 2), [gemm("x", "w", "h"), node("Slice", "h 0 1 1", "g"), gemm("g", "v", "y")],
+        joint(["x", "h"], [1, 1], [1 / 16, 1]), joint(["h", "y"], [1 / 16, 1], [1]),
+        w=np.diag([16.0, 1.0]), v=ONE, **CUTS),
     "multipliers of a transposed layer": case(
         (1, 2, 1), [node("Conv", "x k", "h"), node("ConvTranspose", "h m")],
         joint(["x", "h"], [1, 1], [1, 1 / 16]), joint(["h", "y"], [1, 1 / 16], [1, 1]),
@@ -232,6 +233,17 @@ CASES: dict[str, Case] = {
         **CUTS),
     "a wide layer of a half": case(
         (1, 2), [*HALVES, gemm("a", "w", "h"), node("Concat", "h b", axis=1)], layer("a", "h"), w=3 * ONE, **CUTS),
+    "halves that are sorted": case(
+        (1, 2), [*HALVES, node("Max", "a b", "h"), node("Min", "b a", "l"), node("Concat", "h l", axis=1)], **CUTS),
+    "a half that grows, and is sorted": case(
+        (1, 2), [*HALVES, gemm("b", "w", "c"), node("Max", "a c", "h"), node("Min", "a c", "l"),
+         node("Concat", "h l", axis=1)], layer("b", "c"), w=3 * ONE, **CUTS),
+    "the larger of two, and the least of two others": case(
+        (9, 3), [helper.make_node("Split", ["x"], list("abc"), axis=1, num_outputs=3), node("Max", "a b", "h"),
+         node("Min", "b c", "l"), node("Concat", "h l", axis=1)]),
+    "at least a number, and at most": case(
+        (1, 2), [*HALVES, node("Max", "a c", "h"), node("Min", "a c", "l"), node("Concat", "h l b", axis=1)],
+        c=np.zeros((1, 1)), **CUTS),
     "a half twice": case((1, 2), [*HALVES, node("Concat", "b b a c", axis=1)], c=np.ones((1, 3)), **CUTS),
     "the second half, and twice": case((1, 2), [node("Slice", "x 1 2 1", "b"), node("Concat", "b b", axis=1)], **CUTS),
     "turned halves": case(
@@ -257,7 +269,7 @@ REFUSED = {
     "one value twice",
     "steps that differ",
 }
-EXACT = {"rounding of T": Fraction(1) + Fraction(1, 2**30), "what roundings leave": Fraction(1, 2**60)}
+EXACT = {"rounding of T": Fraction(1) + Fraction(1, 2**30)}
 """Constants of which differences of values say too little."""
 SEARCHED = {
     "channels of two values", "steps that differ",
@@ -474,29 +486,6 @@ def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(draw
     assert proven_by(network, [part], [h]) >= truth
 
 
-def test_the_kernel_of_a_chain_is_that_of_the_quadratic_form() -> None:
-    """With the multipliers as they are, T has the norm for which LipSDP's dense matrix is on the edge."""
-    draw = Random(0)
-    w, v = draw.standard_normal((3, 2)), draw.standard_normal((2, 3))
-    q = [draw.uniform(0.5, 2.0, n) for n in (2, 3, 2)]
-    content = file_of(
-        [gemm("x", "w", "h"), node("LeakyRelu", "h", "r", alpha=-0.5), gemm("r", "v", "y")], (1, 2), {"w": w, "v": v}
-    )
-    network = specnorm_check.Network(content, [1, 2])
-    kernel, _, _, _, factor = network.joint(read_together(joint(["x", "r", "y"], *q)))
-    s = float(np.linalg.norm(kernel.reshape(kernel.shape[:2]), 2)) * (1 + 1e-9)
-    q = [each / s**at for at, each in enumerate(q)]
-    a, b = -0.5, 1.0
-    one, other = np.diag(q[1] ** 2), np.diag(q[2] ** 2)
-    form = np.block([
-        [np.diag(q[0] ** 2) + a * b * w.T @ one @ w, -(a + b) / 2 * w.T @ one],
-        [-(a + b) / 2 * one @ w, one - v.T @ other @ v],
-    ])  # fmt: skip
-    smallest = float(np.linalg.eigvalsh(form)[0])
-    assert factor == 1
-    assert 0 <= smallest < 1e-7
-
-
 # -- claims that are not proven ------------------------------------------------------------------------------------
 CHAIN = file_of(
     [
@@ -550,13 +539,9 @@ def test_a_claim_is_proven_and_says_what_it_is() -> None:
     for words in ("Lipschitz constant <=", "of the input 1x2x6", "by 1 part of 2 layers at most", "2 Conv, 1 Relu"):
         assert words in str(verdict)
     assert float.fromhex(claim().statement["upper"]) >= REACHED
-
-
-def test_a_name_states_no_bound() -> None:
     named = claim()
     named.statement["name"] = "network: Lipschitz constant <= 1.0; 0.01 s\nproven network" + "\u3164" * 2000
     (verdict,) = specnorm_check.check([named], {}, CHAIN)
-    assert verdict.reason == ""
     assert str(verdict).startswith("proven: Lipschitz constant <= " + str(float.fromhex(named.statement["upper"]))[:6])
     assert str(verdict).isprintable()
     assert len(str(verdict)) < 500
@@ -567,33 +552,16 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
         lambda: changed(lambda s: s.update(upper=(0.9 * float.fromhex(s["upper"])).hex())), "prove no less than",
     ),
     "a multiplier of 0": (lambda: changed(weight("0x0.0p+0")), "multiplier is 0"),
-    "a negative multiplier": (lambda: changed(weight("-0x1.0000000000000p+0")), "no hexadecimal float"),
     "nan as a multiplier": (lambda: changed(weight("nan")), "no hexadecimal float"),
     "a multiplier that is a number": (lambda: changed(weight(1)), "no hexadecimal float"),
     "a multiplier beyond": (lambda: changed(weight("0x1.0000000000000p+200")), "0, or close to it or beyond"),
-    "a multiplier too many": (
-        lambda: changed(lambda s: s["parts"][0]["weights"][1].append("0x1.0p+0")), "one a channel",
-    ),
-    "no multipliers of two layers": (lambda: changed(part_of(weights=[])), "has not multipliers"),
     "H of another part": (lambda: changed(lambda _: None, h=[np.zeros((1, 0, 7, 3), np.int16)]), "expected"),
-    "H that lowers nothing": (
-        lambda: changed(lambda _: None, h=[np.full((1, 9, 2, 3), 2**14, np.int16)]), "prove no less than",
-    ),
-    "values in another order": (lambda: changed(part_of(values=["x", "g", "r"])), "stands before a layer"),
-    "a value of no graph": (lambda: changed(part_of(values=["x", "r", "no"])), "a part ends at no, no computed value"),
     "a branch left out": (lambda: changed(part_of(values=["x", "r", "s"])), "expected"),
     "a layer left out": (lambda: changed(part_of(values=["x", "g"], weights=[])), "stands before a layer"),
-    "another file": (
-        lambda: changed(lambda _: None, content=proto_with(lambda g: setattr(g, "name", "h"))), "another one",
-    ),
     "nodes in another order": (
         lambda: changed(lambda _: None, content=proto_with(lambda g: g.node.insert(0, g.node.pop(1)))), "another one",
     ),
     "another shape": (lambda: changed(lambda s: s.update(input_shape=[1, 2, 7])), "another shape"),
-    "no file": (lambda: changed(lambda _: None, content=b""), "needs the .onnx file"),
-    "an entry more": (lambda: changed(lambda s: s.update(more=1)), "other entries"),
-    "an entry more of a part": (lambda: changed(part_of(more=1)), "other entries"),
-    "sizes of a part": (lambda: changed(part_of(exponent=99999)), "exponent"),
 }  # fmt: skip
 
 
@@ -601,18 +569,6 @@ REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
 def test_a_false_claim_is_refused_by_name(name: str) -> None:
     said, words = REFUSALS[name]
     assert re.search(words, said()), said()
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_a_changed_multiplier_proves_its_own_number(seed: int) -> None:
-    """Whatever they are: what is proven stays above what inputs reach."""
-    draw = Random(seed)
-    weights = [2.0 ** draw.uniform(-6, 6, 2) for _ in range(3)]
-    part = joint(["x", "r", "g"], *weights)
-    network = specnorm_check.Network(CHAIN, [1, 2, 6])
-    largest = np.abs(network.joint(read_together(part)).kernel).max()
-    part["exponent"] = 17 - int(np.frexp(largest)[1])
-    assert constant(CHAIN, (1, 2, 6), [part]) >= Fraction(REACHED)
 
 
 JUNK: list[Any] = [
@@ -648,14 +604,17 @@ UNREAD = {
     "a layer that no part proves": node("Conv", "x k"),
     "a product": node("Mul", "x x"),
     "a sum that spreads": node("Add", "x c"),
+    "maxima beyond the border": node("MaxPool", "x", kernel_shape=[4], ceil_mode=1),
+    "another form of Gelu": node("Gelu", "x", approximate="tanh"),
+    "an operator without a rule": node("Exp", "x"),
 }
 
 
 @pytest.mark.parametrize("name", UNREAD)
 def test_operators_that_are_not_read_are_refused_by_name(name: str) -> None:
-    constants = {"k": np.ones((2, 2, 1)), "p": np.array([0, 0, 1, 0, 0, 1]), "c": np.ones((4, 2, 6))}
+    constants = {"k": np.ones((2, 2, 1)), "c": np.ones((4, 2, 6))}
     made = UNREAD[name]
-    proto = onnx.ModelProto.FromString(file_of([node("Identity", "x")], (1, 2, 6), constants))
+    proto = onnx.ModelProto.FromString(file_of([node("Identity", "x")], (1, 2, 6), constants, opset=20))
     del proto.graph.node[:]
     proto.graph.node.append(made)
     if made.domain:
@@ -669,31 +628,13 @@ def test_operators_that_are_not_read_are_refused_by_name(name: str) -> None:
         constant(proto.SerializeToString(), (1, 2, 6), [])
 
 
-GIVEN: dict[str, tuple[Any, dict[str, Any]]] = {
-    "transposed": (node("Gemm", "m m", transA=1), {}),
-    "averages beyond the border": (node("AveragePool", "x", kernel_shape=[4], ceil_mode=1), {}),
-    "windows beyond the border": (node("MaxPool", "x", kernel_shape=[4], ceil_mode=1), {}),
-    "windows where it likes": (node("MaxPool", "x", kernel_shape=[4], auto_pad="SAME_LOWER"), {}),
-    "another form of Gelu": (node("Gelu", "x", approximate="tanh"), {}),
-    "an operator without a rule": (node("Exp", "x"), {}),
-}
-CONSTANTS = {"k": np.ones((2, 2, 1)), "m": EYE, "p": [0, 0, 1, 0, 0, 1]}
-
-
-@pytest.mark.parametrize("name", GIVEN)
-def test_no_rule_is_for_an_operator_with_what_it_does_not_read(name: str) -> None:
-    made, more = GIVEN[name]
-    network = specnorm_check.Network(file_of([made], (1, 2, 6), CONSTANTS, **{"opset": 20, **more}), [1, 2, 6])
-    assert network.nodes["y"].op not in ALLOWED_ATTRIBUTES
-
-
 def test_attributes_and_values_that_are_stated_twice_are_refused() -> None:
     """Of two strides one program reads the first, another the last; and a value that is a constant, too."""
     twice = node("Conv", "x k", strides=[1])
     twice.attribute.append(helper.make_attribute("strides", [2]))
     for nodes in ([twice], [node("Relu", "x", "k"), node("Conv", "x k")]):
         end = helper.make_tensor_value_info("y", TensorProto.DOUBLE, (1, 2, 6))
-        proto = model(nodes, (1, 2, 6), CONSTANTS, outputs=[end])
+        proto = model(nodes, (1, 2, 6), {"k": np.ones((2, 2, 1))}, outputs=[end])
         with pytest.raises(Refused, match="multiple times"):
             specnorm_check.Network(proto.SerializeToString(), [1, 2, 6])
 
@@ -794,29 +735,12 @@ def test_a_slice_of_one_axis_twice_is_no_shortcut() -> None:
     """Steps of 2 and 2 are 2 in one program and 4 in another; the definition says nothing of them."""
     constants = {"b": [0, 0], "e": [9, 9], "a": [2, 1], "t": [2, 1]}
     network = specnorm_check.Network(file_of([node("Slice", "x b e a t")], (1, 1, 8), constants), [1, 1, 8])
-    assert steps_of_slice(network, "y") == [2]
-    network.arrays["a"] = np.array([2, 2])  # some versions of onnx infer a shape of it
-    with pytest.raises(Refused, match="such a Slice"):
-        steps_of_slice(network, "y")
-
-
-def test_a_thread_without_subnormal_numbers_proves_nothing_of_networks() -> None:
-    """A factor of batch normalisation is 0 there: 0 for 1e-22, and no part that asked."""
-    torch: Any = pytest.importorskip("torch")
-    nodes = [node("BatchNormalization", "x s z z v", epsilon=0.0)]
-    small = {"s": np.array([1e-40], np.float32), "z": np.zeros(1, np.float32), "v": np.array([1e-36], np.float32)}
-    content = file_of(nodes, (1, 1, 4), small)
-    statement = {
-        "name": "network", "sha256": hashlib.sha256(content).hexdigest(), "input_shape": [1, 1, 4],
-        "upper": "0x0.0p+0", "parts": [],
-    }  # fmt: skip
-    if not torch.set_flush_denormal(True):
-        pytest.skip("this processor cannot take subnormal numbers for zero")
-    try:
-        (verdict,) = specnorm_check.check([Claim(statement, [])], {}, content)
-    finally:
-        torch.set_flush_denormal(False)
-    assert "subnormal numbers are taken for zero" in verdict.reason
+    entries = {"x": np.arange(8).reshape(1, 1, 8)}
+    assert moved(network, "y", entries).tolist() == [[[0, 2, 4, 6]]]
+    for axes in ([2, 2], [2, -1]):
+        network.arrays["a"] = np.array(axes)  # some versions of onnx infer a shape of it
+        with pytest.raises(Refused, match="cuts an axis twice"):
+            moved(network, "y", entries)
 
 
 def test_roundings_of_normalisations_behind_a_layer_are_counted() -> None:
@@ -934,7 +858,7 @@ MEANINGLESS: dict[str, Case] = {
 @pytest.mark.parametrize("name", MEANINGLESS)
 def test_graphs_that_no_runtime_runs_are_refused(name: str) -> None:
     one = MEANINGLESS[name]
-    with pytest.raises(Refused, match=r"no rule is for such a Conv|stands before a layer|beyond one of"):
+    with pytest.raises(Refused, match=r"no rule is for such a Conv|of another size|beyond one of"):
         constant(one.content, one.shape, one.parts)
 
 
@@ -970,7 +894,7 @@ CHANGED: dict[str, tuple[Case, Callable[[Any], Any], str]] = {
         "just one operator set of ONNX from 13 to 28") for sets in ([12], [29], [2**31], [13, 28], [])},
     # One entry beside five limits was five entries for onnx's reference: 2.236 for 1.
     **{f"limits of shape {shape}": (case((1, 1), [node("Clip", "x m")], m=np.full(shape, -9.0)), id,
-        "a Clip has a limit that is not a single number") for shape in ((5,), (5, 1), (1, 1, 1))},
+        "Clip whose limit is not a single number") for shape in ((5,), (5, 1), (1, 1, 1))},
 }  # fmt: skip
 
 
@@ -1005,15 +929,15 @@ def test_factors_are_those_of_the_rules(name: str) -> None:
 
 
 # -- branches ------------------------------------------------------------------------------------------------------
-def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
-    """A network that slices, joins, adds and maps values of two axes."""
+def drawn_branches(seed: int, *more: str) -> tuple[bytes, tuple[int, ...], list[Stated]]:
     draw = Random(seed)
     nodes, constants, parts = list[Any](), dict[str, Any](CUTS), list[Stated]()
     widths = {"x": 4}
     for at in range(9):
         name, names = f"z{at}", list(widths)
         source = names[int(draw.randint(max(0, len(names) - 4), len(names)))]
-        op = ("Slice", "Slice", "Concat", "Concat", "Add", "Sub", "Gemm", "LeakyRelu", "Abs")[int(draw.randint(9))]
+        operators = ("Slice", "Slice", "Concat", "Concat", "Add", "Sub", "Gemm", "LeakyRelu", "Abs", *more)
+        op = operators[int(draw.randint(len(operators)))]
         equal = [other for other in names if widths[other] == widths[source]]
         other = equal[int(draw.randint(len(equal)))]
         if op == "Slice" and widths[source] > 1:
@@ -1026,6 +950,9 @@ def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
             other = names[int(draw.randint(len(names)))]
             nodes.append(node(op, f"{source} {other}", name, axis=1))
             widths[name] = widths[source] + widths[other]
+        elif op in ("Max", "Min"):
+            nodes.append(node(op, f"{source} {other}", name))
+            widths[name] = widths[source]
         elif op in ("Add", "Sub"):
             # A value less itself is fixed, and no bound is known of functions of fixed values alone.
             is_fixed = op == "Sub" and other == source
@@ -1047,28 +974,8 @@ def drawn_branches(seed: int) -> tuple[bytes, tuple[int, ...], list[Stated]]:
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize("seed", range(150))
 def test_branches_prove_at_least_what_inputs_reach(seed: int) -> None:
-    content, shape, parts = drawn_branches(seed)
+    content, shape, parts = drawn_branches(seed, *("Max", "Min") * (seed % 2))
     network = specnorm_check.Network(content, list(shape))
     proven = [proven_part(network, part) for part in parts]
     truth = Fraction(reached(content, shape, 12)) * (1 - CLOSE)
     assert proven_by(network, [part for part, _, _ in proven], [h for _, h, _ in proven]) >= truth
-
-
-# -- matrices ------------------------------------------------------------------------------------------------------
-def test_a_certificate_of_matrices_is_proven_and_a_smaller_number_is_refused() -> None:
-    _, shape, _, (part,), _ = one = MATRICES["pairs that are sorted"]
-    content = one.content
-    network = specnorm_check.Network(content, list(shape))
-    proven, h, _ = proven_part(network, part)
-    upper = specnorm_check.float_up(proven_by(network, [proven], [h]))
-    statement = {
-        "name": "sorted", "sha256": hashlib.sha256(content).hexdigest(), "input_shape": list(shape),
-        "upper": upper.hex(), "parts": [proven],
-    }  # fmt: skip
-    smaller = {**statement, "upper": np.nextafter(upper, 0.0).hex()}
-    other = {**statement, "parts": [{**proven, "values": ["a", *proven["values"][1:]]}]}
-    claims = [Claim(each, [h]) for each in (statement, smaller, other)]
-    first, second, third = specnorm_check.check(claims, {}, content)
-    assert not first.reason
-    assert "its parts prove no less than" in second.reason
-    assert "the input of the graph" in third.reason

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import specnorm_check
+from specnorm_check import Refused, Together
 from specnorm_check.matrices import step_of, values_between
 from specnorm_check.maxima import MADE
 from specnorm_check.moves import MOVES, copies_of, moved
+from specnorm_check.parts import TermReader
 from specnorm_check.rules import SLOPES, factor_of_operator, slopes_of
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
@@ -134,6 +136,49 @@ def wrongly_moved() -> Iterator[str]:
 def test_entries_are_moved_as_onnx_moves_them() -> None:
     assert [*wrongly_moved()] == []
     assert {one.op_type for one, _, _ in MOVED.values()} <= MOVES
+
+
+def drawn_moves(seed: int) -> tuple[list[Any], dict[str, Any]]:
+    """Operators that move the entries of an image, one after the other, often whole channels."""
+    draw, nodes, arrays = np.random.RandomState(seed), list[Any](), dict[str, Any]()
+    for at in range(1 + seed % 3):
+        x, y = f"y{at - 1}" if at else "x", f"y{at}"
+        first, last, step = draw.randint(0, 2), draw.randint(3, 7), draw.randint(1, 3)
+        some = {"i": draw.permutation(4)[: draw.randint(2, 5)], "s": [first, 0], "e": [last, 9], "t": [step, 1]}
+        some |= {"p": [0, draw.randint(2), 0, 0, 0, draw.randint(2), 0, 0], "c": np.ones((1, 1, 4, 6)), "z": [0, 0]}
+        some |= {"a": [draw.choice([1, 2, 3]), 0]}
+        arrays |= {f"{name}{at}": np.array(array) for name, array in some.items()}
+        nodes.append([
+            node("Gather", f"{x} i{at}", y, axis=1), node("Pad", f"{x} p{at}", y), node("Flatten", x, y),
+            node("Slice", f"{x} s{at} e{at} a{at} t{at}", y), node("Slice", f"{x} z{at} e{at} a{at} t{at}", y),
+            node("Concat", f"{x} {x}", y, axis=1), node("Transpose", x, y, perm=[0, 1, 3, 2]),
+        ][draw.randint(7)])  # fmt: skip
+    return nodes, arrays
+
+
+def test_channels_that_a_part_reads_are_those_of_onnx() -> None:
+    """Of a value of a part, by whatever moves its entries: the rows are its channels, all else is constant."""
+    read_ones = 0
+    for seed in range(120):
+        nodes, arrays = drawn_moves(seed)
+        end = nodes[-1].output[0]
+        try:
+            content = file_of([*nodes, node("Identity", end)], IMAGE, arrays)
+            network = specnorm_check.Network(content, list(IMAGE))
+            reader = TermReader(network, Together(("x", "y"), (np.ones(4), np.ones(1))))
+            readings = [*reader.readings(1, end)]
+        except (Refused, LookupError, ValueError, onnx.shape_inference.InferenceError):
+            continue
+        numbers = np.arange(1.0, 1 + np.prod(IMAGE)).reshape(IMAGE)
+        truth = run(onnx.ModelProto.FromString(content), numbers)
+        made = np.zeros(truth.shape)
+        for found in readings:
+            every = [slice(None, None, step) for step in found.steps]
+            channels = numbers.reshape(found.shape)[:, found.channels][:, :, *every]
+            made[:, found.rows] = channels[:, :, *(slice(size) for size in truth.shape[2:])]
+        assert np.array_equal(made, truth), [one.op_type for one in nodes]
+        read_ones += 1
+    assert read_ones > 40
 
 
 def transposed(x: Any) -> Any:

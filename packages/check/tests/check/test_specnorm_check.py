@@ -47,12 +47,10 @@ def statement_of(kernel: np.ndarray, geometry: dict[str, Any] | None = None, **m
 
 
 def kernels_of(kernel: Any, told: dict[str, Any]) -> Any:
-    """The kernels of stride 1 of a layer that is stated."""
     return specnorm_check.stride_one_kernels(*specnorm_check.read_layer(kernel.astype(np.float64), told))
 
 
 def bound(kernel: Any, told: dict[str, Any], h: Any) -> Fraction:
-    """What a checker says that an H proves of a layer that is stated."""
     found: Fraction = specnorm_check.proven_norm(*specnorm_check.read_layer(kernel, told), h, told["exponent"])
     return found
 
@@ -86,18 +84,11 @@ def proven(layer: Layer, h: Any, bits: int, at_size: bool = False) -> Fraction:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-@given(layer=layers(around=True), bits=st.integers(2, 20))
-def test_no_completion_proves_less_than_the_norm_at_some_size(name: str, layer: Layer, bits: int) -> None:
-    """Of the dense matrix of the layer at one of its sizes, written by loops."""
+@given(layer=layers(around=True), bits=st.integers(2, 20), at_size=st.booleans())
+def test_no_completion_proves_less_than_the_norm(name: str, layer: Layer, bits: int, at_size: bool) -> None:
+    """Of the dense matrix of the layer at one of its sizes, written by loops; proven at that size, or at every one."""
     truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
-    assert proven(layer, HOSTILE[name], bits) >= Fraction(truth.lo)
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-@given(layer=layers(around=True), bits=st.integers(2, 20))
-def test_no_completion_proves_less_than_the_norm_at_one_size(name: str, layer: Layer, bits: int) -> None:
-    truth = dense_norm(layer.kernel, layer.input_shape, **layer.geometry)
-    assert proven(layer, HOSTILE[name], bits, at_size=True) >= Fraction(truth.lo)
+    assert proven(layer, HOSTILE[name], bits, at_size) >= Fraction(truth.lo)
 
 
 @given(layer=layers(modes=("zeros",)))
@@ -197,7 +188,6 @@ def test_the_checker_imports_no_other_package_of_ours() -> None:
 
 
 def modules_imported(path: Path) -> set[str]:
-    """What a file imports beside the standard library."""
     imported = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -295,40 +285,25 @@ def test_a_number_between_two_floats_is_refused() -> None:
         assert bool(reason(told, h, arrays={"k": column})) == bool(words)
 
 
-NAN = np.array([[[1.0, np.nan]]])
 REFUSALS: dict[str, tuple[Callable[[], str], str]] = {
     "a lower number": (lambda: reason(upper=2.0.hex()), "its H proves no less than 2.0000"),
     "another H": (lambda: reason(h=2 * H), "its H proves no less than"),
     "nan claimed": (lambda: reason(upper="nan"), "no hexadecimal float"),
     "infinity claimed": (lambda: reason(upper="0x1.0p+9999"), "not a finite one"),
-    "a negative number": (lambda: reason(upper="-0x1.0p+1"), "no hexadecimal float"),
-    "a float claimed": (lambda: reason(upper=2.5), "no hexadecimal float"),
-    "nan in the kernel": (
-        lambda: reason(statement_of(NAN, upper=RIGHT["upper"]), arrays={"k": NAN}), "contains NaN or infinity",
-    ),
     "another bit": (lambda: reason(arrays={"k": KERNEL * (1 + 2**-52)}), "digest differs"),
     "another shape": (lambda: reason(arrays={"k": KERNEL[0]}), "the model's array is float64"),
     "another dtype": (lambda: reason(arrays={"k": KERNEL.astype(np.float32)}), "the model's array is float32"),
     "no array": (lambda: reason(arrays={}), "has no array k"),
     "complex": (lambda: reason(dtype="complex128", arrays={"k": KERNEL.astype(complex)}), "is complex128"),
     "an entry of H above 2^19": (lambda: reason(h=H.astype(np.int32) * 2**20), "an entry above"),
-    "a kernel with an entry above 2^19": (lambda: reason(exponent=20), "an entry above"),
-    "H of another shape": (lambda: reason(h=H[0]), "expected"),
-    "H of other taps": (lambda: reason(h=H[..., :1]), "expected"),
     "H of floats": (lambda: reason(h=H.astype(float)), "not int16 or int32"),
-    "an exponent of text": (lambda: reason(exponent="0"), "exponent"),
     "a truth value as exponent": (lambda: reason(exponent=True), "exponent"),
-    "an exponent beyond": (lambda: reason(exponent=10**9), "exponent"),
-    "an entry less": (lambda: reason({k: v for k, v in RIGHT.items() if k != "groups"}), "other entries"),
     "sizes in words": (lambda: reason(sizes="divided"), "whole numbers"),
     "H of another byte order": (lambda: reason(h=H.astype(">i2")), "H is >i2"),
     "a size for two axes": (lambda: reason(sizes=[8, 8]), "whole numbers"),
-    "a size of 0": (lambda: reason(sizes=[0]), "whole numbers"),
     "H of the kernel at a size": (lambda: reason(sizes=[8]), "any number of rows"),
-    "a matrix beyond memory": (lambda: reason(sizes=[2**14]), "too large a matrix"),
     "transposed and reflected": (lambda: reason(transposed=True, padding_mode="reflect"), "transposed"),
     "negative padding": (lambda: reason(padding=[[-1, 0]]), "whole numbers"),
-    "no padding": (lambda: reason(padding=[]), "padding for each axis"),
     "a list as name": (lambda: reason(tensor=["k"]), "damaged"),
 }  # fmt: skip
 
@@ -341,7 +316,6 @@ def test_a_false_claim_is_refused_by_name(name: str) -> None:
 
 # -- damaged files -------------------------------------------------------------------------------------------------
 def write(path: Path, *, claims: Any = None, text: str | None = None, **arrays: Any) -> Path:
-    """A certificate's file, with anything in place of its parts."""
     said = [RIGHT] if claims is None else claims
     text = json.dumps({"specnorm_certificate": 5, "claims": said}) if text is None else text
     with path.open("wb") as file:
@@ -397,11 +371,6 @@ def _flipped(path: Path) -> Path:
     return path
 
 
-def _text(path: Path, content: str) -> Path:
-    path.write_text(content, encoding="utf-8")
-    return path
-
-
 WHOLE = json.dumps({"specnorm_certificate": 5, "claims": [RIGHT]})
 DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "objects": (lambda path: write(path, H0=np.array([{}], object)), "Object arrays cannot be loaded"),
@@ -418,7 +387,6 @@ DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "nan": (lambda path: write(path, text=WHOLE.replace('"groups": 1', '"groups": NaN')), "not a whole number"),
     "deep lists": (lambda path: write(path, text="[" * 10**5), "cannot be read"),
     "no text": (lambda path: write(path, text="\udcff".encode("utf-8", "replace").decode()), "cannot be read"),
-    "the file before": (lambda path: _text(path, '{"specnorm_certificate": 3, "claims": []}'), "cannot be read"),
     "more than it holds": (_promises, "cannot be read"),
 }
 

@@ -90,10 +90,7 @@ def test_an_output_needs_no_stated_shape() -> None:
     assert verdict.reason == ""
 
 
-ON_THE_PAGE = {
-    "dense-relu": "reference-networks/dense-relu.onnx",
-    "pooling": "reference-networks/pooling.onnx",
-}
+ON_THE_PAGE = {"dense-relu": "reference-networks/dense-relu.onnx", "pooling": "reference-networks/pooling.onnx"}
 
 
 @pytest.mark.parametrize("name", ON_THE_PAGE)
@@ -211,7 +208,6 @@ def behind_a_layer(operator: str, *inputs: str, **how: Any) -> Any:
 
 
 def without_multipliers(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A chain of dense layers, of more units than the limit."""
     for module in (specnorm_check.inequality, network_certificates):
         monkeypatch.setattr(module, "MOST_UNITS", 8)
     return DOCS / CASES[0]["file"]

@@ -175,11 +175,6 @@ class _Reading:
         squares = host.inflate(np.square(constants[changes]), 1) + UNDERFLOW
         return cls(numbers[changes].astype(np.intp), squares)
 
-    def square_sums(self, count: int) -> FloatArray:
-        """Return for each number below ``count`` the sum of squared constants of the functions of that entry."""
-        most = int(np.bincount(self.numbers).max(initial=1))
-        return np.asarray(host.inflate(np.bincount(self.numbers, self.squares, count), most + 1))
-
 
 @dataclass(frozen=True, eq=False)
 class _Block:
@@ -298,7 +293,9 @@ class _Blocks:
     def _form(self, reading: _Reading, atoms: NDArray[np.intp], forms: Sequence[FloatArray]) -> FloatArray:
         """Return Q of what is read, from those of the blocks."""
         last = self.blocks[-1].entries.stop if self.blocks else len(atoms) + 1
-        sums = reading.square_sums(last)
+        # For each entry the sum of squared constants of its functions.
+        most = int(np.bincount(reading.numbers).max(initial=1))
+        sums = np.asarray(host.inflate(np.bincount(reading.numbers, reading.squares, last), most + 1))
         largest = np.zeros(int(atoms.max()) + 1)
         np.maximum.at(largest, atoms, sums[1 : len(atoms) + 1])
         form = np.diag(largest)

@@ -63,20 +63,6 @@ def product_of_factors(first: Fraction, second: float) -> Fraction:
     return product
 
 
-def crop(term: Term, channels: range) -> Term | None:
-    """Return the part of an identity term whose output channels (`Term.rows`) lie in ``channels``; None if it is empty.
-
-    In the returned term, the first of ``channels`` has the number 0.
-    """
-    first = max(term.rows.start, channels.start)
-    last = min(term.rows.stop, channels.stop)
-    if first >= last:
-        return None
-    offset = term.reads.start - term.rows.start
-    rows = range(first - channels.start, last - channels.start)
-    return replace(term, rows=rows, reads=range(first + offset, last + offset))
-
-
 def slice_of(
     combination: LinearCombination,
     ndim: int,
@@ -102,10 +88,16 @@ def slice_of(
 
 def _some_channels(combination: LinearCombination, channels: range) -> LinearCombination:
     """Return some channels of a sum of identities; `NoSumError` if it has other terms."""
-    if not all(term.is_identity for term in combination.terms):
-        raise NoSumError
-    cropped = [crop(term, channels) for term in combination.terms]
-    return LinearCombination(tuple(term for term in cropped if term is not None), len(channels), combination.axis)
+    terms: list[Term] = []
+    for term in combination.terms:
+        if not term.is_identity:
+            raise NoSumError
+        first, last = max(term.rows.start, channels.start), min(term.rows.stop, channels.stop)
+        if first < last:
+            offset = term.reads.start - term.rows.start
+            rows = range(first - channels.start, last - channels.start)
+            terms.append(replace(term, rows=rows, reads=range(first + offset, last + offset)))
+    return LinearCombination(tuple(terms), len(channels), combination.axis)
 
 
 def _every_nth_pixel(

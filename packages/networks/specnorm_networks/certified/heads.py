@@ -31,6 +31,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from specnorm_check import Part
 
 from specnorm import ConvSpec
 from specnorm.proof import (
@@ -57,7 +58,6 @@ from specnorm_networks.certified.parts import (
     joint_kernel,
     map_of,
     middle_and_leaf_slopes,
-    parts_from,
     usable,
 )
 from specnorm_networks.certified.placed_kernels import symbols_of
@@ -94,26 +94,28 @@ class Head:
         Number of pixels of the value that the matrix layer reads, along each axis.
     ring : tuple of int
         N, one number an axis.
-    starts : tuple of int
-        First links of the parts in which the links before the body are bounded (`parts.constant_of_run`).
-    weights_before : tuple of array
-        Weights of the values of the links before the body: for each of these links one number a channel.
+    before : tuple of Part
+        Statements of the parts of the run before the body.
     """
 
     run: Run
     body: Run
     window: PixelCounts
     ring: tuple[int, ...]
-    starts: tuple[int, ...] = ()
-    weights_before: tuple[FloatArray, ...] = ()
+    before: tuple[Part, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.run.end} by {self.run.start}, up to a head"  # the links before the body alone
 
     @property
+    def first(self) -> int:
+        """Number of links before the body."""
+        return sum(len(statement.values) - 1 for statement in self.before)
+
+    @property
     def matrix_number(self) -> int:
         """Number of the matrix layer's link in the run."""
-        return len(self.weights_before) + len(self.body.links)
+        return self.first + len(self.body.links)
 
     @property
     def link(self) -> Link:
@@ -123,7 +125,7 @@ class Head:
     @property
     def weights_at_start(self) -> FloatArray:
         """Weights q_0 of the value that the body reads."""
-        return np.asarray(self.weights_before[-1] if self.weights_before else np.ones(self.body.width))
+        return np.asarray(self.before[-1].multipliers[-1] if self.before else np.ones(self.body.width))
 
     @property
     def matrix(self) -> FloatArray:
@@ -168,36 +170,23 @@ class Head:
 
         ``root``: R, one column for each entry of x'.
         """
-        first = len(self.weights_before)
-        names = [name for link in self.run.links[first : self.matrix_number + 1] for name in link.kernel_names]
+        names = [name for link in self.run.links[self.first : self.matrix_number + 1] for name in link.kernel_names]
         root_layer = Layer(" + ".join(names), load=lambda: root, geometry={}, spatial=0)
         root_link = replace(self.link, terms=(Term.of_matrix(0, root_layer),))
         run = self.run.part(self.matrix_number, len(self.run.links))
-        start = f"{self.run.links[first - 1].end}, weighted" if self.weights_before else self.run.start
+        start = f"{self.before[-1].values[-1]}, weighted" if self.before else self.run.start
         following = replace(run, start=start, width=len(root), links=(root_link, *run.links[1:]))
         return following._with_domain(self.run.domain)
 
 
 # -- where a run has a matrix layer ------------------------------------------------------------------------------------
-def head_of(
-    run: Run,
-    starts: Sequence[int] = (),
-    before: Sequence[FloatArray] = (),
-) -> Head:
-    """Return a run's `Head`.
+def head_of(run: Run, before: Sequence[Part] = ()) -> Head:
+    """Return a run's `Head`, whose body begins after the parts ``before``.
 
-    Parameters
-    ----------
-    starts, before
-        As in `Head`.
-
-    Raises
-    ------
-    NoBoundError
-        If the run has no matrix layer that can be bounded together with the links before it.
+    `NoBoundError` if the run has no matrix layer that can be bounded together with the links before it.
     """
     matrix_number = _matrix_of_pixels(run)
-    first = len(before)
+    first = sum(len(statement.values) - 1 for statement in before)
     # The run has to be cut before the body, and on both sides of the matrix.
     if first >= matrix_number or not {first, matrix_number, matrix_number + 1} <= set(run.cut_points):
         raise NoBoundError("the run cannot be cut around the matrix")
@@ -215,7 +204,7 @@ def head_of(
     ring = _ring(coarse_body, sizes_on_coarsest_grid)
     if math.prod(ring) > LARGEST_RING:
         raise NoBoundError("the ring is too large")
-    return Head(run, coarse_body, sizes[-1], ring, tuple(starts), tuple(before))
+    return Head(run, coarse_body, sizes[-1], ring, tuple(before))
 
 
 def _on_coarsest_grid(body: Run, grids: Mapping[int, tuple[int, ...]]) -> Run:
@@ -315,23 +304,17 @@ def constant_before(head: Head, norms: Norms) -> Upper:
     HypothesisError, ValueError, MethodError
         As `parts.constant_of_run`.
     """
-    first = len(head.weights_before)
-    links_before = head.run.part(0, first)
-    parts = parts_from(links_before, head.starts)
-    premises = [*constants(links_before, parts, head.weights_before, norms), *links_before.factors]
+    links_before = head.run.part(0, head.first)
+    premises = [*constants(links_before, head.before, norms), *links_before.factors]
     product = host.mul_up(*(claim.value for claim in premises))
-    return make_upper(product, head, f"{first} layers before a head, weighted", *premises)
-
-
-Partition = tuple[Sequence[int], Sequence[FloatArray]]
-"""First links of the parts of a run, and weights of its values, as `parts.constant_of_run` takes them."""
+    return make_upper(product, head, f"{head.first} layers before a head, weighted", *premises)
 
 
 @arithmetic.on_host()
 def constant_through_head(
     head: Head,
     weights: Sequence[FloatArray],
-    following: Callable[[Run], Sequence[Partition]],
+    following: Callable[[Run], Sequence[Sequence[Part]]],
     norms: Norms,
     ahead: Upper | None = None,
     tick: Callable[[], None] = lambda: None,
@@ -343,7 +326,8 @@ def constant_through_head(
     weights : sequence of array
         One number a channel of each value of the body but the first.
     following : callable
-        Returns for the run that begins with R (`Head.following`) the partitions to try; the least constant counts.
+        Returns for the run that begins with R (`Head.following`) statements of its parts, several times; the least
+        constant counts.
     ahead : Upper, optional
         `constant_before` of the same `Head`. Needed if there are links before the body, and refused otherwise.
     tick : callable, optional
@@ -366,13 +350,13 @@ def constant_through_head(
     if [len(numbers) for numbers in weights] != widths or not fits or not all(map(usable, weights)):
         raise NotProvenError(f"no weights of {widths} channels")
     subject_ahead = None if ahead is None else ahead.what
-    needed_subject = head if head.weights_before else None
+    needed_subject = head if head.before else None
     # The claim has to be about this very head. Without links before the body, there must be none.
     if subject_ahead is not needed_subject:
         raise HypothesisError("what is before this head is not counted")
     gram, error = _approximate_gram(head, weights, tick)
     rest = head.following(_root(gram, error))
-    claims = [constant_of_run(rest, starts, numbers, norms) for starts, numbers in following(rest)]
+    claims = [constant_of_run(rest, statements, norms) for statements in following(rest)]
     least_claim = min(claims, key=float)
     if ahead is None:
         return least_claim

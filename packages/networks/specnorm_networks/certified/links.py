@@ -252,6 +252,11 @@ class Run:
         """Name of the last node."""
         return self.links[-1].end
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        """Names of the first node, and of the last one of each link."""
+        return (self.start, *(link.end for link in self.links))
+
     @cached_property
     def cut_points(self) -> tuple[int, ...]:
         """Numbers of the values, from 0 to ``len(links)``, at which the run may be cut.

@@ -46,6 +46,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from specnorm_check import Part, Together
 
 from specnorm import ConvSpec
 from specnorm.errors import MethodError
@@ -89,38 +90,19 @@ def cut_into_parts(run: Run, *, widest: int = MOST_CHANNELS) -> list[tuple[int, 
     for first, last in itertools.pairwise(run.cut_points):
         if first == starts[-1]:
             continue  # the present part has no link before this cut point, so that there is nothing to join
-        gains_by_joining = widest > 0 and _has_middle_slopes(run.links[first - 1])
+        # If the middle slope of each channel is 0, no edge of K joins the links up to here to the later links. They
+        # share only the weights of the value between them, so that one joint bound of both is no better than two.
+        middle_slopes, _ = middle_and_leaf_slopes(*run.links[first - 1].slopes)
+        gains_by_joining = widest > 0 and bool(middle_slopes.any())
         if not (gains_by_joining and joinable(run.part(starts[-1], last), widest)):
             starts.append(first)
     return list(zip(starts, [*starts[1:], len(run.links)], strict=True))
 
 
-def _has_middle_slopes(link: Link) -> bool:
-    """Whether the middle (a + b)/2 of the slopes of some channel is not 0.
-
-    If all are 0, no edge of K joins the links up to this one to the later links. They share only the weights of the
-    value between them, so that one joint bound of both is no better than two.
-    """
-    middle_slopes, _ = middle_and_leaf_slopes(*link.slopes)
-    return bool(middle_slopes.any())
-
-
-def parts_from(run: Run, starts: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the parts ``first:last`` of a run that begin with the links ``starts``.
-
-    Raises
-    ------
-    ValueError
-        If one of them has no joint bound.
-    """
-    count = len(run.links)
-    if list(starts[:1]) != [0] or any(a >= b for a, b in itertools.pairwise([*starts, count])):
-        raise ValueError("the parts do not cover the run")
-    parts = list(zip(starts, [*starts[1:], count], strict=True))
-    for first, last in parts:
-        if first not in run.cut_points or not joinable(run.part(first, last), np.inf):
-            raise ValueError(f"layers {first} to {last - 1} of the run cannot be bounded together")
-    return parts
+def statements_of(run: Run, parts: Sequence[tuple[int, int]], weights: Sequence[FloatArray]) -> tuple[Together, ...]:
+    """Return parts of a run as what is stated of them, with weights of the links' values; the first value has ones."""
+    names, numbers = run.values, (np.ones(run.width), *weights)
+    return tuple(Together(names[first : last + 1], numbers[first : last + 1]) for first, last in parts)
 
 
 # -- T and K -----------------------------------------------------------------------------------------------------------
@@ -138,12 +120,6 @@ MiddleAndLeaf = tuple[FloatArray, FloatArray]
 """Middle slopes c and leaf slopes e of a function, as `middle_and_leaf_slopes` returns them."""
 
 
-def slopes_of(part: Run) -> list[MiddleAndLeaf]:
-    """Return the slopes of each link; those of the last are its largest ones, since it has no multiplier."""
-    *inner, last = part.links
-    return [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
-
-
 def edges(
     part: Run,
     kernels: Sequence[Mapping[int, PlacedKernel]],
@@ -152,8 +128,8 @@ def edges(
 ) -> list[Edge]:
     """Return the edges of the graph.
 
-    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term if the last slopes
-    are those of `slopes_of`, else the value z_l. Vertices from l + 1 on are the other leaves, one for each link that
+    Vertices 0 to l - 1 are the values z_0 to z_(l-1). Vertex l is the leaf of the form's last term if the last function
+    has no multiplier, else the value z_l. Vertices from l + 1 on are the other leaves, one for each link that
     has a leaf slope.
 
     Parameters
@@ -174,9 +150,6 @@ def edges(
     def by_row(numbers: FloatArray) -> FloatArray:
         return numbers.reshape(-1, 1, *(1,) * part.axes)
 
-    def by_column(numbers: FloatArray) -> FloatArray:
-        return numbers.reshape(1, -1, *(1,) * part.axes)
-
     all_edges: list[Edge] = []
     last_leaf = len(part.links)
     for vertex, ((slope, leaf_slope), kernel_of_source) in enumerate(zip(slopes, kernels, strict=True), start=1):
@@ -184,7 +157,7 @@ def edges(
         if has_leaf:
             last_leaf += 1
         for source, (kernel, first_tap) in kernel_of_source.items():
-            scaled = kernel / by_column(scales[source]) * by_row(scales[vertex])
+            scaled = kernel / by_row(scales[source]).swapaxes(0, 1) * by_row(scales[vertex])
             all_edges.append(Edge(source, vertex, by_row(slope) * scaled, first_tap))
             if has_leaf:
                 all_edges.append(Edge(source, last_leaf, by_row(leaf_slope) * scaled, first_tap))
@@ -256,31 +229,22 @@ def consecutive(size: dict[int, int]) -> dict[int, slice]:
 
 # -- constants ---------------------------------------------------------------------------------------------------------
 @arithmetic.on_host()
-def constant_of_run(
-    run: Run,
-    starts: Sequence[int],
-    weights: Sequence[FloatArray],
-    norms: Norms,
-) -> Upper:
+def constant_of_run(run: Run, statements: Sequence[Part], norms: Norms) -> Upper:
     """Prove the Lipschitz constant of a run: the constants of its parts, and of what follows the functions.
 
-    Parameters
-    ----------
-    starts : sequence of int
-        First link of each part.
-    weights : sequence of array
-        One number a channel of each link's value. Those of the last value are no part of the claim: the constant is
-        divided by the smallest of them.
+    The last value's weights are no part of the claim: the constant is divided by the smallest of them.
 
     Raises
     ------
     HypothesisError
-        If ``weights`` cannot be weights of this run.
+        If the statements are not of the parts of this run, in order, or their numbers cannot be weights.
     ValueError, MethodError
         If a part has no joint bound, or none with these weights.
     """
-    parts = constants(run, parts_from(run, starts), weights, norms)
-    unweighted = host.div_up(1.0, float(np.min(weights[-1])))
+    parts = constants(run, statements, norms)
+    if sum(len(statement.values) - 1 for statement in statements) != len(run.links):
+        raise HypothesisError(f"the parts do not reach {run.end}")
+    unweighted = host.div_up(1.0, float(np.min(statements[-1].multipliers[-1])))
     premises = [*parts, *run.factors]
     product = host.mul_up(*(claim.value for claim in premises), unweighted)
     rule = f"{counted(len(run.links), 'layer')} together, in {counted(len(parts), 'part')}"
@@ -295,24 +259,25 @@ def map_of(run: Run) -> Map:
 
 
 @arithmetic.on_host()
-def constants(
-    run: Run,
-    parts: Sequence[tuple[int, int]],
-    weights: Sequence[FloatArray],
-    norms: Norms,
-) -> list[Upper]:
-    """Prove the constants of parts of a run, each in the weights of the values that it begins and ends with."""
-    _, end = parts[-1]
-    widths = [link.width for link in run.links[:end]]
-    needed = weights[:end]
-    if [len(numbers) for numbers in needed] != widths or not all(usable(numbers) for numbers in needed):
-        raise HypothesisError(f"no weights of {widths} channels")
-    claims = []
-    for first, last in parts:
-        entry = np.ones(run.width)
-        if first > 0:
-            entry = np.repeat(weights[first - 1], run.links[first - 1].repeat)
-        claims.append(constant_of_part(run.part(first, last), [entry, *weights[first:last]], norms))
+def constants(run: Run, statements: Sequence[Part], norms: Norms) -> list[Upper]:
+    """Prove the constants of the first parts of a run, each in the weights of the values that it begins and ends with.
+
+    Errors are those of `constant_of_run`.
+    """
+    widths = [run.width, *(link.width for link in run.links)]
+    claims: list[Upper] = []
+    first, before = 0, np.ones(run.width)
+    for statement in statements:
+        last = first + len(statement.values) - 1
+        entry, *weights = statement.multipliers
+        are_weights = [len(q) for q in (entry, *weights)] == widths[first : last + 1] and all(map(usable, weights))
+        if statement.values != run.values[first : last + 1] or not are_weights or not np.array_equal(entry, before):
+            raise HypothesisError(f"{statement.values} with such weights are no part of the run from {run.start}")
+        if not {first, last} <= {*run.cut_points} or not joinable(run.part(first, last), math.inf):
+            raise ValueError(f"layers {first} to {last - 1} of the run cannot be bounded together")
+        entry = np.repeat(entry, run.links[first - 1].repeat if first else 1)
+        claims.append(constant_of_part(run.part(first, last), [entry, *weights], norms))
+        first, before = last, weights[-1]
     return claims
 
 
@@ -376,7 +341,9 @@ def _constant_of_layer(
 
 def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) -> Upper:
     """Prove the constant of links together, from the norm of T, or of K + c I."""
-    slopes = slopes_of(part)
+    *inner, last = part.links
+    # The last function has no multiplier. So its slopes are its largest ones.
+    slopes = [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
     kernel = joint_kernel(edges(part, part.kernels, weights, slopes), is_chain=part.is_chain)
     spec = ConvSpec.of(kernel.shape)
     shift = 0.0 if part.is_chain else SHIFT
@@ -393,7 +360,15 @@ def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) 
     norm = norms.of_kernel(kernel, rtol)
     if not bounds_norm_of(norm, spec, kernel):
         raise HypothesisError(f"the proven norm is of {norm.what}; expected {spec}")
-    return _constant_from(part, host.add_up(norm.value, rounding_error, -shift), norm)
+    s = host.add_up(norm.value, rounding_error, -shift)
+    names = " + ".join(name for link in part.links for name in link.kernel_names)
+    if part.is_chain:
+        count = len(part.links)
+        rule = f"LipSDP of a chain: |T| <= {format_number(s, 'upper')}, to the power of {count}"
+        return make_upper(_power_up(s, count), f"{names}, weighted", rule, norm)
+    s = max(s, 1.0)
+    rule = f"LipSDP: K <= {format_number(s, 'upper')}, and (2 s - 1)^{part.depth}"
+    return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), f"{names}, weighted", rule, norm)
 
 
 def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> float:
@@ -409,19 +384,6 @@ def _rtol_of_norm(part: Run, kernel: FloatArray, shift: float, rtol: float) -> f
     if has_one_frequency:
         norm_rtol = min(norm_rtol, MATRIX_RTOL)
     return max(norm_rtol, LEAST_RTOL)
-
-
-def _constant_from(part: Run, s: float, norm: Upper) -> Upper:
-    """Return the constant of a part, from the bound s of ||T|| or of the largest eigenvalue of K."""
-    names = " + ".join(name for link in part.links for name in link.kernel_names)
-    subject = f"{names}, weighted"
-    count = len(part.links)
-    if part.is_chain:
-        rule = f"LipSDP of a chain: |T| <= {format_number(s, 'upper')}, to the power of {count}"
-        return make_upper(_power_up(s, count), subject, rule, norm)
-    s = max(s, 1.0)
-    rule = f"LipSDP: K <= {format_number(s, 'upper')}, and (2 s - 1)^{part.depth}"
-    return make_upper(_power_up(host.add_up(s, s, -1.0), part.depth), subject, rule, norm)
 
 
 def _power_up(base: float, exponent: int) -> float:

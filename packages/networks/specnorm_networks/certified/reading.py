@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from specnorm import SpecnormError
-from specnorm.proof import Interval, enclosing
+from specnorm.proof import enclosing
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.combinations import (
     LinearCombination,
@@ -26,7 +26,7 @@ from specnorm_networks.certified.combinations import (
     shift_rows,
     slice_of,
 )
-from specnorm_networks.certified.graph import Graph, Node, Shape
+from specnorm_networks.certified.graph import Graph, Node
 from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns.curves.composite import SideBySide
@@ -333,13 +333,10 @@ class Reader:
         low, high = function.by_channel(combination.axis, combination.width)
         if not low.size or len(node.inputs) != 1:
             raise NoSumError
-        if combination.single_value is not None:
-            return self._compose_slopes(node, combination, enclosing((low.min(), high.max())))
-        link = Link(combination.terms, combination.width, (low, high), node.name)
-        return self._append_link(node, combination, link)
-
-    def _compose_slopes(self, node: Node, combination: LinearCombination, slopes: Interval) -> LinearCombination:
-        """Return the value that a function with such slopes reads, with the function in its link, too."""
+        if combination.single_value is None:
+            link = Link(combination.terms, combination.width, (low, high), node.name)
+            return self._append_link(node, combination, link)
+        slopes = enclosing((low.min(), high.max()))
 
         def compose(link: Link) -> Link:
             if not link.ends_with_function:
@@ -476,8 +473,12 @@ class Reader:
         if self._keeps_shape(node, name):
             return self._same_sum(node, name)
         combination = self._as_single_value(name, self._known_sum(name).axis)
-        pixels = _flattened_pixels(self.nodes[name].shape, node.shape, combination.width)
-        if not pixels or combination.axis != 1:
+        # Flattening takes the shape (samples, width, *pixels) to (samples, features): each channel becomes consecutive
+        # features.
+        before, after = self.nodes[name].shape or (), node.shape or ()
+        pixels = math.prod(before[2:])
+        is_flat = len(before) > 2 == len(after) and before[:2] == (after[0], combination.width)
+        if not is_flat or not pixels or combination.axis != 1:
             raise NoSumError
         return self._extend_link(node, combination, name, lambda link: replace(link, pixels=pixels))
 
@@ -529,14 +530,3 @@ class Reader:
             return replace(link, factors=(*link.factors, factor), average=first_average)
 
         return self._extend_link(node, combination, name, follow)
-
-
-def _flattened_pixels(before: Shape | None, after: Shape | None, width: int) -> int:
-    """Return the number of pixels of each channel that a reshape flattens; 0 for other reshapes.
-
-    Flattening takes the shape (samples, width, *pixels) to (samples, features). Each channel becomes consecutive
-    features.
-    """
-    if before is None or after is None or len(before) < 3 or len(after) != 2 or before[:2] != (after[0], width):
-        return 0
-    return math.prod(before[2:])

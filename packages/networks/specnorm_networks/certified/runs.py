@@ -32,7 +32,10 @@ def runs(graph: Graph) -> list[Run]:
     """Return all runs of a graph that are more than a single term, in the order of the graph."""
     reader = Reader(graph)
     values = reader.values
-    readers = _readers_of_values(values)
+    readers: list[set[int]] = [set() for _ in values]
+    for number, value in enumerate(values):
+        for source in value.link.sources if value.link else ():
+            readers[source].add(number)
     all_runs: list[Run] = []
     computed: set[int] = set()
     for start in range(len(values)):
@@ -42,17 +45,6 @@ def runs(graph: Graph) -> list[Run]:
                 all_runs.append(run._with_domain(reader.scope.domain))
                 computed.update(numbers[first + 1 : first + 1 + len(run.links)])
     return all_runs
-
-
-def _readers_of_values(values: Sequence[Value]) -> list[set[int]]:
-    """Return for each value the numbers of the values whose links read it."""
-    readers: list[set[int]] = [set() for _ in values]
-    for number, value in enumerate(values):
-        if value.link is None:
-            continue
-        for source in value.link.sources:
-            readers[source].add(number)
-    return readers
 
 
 def _longest_run(
@@ -66,8 +58,8 @@ def _longest_run(
 
     A run ends with a value that is computed from ``start`` alone, and nothing outside of it reads its inner values.
 
-    ``readers``: as `_readers_of_values` returns them. ``escaping``: values that something other than a link reads.
-    ``computed``: values of earlier runs, but for their first ones.
+    ``readers``: for each value the numbers of the values whose links read it. ``escaping``: values that something other
+    than a link reads. ``computed``: values of earlier runs, but for their first ones.
     """
     reached = {start}
     waiting = sorted(readers[start])  # a heap: each value after those that it reads
@@ -81,33 +73,17 @@ def _longest_run(
         for reader in () if number in escaping else readers[number]:
             heappush(waiting, reader)
     for end in sorted(reached - {start}, reverse=True):
-        with suppress(NoBoundError):
-            return sorted(_needed_for(end, start, values, readers, escaping))
+        needed, waiting = {start, end}, [end]
+        while waiting:
+            sources = {*_link(values[waiting.pop()]).sources} - needed
+            if any(number in escaping or max(readers[number]) > end for number in sources):
+                break  # a value between them is read elsewhere
+            needed |= sources
+            waiting += sources
+        else:
+            if all(readers[number] <= needed for number in needed - {start, end}):
+                return sorted(needed)
     return [start]
-
-
-def _needed_for(
-    end: int,
-    start: int,
-    values: Sequence[Value],
-    readers: Sequence[set[int]],
-    escaping: set[int],
-) -> set[int]:
-    """Return the values from which ``end`` is computed, back to ``start``, and these two.
-
-    `NoBoundError` if one of those between them is read by something other than a link of these values.
-    """
-    needed = {start, end}
-    waiting = [end]
-    while waiting:
-        sources = set(_link(values[waiting.pop()]).sources) - needed
-        if any(number in escaping or max(readers[number]) > end for number in sources):
-            raise NoBoundError("a value between them is read elsewhere")
-        needed |= sources
-        waiting += sources
-    if not all(readers[number] <= needed for number in needed - {start, end}):
-        raise NoBoundError("a value between them is read elsewhere")
-    return needed
 
 
 def _joinable_runs(run: Run) -> Iterator[tuple[int, Run]]:

@@ -179,7 +179,10 @@ class _Reader:
         """
         numbers = self.entries[node.inputs[0]].reshape(-1)[entries]
         keys = list(zip(numbers.tolist(), low.tolist(), high.tolist(), strict=True))
-        function = _function_of_any_entry(node)
+        # The digest of a function that is the same at every entry; None if a field may differ between them.
+        fields = [value for name, value in vars(node.operator).items() if name != "slopes_on_range"]
+        is_alike = all(isinstance(value, float | int) for value in fields)
+        function = digest_of_operator(node.operator) if is_alike else None
         units = np.full(len(entries), -1)
         if function is not None:
             units[:] = [self.known_units.get((function, *key), -1) for key in keys]
@@ -189,7 +192,8 @@ class _Reader:
             self.append_rows(before, entries[is_new], widths)
             first = self.count
             self.count += int(is_new.sum())
-            channels = _channels_of(node.shape or ())[entries[is_new]]
+            pixels = math.prod((node.shape or ())[2:])  # channels are along the axis after the samples
+            channels = entries[is_new] // max(pixels, 1)
             self.functions.append(Units(node.name, channels))
             units[is_new] = np.arange(first, self.count)
             if function is not None:
@@ -250,18 +254,6 @@ def _error_of_image(linear: LinearMap, values: Sequence[Sum]) -> FloatArray:
     unit = (linear.roundings + 4) * 2.0**-52
     sizes = [host.inflate(abs(value.matrix) + value.error / unit, 2) for value in values]
     return linear.error_of_apply(sizes)
-
-
-def _function_of_any_entry(node: Node) -> str | None:
-    """Return the digest of a function that is the same at every entry; None if a field may differ between them."""
-    fields = [value for name, value in vars(node.operator).items() if name != "slopes_on_range"]
-    return digest_of_operator(node.operator) if all(isinstance(value, float | int) for value in fields) else None
-
-
-def _channels_of(shape: tuple[int, ...]) -> NDArray[np.intp]:
-    """Return the number of the channel of each entry: along the axis after the samples, if there are pixels."""
-    pixels = math.prod(shape[2:]) if len(shape) > 2 else 1
-    return np.arange(math.prod(shape)) // max(pixels, 1)
 
 
 def _units_of(node: Node) -> int:

@@ -78,14 +78,12 @@ def attack(
     """
     constants = {name: claim.value for name, claim in answer.constants.items()}
     pairs = Pairs(graph, constants, answer.upper, region, ranges)
+    clock = clock or Clock()
+    pairs.clock = Clock.of(max(clock.left, 0.0) + max(LATEST, LATE * clock.seconds))
     for inputs in itertools.islice(probes(graph, graph.input_shapes, region), PROBES):
-        if clock is None or not clock.expired:
-            pairs.ascend(inputs, STEPS, DISTANCES)
-            continue
-        if not pairs.count:
-            pairs.clock = Clock.of(max(LATEST, LATE * clock.seconds))
-            pairs.ascend(inputs, 1, DISTANCES)
-        break
+        if clock.expired and pairs.count:
+            break
+        pairs.ascend(inputs, STEPS, DISTANCES, clock)
     return pairs.count, pairs.reached
 
 
@@ -135,10 +133,11 @@ class Pairs:
         """Its linear operators, by the names of their values."""
         return self.plain_graph.linear_maps()
 
-    def ascend(self, start: Inputs, steps: int, distances: Sequence[float]) -> None:
+    def ascend(self, start: Inputs, steps: int, distances: Sequence[float], clock: Clock | None = None) -> None:
         """Raise the ratio of a pair step by step: turn the pair, then move both of its inputs uphill.
 
-        ``distances`` are those of the pair in the steps, repeated in turn, as shares of the start's 2-norm.
+        ``distances`` are those of the pair in the steps, repeated in turn, as shares of the start's 2-norm. ``clock``:
+        once it has expired, there is no further step.
         """
         x = self._nearest(start)
         size = length(start) or 1.0
@@ -147,7 +146,7 @@ class Pairs:
             share = distances[step % len(distances)] * size
             other = self._nearest(moved(x, direction, share))
             outputs = self._pair(x, other)
-            if not outputs or step + 1 == steps:
+            if not outputs or step + 1 == steps or (clock is not None and clock.expired):
                 return
             output_length = length(outputs)
             if not 0 < output_length < math.inf:

@@ -164,7 +164,7 @@ def _eliminate(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, V
         form = form - adjoint(stage.symbols) @ (of_leaf[:, None] * stage.symbols)
     of_link: Vectors = -(stage.centre.astype(lam.dtype) * lam)[:, None] * stage.symbols
     count = of_link.shape[0]
-    gone = _gone(stage)
+    gone = stage.gone
     stay = stage.kept
     m = len(lam)
     n = len(stay)
@@ -182,11 +182,6 @@ def _eliminate(stage: Stage, form: Vectors, lam: FloatArray) -> tuple[Vectors, V
     gone_form = form if not n else form[..., gone[:, None], gone]
     solved = np.linalg.solve(np.broadcast_to(gone_form, (count, *gone_form.shape[-2:])), between)
     return kept_form - adjoint(between) @ solved, solved
-
-
-def _gone(stage: Stage) -> NDArray[np.intp]:
-    """Return the numbers of the inputs of a link that no later link reads."""
-    return np.setdiff1d(np.arange(stage.symbols.shape[2]), stage.kept)
 
 
 # -- backward ----------------------------------------------------------------------------------------------------------
@@ -247,7 +242,7 @@ def _through(
 
     ``rows``: the frequencies of the cotangents.
     """
-    gone = _gone(stage)
+    gone = stage.gone
     stay = stage.kept
     p = stage.symbols.shape[2]
     m = len(one.multipliers)

@@ -16,7 +16,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,26 +32,55 @@ OF_UNITS = (0.01, 0.003, 0.001)
 """The same for multipliers of units."""
 OF_FIRST = (0.003,)
 """The same for units, if the search begins with multipliers by which a constant is proven."""
-DOUBLED_GAIN_OF_FIRST = 0.008
-"""`DOUBLED_GAIN` of these steps."""
-STEPS_OF_FIRST = 8
-"""Steps with this one width for each step that is asked for with one of the others."""
-WINDOW = 4
-"""Number of the last steps that say what further steps will gain."""
+STEPS = 2
+"""Quasi-Newton steps with one width for each step that is asked for."""
+STEPS_OF_FIRST = 12
+"""The same with the one width of `OF_FIRST`."""
+NEWTON_STEPS = 24
+"""Newton steps for each step that is asked for."""
 LEAST_GAIN = 3e-4
-"""Steps with one width end if the steps of a window lower the logarithm of g^2 by less."""
-DOUBLED_GAIN = 0.02
-"""Steps with one width end, too, if twice the work is expected to lower the logarithm of g^2 by less."""
-FREE = 5e9
-"""Multiplications that count as work from the start: a network is compared, read and attacked in about as long."""
+"""Steps with one width end if the last ones lower the logarithm of g^2 by less."""
+FREE = 1e9
+"""Multiplications that count as work from the start: the matrices are read and proven in about as long."""
+TIGHT = 1e-9
+"""Relative difference from a proven constant below which no gain is expected."""
 INWARD = 0.01
 """What is added to the logarithms of the first multipliers, for which N may be singular."""
 MEMORY = 60
 """Steps that the quasi-Newton method remembers."""
+LONGEST = 1.0
+"""Longest change of a logarithm in a step."""
+GROWTH = 3.0
+"""Largest quotient of a step's length and that of the one before."""
+SHORTER = (0.1, 0.5)
+"""Smallest and largest share to which a step of a line search is shortened."""
+INFEASIBLE = 0.3
+"""This share where N is not positive definite."""
 SHORTEST = 1e-3
-"""Shortest step of a line search, as a share of the whole step."""
+"""Shortest step of a line search, as a share of its first one."""
 GROUP = 128
 """Least number of units of a block, if the values allow it. Smaller blocks are zero more often, but take more calls."""
+SMALL = 64
+"""Largest triangular matrix that is inverted as any matrix is."""
+
+
+class Patience(NamedTuple):
+    """How steps with one width begin, and when they end."""
+
+    length: float
+    """Largest change of a logarithm in the first step."""
+    doubled_gain: float
+    """Steps end if twice the work is expected to lower the logarithm of g^2 by less."""
+    window: int
+    """Least number of the last steps that say what further steps will gain."""
+    share: float
+    """Their least share of all steps."""
+
+
+FROM_START = Patience(0.1, 0.006, 6, 0.0)
+"""From the multipliers of `_Problem.start`."""
+FROM_PROVEN = Patience(0.05, 0.005, 5, 1 / 3)
+"""From multipliers by which a constant is proven."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +139,17 @@ def proposals(
         least = whole.constant(np.log(multipliers))
     if least < math.inf:
         yield Proposal(least, multipliers, is_transposed)
-        most = STEPS_OF_FIRST * steps
-        nearby = _Problem(form, units, clock, DOUBLED_GAIN_OF_FIRST)
+        most = (NEWTON_STEPS if is_newton else STEPS_OF_FIRST) * steps
+        nearby = _Problem(form, units, clock, FROM_PROVEN)
         found = _by_units(nearby, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
     else:
         problem = _Problem(form, inequality.channels, clock)
         try:
-            least, logs = problem.start(inequality.values, is_transposed)
+            least, logs = problem.start(is_transposed)
         except (np.linalg.LinAlgError, ValueError):
             return  # a function of no input or of no output
         yield Proposal(least, problem.multipliers(logs), is_transposed)
-        if not inequality.units:
+        if not inequality.units or form.floor(is_transposed) >= (1 - TIGHT) * proven():
             return  # the constant of a linear network is a norm
         found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, 2 * math.log(proven()))
     for constant, multipliers in found:
@@ -145,9 +174,10 @@ def _searched(
     ``problem``, ``logs``: of channels; ``whole``: of units. ``limit``: the logarithm of a proven constant's square.
     """
     multipliers = problem.multipliers(logs)
-    for constant, multipliers in _by_descent(problem, logs, OF_CHANNELS, steps, tell, limit):
+    for constant, multipliers in _by_descent(problem, logs, OF_CHANNELS, STEPS * steps, tell, limit):
         yield constant, multipliers
-    yield from _by_units(whole, multipliers, OF_UNITS, steps, is_newton, tell, limit)
+    most = (NEWTON_STEPS if is_newton else STEPS) * steps
+    yield from _by_units(whole, multipliers, OF_UNITS, most, is_newton, tell, limit)
 
 
 def _by_units(
@@ -164,7 +194,7 @@ def _by_units(
         yield from _by_descent(whole, np.log(multipliers), widths, steps, tell, limit)
         return
     newton = newton_steps(whole.form.blocks, multipliers, whole.constant(np.log(multipliers)))
-    for number, multipliers in enumerate(itertools.islice(newton, len(OF_UNITS) * steps), 1):
+    for number, multipliers in enumerate(itertools.islice(newton, steps), 1):
         tell(number)
         yield whole.constant(np.log(multipliers)), multipliers
 
@@ -178,8 +208,9 @@ def _by_descent(
     limit: float,
 ) -> Iterator[tuple[float, FloatArray]]:
     """Yield constants and multipliers after each step, with one width after the other."""
+    history: deque[Change] = deque(maxlen=MEMORY)
     for width in widths:
-        for made, (point, largest) in enumerate(_descend(problem, logs, width, steps, limit), 1):
+        for made, (point, largest) in enumerate(_descend(problem, logs, width, steps, limit, history), 1):
             logs = point
             tell(made)
             yield math.exp(largest / 2), problem.multipliers(logs)
@@ -219,6 +250,7 @@ class _Form:
         self.cd = c.T @ d
         self.dd = d.T @ d
         cc = c.T @ c
+        self.values = values
         self.groups = _groups(values)
         self.terms: list[dict[int, _Terms]] = []
         """For each group k, the terms of the blocks N_kj for each j <= k with L_kj not zero."""
@@ -274,6 +306,18 @@ class _Form:
         by_unit = 2 * multipliers * (v * slack * shares).sum(axis=1) / value
         return _Value(math.log(value), by_unit, math.log(largest))
 
+    def floor(self, is_transposed: bool) -> float:
+        """Return the norm of the network where all slopes are 0, or all are 1: no multipliers give a smaller constant.
+
+        ``is_transposed``: as for `_Problem.start`.
+        """
+        _, _, c, d = self.blocks
+        v = self.b.copy()
+        for units in self.values[::-1] if is_transposed else self.values:
+            v[units] += self.a[units] @ v
+        ends = np.stack([d, d + c @ v])
+        return math.sqrt(max(float(np.linalg.eigvalsh(ends.swapaxes(1, 2) @ ends)[:, -1].max()), 0.0))
+
     def _row(
         self,
         factor: Sequence[dict[int, FloatArray]],
@@ -309,7 +353,7 @@ def _groups(values: Sequence[slice]) -> list[slice]:
 def _inverse(lower: FloatArray) -> FloatArray:
     """Return the inverse of a lower triangular matrix, by halves: NumPy solves with any matrix only."""
     n = len(lower)
-    if n <= GROUP:
+    if n <= SMALL:
         return np.asarray(np.linalg.inv(lower))
     half = n // 2
     first, last = _inverse(lower[:half, :half]), _inverse(lower[half:, half:])
@@ -319,13 +363,11 @@ def _inverse(lower: FloatArray) -> FloatArray:
 class _Problem:
     """The least g^2 as a function of the logarithms of the channels' multipliers."""
 
-    def __init__(
-        self, form: _Form, channels: NDArray[np.intp], clock: Clock, doubled_gain: float = DOUBLED_GAIN
-    ) -> None:
+    def __init__(self, form: _Form, channels: NDArray[np.intp], clock: Clock, patience: Patience = FROM_START) -> None:
         self.form = form
         self.channels = channels
         self.clock = clock
-        self.doubled_gain = doubled_gain
+        self.patience = patience
         self.count = int(channels.max(initial=-1)) + 1
 
     def multipliers(self, logs: FloatArray) -> FloatArray:
@@ -348,14 +390,13 @@ class _Problem:
             return value
         return value._replace(gradient=np.bincount(self.channels, value.gradient, self.count))
 
-    def start(self, values: Sequence[slice], is_transposed: bool) -> tuple[float, FloatArray]:
+    def start(self, is_transposed: bool) -> tuple[float, FloatArray]:
         """Return a constant, and logarithms of its multipliers, one number for each value.
 
-        ``values``: the units of each value, in the order of computation; in transposed matrices, earlier values read
-        later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value by value, each after those that it reads.
-        Let F be its inverse so far, and G = R F R^T for the rows R of a value in [B A]. With the multiplier L the Schur
-        complement of its units is 2 L - L^2 G, which is largest at L = 1 / |G|. At the end, |[D C] F [D C]^T| is the
-        square of the constant.
+        In transposed matrices, earlier values read later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value
+        by value, each after those that it reads. Let F be its inverse so far, and G = R F R^T for the rows R of a value
+        in [B A]. With the multiplier L the Schur complement of its units is 2 L - L^2 G, which is largest at
+        L = 1 / |G|. At the end, |[D C] F [D C]^T| is the square of the constant.
         """
         a, b, c, d = self.form.blocks
         m = b.shape[1]
@@ -363,7 +404,7 @@ class _Problem:
         columns = np.arange(m)
         """The columns of [B A] that F is of."""
         logs = np.zeros(self.count)
-        for units in values[::-1] if is_transposed else values:
+        for units in self.form.values[::-1] if is_transposed else self.form.values:
             rows = np.hstack([b[units], a[units]])[:, columns]
             reads = np.flatnonzero(rows.any(axis=0))
             of_rows = rows[:, reads] @ inverse[reads]
@@ -380,36 +421,52 @@ class _Problem:
 
 
 # -- descent -----------------------------------------------------------------------------------------------------------
+Change: TypeAlias = tuple[FloatArray, FloatArray]
+"""A step, and the change of the gradient by it."""
+
+
 def _descend(
-    problem: _Problem, logs: FloatArray, width: float, steps: int, limit: float
+    problem: _Problem, logs: FloatArray, width: float, steps: int, limit: float, history: deque[Change]
 ) -> Iterator[tuple[FloatArray, float]]:
     """Make quasi-Newton steps (Nocedal, "Updating quasi-Newton matrices with limited storage", Math. Comp. 1980).
 
-    Yields the point after each, and the logarithm of its g^2.
+    Yields the point after each, and the logarithm of its g^2. ``history``: earlier steps, to which these are added.
     """
     value, gradient, least = problem.evaluate(logs, width)
-    history: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=MEMORY)
     values = [value]
     works = [problem.work]
+    longest = LONGEST
     while len(values) <= steps:
         if problem.clock.expired or not np.isfinite(gradient).all() or not gradient.any():
             return
-        direction = -_preconditioned(gradient, history)
-        direction /= max(1.0, float(abs(direction).max()))
-        share = 1.0
+        if history:
+            direction = -_preconditioned(gradient, history)
+        else:
+            direction = gradient * (-problem.patience.length / float(abs(gradient).max()))
+        slope = float(direction @ gradient)
+        length = float(abs(direction).max())
+        share = min(1.0, longest / length)
+        shortest = SHORTEST * share
         while True:
             step = share * direction
             new_value, new_gradient, largest = problem.evaluate(logs + step, width)
-            if new_value < value + 1e-4 * float(step @ gradient):
+            if new_value < value + 1e-4 * share * slope:
                 break
-            share /= 3
-            if share < SHORTEST or problem.clock.expired:
+            above = new_value - (value + share * slope)
+            if 0 < above < math.inf:
+                # There the parabola with the slope at the point and with both values is least.
+                lowest = -share * slope / (2 * above)
+                share *= min(max(lowest, SHORTER[0]), SHORTER[1])
+            else:
+                share *= INFEASIBLE
+            if share < shortest or problem.clock.expired:
                 break
         if not new_value < value:
             if not history:
                 return
             history.clear()
             continue
+        longest = min(LONGEST, GROWTH * share * length)
         change = new_gradient - gradient
         if step @ change > 1e-10 * np.linalg.norm(step) * np.linalg.norm(change):
             history.append((step, change))
@@ -418,25 +475,26 @@ def _descend(
         values.append(value)
         works.append(problem.work)
         yield logs, largest
-        if len(values) > WINDOW and not _is_worthwhile(values, works, problem.doubled_gain + max(least - limit, 0.0)):
+        if not _is_worthwhile(values, works, problem.patience, max(least - limit, 0.0)):
             return
 
 
-def _is_worthwhile(values: Sequence[float], works: Sequence[float], doubled_gain: float) -> bool:
+def _is_worthwhile(values: Sequence[float], works: Sequence[float], patience: Patience, missing: float) -> bool:
     """Whether further steps are expected to gain enough, at the rate of the last ones.
 
-    ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``doubled_gain``: what twice the
-    work has to gain.
+    ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``missing``: what twice the work
+    has to gain more than by ``patience``.
     """
-    gain = values[-1 - WINDOW] - values[-1]
-    rate = gain / (works[-1] - works[-1 - WINDOW])
-    return gain >= LEAST_GAIN and rate * works[-1] >= doubled_gain
+    window = max(patience.window, int(patience.share * len(values)))
+    if len(values) <= window:
+        return True
+    gain = values[-1 - window] - values[-1]
+    rate = gain / (works[-1] - works[-1 - window])
+    return gain >= LEAST_GAIN and rate * works[-1] >= patience.doubled_gain + missing
 
 
-def _preconditioned(gradient: FloatArray, history: deque[tuple[FloatArray, FloatArray]]) -> FloatArray:
+def _preconditioned(gradient: FloatArray, history: deque[Change]) -> FloatArray:
     """Return the gradient times the quasi-Newton approximation of the inverse Hessian (two-loop recursion)."""
-    if not history:
-        return np.asarray(gradient * (0.3 / max(float(abs(gradient).max()), 1e-300)))
     q = gradient.copy()
     shares = []
     for step, change in reversed(history):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,6 +82,11 @@ class Stage:
     """Largest eigenvalues of the last step, one a frequency; only the two largest are computed to full accuracy."""
     summed: bool = False
     """Whether the frequencies are summed: at a head behind a ring (`heads`)."""
+
+    @cached_property
+    def gone(self) -> NDArray[np.intp]:
+        """Numbers of the inputs that no later link reads."""
+        return np.setdiff1d(np.arange(self.symbols.shape[2]), self.kept)
 
     @property
     def spread(self) -> FloatArray:

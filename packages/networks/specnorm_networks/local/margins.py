@@ -25,6 +25,7 @@ from specnorm_networks.tools import (
     constants,
     prepare,
     runs,
+    statements_of,
 )
 
 
@@ -209,6 +210,6 @@ def _constants_by_weights(
     if not proposals:
         return None
     weights = proposals[0]
-    part_constants = constants(run, feature_parts, weights, measure)
+    part_constants = constants(run, statements_of(run, feature_parts, weights), measure)
     feature_weights = np.repeat(weights[last - 1], run.links[last - 1].repeat)
     return rules.constants_of_differences(rows, feature_weights, *before, *part_constants, *run.part(0, last).factors)

@@ -72,17 +72,14 @@ class Radii:
     margin: float = 0.0
 
     def __post_init__(self) -> None:
-        message = "Radii need a network with one input and one output of shape (1, classes), of known sizes."
-        if len(self.graph.inputs) != 1 or len(self.graph.outputs) != 1:
-            raise MethodError(message)
-        input_shape = self.graph.by_name[self.graph.inputs[0]].shape
-        output_shape = self.graph.by_name[self.graph.outputs[0]].shape
-        if input_shape is None or output_shape is None:
-            raise MethodError(message)
-        if len(output_shape) != 2 or output_shape[0] != 1:
-            raise MethodError(message)
-        self.shape = input_shape
-        self.classes = output_shape[1]
+        ends = (*self.graph.inputs, *self.graph.outputs)
+        shapes = [shape for name in ends if (shape := self.graph.by_name[name].shape) is not None]
+        has_one_of_each = len(self.graph.inputs) == len(self.graph.outputs) == 1
+        if not has_one_of_each or len(shapes) != 2 or len(shapes[1]) != 2 or shapes[1][0] != 1:
+            raise MethodError(
+                "Radii need a network with one input and one output of shape (1, classes), of known sizes."
+            )
+        self.shape, (_, self.classes) = shapes
         self.output = self.graph.outputs[0]
         self.network: Network = read_network(self.graph, self.measure)
 

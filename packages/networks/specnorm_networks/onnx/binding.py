@@ -21,20 +21,18 @@ from functools import cache, partial
 from typing import Any, NoReturn, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper
 
 from specnorm.proof import counted
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import MAX_FOLDED, Builder, Call, Data, OperatorRule, Result, Value
-from specnorm_networks.onnx.tensors import Constant
+from specnorm_networks.onnx.tensors import Array, Constant
 
 NEWEST = min(28, defs.onnx_opset_version())
 """The newest operator set whose definitions were read, of those that the package onnx has."""
 Wholes: TypeAlias = tuple[int, ...]
 Numbers: TypeAlias = tuple[float, ...]
-Array: TypeAlias = NDArray[Any]
 _LISTS = (Wholes, Numbers)
 _SINGLE = (int, float)
 

@@ -17,7 +17,6 @@ from functools import cache, partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import defs, helper, numpy_helper, shape_inference
 
 from specnorm.errors import ModelFileError
@@ -27,7 +26,7 @@ from specnorm_networks.certified.operators.base import Shape
 from specnorm_networks.onnx.binding import NEWEST, Numbers, Wholes
 from specnorm_networks.onnx.evaluator import cost, evaluate
 from specnorm_networks.onnx.nodes import MAX_FOLDED, MAX_KNOWN, Call, Output, Value, has_graphs
-from specnorm_networks.onnx.tensors import Constant, Tensors
+from specnorm_networks.onnx.tensors import Array, Constant, Tensors
 
 WORK = 2**36
 """Largest number of multiplications for all constants together."""
@@ -209,17 +208,15 @@ def _inferred(proto: Any, call: Call) -> list[tuple[Shape, str]]:
         raise
     except Exception as error:  # onnx raises many kinds for nodes that it does not know
         raise NoBoundError(f"{call.operator} of constants is not evaluated: {type(error).__name__}") from error
-    shapes = []
-    for tensor in tensors:
-        if not tensor.HasField("shape") or any(not dim.HasField("dim_value") for dim in tensor.shape.dim):
-            raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is unknown")
-        shapes.append(tuple(int(dim.dim_value) for dim in tensor.shape.dim))
-    if len(tensors) != len(proto.output) or any(n < 0 for shape in shapes for n in shape):
+    sizes = [dim for tensor in tensors for dim in tensor.shape.dim]
+    has_shapes = len(tensors) == len(proto.output) and all(tensor.HasField("shape") for tensor in tensors)
+    if not has_shapes or any(not dim.HasField("dim_value") or dim.dim_value < 0 for dim in sizes):
         raise NoBoundError(f"{call.operator} of constants is not evaluated: its shape is unknown")
+    shapes = [tuple(int(dim.dim_value) for dim in tensor.shape.dim) for tensor in tensors]
     return list(zip(shapes, dtypes, strict=True))
 
 
-def _arrays(proto: Any, call: Call, expected: Sequence[tuple[Shape, str]]) -> list[NDArray[Any]]:
+def _arrays(proto: Any, call: Call, expected: Sequence[tuple[Shape, str]]) -> list[Array]:
     """Return the outputs of a node, evaluated on its constants.
 
     ``expected``: shape and type of each. `NotComputedError` if the node is not supported, or an output has others.
@@ -235,11 +232,11 @@ def _arrays(proto: Any, call: Call, expected: Sequence[tuple[Shape, str]]) -> li
     return arrays
 
 
-def _output(run: Callable[[], list[NDArray[Any]]], number: int) -> NDArray[Any]:
+def _output(run: Callable[[], list[Array]], number: int) -> Array:
     return run()[number]
 
 
-def _is_same_everywhere(call: Call, arrays: Sequence[NDArray[Any]]) -> bool:
+def _is_same_everywhere(call: Call, arrays: Sequence[Array]) -> bool:
     """Whether every runtime computes the same numbers from these arrays, by an operator that is computed alike."""
     x, *others = arrays
     is_whole = x.dtype.kind in "iu"

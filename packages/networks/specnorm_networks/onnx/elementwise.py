@@ -21,6 +21,7 @@ from specnorm_networks.onnx.nodes import (
     Data,
     Output,
     Value,
+    entrywise,
     numbers_of,
     on_axis,
     scalar,
@@ -38,7 +39,7 @@ def function(make: Callable[..., Operator], *names: str) -> Builder:
     """Return the builder of a function of each entry, whose arguments are the attributes of these names."""
 
     def build(x: Data, /, **numbers: float) -> Output:
-        return Output(make(*(numbers[name] for name in names)), (x,), x.shape)
+        return entrywise(make(*(numbers[name] for name in names)), x)
 
     parameters = [Parameter("x", Parameter.POSITIONAL_ONLY, annotation=Data)]
     parameters += [Parameter(name, Parameter.KEYWORD_ONLY, annotation=float) for name in names]
@@ -53,12 +54,12 @@ def gelu(x: Data, /, *, approximate: str) -> Output:
     ``x (1 + tanh(y)) / 2 = x sigmoid(2 y)``.
     """
     if approximate == "none":
-        erf = _applied(ops.Erf(), scaled(x, 1 / math.sqrt(2), exact=False))
+        erf = entrywise(ops.Erf(), scaled(x, 1 / math.sqrt(2), exact=False))
         phi = scaled(erf, 0.5, shift=0.5)
     elif approximate == "tanh":
-        cube = scaled(_applied(ops.Power(3), x), 0.044715, exact=False)
+        cube = scaled(entrywise(ops.Power(3), x), 0.044715, exact=False)
         y = _joined(ops.Add((1.0, 1.0)), x, cube)
-        phi = _applied(ops.Sigmoid(), scaled(y, 2 * math.sqrt(2 / math.pi), exact=False))
+        phi = entrywise(ops.Sigmoid(), scaled(y, 2 * math.sqrt(2 / math.pi), exact=False))
     else:
         raise NoBoundError(f"approximate={approximate[:20]!r} of Gelu is not supported")
     return _joined(ops.Product(), x, phi)
@@ -66,17 +67,17 @@ def gelu(x: Data, /, *, approximate: str) -> Output:
 
 def mish(x: Data, /) -> Output:
     """Return ``x tanh(softplus(x))``."""
-    return _joined(ops.Product(), x, _applied(ops.Tanh(), _applied(ops.Softplus(), x)))
+    return _joined(ops.Product(), x, entrywise(ops.Tanh(), entrywise(ops.Softplus(), x)))
 
 
 def swish(x: Data, /, *, alpha: float) -> Output:
     """Return ``x sigmoid(alpha x)``."""
-    return _joined(ops.Product(), x, _applied(ops.Sigmoid(), scaled(x, alpha)))
+    return _joined(ops.Product(), x, entrywise(ops.Sigmoid(), scaled(x, alpha)))
 
 
 def hard_swish(x: Data, /) -> Output:
     """Return ``x (min(max(x + 3, 0), 6) / 6)``."""
-    clipped = _applied(ops.HardTanh(0.0, 6.0), scaled(x, 1.0, shift=3.0))
+    clipped = entrywise(ops.HardTanh(0.0, 6.0), scaled(x, 1.0, shift=3.0))
     return _joined(ops.Product(), x, scaled(clipped, 1 / 6, exact=False))
 
 
@@ -84,14 +85,14 @@ def hard_sigmoid(x: Data, /, *, alpha: float, beta: float) -> Output:
     """Return ``alpha x + beta``, clipped to [0, 1]."""
     if not (math.isfinite(alpha) and math.isfinite(beta)):
         raise NoBoundError(f"slope {alpha} and offset {beta} are not supported")
-    return _applied(ops.HardTanh(0.0, 1.0), scaled(x, alpha, shift=beta))
+    return entrywise(ops.HardTanh(0.0, 1.0), scaled(x, alpha, shift=beta))
 
 
 def shrink(x: Data, /, *, bias: float, lambd: float) -> Output:
     """Return ``x - min(max(x, -lambd), lambd)``, if bias is lambd: another one is a jump."""
     if not (bias == lambd and 0 <= lambd < math.inf):
         raise NoBoundError(f"it jumps where an entry is lambd={lambd:.6g}, since bias={bias:.6g} is another number")
-    return _joined(ops.Add((1.0, -1.0)), x, _applied(ops.HardTanh(-lambd, lambd), x))
+    return _joined(ops.Add((1.0, -1.0)), x, entrywise(ops.HardTanh(-lambd, lambd), x))
 
 
 def celu(x: Data, /, *, alpha: float) -> Output:
@@ -99,12 +100,12 @@ def celu(x: Data, /, *, alpha: float) -> Output:
     if not alpha > 0:
         raise NoBoundError(f"alpha={alpha!r} is negative")
     stretched = scaled(x, 1 / alpha, exact=alpha == 1)
-    return scaled(Output(ops.ELU(), (stretched,), x.shape), alpha)
+    return scaled(entrywise(ops.ELU(), stretched), alpha)
 
 
 def selu(x: Data, /, *, alpha: float, gamma: float) -> Output:
     """Return ``gamma elu(x)``, where ELU has the slope alpha below 0."""
-    return scaled(Output(ops.ELU(alpha), (x,), x.shape), gamma)
+    return scaled(entrywise(ops.ELU(alpha), x), gamma)
 
 
 def scaled(x: Data | Output, factor: float, *, shift: float = 0.0, exact: bool = True) -> Output:
@@ -112,7 +113,7 @@ def scaled(x: Data | Output, factor: float, *, shift: float = 0.0, exact: bool =
     if not SMALLEST_FACTOR < abs(factor) < 1 / SMALLEST_FACTOR:
         raise NoBoundError(f"the factor {factor!r} is not supported")
     offset = (np.array(shift), np.zeros(()))
-    return _applied(ops.Scale(np.array(factor), (lambda: offset) if shift else None, exact=exact), x)
+    return entrywise(ops.Scale(np.array(factor), (lambda: offset) if shift else None, exact=exact), x)
 
 
 def clip(x: Data, /, *, min: Constant | float | None, max: Constant | float | None) -> Output:
@@ -136,11 +137,7 @@ def prelu(x: Data, /, *, slope: Constant) -> Output:
     """Return leaky ReLU with constant slopes below 0."""
     if x.shape is not None and broadcast_shapes([x.shape, slope.shape]) != x.shape:
         raise NoBoundError(f"slopes of shape {slope.shape} do not fit an input of shape {x.shape}")
-    return Output(ops.LeakyReLU(numbers_of(slope)), (x,), x.shape)
-
-
-def _applied(operator: Operator, x: Data | Output) -> Output:
-    return Output(operator, (x,), x.shape)
+    return entrywise(ops.LeakyReLU(numbers_of(slope)), x)
 
 
 def _joined(operator: Operator, *values: Value | Output) -> Output:
@@ -178,7 +175,7 @@ def _clipped_at(call: Call, x: Value, other: Value) -> Output | None:
         operator: Operator = ops.ReLU() if number == 0 else ops.HardTanh(number, math.inf)
     else:
         operator = ops.HardTanh(-math.inf, number)
-    return Output(operator, (x,), x.shape)
+    return entrywise(operator, x)
 
 
 def multiply(a: Value, b: Value, /) -> Output:
@@ -293,10 +290,9 @@ def compare(kind: Literal["gt", "ge", "lt", "le"]) -> Builder:
     def build(a: Value, b: Value, /) -> Output:
         number = scalar(b)
         if number is not None and isinstance(a, Data) and _spreads_to(a, b):
-            return Output(ops.Compare(kind, number), (a,), a.shape)
+            return entrywise(ops.Compare(kind, number), a)
         # The difference of two different floats never underflows to 0, so its sign is that of the comparison.
-        difference = _joined(ops.Add((1.0, -1.0)), a, b)
-        return Output(ops.Compare(kind), (difference,), difference.shape)
+        return entrywise(ops.Compare(kind), _joined(ops.Add((1.0, -1.0)), a, b))
 
     return build
 
@@ -305,9 +301,9 @@ def softmax(call: Call, x: Data, /, *, axis: int) -> Output:
     """Return softmax or its logarithm over one axis; before operator set 13 it is over that axis and all behind it."""
     shape = shape_of(x)
     first = on_axis(axis, shape)
-    axes: tuple[int, ...] = (first,)
+    axes: Shape = (first,)
     if call.opset < 13:
         # An axis of size 1 changes nothing: without it, patterns of one axis know the node.
         axes = tuple(number for number in range(first, len(shape)) if shape[number] != 1) or axes
     make = ops.Softmax if call.operator == "Softmax" else ops.LogSoftmax
-    return Output(make(axes), (x,), x.shape)
+    return entrywise(make(axes), x)

@@ -19,6 +19,7 @@ from specnorm_networks.onnx.tensors import EXTERNAL
 
 Inputs: TypeAlias = Sequence[Any]
 """Arrays; None for one that is left out."""
+Outputs: TypeAlias = list[Any]
 _NEWER = {"BatchNormalization": 15, "DequantizeLinear": 19}
 """Operator sets as which older nodes of these operators are evaluated: they mean the same. In older operator sets the
 evaluator always normalizes by the batch, or lacks an attribute."""
@@ -46,7 +47,7 @@ class NotEvaluatedError(Exception):
     """The evaluator does not compute what the standard says."""
 
 
-def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+def evaluate(node: Any, opset: int, inputs: Inputs) -> Outputs:
     """Return the outputs of a node.
 
     Raises
@@ -59,7 +60,7 @@ def evaluate(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return _SPECIAL.get(node.op_type, _run)(node, opset, inputs)
 
 
-def _run(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+def _run(node: Any, opset: int, inputs: Inputs) -> Outputs:
     """Return the outputs of a node by the evaluator itself."""
     numbers = {name: str(number) for number, name in enumerate(dict.fromkeys(node.input)) if name}
     values = {numbers[name]: array for name, array in zip(node.input, inputs, strict=True) if name}
@@ -159,7 +160,7 @@ def _windows(node: Any, x: Any, kernel: Sequence[int], fill: float) -> Any:
     return windows[tuple(entries)]
 
 
-def _pool(node: Any, _: int, inputs: Inputs) -> list[Any]:
+def _pool(node: Any, _: int, inputs: Inputs) -> Outputs:
     """Pool by NumPy: the evaluator loops in Python."""
     x = inputs[0]
     kernel = _attribute(node, "kernel_shape", [])
@@ -172,7 +173,7 @@ def _pool(node: Any, _: int, inputs: Inputs) -> list[Any]:
     return [sums / counts]
 
 
-def _convolution(node: Any, _: int, inputs: Inputs) -> list[Any]:
+def _convolution(node: Any, _: int, inputs: Inputs) -> Outputs:
     """Convolve by NumPy, tap by tap: the evaluator keeps all windows, and the place of each number."""
     x, weight, *biases = inputs
     groups = _attribute(node, "group", 1)
@@ -191,7 +192,7 @@ def _convolution(node: Any, _: int, inputs: Inputs) -> list[Any]:
     return [result + biases[0].reshape(-1, *ones)]
 
 
-def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+def _transposed(node: Any, opset: int, inputs: Inputs) -> Outputs:
     """Convolve each group by itself."""
     x, weight = inputs[:2]
     groups = _attribute(node, "group", 1)
@@ -208,14 +209,14 @@ def _transposed(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return [np.concatenate(results, axis=1)]
 
 
-def _global_max(_: Any, __: int, inputs: Inputs) -> list[Any]:
+def _global_max(_: Any, __: int, inputs: Inputs) -> Outputs:
     """Return the maximum of each channel: the evaluator knows images alone."""
     x = inputs[0]
     axes = tuple(range(2, x.ndim))
     return [x.max(axes, keepdims=True)]
 
 
-def _group_norm(node: Any, _: int, inputs: Inputs) -> list[Any]:
+def _group_norm(node: Any, _: int, inputs: Inputs) -> Outputs:
     """Normalise groups by NumPy: the evaluator's own group norm takes no inputs."""
     x, scale, bias = inputs
     groups = _attribute(node, "num_groups", 1)
@@ -229,7 +230,7 @@ def _group_norm(node: Any, _: int, inputs: Inputs) -> list[Any]:
     return [result * scale.reshape(channels) + bias.reshape(channels)]
 
 
-def _softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+def _softmax(node: Any, opset: int, inputs: Inputs) -> Outputs:
     """Compute softmax, or its logarithm, over all axes from ``axis`` on before operator set 13."""
     if opset >= 13:
         return _run(node, opset, inputs)
@@ -242,19 +243,19 @@ def _softmax(node: Any, opset: int, inputs: Inputs) -> list[Any]:
     return [flat.reshape(x.shape)]
 
 
-def _linear_regressor(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+def _linear_regressor(node: Any, opset: int, inputs: Inputs) -> Outputs:
     """Add zeros where no intercepts are stated: the evaluator adds NaN."""
     zeros = [0.0] * _attribute(node, "targets", 1)
     return _run(_with(node, intercepts=_attribute(node, "intercepts", zeros)), opset, inputs)
 
 
-def _sampled(node: Any, opset: int, inputs: Inputs) -> list[Any]:
+def _sampled(node: Any, opset: int, inputs: Inputs) -> Outputs:
     """Sample by a grid; in older operator sets, linear and cubic modes have other names, which the evaluator lacks."""
     mode = _attribute(node, "mode", "linear").removeprefix("bi")
     return _run(_with(node, mode=mode), max(opset, 20), inputs)
 
 
-_SPECIAL: dict[str, Callable[[Any, int, Inputs], list[Any]]] = {
+_SPECIAL: dict[str, Callable[[Any, int, Inputs], Outputs]] = {
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
     "Conv": _convolution,
     "ConvTranspose": _transposed,

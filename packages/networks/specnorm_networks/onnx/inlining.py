@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from specnorm_networks.onnx.nodes import has_graphs
+from specnorm_networks.onnx.nodes import DOMAINS, has_graphs
 from specnorm_networks.onnx.tensors import EXTERNAL
 
 MOST_NODES = 2**15
 """Largest number of nodes that are put in place of others: a small file can state an enormous graph."""
-_DOMAINS = ("", "ai.onnx")
 
 
 def inline(model: Any) -> None:
@@ -37,7 +36,7 @@ class _Inlining:
             own = {o.domain: o.version for o in function.opset_import}
             # Nodes mean the same in the graph only if it has the function's operator sets.
             has_same_sets = all(opsets.get(domain, version) == version for domain, version in own.items())
-            if function.domain not in _DOMAINS and has_same_sets and not function.overload:
+            if function.domain not in DOMAINS and has_same_sets and not function.overload:
                 self.functions[function.domain, function.name] = function
         calls = {key: {(n.domain, n.op_type) for n in function.node} for key, function in self.functions.items()}
         try:
@@ -59,7 +58,7 @@ class _Inlining:
             inner = self._expanded(node) if self.room > 0 else None
             if inner is None:
                 for attribute in node.attribute:
-                    if node.op_type == "Constant" and node.domain in _DOMAINS and attribute.name == "value":
+                    if node.op_type == "Constant" and node.domain in DOMAINS and attribute.name == "value":
                         self.constants[node.output[0]] = attribute.t
                 nodes.append(node)
             else:
@@ -78,7 +77,7 @@ class _Inlining:
         function = self.functions.get((node.domain, node.op_type))
         if function is not None:
             return self._call(node, function)
-        if node.op_type == "If" and node.domain in _DOMAINS:
+        if node.op_type == "If" and node.domain in DOMAINS:
             return self._branch(node)
         return None
 

@@ -10,7 +10,6 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import counted, padding_rules
 from specnorm_networks.certified import operators as ops
@@ -22,21 +21,22 @@ from specnorm_networks.certified.operators.normalisation import Form
 from specnorm_networks.onnx.attention import PRODUCT, product, product_by_equation
 from specnorm_networks.onnx.binding import Wholes
 from specnorm_networks.onnx.elementwise import scaled
+from specnorm_networks.onnx.moves import entries, places_of
 from specnorm_networks.onnx.nodes import (
     MAX_AMOUNT,
     MAX_FOLDED,
-    MAX_KNOWN,
     Call,
     Data,
     Output,
     UnsizedError,
     Value,
+    entrywise,
     numbers_of,
     offset_of,
     on_axis,
     shape_of,
 )
-from specnorm_networks.onnx.tensors import Constant
+from specnorm_networks.onnx.tensors import Array, Constant
 
 MOST_AXES = 3
 """Largest number of spatial axes of a layer."""
@@ -46,7 +46,7 @@ Pads = tuple[tuple[int, int], ...]
 """Amounts of padding before and behind each axis."""
 
 
-def amounts(name: str, stated: Wholes | None, count: int, default: int) -> tuple[int, ...]:
+def amounts(name: str, stated: Wholes | None, count: int, default: int) -> Wholes:
     """Return the numbers of an attribute, or the default for each axis; refuse a wrong count or impossible numbers.
 
     The default is the smallest possible number.
@@ -359,10 +359,7 @@ def _sum_of_entries(x: Data, indices: str, output: str) -> Output:
         raise NoBoundError(f"the equation {indices[:20]}->{output[:20]} does not fit a value of shape {shape}")
     value: Value | Output = x
     if len(letters) < len(indices):
-        if math.prod(shape) > MAX_KNOWN:
-            raise NoBoundError("its input has too many entries")
-        places = np.einsum(f"{indices}->{letters}", np.arange(math.prod(shape)).reshape(shape))
-        value = Output(ops.Entries(places, math.prod(shape)), (x,), places.shape)
+        value = entries(x, np.einsum(f"{indices}->{letters}", places_of(x)))
     summed = tuple(axis for axis, letter in enumerate(letters) if letter not in output)
     kept = [letter for letter in letters if letter in output]
     if summed:
@@ -426,7 +423,7 @@ def _products(
     sizes = constant_sizes | value_sizes
     shape = tuple(sizes[x] for x in output_indices)
 
-    def as_stack(a: NDArray[Any]) -> NDArray[Any]:
+    def as_stack(a: Array) -> Array:
         return a.transpose(order).reshape(count, rows, columns)
 
     if constant.refusal is not None:
@@ -472,13 +469,13 @@ def batch_norm(
     is_normal = (abs(factors) > SMALLEST_FACTOR) | (scales == 0)
     if not np.all(np.isfinite(factors) & is_normal):
         raise NoBoundError("its variances are negative or not finite, or its factors underflow")
-    return Output(operator, (x,), x.shape)
+    return entrywise(operator, x)
 
 
 # -- normalization by a value's own entries ----------------------------------------------------------------------------
 def _normalised(
     x: Data | Output,
-    axes: tuple[int, ...],
+    axes: Wholes,
     eps: float,
     *,
     centred: bool = True,
@@ -491,7 +488,7 @@ def _normalised(
     shape = shape_of(x)
     if not axes or not math.isfinite(eps):
         raise NoBoundError(f"normalization over axes {axes} with epsilon={eps!r} is not supported")
-    value = Output(ops.Centre(axes), (x,), shape) if centred else x
+    value = entrywise(ops.Centre(axes), x) if centred else x
     shape_of_length = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
     length = Output(ops.Norm(axes, keep=True), (value,), shape_of_length)
     return Output(ops.Normalise(axes, eps, form), (value, length), shape)
@@ -504,7 +501,7 @@ def _scaled_and_shifted(x: Output, scale: Constant | None, bias: Constant | None
     values = np.ones(()) if scale is None else numbers_of(scale)
     values = values.reshape(*values.shape, *(1,) * spatial)
     # The factors are the file's own numbers, hence exact.
-    return Output(ops.Scale(values, offset_of(bias, spatial=spatial), exact=True), (x,), x.shape)
+    return entrywise(ops.Scale(values, offset_of(bias, spatial=spatial), exact=True), x)
 
 
 def layer_norm(

@@ -8,7 +8,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import ERROR_OF_OFFSETS, FloatArray
 from specnorm_networks.onnx.binding import Numbers
-from specnorm_networks.onnx.nodes import Call, Data, OperatorRule, Output, UnsizedError, offset_of, shape_of
+from specnorm_networks.onnx.nodes import Call, Data, OperatorRule, Output, UnsizedError, entrywise, offset_of, shape_of
 
 DOMAIN = "ai.onnx.ml"
 
@@ -24,7 +24,7 @@ def scaler(x: Data, /, *, offset: Numbers, scale: Numbers) -> Output:
         product = -means * factors
         return product, abs(product) * ERROR_OF_OFFSETS
 
-    return Output(ops.Scale(factors, shift, exact=True), (x,), x.shape)
+    return entrywise(ops.Scale(factors, shift, exact=True), x)
 
 
 def linear_regressor(

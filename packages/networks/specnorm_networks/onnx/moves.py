@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.operators.base import Move, Shape
 from specnorm_networks.certified.operators.broadcasting import broadcast_shapes
-from specnorm_networks.onnx.binding import Array, Wholes, refuse
+from specnorm_networks.onnx.binding import Wholes, refuse
 from specnorm_networks.onnx.nodes import (
     FLOATING,
     MAX_FOLDED,
@@ -24,13 +24,17 @@ from specnorm_networks.onnx.nodes import (
     Output,
     Result,
     Value,
+    entrywise,
     numbers_of,
     on_axis,
     scalar,
     shape_of,
+    with_size,
 )
-from specnorm_networks.onnx.tensors import Constant
+from specnorm_networks.onnx.tensors import Array, Constant
 
+Places: TypeAlias = NDArray[np.int64]
+"""Numbers of entries of a value."""
 MAX_TABLE = 2**22
 """Largest number of entries of a table whose rows an integer input chooses."""
 
@@ -99,7 +103,7 @@ def unsqueeze(x: Value, /, *, axes: Wholes) -> Constant | Output:
 
 def identity(x: Value, /) -> Constant | Output:
     """Return the value itself."""
-    return x if isinstance(x, Constant) else Output(ops.Identity(), (x,), x.shape)
+    return x if isinstance(x, Constant) else entrywise(ops.Identity(), x)
 
 
 def dropout(x: Value, /, *, training_mode: Constant | None) -> Constant | Output:
@@ -120,10 +124,10 @@ def cast(x: Value, /, *, to: int) -> Result:
         # The reference evaluator computes other casts, but of small constants alone.
         raise NoBoundError("a cast of a large constant is not evaluated")
     if to in (6, 7):  # int32 and int64
-        return Output(ops.Truncated(), (x,), x.shape)
+        return entrywise(ops.Truncated(), x)
     if to not in (1, 10, 11, 16):
         raise NoBoundError("a cast to integers is discontinuous")
-    return Output(ops.Identity(), (x,), x.shape)
+    return entrywise(ops.Identity(), x)
 
 
 def slice_of(
@@ -187,8 +191,7 @@ def concat(*values: Value, axis: int) -> Output:
     axis = on_axis(axis, shapes[0])
     if len({*map(len, shapes)}) > 1:
         raise NoBoundError("its values have different numbers of axes")
-    whole = sum(shape[axis] for shape in shapes)
-    shape = (*shapes[0][:axis], whole, *shapes[0][axis + 1 :])
+    shape = with_size(shapes[0], axis, sum(shape[axis] for shape in shapes))
     return Output(ops.Concat(axis), values, shape)
 
 
@@ -206,7 +209,7 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
         if len(before) == 1 and indices.depends:
             return _looked_up(x, indices, indices.shape)
         call.missed()  # the table becomes a row that is not read
-        shape = (*before[:axis], *shape_of(indices), *before[axis + 1 :])
+        shape = with_size(before, axis, *shape_of(indices))
         if axis == 0 and indices.depends and 0 < x.size <= MAX_TABLE and x.refusal is None:
             table = numbers_of(x)
             if np.all(np.isfinite(table)):
@@ -215,15 +218,14 @@ def gather(call: Call, x: Value, indices: Array | Data, /, *, axis: int) -> Outp
     if isinstance(x, Constant):
         raise NoBoundError("it looks up entries of a table at computed indices")
     index = indices.astype(np.int64)
-    shape = (*before[:axis], *index.shape, *before[axis + 1 :])
-    return Output(ops.Gather(axis, index), (x,), shape)
+    return Output(ops.Gather(axis, index), (x,), with_size(before, axis, *index.shape))
 
 
 def expand(x: Data, shape: Wholes, /) -> Output:
     """Return a value broadcast to a shape."""
-    if x.shape is not None and broadcast_shapes([x.shape, shape]) == x.shape:
-        return Output(ops.Identity(), (x,), x.shape)
-    return Output(ops.Broadcast(shape), (x,), broadcast_shapes([x.shape, shape]))
+    after = broadcast_shapes([x.shape, shape])
+    is_same = x.shape is not None and after == x.shape
+    return Output(ops.Identity() if is_same else ops.Broadcast(shape), (x,), after)
 
 
 def tile(x: Data, repeats: Wholes, /) -> Output:
@@ -246,7 +248,7 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Outp
     if mode not in ("DCR", "CRD") or not is_divided:
         raise NoBoundError(f"blocks of {b} by mode={mode[:20]!r} of a value of shape {x.shape}")
     is_crd = mode == "CRD"
-    parts: tuple[int, ...]
+    parts: Shape
     if spreads:
         channels = (c // b**2, b, b) if is_crd else (b, b, c // b**2)
         parts = (n, *channels, h, w)
@@ -261,7 +263,7 @@ def blocks(call: Call, x: Data, /, *, blocksize: int, mode: str = "DCR") -> Outp
 
 
 # -- entries at constant places, and sorts ----------------------------------------------------------------------------
-def _places(x: Value) -> NDArray[np.int64]:
+def places_of(x: Value) -> Places:
     """Return the number of each entry of a value, in its shape."""
     shape = shape_of(x)
     if math.prod(shape) > MAX_KNOWN:
@@ -269,24 +271,24 @@ def _places(x: Value) -> NDArray[np.int64]:
     return np.arange(math.prod(shape)).reshape(shape)
 
 
-def _entries(x: Data, places: NDArray[np.int64]) -> Output:
+def entries(x: Data, places: Places) -> Output:
     """Return the entries of a value with these numbers; -1 stands for zero."""
     if places.size > MAX_KNOWN:
         raise NoBoundError("its output has too many entries")
     return Output(ops.Entries(places, math.prod(shape_of(x))), (x,), places.shape)
 
 
-def _places_along(x: Value, indices: Array, axis: int) -> NDArray[np.int64]:
+def _places_along(x: Value, indices: Array, axis: int) -> Places:
     """Return the numbers of the entries at the positions ``indices`` along an axis."""
-    places = _places(x)
+    places = places_of(x)
     if indices.ndim != places.ndim:
         raise NoBoundError(f"indices of shape {indices.shape} do not fit {places.shape}")
-    grid: list[NDArray[Any]] = [*np.indices(indices.shape)]
+    grid: list[Array] = [*np.indices(indices.shape)]
     grid[on_axis(axis, places.shape)] = indices.astype(np.int64)
     return np.asarray(places[tuple(grid)])
 
 
-def _places_at(places: NDArray[np.int64], indices: Array) -> NDArray[np.int64]:
+def _places_at(places: Places, indices: Array) -> Places:
     """Return slices of ``places``: each tuple along the last axis of ``indices`` is the position of one."""
     depth = indices.shape[-1]
     count = math.prod(indices.shape[:-1]) * math.prod(places.shape[depth:])
@@ -297,7 +299,7 @@ def _places_at(places: NDArray[np.int64], indices: Array) -> NDArray[np.int64]:
 
 def gather_elements(x: Data, indices: Array, /, *, axis: int = 0) -> Output:
     """Return one entry for each position along an axis."""
-    return _entries(x, _places_along(x, indices, axis))
+    return entries(x, _places_along(x, indices, axis))
 
 
 def _looked_up(table: Constant, positions: Data | Output, shape: Shape | None) -> Output:
@@ -315,18 +317,18 @@ def gather_nd(call: Call, x: Value, indices: Array | Data, /) -> Output:
         return _looked_up(x, Output(ops.Reshape(shape[:-1]), (indices,), shape[:-1]), shape[:-1])
     if isinstance(x, Constant):
         raise NoBoundError("it looks up entries of a table at computed indices")
-    return _entries(x, _places_at(_places(x), indices))
+    return entries(x, _places_at(places_of(x), indices))
 
 
 def triangle(x: Data, k: int | None = None, /, *, upper: int = 1) -> Output:
     """Return the part of a value above a diagonal, or below it; zeros elsewhere."""
     part = np.triu if upper else np.tril
-    return _entries(x, part(_places(x) + 1, k or 0) - 1)
+    return entries(x, part(places_of(x) + 1, k or 0) - 1)
 
 
 def scatter_nd(x: Value, indices: Array, updates: Value, /, *, reduction: str = "none") -> Output:
     """Return a value with slices written, or added, at tuples of positions."""
-    return _with_updates(x, _places_at(_places(x), indices), updates, reduction)
+    return _with_updates(x, _places_at(places_of(x), indices), updates, reduction)
 
 
 def scatter_elements(
@@ -342,7 +344,7 @@ def scatter_elements(
     return _with_updates(x, _places_along(x, indices, axis), updates, reduction)
 
 
-def _with_updates(x: Value, places: NDArray[np.int64], updates: Value, reduction: str) -> Output:
+def _with_updates(x: Value, places: Places, updates: Value, reduction: str) -> Output:
     """Return a value with updates in place of the entries with these numbers, or added to them."""
     if updates.shape != places.shape:
         raise NoBoundError(f"updates of shape {updates.shape} do not fit {places.shape}")
@@ -358,8 +360,7 @@ def _with_updates(x: Value, places: NDArray[np.int64], updates: Value, reduction
 
 def cumulative_sum(x: Data, axis: int, /, *, exclusive: int = 0, reverse: int = 0) -> Output:
     """Return the sums of the first entries along an axis, or of the last ones."""
-    operator = ops.CumulativeSum(on_axis(axis, shape_of(x)), bool(reverse), bool(exclusive))
-    return Output(operator, (x,), x.shape)
+    return entrywise(ops.CumulativeSum(on_axis(axis, shape_of(x)), bool(reverse), bool(exclusive)), x)
 
 
 def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1) -> Output:
@@ -370,23 +371,23 @@ def top(x: Data, k: int, /, *, axis: int = -1, largest: int = 1) -> Output:
     if not 0 < k <= size:
         raise NoBoundError(f"k={k} does not fit {counted(size, 'entry', 'entries')}")
     sort = ops.Sort(axis, bool(largest), None if k == size else k)
-    return Output(sort, (x,), (*shape[:axis], k, *shape[axis + 1 :]))
+    return Output(sort, (x,), with_size(shape, axis, k))
 
 
 def compress(x: Data, condition: Array, /, *, axis: int | None) -> Output:
     """Return the entries along an axis, or of all, at which a constant condition is true."""
     if axis is None:
-        places = _places(x).reshape(-1)
-        return _entries(x, places[np.flatnonzero(condition[: places.size])])
+        places = places_of(x).reshape(-1)
+        return entries(x, places[np.flatnonzero(condition[: places.size])])
     shape = shape_of(x)
     axis = on_axis(axis, shape)
     index = np.flatnonzero(condition[: shape[axis]])
-    return Output(ops.Gather(axis, index), (x,), (*shape[:axis], index.size, *shape[axis + 1 :]))
+    return Output(ops.Gather(axis, index), (x,), with_size(shape, axis, index.size))
 
 
 def reverse_sequence(x: Data, sequence_lens: Array, /, *, batch_axis: int, time_axis: int) -> Output:
     """Return a value in which the first entries along one axis, as many as each sample states, are in reverse."""
-    places = _places(x)
+    places = places_of(x)
     if {batch_axis, time_axis} != {0, 1} or places.ndim < 2 or sequence_lens.shape != places.shape[batch_axis:][:1]:
         raise NoBoundError(f"axes {batch_axis} and {time_axis} or its lengths do not fit a value of shape {x.shape}")
     if np.any((sequence_lens < 0) | (sequence_lens > places.shape[time_axis])):
@@ -394,7 +395,7 @@ def reverse_sequence(x: Data, sequence_lens: Array, /, *, batch_axis: int, time_
     by_sample = np.moveaxis(places, batch_axis, 0).copy()
     for sample, length in zip(by_sample, sequence_lens.tolist(), strict=True):
         sample[:length] = sample[:length][::-1].copy()
-    return _entries(x, np.moveaxis(by_sample, 0, batch_axis))
+    return entries(x, np.moveaxis(by_sample, 0, batch_axis))
 
 
 def columns_to_image(
@@ -431,10 +432,10 @@ def columns_to_image(
         is_inside = (at >= 0) & (at < size)
         inside = (inside[:, None, :, None] & is_inside[None, :, None, :]).reshape(flat.shape)
     shape = (n, channels, *image_shape)
-    places = _places(x).reshape(n * channels, *flat.shape)
+    places = places_of(x).reshape(n * channels, *flat.shape)
     if math.prod(shape) > MAX_KNOWN:
         raise NoBoundError("its output has too many entries")
     targets = np.arange(n * channels)[:, None, None] * math.prod(image_shape) + flat
     are_inside = np.broadcast_to(inside, targets.shape)
-    kept = _entries(x, places[are_inside])
+    kept = entries(x, places[are_inside])
     return Output(ops.AddedUp(targets[are_inside], shape), (kept,), shape)

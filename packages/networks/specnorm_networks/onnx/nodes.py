@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from specnorm.proof import counted
 from specnorm_networks.certified.operators import Layer, NoBoundError, Operator
 from specnorm_networks.certified.operators.base import FloatArray, Offset, Shape, multiplied
-from specnorm_networks.onnx.tensors import Constant
+from specnorm_networks.onnx.tensors import Array, Constant
 
+DOMAINS = ("", "ai.onnx")
+"""Names of the domain of ONNX's own operators."""
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 MAX_AMOUNT = 2**16
 """Largest stride, dilation, padding or group count of a file that is believed."""
@@ -66,6 +67,8 @@ class Data:
 
 
 Value: TypeAlias = Constant | Data
+Operands: TypeAlias = Sequence[Value | None]
+"""Inputs of a node, in its order; None for one that is left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +84,16 @@ class Output:
     operator: Operator
     inputs: tuple[Value | Output, ...]
     shape: Shape | None
+
+
+def entrywise(operator: Operator, x: Data | Output) -> Output:
+    """Return the output of an operator that keeps the shape of its only input."""
+    return Output(operator, (x,), x.shape)
+
+
+def with_size(shape: Shape, axis: int, *sizes: int) -> Shape:
+    """Return a shape with other sizes in place of that of one axis."""
+    return (*shape[:axis], *sizes, *shape[axis + 1 :])
 
 
 Result: TypeAlias = Constant | Output | tuple[Output | Constant, ...]
@@ -111,11 +124,11 @@ class Call:
 
     operator: str
     opset: int
-    inputs: Sequence[Value | None]
+    inputs: Operands
     attributes: Mapping[str, Any]
     outputs: int
     describe: Callable[[Any], Constant]
-    fold: Callable[[NDArray[Any]], Constant]
+    fold: Callable[[Array], Constant]
     use: Callable[[Constant, Mapping[str, Any], Shape | None], str]
     missed: Callable[[], None] = lambda: None
     domain: str = ""
@@ -187,7 +200,7 @@ def offset_of(value: Constant | None, factor: float = 1.0, spatial: int = 0) -> 
     if value is None:
         return None
 
-    def load() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def load() -> tuple[FloatArray, FloatArray]:
         if value.refusal is not None:
             return np.full((1,), np.nan), np.zeros(1)
         numbers = value.load().astype(np.float64)

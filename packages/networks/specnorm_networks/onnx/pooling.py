@@ -12,7 +12,7 @@ from specnorm_networks.certified.operators.linear import PadMode
 from specnorm_networks.onnx.binding import Numbers, Wholes
 from specnorm_networks.onnx.layers import amounts, pads_of, steps_of
 from specnorm_networks.onnx.moves import moved
-from specnorm_networks.onnx.nodes import MAX_AMOUNT, Builder, Call, Data, Output, on_axis, scalar, shape_of
+from specnorm_networks.onnx.nodes import MAX_AMOUNT, Builder, Call, Data, Output, entrywise, on_axis, scalar, shape_of
 from specnorm_networks.onnx.tensors import Constant
 
 
@@ -52,10 +52,10 @@ def pool(
 
 
 class _Reduction(Protocol):
-    def __call__(self, axes: tuple[int, ...], keep: bool) -> Operator: ...
+    def __call__(self, axes: Wholes, keep: bool) -> Operator: ...
 
 
-def _over(make: _Reduction, x: Data | Output, axes: tuple[int, ...], keep: bool) -> Output:
+def _over(make: _Reduction, x: Data | Output, axes: Wholes, keep: bool) -> Output:
     """Return a reduction over some axes, which stay as axes of size 1 if ``keep``."""
     shape = []
     for axis, n in enumerate(shape_of(x)):
@@ -92,9 +92,9 @@ def reduce(make: _Reduction, first: ops.Operator | None = None) -> Builder:
         if not axes and noop_with_empty_axes:
             if make is ops.Norm:
                 raise NoBoundError("noop_with_empty_axes: operator sets disagree on the norm over no axes")
-            return Output(first or ops.Identity(), (x,), x.shape)
+            return entrywise(first or ops.Identity(), x)
         shape = shape_of(x)
-        entries = x if first is None else Output(first, (x,), shape)
+        entries = x if first is None else entrywise(first, x)
         reduced = sorted({on_axis(axis, shape) for axis in axes}) if axes else range(len(shape))
         return _over(make, entries, tuple(reduced), keep=bool(keepdims))
 

@@ -11,29 +11,31 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from specnorm_networks.certified.operators.base import Shape
-from specnorm_networks.model import UNITS, Computed, NotExecutedError
+from specnorm_networks.model import UNITS, Computed, Inputs, NotExecutedError
 from specnorm_networks.onnx import learned
 from specnorm_networks.onnx.evaluator import cost, evaluate
-from specnorm_networks.onnx.nodes import has_graphs
+from specnorm_networks.onnx.nodes import DOMAINS, has_graphs
 from specnorm_networks.onnx.operators import OPERATORS
-from specnorm_networks.onnx.tensors import EXTERNAL, Tensors
+from specnorm_networks.onnx.tensors import EXTERNAL, Array, Tensors
 
 ENTRIES = 2**27
 """Largest number of entries of all values together."""
 WORK = 2**35
 """Largest number of multiplications of all nodes together."""
 _CASTS = ("Cast", "CastLike")
-_DOMAINS = ("", "ai.onnx")
 
 
-def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[Any]]:
+Shapes: TypeAlias = Mapping[str, Shape | None]
+"""Shapes of values by name; None: not known."""
+
+
+def arrays_for_inputs(graph: Any, inputs: Inputs) -> dict[str, Array]:
     """Return the inputs of a GraphProto in the file's types and order; integer inputs that are not given are 0.
 
     Raises
@@ -42,7 +44,7 @@ def arrays_for_inputs(graph: Any, inputs: Mapping[str, NDArray[np.float64]]) -> 
         If a type is not known.
     """
     initialisers = {tensor.name for tensor in graph.initializer}
-    arrays: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, Array] = {}
     for graph_input in graph.input:
         name = graph_input.name
         tensor_type = graph_input.type.tensor_type
@@ -76,11 +78,11 @@ class OnnxModel:
     proto: Any
     reader: Tensors
     opset: int
-    shapes: Callable[[Mapping[str, tuple[int, ...]]], Mapping[str, Shape | None]]
+    shapes: Callable[[Mapping[str, Shape]], Shapes]
     file: bytes | None = None
-    _last: tuple[Mapping[str, tuple[int, ...]], Mapping[str, Shape | None]] | None = field(default=None, init=False)
+    _last: tuple[Mapping[str, Shape], Shapes] | None = field(default=None, init=False)
 
-    def values(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed]:
+    def values(self, inputs: Inputs) -> Mapping[str, Computed]:
         """Return values by name, in double precision; see `specnorm_networks.model.Model`.
 
         Values that depend on no input are computed in the file's precision, as runtimes and the reader of files do.
@@ -117,7 +119,7 @@ class OnnxModel:
         numbers = {name: array for name, array in values.items() if array.dtype.kind in "fiub"}
         return {name: Computed(array, UNITS["float64"]) for name, array in numbers.items()}
 
-    def several(self, inputs: Mapping[str, NDArray[np.float64]]) -> Mapping[str, Computed] | None:
+    def several(self, inputs: Inputs) -> Mapping[str, Computed] | None:
         """Return the outputs for several samples; None if the file fixes the first axis of an input."""
         graph = self.proto.graph
         for graph_input in graph.input:
@@ -130,14 +132,14 @@ class OnnxModel:
             return None
         return {output.name: values[output.name] for output in graph.output if output.name in values}
 
-    def _shapes_for(self, inputs: Mapping[str, tuple[int, ...]]) -> Mapping[str, Shape | None]:
+    def _shapes_for(self, inputs: Mapping[str, Shape]) -> Shapes:
         """Return the shapes of all values; kept for the last inputs' shapes, which many samples have in common."""
         if self._last is None or self._last[0] != inputs:
             self._last = inputs, self.shapes(inputs)
         return self._last[1]
 
     @cached_property
-    def _constants(self) -> dict[str, NDArray[Any]]:
+    def _constants(self) -> dict[str, Array]:
         constants = {}
         for proto in self.proto.graph.initializer:
             try:
@@ -147,7 +149,7 @@ class OnnxModel:
                 raise NotExecutedError(f"its tensor {proto.name[:40]!r} cannot be read: {error}") from error
         return constants
 
-    def _require_moderate_size(self, shapes: Mapping[str, Shape | None]) -> None:
+    def _require_moderate_size(self, shapes: Shapes) -> None:
         """Refuse a model with too many entries of values, or multiplications."""
         entries = 0
         work = 0
@@ -159,9 +161,9 @@ class OnnxModel:
         if entries > ENTRIES or work > WORK:
             raise NotExecutedError(f"its {entries} values take {work} multiplications: too many")
 
-    def _has_known_size(self, node: Any, shapes: Mapping[str, Shape | None], is_fixed: bool) -> bool:
+    def _has_known_size(self, node: Any, shapes: Shapes, is_fixed: bool) -> bool:
         """Whether a node is of a known operator, or ``is_fixed``, and the shape of its first named output is known."""
-        is_known = (node.op_type in OPERATORS or is_fixed) and node.domain in _DOMAINS
+        is_known = (node.op_type in OPERATORS or is_fixed) and node.domain in DOMAINS
         is_known |= node.domain == learned.DOMAIN and node.op_type in learned.OPERATORS
         first_name = next(filter(None, node.output), "")
         return is_known and shapes.get(first_name) is not None
@@ -169,8 +171,8 @@ class OnnxModel:
     def _execute(
         self,
         node: Any,
-        values: Mapping[str, NDArray[Any]],
-    ) -> dict[str, NDArray[Any]]:
+        values: Mapping[str, Array],
+    ) -> dict[str, Array]:
         """Return a node's outputs by their names; none if the evaluator does not know the node."""
         try:
             with np.errstate(all="ignore"):
@@ -182,6 +184,6 @@ class OnnxModel:
         return {name: np.asarray(value) for name, value in pairs if isinstance(value, np.ndarray | np.generic)}
 
 
-def _in_double(x: NDArray[Any]) -> NDArray[Any]:
+def _in_double(x: Array) -> Array:
     """Return floating numbers in double precision; other arrays as they are."""
     return x.astype(np.float64, copy=False) if x.dtype.name in UNITS else x

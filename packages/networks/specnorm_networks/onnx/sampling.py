@@ -12,8 +12,8 @@ from specnorm_networks.certified import axes
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified.axes import HALF, Row
 from specnorm_networks.certified.operators import NoBoundError
-from specnorm_networks.onnx.binding import Array
 from specnorm_networks.onnx.nodes import Data, Output, on_axis, shape_of
+from specnorm_networks.onnx.tensors import Array
 
 _MODES = {"bilinear": "linear", "linear": "linear", "nearest": "nearest"}
 

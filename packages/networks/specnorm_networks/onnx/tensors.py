@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,8 @@ EXTERNAL = TensorProto.EXTERNAL
 """The place of a tensor whose numbers are in another file."""
 MAX_AXES = 8
 """Largest number of axes of a tensor."""
+Array: TypeAlias = NDArray[Any]
+"""Array of numbers of any type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class Constant:
     name: str
     shape: tuple[int, ...]
     dtype: str
-    load: Callable[[], NDArray[Any]]
+    load: Callable[[], Array]
     refusal: str | None = None
     key: object = field(default_factory=object)
     value: str = ""
@@ -69,7 +71,7 @@ class Constant:
     def mapped(
         self,
         shape: tuple[int, ...],
-        change: Callable[[NDArray[Any]], NDArray[Any]],
+        change: Callable[[Array], Array],
     ) -> Constant:
         """Return another constant, whose array is computed by ``change`` when it is read."""
         load = self.load
@@ -164,7 +166,7 @@ class Tensors:
                 "trust it."
             )
 
-    def outside(self, proto: Any) -> NDArray[Any]:
+    def outside(self, proto: Any) -> Array:
         """Return an array that lies in another file; `ModelFileError` if it cannot be read."""
         constant = self.describe(proto, proto.name)
         if constant.refusal is not None:
@@ -190,7 +192,7 @@ class Tensors:
         self._claim(byte_count)
         self.largest = max(self.largest, constant.size)
 
-        def load() -> NDArray[Any]:
+        def load() -> Array:
             numbers = np.fromfile(path, dtype.newbyteorder("<"), constant.size, offset=offset)
             if numbers.size != constant.size:
                 raise ModelFileError(f"{location!r} ends in the middle of it.")
@@ -221,6 +223,6 @@ def _inside(model: Path, location: str) -> Path:
     return path
 
 
-def _widened(numbers: NDArray[Any]) -> NDArray[Any]:
+def _widened(numbers: Array) -> Array:
     """Return bfloat16 numbers as float32, others as they are."""
     return numbers.astype(np.float32) if numbers.dtype.name == "bfloat16" else numbers

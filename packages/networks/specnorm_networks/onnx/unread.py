@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from onnx import defs
 
-from specnorm_networks.onnx.nodes import FLOATING, Data, Value
+from specnorm_networks.onnx.nodes import FLOATING, Data, Operands
 from specnorm_networks.onnx.tensors import Constant
 
 LAYER = ""
@@ -69,19 +69,19 @@ class Hidden:
     multiplied: bool = False
 
 
-def origins(proto: Any, opset: int, output: int, inputs: Sequence[Value | None]) -> frozenset[str]:
+def origins(proto: Any, opset: int, output: int, inputs: Operands) -> frozenset[str]:
     """Return the names of the network's inputs from which the numbers of a node's output come."""
     if _only_chooses(proto, opset, output):
         return frozenset()
     return frozenset[str]().union(*(value.origins for value in _read(proto, inputs)))
 
 
-def varies(proto: Any, inputs: Sequence[Value | None]) -> bool:
+def varies(proto: Any, inputs: Operands) -> bool:
     """Return whether the numbers of a node's outputs depend on numbers of the network's inputs, also by a choice."""
     return proto.op_type not in _SIZES and any(value.varies for value in _read(proto, inputs))
 
 
-def _read(proto: Any, inputs: Sequence[Value | None]) -> list[Data]:
+def _read(proto: Any, inputs: Operands) -> list[Data]:
     """Return the values whose entries a node's outputs have, or by whose entries these are chosen."""
     numbers = _NUMBER_INPUTS.get(proto.op_type, range(len(inputs)))
     read = (inputs[number] for number in numbers if number < len(inputs))
@@ -107,7 +107,7 @@ def _only_chooses(proto: Any, opset: int, output: int) -> bool:
     return _CHOICES.issuperset(allowed_types)
 
 
-def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[Hidden]:
+def unread(proto: Any, inputs: Operands, label: str) -> Iterator[Hidden]:
     """Yield the possible kernels of a node without a rule."""
     operator = f"{proto.op_type[:40]} ({label[:80]})"
     multiplies = proto.op_type in PRODUCTS
@@ -138,7 +138,7 @@ def unread(proto: Any, inputs: Sequence[Value | None], label: str) -> Iterator[H
         yield Hidden(label, "none", f"{operator} multiplies values of different inputs, of which one may be a kernel.")
 
 
-def _may_be_kernel(value: Data, multiplies: bool, factors: Sequence[Value | None]) -> bool:
+def _may_be_kernel(value: Data, multiplies: bool, factors: Operands) -> bool:
     """Whether a computed value may be a constant, or one of several, by which a node multiplies.
 
     Beside a constant factor, which has a row, a value that an input chooses is what it multiplies: a one-hot, say.

@@ -33,9 +33,11 @@ from specnorm_networks.onnx.binding import bind
 from specnorm_networks.onnx.constants import OLDEST, RANDOM, computed
 from specnorm_networks.onnx.evaluator import plain
 from specnorm_networks.onnx.nodes import (
+    DOMAINS,
     MAX_KNOWN,
     Call,
     Data,
+    Operands,
     Output,
     Result,
     UnsizedError,
@@ -49,7 +51,6 @@ from specnorm_networks.onnx.sizes import stated_size
 from specnorm_networks.onnx.tensors import Constant, Tensors
 from specnorm_networks.onnx.unread import LAYER, PRODUCTS, Hidden, origins, unread, varies
 
-_DOMAINS = ("", "ai.onnx")
 _FLOATS = (1, 10, 11, 16)
 """Element types of floating inputs, with respect to which a bound holds."""
 _INTEGERS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)
@@ -70,7 +71,7 @@ class _Use:
 
     constant: Constant
     geometry: Mapping[str, Any]
-    sizes: tuple[int, ...] | None
+    sizes: Shape | None
 
 
 def _row(name: str, constant: Constant, kind: Kind, refusal: str | None = None) -> Tensor:
@@ -99,7 +100,7 @@ class Walk:
         self.model = model
         self.reader = reader
         self.shapes = shapes
-        opsets = {o.version for o in model.opset_import if o.domain in _DOMAINS}
+        opsets = {o.version for o in model.opset_import if o.domain in DOMAINS}
         self.opset = max(opsets, default=1)
         self.learned_opset = max((o.version for o in model.opset_import if o.domain == learned.DOMAIN), default=1)
         self.nodes: list[Node] = []
@@ -128,7 +129,7 @@ class Walk:
         """Reason why an input is too large; empty if none is."""
         self.values = self._scope(model.graph)
         self._walk(model.graph)
-        if any(function.domain in _DOMAINS for function in model.functions):
+        if any(function.domain in DOMAINS for function in model.functions):
             self.broken = "it redefines operators of ONNX"
         if len(opsets) > 1:
             self.broken = f"it imports the operator sets {', '.join(map(str, sorted(opsets)[:4]))} of ONNX at once"
@@ -180,7 +181,7 @@ class Walk:
         model = OnnxModel(self.model, self.reader.again(), self.opset, self._shapes)
         return Graph(tuple(self.nodes), computed_outputs, model)
 
-    def _shapes(self, inputs: Mapping[str, tuple[int, ...]]) -> dict[str, Shape | None]:
+    def _shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape | None]:
         is_own = all(name in self.values and self.values[name].shape == shape for name, shape in inputs.items())
         walk = self if is_own else Walk(self.model, self.reader.again(), {**self.shapes, **inputs})
         return {name: value.shape for name, value in walk.values.items()}
@@ -345,11 +346,11 @@ class Walk:
     def _translate(
         self,
         proto: Any,
-        inputs: list[Value | None],
+        inputs: Operands,
         label: str,
     ) -> tuple[Constant | Output, ...]:
         """Return the translations of a node's outputs; further outputs may have none."""
-        is_standard = proto.domain in _DOMAINS
+        is_standard = proto.domain in DOMAINS
         data = [value for value in inputs if isinstance(value, Data)]
         try:
             is_learned = (
@@ -377,15 +378,16 @@ class Walk:
         self._missed(proto, inputs, label)
         return (self._unknown(proto, inputs, reason),) * len(proto.output)
 
-    def _missed(self, proto: Any, inputs: list[Value | None], label: str) -> None:
+    def _missed(self, proto: Any, inputs: Operands, label: str) -> None:
         name = (proto.domain.replace("ai.onnx", ""), proto.op_type)
+        reason = ""
         if name in self.functions:
             reason = "it is a function that the model defines: inline it (onnx.inliner)."
-            self._hide(Hidden(proto.op_type[:80], "none", reason))
         elif name[0] and name not in _WITHOUT_KERNELS:
             reason = (
                 f"it is an operator of {proto.domain[:40]}, which is not supported: register it, or export without it."
             )
+        if reason:
             self._hide(Hidden(proto.op_type[:80], "none", reason))
         for missed in unread(proto, inputs, label):
             self._hide(missed)
@@ -394,7 +396,7 @@ class Walk:
         key = (hidden.name, hidden.reason) if hidden.constant is None else hidden.constant.key
         self.hidden.setdefault(key, hidden)
 
-    def _build(self, proto: Any, inputs: list[Value | None], label: str) -> Result:
+    def _build(self, proto: Any, inputs: Operands, label: str) -> Result:
         """Return the translation of an operator of ONNX; if all its inputs are constants, its value is computed.
 
         ``label``: name of the node in messages. `NoBoundError` if there is no rule for the operator.
@@ -437,7 +439,7 @@ class Walk:
         # All inputs are constants, and the rule does not give the value: onnx's reference evaluator computes it.
         return computed(proto, call, OLDEST if rule is None else rule.since, self.reader)
 
-    def _registered(self, proto: Any, inputs: list[Value | None]) -> Output:
+    def _registered(self, proto: Any, inputs: Operands) -> Output:
         """Return the operator that a user registered for one of another domain."""
         name = f"{proto.domain}::{proto.op_type}"
         try:
@@ -458,11 +460,11 @@ class Walk:
                 shape = np.shape(operator.run(*map(np.zeros, shapes)))
         return Output(operator, values, shape)
 
-    def _unknown(self, proto: Any, inputs: list[Value | None], reason: str) -> Output:
+    def _unknown(self, proto: Any, inputs: Operands, reason: str) -> Output:
         data = tuple(dict.fromkeys(value for value in inputs if isinstance(value, Data)))
         if has_graphs(proto):
             return Output(Unknown(_SUBGRAPH), data, None)
         if proto.op_type in RANDOM:
             return Output(Random(), data, None)
-        is_constant = not data and proto.domain in _DOMAINS
+        is_constant = not data and proto.domain in DOMAINS
         return Output(Held(reason) if is_constant else Unknown(reason), data, None)

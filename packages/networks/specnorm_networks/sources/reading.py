@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from specnorm.errors import MethodError, SpecnormError, TranslationError
 from specnorm_networks.certified.graph import Graph
-from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.operators.splines import CLAMP_LAST
-from specnorm_networks.model import UNITS, Computed, NotExecutedError, equal_but_for_rounding, largest
+from specnorm_networks.model import UNITS, Computed, Inputs, NotExecutedError, equal_but_for_rounding, largest
 from specnorm_networks.onnx import read
 from specnorm_networks.onnx.reference import arrays_for_inputs
-from specnorm_networks.sources.base import Exported, in_words
+from specnorm_networks.sources.base import Array, Exported, in_words
 
 
 def graph_of(exported: Exported) -> Graph:
@@ -46,7 +45,7 @@ class Original:
     _first_sizes: dict[str, float] = field(default_factory=dict)
     """Largest absolute value of each output for the first inputs, which are drawn at random."""
 
-    def values(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed]:
+    def values(self, inputs: Inputs) -> Mapping[str, Computed]:
         """Return the inputs, the inner values that the export names, and the original's outputs."""
         arrays_by_name = arrays_for_inputs(self.exported.model.graph, inputs)
         arrays = arrays_by_name.values()
@@ -54,7 +53,7 @@ class Original:
         try:
             if self.exported.inner is not None:
                 values |= self.exported.inner(*arrays)
-            outputs = dict(zip(self.output_names, self.exported.run(*arrays), strict=True))
+            outputs = self._run(arrays)
         except (SpecnormError, NotExecutedError):
             raise
         except Exception as error:  # whatever the model's own code raises
@@ -68,6 +67,10 @@ class Original:
                 )
         return outputs | values
 
+    def _run(self, arrays: Iterable[Array]) -> dict[str, Computed]:
+        """Return the original's outputs by their names."""
+        return dict(zip(self.output_names, self.exported.run(*arrays), strict=True))
+
     def _advice(self) -> str:
         """Return what may be done about a program that computes something else than its model."""
         if any(node.op_type == "Floor" for node in self.exported.model.graph.node):
@@ -77,7 +80,7 @@ class Original:
             "from the first input that it sees (ActNorm), call the model once on data before."
         )
 
-    def _usual_sizes(self, inputs: Mapping[str, FloatArray], outputs: Mapping[str, Computed]) -> dict[str, float]:
+    def _usual_sizes(self, inputs: Inputs, outputs: Mapping[str, Computed]) -> dict[str, float]:
         """Return the size of each output for inputs as large as these; for larger inputs that of the first ones.
 
         Inner values may be of usual size for the smallest inputs, too, where biases are added.
@@ -89,12 +92,12 @@ class Original:
         share = min(1.0, size_of_inputs / self._first_size_of_inputs) if self._first_size_of_inputs else 0.0
         return {name: max(share, SMALLEST_SHARE) * size for name, size in self._first_sizes.items()}
 
-    def several(self, inputs: Mapping[str, FloatArray]) -> Mapping[str, Computed] | None:
+    def several(self, inputs: Inputs) -> Mapping[str, Computed] | None:
         """Return the original's outputs for another number of samples; None if it fails, or the number is fixed."""
         if not self.exported.free:
             return None
         arrays = arrays_for_inputs(self.exported.model.graph, inputs).values()
         try:
-            return dict(zip(self.output_names, self.exported.run(*arrays), strict=True))
+            return self._run(arrays)
         except Exception:  # whatever the model's own code raises
             return None

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from specnorm_networks.model import equal_but_for_rounding
@@ -48,18 +49,18 @@ class NoConvolution(Exception):
     """A value is not seen to be a circular convolution of a real value."""
 
 
-def is_complex(node: torch.fx.Node) -> bool:
+def is_complex(node: Node) -> bool:
     """Whether an fx node's value is complex."""
     value = first_of(node)
     return isinstance(value, Tensor) and value.is_complex()
 
 
-def has_complex(node: torch.fx.Node) -> bool:
+def has_complex(node: Node) -> bool:
     """Whether an fx node's value is complex, or a transform between real values, which has complex ones inside."""
     return is_complex(node) or str(node.target).startswith(_TO_REAL)
 
 
-def with_real_layers(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
+def with_real_layers(program: GraphModule) -> GraphModule:
     """Return a program with circular convolutions in place of linear functions with complex values.
 
     Parameters
@@ -91,13 +92,13 @@ def with_real_layers(program: torch.fx.GraphModule) -> torch.fx.GraphModule:
                 end.replace_all_uses_with(call)
                 program.graph.eliminate_dead_code()
                 break
-    return torch.fx.GraphModule(program, program.graph)  # without complex constants that nothing reads any more
+    return GraphModule(program, program.graph)  # without complex constants that nothing reads any more
 
 
 def _real_layer(
-    program: torch.fx.GraphModule,
-    end: torch.fx.Node,
-) -> tuple[nn.Module, torch.fx.Node]:
+    program: GraphModule,
+    end: Node,
+) -> tuple[nn.Module, Node]:
     """Return the layer that computes a real value, and the real value that the layer reads.
 
     `NoConvolution` if no convolution agrees with the program on random inputs.
@@ -127,9 +128,9 @@ def _real_layer(
     return layer, start
 
 
-def _require_linear(function: torch.fx.GraphModule) -> None:
+def _require_linear(function: GraphModule) -> None:
     """Refuse a function of a value (`NoConvolution`) in which some operator is not linear in what depends on it."""
-    moving: set[torch.fx.Node] = set()
+    moving: set[Node] = set()
     for node in function.graph.nodes:
         if node.op == "placeholder":
             moving.add(node)
@@ -189,7 +190,7 @@ def _convolution(
     return layer
 
 
-def _computed_by_complex_values(end: torch.fx.Node) -> tuple[set[torch.fx.Node], set[torch.fx.Node]]:
+def _computed_by_complex_values(end: Node) -> tuple[set[Node], set[Node]]:
     """Return the nodes that compute a value by complex values, and the real values that they read."""
     inside = {end}
     waiting = [end]
@@ -206,9 +207,9 @@ def _computed_by_complex_values(end: torch.fx.Node) -> tuple[set[torch.fx.Node],
 
 
 def _between(
-    program: torch.fx.GraphModule,
-    end: torch.fx.Node,
-) -> tuple[torch.fx.GraphModule, torch.fx.Node]:
+    program: GraphModule,
+    end: Node,
+) -> tuple[GraphModule, Node]:
     """Return the part of a program that computes a value from a real one by complex values, and the real value.
 
     `NoConvolution` if the value depends on several real values, or on a node that cannot be copied.
@@ -217,11 +218,11 @@ def _between(
     if len(starts) != 1:
         raise NoConvolution
     (start,) = starts
-    graph = torch.fx.Graph()
+    graph = Graph()
     copies = {start: graph.placeholder("x")}
     count = graph.call_function(torch.ops.aten.sym_size.int, (copies[start], 0))
 
-    def copy_of(source: torch.fx.Node) -> Any:
+    def copy_of(source: Node) -> Any:
         if source in copies:
             return copies[source]
         if source.op == "get_attr":
@@ -234,4 +235,4 @@ def _between(
         if node in inside:
             copies[node] = graph.node_copy(node, copy_of)
     graph.output(copies[end])
-    return torch.fx.GraphModule(program, graph), start
+    return GraphModule(program, graph), start

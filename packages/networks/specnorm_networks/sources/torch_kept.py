@@ -11,15 +11,18 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from specnorm_networks.sources.base import Exported
 
+Example: TypeAlias = tuple[Tensor, ...]
+"""Inputs with which a module is traced."""
 MOST = 4
 """Largest number of exports that are kept."""
 LARGEST = 2**26
@@ -36,8 +39,8 @@ class Kept:
     """An export whose file has the module's tensors under their own names."""
 
     exported: Exported
-    program: torch.fx.GraphModule
-    example: tuple[Tensor, ...]
+    program: GraphModule
+    example: Example
     note: str
 
     def file_with(self, tensors: Mapping[str, Tensor]) -> Any:

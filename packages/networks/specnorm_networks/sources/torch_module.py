@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from functools import partial
-from itertools import chain, compress
+from itertools import chain, compress, product
 from operator import attrgetter
 from typing import Any
 
@@ -25,6 +25,7 @@ from specnorm_torch.layers import at_inference, check_module, check_values
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import OutputKind
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -34,6 +35,7 @@ from specnorm_networks.model import Computed, equal_but_for_rounding
 from specnorm_networks.sources import torch_kept
 from specnorm_networks.sources.base import TRAINING, Array, Exported, no_export
 from specnorm_networks.sources.torch_fourier import has_complex, with_real_layers
+from specnorm_networks.sources.torch_kept import Example
 from specnorm_networks.sources.torch_values import computed, in_double, in_single
 
 OPSET = 23
@@ -58,7 +60,7 @@ OPERATOR = type(torch.ops.aten.relu.default)
 """Class of torch's operators in programs."""
 
 
-def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor, ...]) -> Exported:
+def export(model: nn.Module, input_shape: Sequence[int] | Tensor | Example) -> Exported:
     """Export a module for inputs of one shape, for any number of samples if the module allows it.
 
     Parameters
@@ -86,10 +88,8 @@ def export(model: nn.Module, input_shape: Sequence[int] | Tensor | tuple[Tensor,
         return _with_weights_of(model, kept)
     errors: list[Exception] = []
     examples = [*_examples(model, input_shape, has_inputs)]
-    attempts = [(*example, False) for example in examples]
-    if _flags(model):
-        attempts += [(*example, True) for example in examples]
-    for example, free, has_fixed_flags in attempts:
+    ways = (False, True) if _flags(model) else (False,)
+    for has_fixed_flags, (example, free) in product(ways, examples):
         try:
             with _silent(), at_inference(model):
                 flags = _flags(model)
@@ -175,7 +175,7 @@ def _with_weights_of(model: nn.Module, kept: torch_kept.Kept) -> Exported:
     )
 
 
-def _examples(model: nn.Module, shape_or_inputs: Any, has_inputs: bool) -> Iterator[tuple[tuple[Tensor, ...], bool]]:
+def _examples(model: nn.Module, shape_or_inputs: Any, has_inputs: bool) -> Iterator[tuple[Example, bool]]:
     """Yield inputs to trace with, in the order in which to try them, and whether their batch axis is free."""
     if has_inputs:
         yield tuple(torch.as_tensor(x).detach().clone() for x in shape_or_inputs), False
@@ -192,7 +192,7 @@ def _random_like(example: Sequence[Tensor]) -> list[Tensor]:
     return [torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x for x in example]
 
 
-def _training_note(model: nn.Module, example: tuple[Tensor, ...]) -> str:
+def _training_note(model: nn.Module, example: Example) -> str:
     """Return `TRAINING` if the module is in ``train()`` and computes other outputs there; else an empty note."""
     modes = {module: module.training for module in model.modules()}
     if not any(modes.values()):
@@ -212,7 +212,7 @@ def _training_note(model: nn.Module, example: tuple[Tensor, ...]) -> str:
     return "" if is_same else TRAINING
 
 
-def _note_on_batches(program: ExportedProgram, example: tuple[Tensor, ...]) -> str:
+def _note_on_batches(program: ExportedProgram, example: Example) -> str:
     """Return a sentence that names a batch size for which a module takes another path; empty if none is found.
 
     The trace of a program guards what it assumed of the number of samples.
@@ -234,7 +234,7 @@ def _note_on_batches(program: ExportedProgram, example: tuple[Tensor, ...]) -> s
     return f"For {samples} together{more} the module takes another path than the one that was read and bounded."
 
 
-def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+def _program(model: nn.Module, traced: ExportedProgram, example: Example, *, free: bool) -> ExportedProgram:
     """Return the program of a module, without in-place operators and without values that depend on no input."""
     name = type(model).__name__
     _check_derivatives(traced, name)
@@ -258,7 +258,7 @@ def _program(model: nn.Module, traced: ExportedProgram, example: tuple[Tensor, .
     return program
 
 
-def _traced(model: nn.Module, example: tuple[Tensor, ...], *, free: bool) -> ExportedProgram:
+def _traced(model: nn.Module, example: Example, *, free: bool) -> ExportedProgram:
     """Trace a module; ``free``: for any number of samples."""
     dynamic_shapes: Any = None
     if free:
@@ -275,7 +275,7 @@ def _is_functional(program: ExportedProgram) -> bool:
     return all(isinstance(node.target, OPERATOR) and not _writes(node) for node in nodes)
 
 
-def _writes(node: torch.fx.Node) -> bool:
+def _writes(node: Node) -> bool:
     """Whether a call may write a tensor: with statistics of the batch, a batch normalization does without saying so."""
     target: Any = node.target
     if target is torch.ops.aten.batch_norm.default:
@@ -309,7 +309,7 @@ def _check_states(program: ExportedProgram, name: str) -> None:
 
 def _check_derivatives(program: ExportedProgram, name: str) -> None:
     """Refuse derivatives of convolutions, which cannot be exported; `torch.enable_grad` makes a program of its own."""
-    programs = [part for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    programs = [part for part in program.graph_module.modules() if isinstance(part, GraphModule)]
     nodes = chain.from_iterable(part.graph.nodes for part in programs)
     if any(node.target is torch.ops.aten.convolution_backward.default for node in nodes):
         raise MethodError(
@@ -346,7 +346,7 @@ def _make_limits_alike(program: ExportedProgram) -> None:
                 node.args = (value, *map(float, ends))
 
 
-def _draws(node: torch.fx.Node) -> bool:
+def _draws(node: Node) -> bool:
     """Whether an operator that may be random draws numbers with its arguments: dropout with p = 0, say, does not."""
     pair = node.normalized_arguments(node.graph.owning_module, normalize_to_only_use_kwargs=True)  # type: ignore[arg-type]
     arguments = dict(node.kwargs) if pair is None else dict(pair.kwargs)
@@ -355,7 +355,7 @@ def _draws(node: torch.fx.Node) -> bool:
     return bool(is_training) and bool(probability != 0.0)
 
 
-def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
+def _unlifted(program: ExportedProgram) -> GraphModule:
     """Return a program as a module that contains its tensors, without checks of its inputs.
 
     The inputs keep their names.
@@ -367,13 +367,13 @@ def _unlifted(program: ExportedProgram) -> torch.fx.GraphModule:
     for node in reversed(module.graph.nodes):
         if node.op == "call_module":  # a check
             module.graph.erase_node(node)
-    return torch.fx.GraphModule(module, module.graph)
+    return GraphModule(module, module.graph)
 
 
-def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
+def _folded(program: ExportedProgram) -> tuple[GraphModule, bool]:
     """Return a program with stored tensors in place of values that depend on no input, and whether there were any."""
     module = _unlifted(program)
-    constants = dict[torch.fx.Node, Any]()
+    constants = dict[Node, Any]()
     has_folded = False
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -392,17 +392,17 @@ def _folded(program: ExportedProgram) -> tuple[torch.fx.GraphModule, bool]:
     if has_folded:
         module.graph.eliminate_dead_code()
         # A new module drops tensors that nothing reads any more: complex ones cannot be written to a file.
-        module = torch.fx.GraphModule(module, module.graph)
+        module = GraphModule(module, module.graph)
     return module, has_folded
 
 
 def _written(
     model: nn.Module,
     program: ExportedProgram,
-    example: tuple[Tensor, ...],
+    example: Example,
     *,
     free: bool,
-) -> tuple[Exported, torch.fx.GraphModule]:
+) -> tuple[Exported, GraphModule]:
     """Write a program as ONNX by `torch.onnx`; return it with functions that execute the original, and as a module."""
     try:
         from onnxscript import optimizer
@@ -480,11 +480,10 @@ def _value_counts(program: ExportedProgram) -> dict[Any, int]:
     return value_counts
 
 
-def _run(model: nn.Module, example: tuple[Tensor, ...], *arrays: Array) -> list[Computed]:
+def _run(model: nn.Module, example: Example, *arrays: Array) -> list[Computed]:
     """Return the tensors that a module returns for arrays, called as its user calls it."""
-    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model):
-        return _outputs(model, inputs)
+        return _outputs(model, _tensors(arrays, example))
 
 
 def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
@@ -496,8 +495,8 @@ def _outputs(model: nn.Module, inputs: Sequence[Tensor]) -> list[Computed]:
 
 def _inner(
     model: nn.Module,
-    program: torch.fx.GraphModule,
-    example: tuple[Tensor, ...],
+    program: GraphModule,
+    example: Example,
     *arrays: Array,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Computed]:
@@ -506,9 +505,8 @@ def _inner(
     ``tensors``: by their names, in place of those of the program.
     """
     recorder = _Recorder(program, tensors or {})
-    inputs = [_like(x, like) for x, like in zip(arrays, example, strict=True)]
     with at_inference(model):  # the program has the model's tensors
-        recorder.run(*inputs)
+        recorder.run(*_tensors(arrays, example))
     return recorder.values
 
 
@@ -518,7 +516,7 @@ class _Recorder(torch.fx.Interpreter):
     Values that depend on no input are computed in the program's precision, as exporters do.
     """
 
-    def __init__(self, program: torch.fx.GraphModule, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, program: GraphModule, tensors: Mapping[str, Tensor]) -> None:
         super().__init__(program)
         self.tensors = tensors
         self.values: dict[str, Computed] = {}
@@ -526,9 +524,9 @@ class _Recorder(torch.fx.Interpreter):
         """Whether the last operator takes no double precision."""
         self.is_fixed = False
         """Whether the last value depends on no input."""
-        self._of_inputs: set[torch.fx.Node] = set()
+        self._of_inputs: set[Node] = set()
 
-    def run_node(self, n: torch.fx.Node) -> Any:
+    def run_node(self, n: Node) -> Any:
         """Compute one value."""
         self.insists = False
         self.is_fixed = n.op != "placeholder" and self._of_inputs.isdisjoint(n.all_input_nodes)
@@ -555,9 +553,10 @@ class _Recorder(torch.fx.Interpreter):
             return super().call_function(target, *tree_map(in_single, (args, kwargs)))
 
 
-def _like(values: Array, x: Tensor) -> Tensor:
-    """Return numbers as a tensor with the dtype and device of another one."""
-    return torch.tensor(np.asarray(values, np.float64), dtype=x.dtype, device=x.device)
+def _tensors(arrays: Sequence[Array], example: Sequence[Tensor]) -> list[Tensor]:
+    """Return arrays as tensors with the dtypes and devices of others."""
+    pairs = zip(arrays, example, strict=True)
+    return [torch.tensor(np.asarray(x, np.float64), dtype=like.dtype, device=like.device) for x, like in pairs]
 
 
 @contextmanager

@@ -73,7 +73,6 @@ WIDER: dict[str, Callable[[Matrix], Matrix]] = {
 
 
 def moved(function: str | None, v: Matrix, whole: Matrix) -> Matrix:
-    """The Jacobian of a function times a matrix."""
     if function is None:
         return whole
     if function == "maxmin":
@@ -212,25 +211,12 @@ class Network(Dense):
     def shape(self) -> tuple[int, ...]:
         return (1, *self.shapes["x"])
 
-    def _node(
-        self,
-        name: str,
-        operator: Operator,
-        inputs: tuple[str, ...],
-        shape: tuple[int, ...],
-    ) -> str:
+    def _node(self, name: str, operator: Operator, inputs: tuple[str, ...], shape: tuple[int, ...]) -> str:
         self.shapes[name] = shape
         self.nodes.append(Node(name, operator, inputs, (1, *shape)))
         return name
 
-    def _value(
-        self,
-        name: str,
-        of: Sum,
-        slopes: tuple[float, float],
-        count: int,
-        function: str | None = None,
-    ) -> Sum:
+    def _value(self, name: str, of: Sum, slopes: tuple[float, float], count: int, function: str | None = None) -> Sum:
         self.sums.append(of)
         self.slopes.append(slopes)
         self.names.append(name)
@@ -249,15 +235,7 @@ class Network(Dense):
         self.of[name] = self._value(name, of, (1.0, 1.0), len(matrix))
         return self.of[name]
 
-    def linear(
-        self,
-        name: str,
-        matrix: Matrix,
-        layer: Layer,
-        shape: tuple[int, ...],
-        bias: Matrix | None,
-    ) -> str:
-        """A layer, whose bias is a number a channel."""
+    def linear(self, name: str, matrix: Matrix, layer: Layer, shape: tuple[int, ...], bias: Matrix | None) -> str:
         made: Any = operators.Convolution if layer.spatial else operators.Matrix
         offset = None if bias is None else partial(_exact, bias.reshape(-1, *(1,) * layer.spatial))
         here = f"v{len(self.nodes)}"
@@ -278,14 +256,7 @@ class Network(Dense):
         matrix: Matrix = dense_matrix(conv.kernel, size, **conv.geometry)
         return self.linear(name, matrix, layer, (conv.cout, *conv.outputs(size)), bias)
 
-    def conv(
-        self,
-        name: str,
-        cout: int,
-        k: int,
-        stride: int = 1,
-        scale: float = 1.0,
-    ) -> str:
+    def conv(self, name: str, cout: int, k: int, stride: int = 1, scale: float = 1.0) -> str:
         """A convolution that keeps the size, or divides it by the stride, rounded up."""
         cin, *size = self.shapes[name]
         kernel = scale * self.numbers.normal(size=(cout, cin, *(k,) * len(size)))
@@ -329,7 +300,6 @@ class Network(Dense):
         return self._node(here, operators.Concat(1), (largest, smallest), (n,))
 
     def both_signs(self, name: str) -> str:
-        """Positive and negative parts of all channels, one after the other."""
         here = f"signs{len(self.nodes)}"
         shape = self.shapes[name]
         negative = self._node(f"{here}.negative", operators.Negative(), (name,), shape)
@@ -355,7 +325,6 @@ class Network(Dense):
         return self._node(here, operators.Add(tuple(map(float, signs))), names, self.shapes[names[0]])
 
     def stack(self, *names: str) -> str:
-        """Channels one after the other."""
         here = f"stack{len(self.nodes)}"
         rows = [math.prod(self.shapes[name]) for name in names]
         at = np.cumsum([0, *rows])
@@ -437,16 +406,11 @@ def _exact(numbers: Matrix) -> tuple[Matrix, Matrix]:
     return numbers, 0 * numbers
 
 
-def chained(
-    matrices: Sequence[Matrix],
-    slopes: Sequence[tuple[float, float]],
-    names: Sequence[str] = (),
-) -> Dense:
+def chained(matrices: Sequence[Matrix], slopes: Sequence[tuple[float, float]], names: Sequence[str] = ()) -> Dense:
     return Dense(["x", *names], [{}, *({at: matrix} for at, matrix in enumerate(matrices))], [(1.0, 1.0), *slopes])
 
 
 def residual(seed: int, function: str = "relu", mode: str = "zeros", axes: int = 1) -> Network:
-    """Two blocks of two convolutions, the function after the sum."""
     net = Network(seed, (2, *(5,) * axes), mode)
     u = net.function(net.norm(net.conv("x", 3, 3)), function)
     for _ in range(2):
@@ -476,7 +440,6 @@ def downsampled(seed: int) -> Network:
 
 
 def concatenated(seed: int) -> Network:
-    """Dense connections: each convolution reads all values before."""
     net = Network(seed, (2, 5))
     first = net.function(net.conv("x", 3, 3), "relu")
     second = net.function(net.conv(net.stack("x", first), 2, 3), "tanh")
@@ -484,7 +447,6 @@ def concatenated(seed: int) -> Network:
 
 
 def denoiser(seed: int) -> Network:
-    """``x - f(x)``."""
     net = Network(seed, (2, 5))
     z = net.function(net.conv("x", 4, 3, scale=0.3), "relu")
     z = net.function(net.conv(z, 4, 3, scale=0.3), "leaky")
@@ -492,7 +454,6 @@ def denoiser(seed: int) -> Network:
 
 
 def linear(seed: int) -> Network:
-    """``x - Wx``."""
     net = Network(seed, (2, 8))
     return net.ending(net.add("x", net.conv("x", 2, 3), signs=(1, -1)))
 
@@ -508,7 +469,6 @@ def bottleneck(seed: int) -> Network:
 
 
 def signed(seed: int) -> Network:
-    """Positive and negative parts of a sum."""
     net = Network(seed, (2, 5))
     u = net.function(net.conv("x", 3, 3), "relu")
     u = net.both_signs(net.add(u, net.conv(u, 3, 3, scale=0.5)))
@@ -531,12 +491,7 @@ NETWORKS = {
 }
 
 
-def smallest_eigenvalue(
-    net: Dense,
-    order: Sequence[int],
-    weights: Sequence[Matrix],
-    constant: float,
-) -> float:
+def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matrix], constant: float) -> float:
     """Of LipSDP's form for some values, scaled by its diagonal: not negative means |q_l y| <= constant |q_0 x|.
 
     Parameters
@@ -599,13 +554,7 @@ def _norm(net: Dense, masks: Sequence[Matrix]) -> float:
 
 
 # -- chains ------------------------------------------------------------------------------------------------------------
-def dense(
-    seed: int,
-    widths: Sequence[int],
-    function: str = "relu",
-    *,
-    skips: bool = False,
-) -> Network:
+def dense(seed: int, widths: Sequence[int], function: str = "relu", *, skips: bool = False) -> Network:
     """Matrices at random with biases, and a function between; ``skips``: what is before a matrix is added behind it."""
     numbers = np.random.default_rng(seed)
     takes = [widths[0], *(len(WIDER.get(function, np.array)(np.zeros(n))) for n in widths[1:-1])]
@@ -619,11 +568,7 @@ def dense(
     return net.ending(net.matrix(at, *last))
 
 
-def network_of(
-    chain: Sequence[Conv],
-    n: Sequence[int],
-    biases: Sequence[Matrix | None] = (),
-) -> Network:
+def network_of(chain: Sequence[Conv], n: Sequence[int], biases: Sequence[Matrix | None] = ()) -> Network:
     """Convolutions one after the other; raises ValueError where nothing is left of an axis."""
     sizes_of(chain, n)
     net = Network(0, (chain[0].cin, *n))

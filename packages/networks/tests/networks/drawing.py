@@ -46,7 +46,6 @@ class Shapes(random.Random):
                 return shape
 
     def image(self, ndim: int, low: int = 2, high: int = 8, channels: int = 1) -> tuple[int, ...]:
-        """One sample with this many axes in space."""
         return (1, channels, *(self.randint(low, max(low, high // 2 ** (ndim - 1))) for _ in range(ndim)))
 
     def part(self, shape: tuple[int, ...]) -> tuple[int, ...]:

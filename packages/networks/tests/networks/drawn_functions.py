@@ -86,7 +86,6 @@ KINDS: dict[Any, Callable[[Any, Any], bool]] = {
 
 
 def written(calls: Sequence[Call], shape: tuple[int, ...] = (1, 3)) -> Graph:
-    """The graph of a program, whose last value is the output."""
     net = Written(shape)
     names = ["x"]
     with np.errstate(all="ignore"):

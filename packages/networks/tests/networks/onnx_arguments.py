@@ -14,15 +14,30 @@ from onnx import numpy_helper
 from specnorm_networks.onnx.operators import OPERATORS
 
 SMALL = (-3.0, -1.0, -0.5, 0.3, 1.0, 2.5)
+FLAG = (None, 0, 1)
+"""Values of an attribute that says yes or no; None: it is not stated."""
+
+
+COORDINATES = (
+    "half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners", "half_pixel_symmetric", "tf_crop_and_resize",
+)  # fmt: skip
+EQUATIONS = (
+    "ab,bc->ac", "abc,acd->abd", "abc,dc->abd", "cb,abc->ac", "ab,ab->ab", "ab,b->a", "abc,b->c", "...a,ab->...b",
+    "ab,...b->...a", "abc->ca", "aab->ab", "aba->b", "ab,bc,dc->ad", "a,ab,b->ba",
+)  # fmt: skip
 
 
 def first(operator: str) -> str:
     return places(operator)[0]
 
 
+def chosen(d: Shapes, **choices: Any) -> Arguments:
+    return {name: d.choice(some) for name, some in choices.items()}
+
+
 # -- families ------------------------------------------------------------------------------------------------------
 def alone(operator: str, **choices: tuple[Any, ...]) -> Callable[[Shapes], Arguments]:
-    return lambda d: {first(operator): Slot(d.sizes())} | {name: d.choice(some) for name, some in choices.items()}
+    return lambda d: {first(operator): Slot(d.sizes())} | chosen(d, **choices)
 
 
 def joined(operator: str) -> Callable[[Shapes], Arguments]:
@@ -45,30 +60,26 @@ def several(d: Shapes) -> Arguments:
 
 def reduced(d: Shapes) -> Arguments:
     shape = d.sizes()
-    found: Arguments = {"data": Slot(shape), "axes": d.choice([some_axes(d, shape), None])}
-    return found | {"keepdims": d.choice([None, 0, 1]), "noop_with_empty_axes": d.choice([None, 0, 1])}
+    axes = [some_axes(d, shape), None]
+    return {"data": Slot(shape)} | chosen(d, axes=axes, keepdims=FLAG, noop_with_empty_axes=FLAG)
 
 
 def geometry(d: Shapes, kernel: list[int], *, same: bool = True) -> Arguments:
-    ndim = len(kernel)
     how = d.choice([None, None, "NOTSET", "VALID", *(["SAME_UPPER", "SAME_LOWER"] if same else [])])
-    pads = d.choice([None, [d.randint(0, k // 2) for k in kernel * 2]]) if how in (None, "NOTSET") else None
-    found: Arguments = {"strides": d.choice([None, [d.randint(1, 3) for _ in range(ndim)]])}
-    dilations = (
-        d.choice([None, [d.randint(1, 2) for _ in range(ndim)]]) if how not in ("SAME_UPPER", "SAME_LOWER") else None
-    )
-    return found | {"dilations": dilations, "auto_pad": how, "pads": pads}
+    some = {"strides": [d.randint(1, 3) for _ in kernel]}
+    if how in (None, "NOTSET"):
+        some["pads"] = [d.randint(0, k // 2) for k in kernel * 2]
+    if how not in ("SAME_UPPER", "SAME_LOWER"):
+        some["dilations"] = [d.randint(1, 2) for _ in kernel]
+    stated = chosen(d, **{name: (None, value) for name, value in some.items()})
+    return {"pads": None, "dilations": None, "auto_pad": how} | stated
 
 
 def pooled(d: Shapes) -> Arguments:
     ndim = d.choice([1, 1, 2])
     kernel = [d.randint(1, 3) for _ in range(ndim)]
-    found: Arguments = {"X": Slot(d.image(ndim, 3)), "kernel_shape": kernel, "ceil_mode": d.choice([None, 0, 1])}
-    return (
-        found
-        | geometry(d, kernel)
-        | {"storage_order": d.choice([None, 0, 1]), "count_include_pad": d.choice([None, 0, 1])}
-    )
+    flags = chosen(d, ceil_mode=FLAG, storage_order=FLAG, count_include_pad=FLAG)
+    return {"X": Slot(d.image(ndim, 3)), "kernel_shape": kernel} | flags | geometry(d, kernel)
 
 
 def convolution(d: Shapes, *, transposed: bool = False) -> Arguments:
@@ -87,11 +98,8 @@ def convolution(d: Shapes, *, transposed: bool = False) -> Arguments:
         found["output_padding"] = d.choice([None, [d.randrange(s) for s in strides]])
         if found["pads"] is None and d.random() < 0.3:
             full = [s * (n - 1) + k for s, n, k in zip(strides, shape[2:], kernel, strict=True)]
-            found |= {
-                "output_shape": [max(n - d.randint(0, 1), 1) for n in full],
-                "dilations": None,
-                "output_padding": None,
-            }
+            found |= {"output_shape": [max(n - d.randint(0, 1), 1) for n in full]}
+            found |= {"dilations": None, "output_padding": None}
     return found | {"W": numbers(d, weight), "B": d.choice([None, numbers(d, (g * deep,))])}
 
 
@@ -121,30 +129,28 @@ def attended(d: Shapes) -> Arguments:
     if d.random() < 0.05:
         found |= {"nonpad_kv_seqlen": np.full(samples, m)}
     names = {"q_num_heads": None if apart else heads, "kv_num_heads": None if apart else shared}
-    choices = {"scale": (None, 0.5, -1.0), "is_causal": (None, 0, 1), "softcap": (None, None, None, 0.0, 2.0)}
-    choices |= {"qk_matmul_output_mode": (None, 0, 1), "softmax_precision": (None, 11)}
-    return found | {"attn_mask": stated} | names | {name: d.choice(some) for name, some in choices.items()}
+    more = chosen(
+        d, scale=(None, 0.5, -1.0), is_causal=FLAG, softcap=(None, None, None, 0.0, 2.0), qk_matmul_output_mode=FLAG,
+        softmax_precision=(None, 11),
+    )  # fmt: skip
+    return found | {"attn_mask": stated} | names | more
 
 
 def gemm(d: Shapes) -> Arguments:
     shape = d.sizes(2, 2)
     m = d.randint(1, 3)
-    left = d.choice([None, 0, 1])
-    right = d.choice([None, 0, 1])
+    left, right = d.choice(FLAG), d.choice(FLAG)
     n, k = shape[::-1] if left else shape
     found: Arguments = {"A": Slot(shape), "B": Slot((m, k) if right else (k, m)), "transA": left, "transB": right}
-    found |= {"C": d.choice([None, numbers(d, (m,)), numbers(d, (n, 1))])}
-    return found | {"alpha": d.choice([None, 1.0, 10.0, -0.5]), "beta": d.choice([None, 1.0, 0.0, 3.0])}
+    added = None, numbers(d, (m,)), numbers(d, (n, 1))
+    return found | chosen(d, C=added, alpha=(None, 1.0, 10.0, -0.5), beta=(None, 1.0, 0.0, 3.0))
 
 
 def batch_norm(d: Shapes) -> Arguments:
     shape = d.sizes(2)
     found: Arguments = {name: numbers(d, shape[1:2]) for name in places("BatchNormalization")[1:]}
-    found |= {"X": Slot(shape), "input_var": abs(found["input_var"]), "spatial": d.choice([None, 0, 1])}
-    return found | {
-        "epsilon": d.choice([None, 1e-5, 0.1]), "momentum": d.choice([None, 0.5]),
-        "training_mode": d.choice([None, 0, 1]),
-    }  # fmt: skip
+    found |= {"X": Slot(shape), "input_var": abs(found["input_var"])}
+    return found | chosen(d, spatial=FLAG, epsilon=(None, 1e-5, 0.1), momentum=(None, 0.5), training_mode=FLAG)
 
 
 def resized(d: Shapes) -> Arguments:
@@ -155,32 +161,19 @@ def resized(d: Shapes) -> Arguments:
     axes = d.choice([None, list(range(2, len(shape)))])
     wanted = [1, shape[1], *(d.randint(1, 6) for _ in shape[2:])]
     cut = 0 if axes is None else 2
-    modes = [
-        "half_pixel",
-        "pytorch_half_pixel",
-        "asymmetric",
-        "align_corners",
-        "half_pixel_symmetric",
-        "tf_crop_and_resize",
-    ]
-    coordinates = d.choice([None, *modes])
+    coordinates = d.choice([None, *COORDINATES])
+    crops = coordinates == "tf_crop_and_resize"
+    seldom = (None, 0, 0, 0, 0, 1)
     return {
-        "X": Slot(shape),
-        "roi": d.choice([None, np.zeros(0)])
-        if coordinates != "tf_crop_and_resize"
-        else np.asarray([0.0, 1.0] * len(shape[cut:])),
-        "scales": None if by_size else np.asarray(factors[cut:]),
-        "sizes": wanted[cut:] if by_size else None,
-        "axes": axes,
-        "mode": d.choice([None, "nearest", "linear", "linear", "cubic"]),
-        "coordinate_transformation_mode": coordinates,
-        "nearest_mode": d.choice([None, "floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]),
-        "antialias": d.choice([None, 0, 0, 0, 0, 1]),
-        "exclude_outside": d.choice([None, 0, 0, 0, 0, 1]),
-        "keep_aspect_ratio_policy": d.choice([None, None, None, None, "stretch", "not_larger"]) if by_size else None,
-        "extrapolation_value": d.choice([None, 2.0]),
-        "cubic_coeff_a": d.choice([None, -0.5]),
-    }
+        "X": Slot(shape), "scales": None if by_size else np.asarray(factors[cut:]),
+        "sizes": wanted[cut:] if by_size else None, "axes": axes, "coordinate_transformation_mode": coordinates,
+    } | chosen(
+        d, roi=[np.asarray([0.0, 1.0] * len(shape[cut:]))] if crops else [None, np.zeros(0)],
+        mode=(None, "nearest", "linear", "linear", "cubic"),
+        nearest_mode=(None, "floor", "ceil", "round_prefer_floor", "round_prefer_ceil"), antialias=seldom,
+        exclude_outside=seldom, extrapolation_value=(None, 2.0), cubic_coeff_a=(None, -0.5),
+        keep_aspect_ratio_policy=(None, None, None, None, "stretch", "not_larger") if by_size else (None,),
+    )  # fmt: skip
 
 
 def upsampled(d: Shapes) -> Arguments:
@@ -197,13 +190,7 @@ def padded(d: Shapes) -> Arguments:
     if axes is None and mode not in (None, "constant"):
         amounts[0] = amounts[len(shape)] = 0
     found: Arguments = {"data": Slot(shape), "pads": amounts, "mode": mode, "axes": axes}
-    return found | {"constant_value": d.choice([None, np.asarray(2.5)]), "value": d.choice([None, 2.5])}
-
-
-def clipped(d: Shapes) -> Arguments:
-    low = d.choice([None, *SMALL])
-    high = d.choice([None, *SMALL])
-    return {"input": Slot(d.sizes()), "min": low, "max": high}
+    return found | chosen(d, constant_value=(None, np.asarray(2.5)), value=(None, 2.5))
 
 
 def prelu(d: Shapes) -> Arguments:
@@ -219,7 +206,7 @@ def reshaped(d: Shapes) -> Arguments:
 
 def flattened(d: Shapes) -> Arguments:
     shape = d.sizes()
-    return {"input": Slot(shape), "axis": d.choice([None, d.randint(-len(shape), len(shape))])}
+    return {"input": Slot(shape)} | chosen(d, axis=(None, d.randint(-len(shape), len(shape))))
 
 
 def transposed(d: Shapes) -> Arguments:
@@ -295,7 +282,6 @@ def placed(d: Shapes, *, put: bool = False) -> Arguments:
 
 
 def placed_by_tuples(d: Shapes, *, put: bool = False) -> Arguments:
-    """Slices at tuples of positions."""
     shape = d.sizes()
     depth = d.randint(1, len(shape))
     many = d.randint(1, 2)
@@ -309,10 +295,7 @@ def placed_by_tuples(d: Shapes, *, put: bool = False) -> Arguments:
 def summed_up(d: Shapes) -> Arguments:
     """Sums of the first or last entries along an axis."""
     shape = d.sizes()
-    return {
-        "x": Slot(shape), "axis": np.asarray(axis(d, shape)), "exclusive": d.choice([None, 0, 1]),
-        "reverse": d.choice([None, 0, 1]),
-    }  # fmt: skip
+    return {"x": Slot(shape), "axis": np.asarray(axis(d, shape))} | chosen(d, exclusive=FLAG, reverse=FLAG)
 
 
 def compressed(d: Shapes) -> Arguments:
@@ -337,24 +320,15 @@ def reversed_at(d: Shapes) -> Arguments:
 def sampled(d: Shapes) -> Arguments:
     shape = d.image(2, 1)
     points = np.asarray([d.uniform(-1.7, 1.7) for _ in range(12)], np.float32).reshape(1, 2, 3, 2)
-    return {
-        "X": Slot(shape),
-        "grid": points,
-        "align_corners": d.choice([None, 0, 1]),
-        "mode": d.choice([None, "bilinear", "linear", "linear", "nearest", "cubic", "bicubic"]),
-        "padding_mode": d.choice([None, "zeros", "border", "reflection"]),
-    }
+    modes = None, "bilinear", "linear", "linear", "nearest", "cubic", "bicubic"
+    paddings = None, "zeros", "border", "reflection"
+    return {"X": Slot(shape), "grid": points} | chosen(d, align_corners=FLAG, mode=modes, padding_mode=paddings)
 
 
 def transformed(d: Shapes) -> Arguments:
     shape = (*d.sizes(2), d.choice([1, 1, 2, 3]))
-    return {
-        "input": Slot(shape),
-        "dft_length": d.choice([None, 1, 3, 4]),
-        "axis": d.choice([None, 1, -2, 2]),
-        "inverse": d.choice([None, 0, 1]),
-        "onesided": d.choice([None, 0, 0, 1]),
-    }
+    more = chosen(d, dft_length=(None, 1, 3, 4), axis=(None, 1, -2, 2), inverse=FLAG, onesided=(None, 0, 0, 1))
+    return {"input": Slot(shape)} | more
 
 
 def added_to_image(d: Shapes) -> Arguments:
@@ -375,45 +349,26 @@ def added_to_image(d: Shapes) -> Arguments:
 
 def triangle(d: Shapes) -> Arguments:
     shape = d.sizes(2)
-    return {"input": Slot(shape), "k": d.choice([None, -1, 0, 1]), "upper": d.choice([None, 0, 1])}
+    return {"input": Slot(shape)} | chosen(d, k=(None, -1, 0, 1), upper=FLAG)
 
 
 def ordered(d: Shapes) -> Arguments:
     shape = d.sizes()
     at = axis(d, shape)
-    return {
-        "X": Slot(shape), "K": [d.randint(1, shape[at])], "axis": at, "largest": d.choice([None, 0, 1]),
-        "sorted": d.choice([None, 1, 1, 0]),
-    }  # fmt: skip
+    more = chosen(d, largest=FLAG, sorted=(None, 1, 1, 0))
+    return {"X": Slot(shape), "K": [d.randint(1, shape[at])], "axis": at} | more
 
 
 def contracted(d: Shapes) -> Arguments:
     words = {letter: d.randint(1, 3) for letter in "abcd"}
-    equation = d.choice(
-        [
-            "ab,bc->ac",
-            "abc,acd->abd",
-            "abc,dc->abd",
-            "cb,abc->ac",
-            "ab,ab->ab",
-            "ab,b->a",
-            "abc,b->c",
-            "...a,ab->...b",
-            "ab,...b->...a",
-            "abc->ca",
-            "aab->ab",
-            "aba->b",
-            "ab,bc,dc->ad",
-            "a,ab,b->ba",
-        ]
-    )
+    equation = d.choice(EQUATIONS)
     terms = equation.partition("->")[0].replace("...", "cd").split(",")
     return {"Inputs": [Slot(tuple(words[x] for x in term)) for term in terms], "equation": equation}
 
 
 def softened(d: Shapes) -> Arguments:
     shape = d.sizes()
-    return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)])}
+    return {"input": Slot(shape)} | chosen(d, axis=(None, axis(d, shape)))
 
 
 def expanded(d: Shapes) -> Arguments:
@@ -426,16 +381,10 @@ def tiled(d: Shapes) -> Arguments:
     return {"input": Slot(shape), "repeats": [d.randint(1, 2) for _ in shape]}
 
 
-def blocked(d: Shapes) -> Arguments:
-    b = d.choice([1, 2])
-    shape = (1, b * b, d.randint(1, 2), 2)
-    return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
-
-
-def unblocked(d: Shapes) -> Arguments:
-    b = d.choice([1, 2])
-    shape = (1, d.randint(1, 2), b * d.randint(1, 2), 2 * b)
-    return {"input": Slot(shape), "blocksize": b, "mode": d.choice([None, "DCR", "CRD"])}
+def blocked(d: Shapes, *, into_channels: bool = False) -> Arguments:
+    b, n = d.choice([1, 2]), d.randint(1, 2)
+    shape = (1, d.randint(1, 2), b * n, 2 * b) if into_channels else (1, b * b, n, 2)
+    return {"input": Slot(shape), "blocksize": b} | chosen(d, mode=(None, "DCR", "CRD"))
 
 
 def dequantized(d: Shapes) -> Arguments:
@@ -443,23 +392,21 @@ def dequantized(d: Shapes) -> Arguments:
     wide = (n,) if d.random() < 0.5 else ()
     x = np.asarray([d.randint(-90, 90) for _ in range(2 * n)], np.int8).reshape(2, n)
     found: Arguments = {"x": x, "x_scale": abs(numbers(d, wide)).astype(np.float32) + np.float32(0.1)}
-    found |= {
-        "x_zero_point": d.choice([None, np.full(wide, d.randint(-5, 5), np.int8)]),
-        "axis": d.choice([None, 1, -1]),
-    }
-    return found | {"block_size": d.choice([None, 0, 0, 2]), "output_dtype": d.choice([None, 0, 1])}
+    zero = np.full(wide, d.randint(-5, 5), np.int8)
+    more = chosen(
+        d, x_zero_point=(None, zero), axis=(None, 1, -1), block_size=(None, 0, 0, 2), output_dtype=(None, 0, 1)
+    )
+    return found | more
 
 
 def constant(d: Shapes) -> Arguments:
-    name = d.choice(["value", "value_float", "value_floats", "value_int", "value_ints"])
     values: Arguments = {
-        "value": numpy_helper.from_array(numbers(d, d.sizes())),
-        "value_float": d.choice(SMALL),
-        "value_floats": [d.choice(SMALL) for _ in range(3)],
-        "value_int": d.randint(-3, 3),
+        "value": numpy_helper.from_array(numbers(d, d.sizes())), "value_float": d.choice(SMALL),
+        "value_floats": [d.choice(SMALL) for _ in range(3)], "value_int": d.randint(-3, 3),
         "value_ints": [d.randint(-3, 3) for _ in range(2)],
-    }
-    return {key: value if key == name else None for key, value in values.items()}
+    }  # fmt: skip
+    name = d.choice([*values])
+    return dict.fromkeys(values) | {name: values[name]}
 
 
 def filled(d: Shapes) -> Arguments:
@@ -505,7 +452,7 @@ CAST = {"to": (1, 10, 11, 16, 7, 9), "saturate": (None, 0, 1), "round_mode": (No
 
 DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     **{name: alone(name) for name in OPERATORS if not attributes(name) and len(places(name)) == 1},
-    **dict.fromkeys(("Conv",), convolution),
+    "Conv": convolution,
     "ConvTranspose": lambda d: convolution(d, transposed=True),
     "MatMul": matrices,
     "Gemm": gemm,
@@ -533,7 +480,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "Compress": compressed,
     "ReverseSequence": reversed_at,
     "Col2Im": added_to_image,
-    "Clip": clipped,
+    "Clip": alone("Clip", min=(None, *SMALL), max=(None, *SMALL)),
     "PRelu": prelu,
     **{name: joined(name) for name in ("Add", "Sub", "Mul", "Div", "Where")},
     **dict.fromkeys(("Sum", "Mean", "Max", "Min"), several),
@@ -562,7 +509,7 @@ DRAWS: dict[str, Callable[[Shapes], Arguments]] = {
     "Expand": expanded,
     "Tile": tiled,
     "DepthToSpace": blocked,
-    "SpaceToDepth": unblocked,
+    "SpaceToDepth": lambda d: blocked(d, into_channels=True),
     "Constant": constant,
     "ConstantOfShape": filled,
     "Equal": compared("Equal"),

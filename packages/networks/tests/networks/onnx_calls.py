@@ -72,7 +72,6 @@ def given(operator: str, opset: int, arguments: Arguments) -> tuple[list[Any], d
 
 
 def draw(operator: str, d: Shapes) -> Drawn | None:
-    """A node; None if onnx's reference refuses it."""
     opset = opset_of(operator, d)
     arguments = DRAWS[operator](d)
     constant = operator in CONSTANT or (operator in FOLDED and d.random() < 0.2)

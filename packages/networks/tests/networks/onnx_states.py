@@ -19,14 +19,12 @@ def over_the_last(d: Shapes) -> Arguments:
 
 
 def over_channels(d: Shapes) -> Arguments:
-    """Of instance norm."""
     shape = (1, d.randint(1, 3), *(d.randint(1, 4) for _ in range(d.randint(1, 2))))
     of_channels = {name: numbers(d, shape[1:2]) for name in ("scale", "B")}
     return {"input": Slot(shape), "epsilon": d.choice(EPSILON)} | of_channels
 
 
 def over_groups(d: Shapes) -> Arguments:
-    """Of group norm, with a scale for each channel."""
     groups = d.randint(1, 2)
     each = d.randint(1, 2)
     shape = (1, groups * each, *(d.randint(1, 3) for _ in range(d.randint(1, 2))))
@@ -36,7 +34,6 @@ def over_groups(d: Shapes) -> Arguments:
 
 
 def lengths(d: Shapes) -> Arguments:
-    """Of LpNormalization."""
     shape = d.sizes()
     return {"input": Slot(shape), "axis": d.choice([None, axis(d, shape)]), "p": d.choice([None, 2, 2, 1])}
 

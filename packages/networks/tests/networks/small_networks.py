@@ -43,10 +43,7 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Sequential(
-            nn.Conv2d(2, 4, 3, padding=1, stride=2),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Conv2d(4, 4, 3, padding=1),
+            nn.Conv2d(2, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +53,6 @@ class Block(nn.Module):
 
 
 def residual_block() -> nn.Module:
-    """A residual block of stride 2, for inputs (2, 8, 8)."""
     return with_sines(Block(), 3)
 
 

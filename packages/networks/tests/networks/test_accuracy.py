@@ -35,13 +35,7 @@ def classifiers() -> Iterator[Network]:
         yield dense(seed, (inner[0] if skips else 4, *inner, 3), "relu" if skips else kind, skips=skips)
 
 
-def flips(
-    chain: Network,
-    x: Array,
-    label: int,
-    radius: float,
-    numbers: Any,
-) -> bool:
+def flips(chain: Network, x: Array, label: int, radius: float, numbers: Any) -> bool:
     """Whether steps towards each other class, from the sample and from places at random, change the label."""
     for other in set(range(3)) - {label}:
         for start in range(3):

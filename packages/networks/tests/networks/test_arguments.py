@@ -109,11 +109,7 @@ DIVERGED.weight.data[0, 0, 0, 0] = float("nan")
     ],
 )
 def test_mistakes_are_answered_in_the_users_words(
-    source: Any,
-    given: dict[str, Any],
-    said: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    source: Any, given: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cut.onnx").write_bytes(b"\x08\x09\x3a\xff")

@@ -224,7 +224,6 @@ def test_matrices_for_which_no_time_is_left_are_bounded_by_frobenius_norms() -> 
 
 
 def chain(size: float) -> list[Node]:
-    """Two matrices with a function between them."""
     layers = [Layer(name, partial(np.full, (2, 2), size), {}, 0) for name in ("v", "w")]
     shape = (1, 2)
     first = Node("a", Matrix(layers[0]), ("x",), shape)
@@ -277,16 +276,16 @@ def test_every_rule_is_in_the_table() -> None:
 
 # -- what is supposed ------------------------------------------------------------------------------------------------
 def uneven_weights() -> object:
-    """Two channels that are sorted together, with multipliers of their own."""
     nodes = (*chain(1.0)[:2], Node("b", ops.Sort(1), ("a",), (1, 2)), replace(chain(1.0)[3], inputs=("b",)))
     (run,) = runs(Graph(nodes, ("y",)))
     weights = [np.ones(2), np.array([1.0, 2.0]), np.ones(2)]
     return parts.constant_of_part(run.part(0, 2), weights, Measure())
 
 
-def parts_of_chain(*starts: int) -> object:
+def parts_of_chain(*of: tuple[int, int]) -> object:
     (run,) = runs(Graph(tuple(chain(1.0)), ("y",)))
-    return parts.parts_from(run, starts)
+    ones = [np.ones(link.width) for link in run.links]
+    return parts.constant_of_run(run, parts.statements_of(run, of, ones), Measure())
 
 
 WIDE = Graph((X, Node("y", ops.Matrix(Layer("w", lambda: np.ones((3, 2)), {}, 0)), ("x",), (1, 3))), ("y",))
@@ -311,8 +310,9 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a step of 0": (lambda: forward_step(network(), 0.0), "size=0.0"),
     "a step to another shape": (lambda: forward_step(WIDE), "needs the same shape"),
     "weights of sorted channels that differ": (uneven_weights, "sorted together prove nothing"),
-    "parts that leave the first layer out": (lambda: parts_of_chain(1), "do not cover"),
-    "parts that overlap": (lambda: parts_of_chain(0, 1, 1), "do not cover"),
+    "parts that leave the first layer out": (lambda: parts_of_chain((1, 2)), "are no part of the run"),
+    "parts that overlap": (lambda: parts_of_chain((0, 2), (1, 2)), "are no part of the run"),
+    "parts that leave the last layer out": (lambda: parts_of_chain((0, 1)), "do not reach y"),
     "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
     "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
     "a function that cannot be run": (lambda: register_operator(named("a::b", ops.Function, run=False)), "no `value`"),

@@ -50,7 +50,6 @@ def cancelling(norm: Any, rng: np.random.Generator) -> None:
 
 
 def without_spread(norm: Any, rng: np.random.Generator) -> None:
-    """Channels that never vary, and scales that pruning left at 0."""
     n = norm.num_features
     fill(norm, np.where(rng.uniform(size=n) < 0.5, 0.0, 1e-12), rng.normal(size=n),
          1e-3 * rng.normal(size=n) * rng.integers(0, 2, n), rng.normal(size=n))  # fmt: skip
@@ -59,13 +58,7 @@ def without_spread(norm: Any, rng: np.random.Generator) -> None:
 STATES = (fresh, as_trained, cancelling, without_spread)
 
 
-def fill(
-    norm: Any,
-    variance: Any,
-    mean: Any,
-    scale: Any,
-    bias: Any,
-) -> None:
+def fill(norm: Any, variance: Any, mean: Any, scale: Any, bias: Any) -> None:
     for at, value in (
         (norm.running_var, variance), (norm.running_mean, mean), (norm.weight, scale), (norm.bias, bias)
     ):  # fmt: skip
@@ -153,8 +146,6 @@ def test_thresholds_are_those_of_the_model() -> None:
 
 # -- a claim needs an execution ------------------------------------------------------------------------------------
 def refuses(counts: Callable[[int], bool], f: Callable[[Any], Any]) -> nn.Module:
-    """A function that raises for some numbers of samples."""
-
     def function(x: Any) -> Any:
         if counts(x.shape[0]):
             raise ValueError("not this many")

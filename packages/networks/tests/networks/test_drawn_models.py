@@ -19,7 +19,7 @@ from networks.drawn_models.attacks import Attack, Machine, Vectors
 
 COUNTS = {"torch": 500, "jax": 200}
 NEEDS = {"torch": ("torch", "onnxscript"), "jax": ("flax", "equinox", "jax2onnx")}
-SAMPLE = {"torch": (2, 24, 34), "jax": (9,)}
+SAMPLE = {"torch": (5, 7, 20), "jax": (9,)}
 AT_ONCE = 50
 BOUNDED = {"torch": 0.4, "jax": 0.2}
 """Least share of models that have a bound."""

@@ -22,7 +22,6 @@ from specnorm.errors import MethodError, TranslationError  # noqa: E402
 
 
 def applied(function: Any) -> nn.Module:
-    """A function of a layer and an input."""
     return Function(lambda x, inner: function(inner, x), nn.Linear(4, 4))
 
 

@@ -50,7 +50,6 @@ def renewing(self: Any, x: Any) -> Any:
 
 
 def count(counted: list[int] = []) -> int:  # noqa: B006 - kept from call to call
-    """Return 1, 2, 3, ..."""
     counted.append(0)
     return len(counted)
 
@@ -194,8 +193,6 @@ def test_inputs_may_be_one_array_and_of_another_library() -> None:
 
 
 class Sum(nn.Module):
-    """Of two inputs."""
-
     def forward(self, x: Any, y: Any) -> Any:
         return x + 3 * y
 

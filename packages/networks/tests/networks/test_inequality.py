@@ -14,7 +14,7 @@ from helpers.checks import present
 from networks.written_networks import Written
 from specnorm_networks import Graph
 from specnorm_networks.certified import operators as ops
-from specnorm_networks.certified.inequality import Inequality, constant_of_inequality
+from specnorm_networks.certified.inequality import Inequality, constant_of_inequality, transposed
 from specnorm_networks.certified.operators import NoBoundError
 from specnorm_networks.certified.ranges import unlimited_ranges, with_slopes_on
 from specnorm_networks.certified.units import inequality_of as read
@@ -152,13 +152,33 @@ def test_the_gradient_of_the_search_is_the_derivative(name: str, monkeypatch: py
     inequality = inequality_of(GRAPHS[name]())
     form = descent._Form(inequality.blocks, inequality.values)
     problem = descent._Problem(form, inequality.channels, Clock())
-    _, logs = problem.start(inequality.values, is_transposed=False)
+    _, logs = problem.start(is_transposed=False)
     logs = logs + 0.1
     direction = RNG.normal(size=logs.shape)
     ahead, behind = (problem.evaluate(logs + step * direction, 1e-3).smoothed for step in (1e-5, -1e-5))
     assert len(form.groups) > 2
     # The width of the maximum changes with the largest eigenvalue, which the gradient leaves out.
     assert problem.evaluate(logs, 1e-3).gradient @ direction == pytest.approx((ahead - behind) / 2e-5, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["resolutions", "few outputs"])
+def test_no_multipliers_are_searched_that_slopes_rule_out(name: str) -> None:
+    """The constant of a proposal is no less than the norm with all least slopes, or with all largest ones."""
+    graph = GRAPHS[name]()
+    inequality = inequality_of(graph)
+    ends = {node.name: SLOPES[type(node.operator)] for node in graph.nodes if type(node.operator) in SLOPES}
+    floor = max(
+        norm_for_slopes(graph, {v: np.full(graph.by_name[v].shape or (), ends[v][k]) for v in ends}) for k in range(2)
+    )
+    is_transposed = inequality.outputs < inequality.inputs
+    for blocks, is_other in ((inequality.blocks, False), (transposed(inequality.blocks), True)):
+        assert descent._Form(blocks, inequality.values).floor(is_other) == pytest.approx(floor, rel=1e-12)
+    counts = []
+    for proven in (floor, floor * (1 + 1e-6)):
+        found = list(proposals(inequality, 3, Clock(), 0.0, proven=lambda: proven))  # noqa: B023 - it is called at once
+        assert all(proposal.is_transposed == is_transposed and proposal.constant >= floor for proposal in found)
+        counts.append(len(found))
+    assert counts[0] == 1 < counts[1]
 
 
 def test_functions_of_the_same_entries_are_the_same_units() -> None:

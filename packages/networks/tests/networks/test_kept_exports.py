@@ -32,7 +32,6 @@ def bound(model: Any) -> float:
 
 
 def norms(model: Any) -> float:
-    """The product of both layers' norms."""
     weights = [layer.weight.detach().double().numpy() for layer in (model.first, model.last)]
     return float(np.prod([np.linalg.norm(weight, 2) for weight in weights]))
 

@@ -12,13 +12,8 @@ import specnorm_networks
 from helpers.checks import present
 from networks.dense_networks import CHAINS, Network, dense
 from specnorm_networks import Multipliers, margins
-from specnorm_networks.certified import operators
-from specnorm_networks.local import balls
 from specnorm_networks.local.accuracy import certified_accuracy
-from specnorm_networks.local.certified.ranges import Ball, ranges
 from specnorm_networks.tools import Measure, bound
-
-from specnorm.errors import InternalError
 
 METHOD = Multipliers(steps=6)
 MEASURE = Measure(1e-4)
@@ -82,34 +77,6 @@ def test_radii_by_constants_of_each_ball() -> None:
                 assert values.argmax() == label
                 nearest = np.argsort(values)[-2]
                 d = d + 0.3 * radius * (jacobian[nearest] - jacobian[label])
-
-
-# -- what is computed for the proof ----------------------------------------------------------------------------------
-def test_a_range_that_is_too_small_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of the radius, or a ReLU declared fixed though it can switch: a pair of the ball is above the bound."""
-    chain = CHAINS["relu"]
-    x = centre(chain, 0)
-    reached = chain.stretch(x, 0.3, 0)
-    honest = operators.ReLU.slopes
-
-    def halved(graph: Any, ball: Any, constants: Any, _: Any = None) -> Any:
-        return ranges(graph, Ball(ball.centre, ball.radius / 2), constants)
-
-    def fixed(relu: Any, low: Any, high: Any) -> Any:
-        # By the sign in the middle, where it may switch only just.
-        near = np.minimum(abs(low), abs(high)) < 0.45 * (high - low)
-        middle = (low + high) / 2
-        return honest(relu, np.where(near, middle, low), np.where(near, middle, high))
-
-    assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x).upper or 0.0) >= reached
-    with monkeypatch.context() as patch:
-        patch.setattr(balls, "ranges", halved)
-        with pytest.raises(InternalError, match="is contradicted"):
-            bound(chain.graph, method=METHOD, radius=0.3, centre=x)
-        assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x, check=False).upper or 9.9) < reached
-    with monkeypatch.context() as patch:
-        patch.setattr(operators.ReLU, "slopes", fixed)
-        assert (bound(chain.graph, method=METHOD, radius=0.3, centre=x, check=False).upper or 9.9) < reached
 
 
 def test_the_extension_sees_public_names_and_nothing_sees_it() -> None:

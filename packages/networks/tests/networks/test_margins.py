@@ -12,7 +12,6 @@ import pytest
 from helpers.assumptions import assumed, interval
 from specnorm_networks.local.certified import margins
 
-from specnorm.proofs import host
 from specnorm.proofs.bound import Lower
 
 SIZES = (1.0, 1e-162, 1e160)
@@ -68,12 +67,3 @@ def rounded_upward() -> Iterator[str]:
 @pytest.mark.parametrize("check", [too_large, rounded_upward])
 def test_no_radius_is_above_the_true_one(check: Callable[[], Iterator[str]]) -> None:
     assert list(check()) == []
-
-
-def test_squares_that_vanish_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Either of two scalings is enough: without both a radius of 2e161 was certified for 0.707."""
-    monkeypatch.setattr(host, "norm_up", lambda x: np.linalg.norm(x, axis=-1))
-    assert not list(too_large())
-    monkeypatch.setattr(np, "ldexp", lambda x, _: x)
-    with pytest.raises(AssertionError), np.errstate(all="ignore"):
-        list(too_large())

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from networks.written_networks import matrices
-from specnorm_networks import Graph, Node, Product, forward_step, margins
+from specnorm_networks import Graph, Node, forward_step
 from specnorm_networks.certified import operators
 from specnorm_networks.certified.kernels import scaling_error
 from specnorm_networks.tools import Measure, bound
@@ -57,20 +56,6 @@ def test_the_same_bits_in_another_precision_are_another_kernel() -> None:
         found = upper(one_name(matrix), measure)
         assert truth <= found * (1 + 1e-12)
         assert found <= truth * 1.01
-
-
-@pytest.mark.parametrize("size", [1.0, 1e-162, 3e-165, 1e-300, 5e-320, 1e160, 1e300])
-def test_radii_of_small_and_large_kernels_are_not_too_large(size: float) -> None:
-    """Squares of 1e-162 vanish, those of 1e160 overflow: a radius of 2e161 was certified for 0.707."""
-    rows = size * np.array([[1.0, 0.25], [0.0, 1.0], [0.5, -0.75]])
-    logits = size * np.array([[1.0, 0.0, -0.5]])
-    known = margins(one_name(rows), method=Product())
-    (radius,) = known.radii(logits, np.array([0]))
-    own, *others = ([Fraction(float(x)) for x in (*row, logit)] for row, logit in zip(rows, logits[0], strict=True))
-    apart = [[a - b for a, b in zip(own, other, strict=True)] for other in others]
-    truth_sq = min(margin**2 / (p * p + q * q) for p, q, margin in apart)
-    assert Fraction(float(radius)) ** 2 <= truth_sq
-    assert Fraction(float(radius)) ** 2 >= truth_sq * Fraction(99, 100)
 
 
 @pytest.mark.parametrize("exponent", [-1000, -600, -500, 500, 900])

@@ -250,12 +250,7 @@ def two_kernels(first: str, second: str, used: str) -> Any:
 @pytest.mark.parametrize(
     ("first", "second", "used"), [("n", "n", "k1"), ("m", "w1", "w1"), ("n", "n'", "k1"), ("Mul_1", "", "k1")]
 )
-def test_kernels_that_are_computed_have_names_of_their_own(
-    first: str,
-    second: str,
-    used: str,
-    tmp_path: Path,
-) -> None:
+def test_kernels_that_are_computed_have_names_of_their_own(first: str, second: str, used: str, tmp_path: Path) -> None:
     """Two nodes of one name, or one that is named as an initialiser, made one kernel of two: 1 for 100."""
     proto = two_kernels(first, second, used)
     reached = steepest(proto, everywhere((1, 4), 8))

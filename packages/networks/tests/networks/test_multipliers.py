@@ -1,15 +1,11 @@
-"""Constants by multipliers: LipSDP's inequality holds for dense matrices, and no bound is below products with masks.
-
-Wrong proofs are noticed: with a multiplier that was changed after the proof, without LipSDP's half, with taps in
-another order, without a leaf, at another place, with another sign, without a phase of a stride.
-"""
+"""Constants by multipliers: LipSDP's inequality holds for dense matrices, and no bound is below products with masks."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,12 +31,9 @@ CHAINS: dict[str, dict[str, Any]] = {
     "slopes": {"plain": True, "functions": tuple(FUNCTIONS), "layers": 4},
     "slopes, wrapped": {"functions": ("gelu", "abs", "prelu"), "mode": "circular", "layers": 4},
 }
-Change = Callable[[list[Any]], list[Any]]
-"""Changes multipliers."""
 
 
 def chains(kind: str) -> Iterator[Network]:
-    """Yield chains of one kind without end."""
     for seed in itertools.count():
         chain = draw(seed, **CHAINS[kind])
         n = tuple(3 + (seed + axis) % 4 for axis in range(chain[0].axes))
@@ -53,7 +46,6 @@ def chains(kind: str) -> Iterator[Network]:
 
 
 def cases(kind: str, count: int) -> list[Network]:
-    """Return some networks of one kind."""
     if kind in CHAINS:
         return list(itertools.islice(chains(kind), count))
     return [NETWORKS[kind](seed) for seed in range(count)]
@@ -103,16 +95,6 @@ def smallest_eigenvalues(case: Network, steps: int = 6) -> Iterator[float]:
         yield smallest_eigenvalue(case, part.values, weights, part.constant * power ** part.depths[-1])
 
 
-def holds_in_balls(case: Network, change: Change = list, steps: int = 6) -> Iterator[bool | None]:
-    """Yield for each part whether ball arithmetic proves the dense inequality, with multipliers changed first."""
-    pytest.importorskip("flint", exc_type=ImportError)
-    from networks.balls import definite, quadratic_form
-
-    for part in proven_parts(case, steps):
-        weights = change(part.weights)
-        yield definite(quadratic_form(part.values, case.sums, case.slopes, part.depths, weights, part.constant))
-
-
 def violated(kind: str) -> Iterator[str]:
     """The inequality of networks whose multipliers are searched for so long that it is nearly an equality."""
     for case in cases(kind, 8):
@@ -128,17 +110,6 @@ def test_dense_inequality_holds(kind: str) -> None:
         eigenvalues += smallest_eigenvalues(case)
     assert len(eigenvalues) >= (3 if kind in CHAINS else 2), "too few parts to say anything"
     assert min(eigenvalues) >= -1e-12, "a proven constant does not satisfy LipSDP's inequality"
-
-
-PROVEN = ("zeros", "strided", "slopes", "slopes, wrapped", "residual", "residual, curved", "downsampled", "denoiser")
-
-
-@pytest.mark.parametrize("kind", PROVEN)
-def test_the_inequality_is_proven_in_balls(kind: str) -> None:
-    answers: list[bool | None] = []
-    for case in cases(kind, 2)[kind not in CHAINS :]:
-        answers += holds_in_balls(case)
-    assert {*answers} == {True}, f"ball arithmetic does not prove LipSDP's inequality: {answers}"
 
 
 @pytest.mark.parametrize("kind", [*CHAINS, *NETWORKS])
@@ -168,28 +139,6 @@ def test_a_block_of_zeros_is_no_obstacle(scales: tuple[float, float]) -> None:
     z = net.function(net.add(u, net.conv(z, 3, 3, scale=scales[1])), "relu")
     found: Any = bound(net.ending(net.conv(z, 2, 3)).graph, method=Multipliers(steps=8))
     assert from_below(net, 0) <= found.upper < 0.99 * found.product
-
-
-# -- what is wrong is refused ------------------------------------------------------------------------------------------
-def smaller(weights: list[Any]) -> list[Any]:
-    return [weights[0], weights[1] / 3, *weights[2:]]
-
-
-def one_larger(weights: list[Any]) -> list[Any]:
-    """One channel's multiplier of the first value, sixteen times what it was."""
-    first = weights[1].copy()
-    first[first == first[0]] *= 4
-    return [weights[0], first, *weights[2:]]
-
-
-@pytest.mark.parametrize("change", [smaller, one_larger])
-@pytest.mark.parametrize("kind", ["zeros", "residual"])
-@pytest.mark.sampled(2)
-def test_a_multiplier_that_was_changed_is_refused(kind: str, change: Change) -> None:
-    answers: list[bool | None] = []
-    for case in cases(kind, 8):
-        answers += holds_in_balls(case, change, steps=30)
-    assert False in answers, "the inequality holds with changed multipliers, too: the test shows nothing"
 
 
 def test_the_largest_eigenvalue_of_a_wide_matrix() -> None:

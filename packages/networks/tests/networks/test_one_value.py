@@ -77,7 +77,6 @@ def test_a_jump_is_refused(name: str) -> None:
 
 
 def soft(threshold: float, at: int = 0, of: int = 0) -> tuple[Call, ...]:
-    """A soft threshold of a value, from value number ``at + 1`` on."""
     return (
         Call("sign", (of,)), Call("abs", (of,)), Call("shift", (at + 2,), -threshold), Call("relu", (at + 3,)),
         Call("product", (at + 1, at + 4)),

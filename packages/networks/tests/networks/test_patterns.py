@@ -38,12 +38,7 @@ def line(slope: float) -> Operator:
     return ops.Scale(np.array(slope), lambda: (np.array(0.5), np.zeros(())), exact=True)
 
 
-def gelu(
-    net: Written,
-    inner: float = 1 / math.sqrt(2),
-    one: float = 1.0,
-    weights: Operator = PLUS,
-) -> str:
+def gelu(net: Written, inner: float = 1 / math.sqrt(2), one: float = 1.0, weights: Operator = PLUS) -> str:
     erf = net(ops.Erf(), net.scaled(inner, exact=False))
     sides = (erf, net.constant(one)) if weights is PLUS else (net.constant(one), erf)
     return net(ops.Product(), net.scaled(0.5), net(weights, *sides))
@@ -53,24 +48,12 @@ def softsign(net: Written, one: float = 1.0, of: str = "x") -> str:
     return net(ops.Quotient(), "x", net(PLUS, net(ops.Abs(), of), net.constant(one)))
 
 
-def softshrink(
-    net: Written,
-    edge: float = 0.5,
-    moved: float = 0.5,
-    kind: Any = "gt",
-    rest: float = 0.0,
-) -> str:
+def softshrink(net: Written, edge: float = 0.5, moved: float = 0.5, kind: Any = "gt", rest: float = 0.0) -> str:
     far = net(MINUS, "x", net.scaled(moved, net(ops.Sign(), "x")))
     return net(ops.Choose(), net(ops.Compare(kind, edge), net(ops.Abs(), "x")), far, net.scaled(rest))
 
 
-def leaky(
-    net: Written,
-    kind: Any = "gt",
-    sign: float = 1.0,
-    slope: float = 0.3,
-    threshold: float = 0.0,
-) -> str:
+def leaky(net: Written, kind: Any = "gt", sign: float = 1.0, slope: float = 0.3, threshold: float = 0.0) -> str:
     ends = ("x", net.scaled(slope))
     compared = net(ops.Compare(kind, threshold), net.scaled(sign) if sign != 1 else "x")
     return net(ops.Choose(), compared, *ends if kind in ("gt", "ge") else ends[::-1])
@@ -139,12 +122,7 @@ def groups(net: Written, between: tuple[int, ...] = (2, 2, 3, 4, 4), axis: int =
 
 
 def normalised(
-    net: Written,
-    form: str,
-    eps: float = 0.1,
-    of: str = "x",
-    axes: tuple[int, ...] = (1,),
-    top: str = "x",
+    net: Written, form: str, eps: float = 0.1, of: str = "x", axes: tuple[int, ...] = (1,), top: str = "x"
 ) -> str:
     """By the length or the root of the mean square, as a quotient or as a product with an inverse."""
     if form.startswith("length"):
@@ -159,12 +137,7 @@ def normalised(
 
 
 def onto_ball(
-    net: Written,
-    length: Operator,
-    cap: float = 1.0,
-    radius: float = 1.0,
-    of: str = "x",
-    eps: float = 0.0,
+    net: Written, length: Operator, cap: float = 1.0, radius: float = 1.0, of: str = "x", eps: float = 0.0
 ) -> str:
     """As gradients are clipped: x times the smaller one of a number and radius / (|x| + eps)."""
     below = net(PLUS, net(length, of), net.constant(eps)) if eps else net(length, of)
@@ -258,11 +231,7 @@ def root_of_squares(net: Written, power: int = 2, back: bool = True) -> str:
 
 
 def log_sum_exp(
-    net: Written,
-    of: str = "x",
-    total: Operator | None = None,
-    power: Operator | None = None,
-    more: float = 0.0,
+    net: Written, of: str = "x", total: Operator | None = None, power: Operator | None = None, more: float = 0.0
 ) -> str:
     powers = net(power or ops.Exp(), of)
     sums = net(total, powers) if total else summed(net, powers)

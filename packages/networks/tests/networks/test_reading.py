@@ -45,7 +45,6 @@ def scaled(*values: float) -> Operator:
 
 
 def summed(net: Written, at: str) -> str:
-    """With three times the value before the first layer."""
     return net(ops.Add((1.0, 1.0)), at, net(scaled(3.0), "x"))
 
 
@@ -98,7 +97,6 @@ NETWORKS: dict[str, Callable[[], Graph]] = {
 
 
 def reached(graph: Graph, draws: int = 12) -> float:
-    """The largest norm of a Jacobian at points at random, by differences."""
     shape = present(graph.nodes[0].shape)
     (end,) = graph.outputs
     best = 0.0
@@ -133,8 +131,7 @@ def test_a_number_between_two_layers_is_the_second_ones(taps: tuple[int, ...]) -
 
 @pytest.mark.parametrize("method", [Multipliers(), Product()])
 @pytest.mark.parametrize(
-    ("factors", "last"),
-    [((1e-200, 1e-200), 1e300), ((1e-308, 1e-5), 1e300), ((1e-200, 1e-200, 1e300), 1e300)],
+    ("factors", "last"), [((1e-200, 1e-200), 1e300), ((1e-308, 1e-5), 1e300), ((1e-200, 1e-200, 1e300), 1e300)]
 )
 def test_numbers_whose_product_is_no_normal_number(factors: Any, last: float, method: Any) -> None:
     """The product was rounded to 0, or to a number with few digits, as a factor of the last layer."""

@@ -20,8 +20,6 @@ def upper_of(model: nn.Module, given: Any, rtol: float = 1e-3) -> float:
 
 
 class Function(nn.Module):
-    """A function of an input and of modules."""
-
     def __init__(self, f: Callable[..., Any], *modules: nn.Module) -> None:
         super().__init__()
         self.f = f

@@ -30,14 +30,7 @@ class Written:
     def constant(self, value: Any) -> str:
         return self(ops.Constant(lambda: np.asarray(value, dtype=np.float64)))
 
-    def cut(
-        self,
-        start: int | None,
-        stop: int | None,
-        axis: int = 1,
-        step: int = 1,
-        of: str = "x",
-    ) -> str:
+    def cut(self, start: int | None, stop: int | None, axis: int = 1, step: int = 1, of: str = "x") -> str:
         return self(ops.Slice(((axis, start, stop, step),)), of)
 
     def halves(self, axis: int = 1, of: str = "x") -> tuple[str, str]:

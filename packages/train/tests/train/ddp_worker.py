@@ -11,8 +11,6 @@ import torch.distributed as dist
 
 
 class Net(torch.nn.Module):
-    """A body and the penalty on it, as one model."""
-
     def __init__(self) -> None:
         super().__init__()
         self.body = torch.nn.Sequential(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from helpers.oracle import dense_norm, sigma_star
 
-import specnorm
 from specnorm.errors import KernelError, MethodError
 
 jax: Any = pytest.importorskip("jax")
@@ -80,7 +79,6 @@ def test_no_step_leaves_the_ball() -> None:
 
 @pytest.mark.parametrize("padding", ["reflect", "replicate"])
 def test_no_step_leaves_the_ball_of_padded_layers(padding: str) -> None:
-    """Padding that repeats pixels, which a rule states: at some sizes, by dense matrices."""
     geometry = {"padding": 2, "padding_mode": padding}
     rule = training.with_geometry({"Conv_0/kernel": geometry})
     tree = training.rescale({"Conv_0": {"kernel": normal(3, 2, 3)}}, 1.0, rule)
@@ -127,47 +125,3 @@ def test_refusals() -> None:
         optimizer.update(inside, state._replace(momentum={}), inside)
     # Shapes alone, as checkpoints are restored with.
     assert jax.eval_shape(optimizer.init, tree).momentum.keys() == state.momentum.keys()
-
-
-@pytest.mark.parametrize("library", ["flax.nnx", "equinox"])
-@pytest.mark.nightly
-def test_models_of_flax_and_equinox(library: str) -> None:
-    module = pytest.importorskip(library)
-    if library == "equinox":
-        model = module.nn.Sequential(
-            [module.nn.Conv1d(1, 4, 3, stride=2, key=jax.random.key(0)), module.nn.Lambda(jnp.ravel),
-             module.nn.Linear(12, 2, key=jax.random.key(1))]
-        )  # fmt: skip
-        rule, model = training.layout_of(model), training.rescale(model, 1.0, training.layout_of(model))
-        optimizer = training.spectral_ball(0.3, rule=rule)
-        params, static = module.partition(model, module.is_inexact_array)
-        state = optimizer.init(params)
-        gradient = jax.grad(lambda p: module.combine(p, static)(normal(1, 8)).sum())
-        update = jax.jit(lambda params, state: optimizer.update(gradient(params), state, params))
-        for _ in range(3):
-            updates, state = update(params, state)
-            params = module.apply_updates(params, updates)
-    else:
-
-        class Net(module.Module):  # type: ignore[name-defined, misc]
-            def __init__(self, rngs: Any) -> None:
-                self.conv = module.Conv(1, 4, (3,), strides=2, rngs=rngs)
-                self.dense = module.LinearGeneral((4, 4), 2, axis=(-2, -1), rngs=rngs)
-
-        net = Net(module.Rngs(0))
-        rule = training.layout_of(net)
-        module.update(net, training.rescale(module.state(net, module.Param), 1.0, rule))
-        optimizer = module.Optimizer(net, training.spectral_ball(0.3, rule=rule), wrt=module.Param)
-
-        def step(net: Any, optimizer: Any) -> None:
-            optimizer.update(net, module.grad(lambda net: net.dense(net.conv(normal(2, 8, 1))).sum())(net))
-
-        compiled = module.jit(step)
-        for _ in range(3):
-            compiled(net, optimizer)
-        params = module.state(net, module.Param)
-    kernels = training.kernels(params, rule).values()
-    assert len(kernels) == 2
-    for kernel in kernels:
-        assert specnorm.certify(kernel.array, 1.0, **kernel.geometry)
-        assert specnorm.symbol_norm(kernel.array, **kernel.geometry) > 0.5

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.usefixtures("fresh_torch")
 
 
 def classifier() -> Any:
-    """Three convolutions, one with a stride, and a dense layer."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1),
         nn.ReLU(),
@@ -45,7 +44,6 @@ def constrained(**options: Any) -> Any:
 
 
 def layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """Layers with their names."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             yield name, module
@@ -56,7 +54,6 @@ def enclosed(layer: Any, weight: Any) -> Any:
 
 
 def check_at_bound(layer: Any, weight: Any, bound: float = 1.0) -> None:
-    """Compare the norm of a weight, enclosed by another method, with the bound."""
     norm = enclosed(layer, weight)
     assert 0.99 * bound <= float(norm.lower)
     assert float(norm.upper) <= 1.01 * bound
@@ -68,7 +65,6 @@ def batch() -> tuple[Any, Any]:
 
 
 def train(model: Any, steps: int, each: Any = None, lr: float = 3e-3) -> None:
-    """Adam on one batch, which is learned by heart."""
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     data, labels = batch()
     for _ in range(steps):
@@ -80,7 +76,6 @@ def train(model: Any, steps: int, each: Any = None, lr: float = 3e-3) -> None:
 
 
 def recorded(model: Any) -> list[tuple[Any, Any]]:
-    """Collect each layer and the weight that its forward pass uses, pass by pass."""
     used: list[tuple[Any, Any]] = []
     for _, layer in layers(model):
 
@@ -160,7 +155,6 @@ def loaded_in_training(model: Any) -> Any:
 
 
 def assigned(model: Any) -> Any:
-    """By new parameters in the place of the old ones."""
     torch.manual_seed(7)
     other = {name: x for name, x in constrained().state_dict().items() if name.endswith("original")}
     model.load_state_dict(other, strict=False, assign=True)
@@ -206,7 +200,6 @@ def mean_of_two(model: Any) -> Any:
 
 
 def assigned_from_meta(model: Any) -> Any:
-    """By a state dict for a model that has no values."""
     other = constrained().to("meta")
     other.load_state_dict(model.state_dict(), assign=True)
     return other
@@ -253,7 +246,6 @@ def test_the_next_step_of_a_weight_that_jumped_is_right(change: str) -> None:
 
 
 def test_eval_moves_nothing() -> None:
-    """One weight at every forward pass, and buffers as they were."""
     model = constrained().eval()
     before = {name: x.clone() for name, x in model.state_dict().items()}
     data, _ = batch()
@@ -330,8 +322,6 @@ def test_the_parametrisation_can_be_pickled() -> None:
 
 # -- whole models --------------------------------------------------------------------------------------------------
 class Mixed(nn.Module):  # type: ignore[misc]
-    """Layers, and modules whose weights are no layer's."""
-
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(10, 6)
@@ -348,7 +338,6 @@ class Mixed(nn.Module):  # type: ignore[misc]
 
 
 def test_a_whole_model() -> None:
-    """Every layer that it knows is constrained, the others are named, and `bake_` keeps the outputs."""
     model = Mixed()
     with pytest.warns(UserWarning, match="weights of memory, attention") as caught:
         assert specnorm_torch.spectral_norm(model) is model
@@ -440,7 +429,6 @@ def test_on_top_of_another_parametrisation() -> None:
 
 # -- export --------------------------------------------------------------------------------------------------------
 def onnx_outputs(path: Path, data: Any) -> Any:
-    """Outputs of a model in a file, by onnxruntime."""
     onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (outputs,) = session.run(None, {session.get_inputs()[0].name: data.numpy()})
@@ -449,7 +437,6 @@ def onnx_outputs(path: Path, data: Any) -> Any:
 
 @pytest.fixture
 def trained() -> Any:
-    """A model in eval() after some steps, and changed since."""
     model = constrained()
     train(model, 3)
     return edited(model).eval()
@@ -496,7 +483,6 @@ def test_traced_by_jit(trained: Any) -> None:
 
 
 def test_a_weight_that_changed_since_eval_is_not_exported() -> None:
-    """What to do is said; and then it is right."""
     model = constrained().eval()
     model.load_state_dict(constrained().state_dict())
     data, _ = batch()

@@ -9,11 +9,11 @@ from fractions import Fraction
 import numpy as np
 from specnorm_train.monitoring import Monitor
 
+import specnorm
 from specnorm.plugin import LayerKernel
 
 
 def products_that_are_too_small() -> Iterator[float]:
-    """Of five layers, whose bounds are reported beside it."""
     for seed in range(12):
         matrices = np.random.RandomState(seed).standard_normal((5, 2, 3))
         layers = {str(at): LayerKernel(matrix, {}) for at, matrix in enumerate(matrices)}
@@ -25,3 +25,13 @@ def products_that_are_too_small() -> Iterator[float]:
 
 def test_the_product_of_upper_bounds_is_rounded_up() -> None:
     assert [*products_that_are_too_small()] == []
+
+
+def test_a_norm_just_above_one_is_not_said_to_be_one() -> None:
+    """In no time its lower bound is below 1, and nothing else is proven."""
+    for seed in (0, 2, 3):
+        kernel = np.random.RandomState(seed).standard_normal((8, 8, 5, 5))
+        kernel *= 1.001 / float(specnorm.enclose(kernel).lower)
+        assert specnorm.enclose(kernel, budget=1e-9).lower < 1
+        report = Monitor(1, upper=1, budget=1e-9).measured({"0": LayerKernel(kernel, {})})
+        assert report["upper/0"] >= specnorm.enclose(kernel).lower

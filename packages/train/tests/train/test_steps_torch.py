@@ -66,7 +66,6 @@ def original_of(layer: Any) -> Any:
 
 
 def check(weight: Any) -> None:
-    """Compare the norm of a weight with the bound; a step of another weight misses it by far."""
     symbols = torch.fft.fft2(weight.detach().double(), s=(24, 24)).permute(2, 3, 0, 1)
     assert 0.985 < float(torch.linalg.matrix_norm(symbols, 2).max()) < 1.015
 
@@ -218,8 +217,6 @@ def test_a_bound_that_is_changed_counts_at_once() -> None:
 
 # -- together as alone -------------------------------------------------------------------------------------------------
 class Residual(nn.Module):  # type: ignore[misc]
-    """Equal layers in two widths, a strided one, a pointwise one and a dense one."""
-
     def __init__(self) -> None:
         super().__init__()
         self.narrow = nn.ModuleList(nn.Conv2d(4, 4, 3, padding=1) for _ in range(4))
@@ -272,21 +269,6 @@ def test_together_as_alone(method: Any, passes: int, expected: list[int], stacks
         torch.testing.assert_close(together.state_dict()[name], x, rtol=1e-3, atol=1e-4)
 
 
-def test_a_jump_of_a_matrix_is_followed() -> None:
-    """One that the product with the last right vector does not see, as that of a gradient with momentum."""
-    torch.manual_seed(0)
-    layer = nn.Linear(40, 60)
-    left, _, right = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-    with torch.no_grad():
-        layer.weight.copy_(left @ torch.diag(torch.linspace(1, 0.5, 40)) @ right)
-    specnorm_torch.spectral_norm(layer)
-    jump = left[:, 1:5] @ right[1:5]
-    for growth in (0.0,) * 30 + (0.02,) * 10:
-        assert torch.linalg.matrix_norm(layer.weight.detach(), 2) < 1.011
-        with torch.no_grad():
-            original_of(layer).add_(growth * jump + 1e-6 * torch.randn(60, 40))
-
-
 # -- uses that are not one a pass --------------------------------------------------------------------------------------
 def used_twice_a_pass(model: Any) -> None:
     model.between = lambda: model.layers[3](model.layers[1](IMAGES)).sum().backward()
@@ -319,19 +301,12 @@ def used_in_inference_mode(model: Any) -> None:
     model(IMAGES).sum().backward()
 
 
-def used_in_checkpoints(model: Any) -> None:
-    for reentrant in (False, True):
-        images = IMAGES.clone().requires_grad_()
-        torch.utils.checkpoint.checkpoint(model, images, use_reentrant=reentrant).sum().backward()
-
-
 def used_while_cached(model: Any) -> None:
     with parametrize.cached():
         (model(IMAGES) + model(IMAGES)).sum().backward()
 
 
 def used_through_functional_call(model: Any) -> None:
-    """With another layer's weight."""
     name = "layers.1.parametrizations.weight.original"
     other = {name: torch.randn_like(original_of(model.layers[1]))}
     torch.func.functional_call(model, other, IMAGES).sum().backward()
@@ -384,7 +359,7 @@ def used_in_another_model(model: Any) -> None:
 
 
 USES = [
-    used_twice_a_pass, used_in_one_loss, used_alone, used_between_modes, used_in_inference_mode, used_in_checkpoints,
+    used_twice_a_pass, used_in_one_loss, used_alone, used_between_modes, used_in_inference_mode,
     used_while_cached, used_through_functional_call, used_with_an_error, used_after_an_interrupt, used_in_itself,
     used_in_another_model,
 ]  # fmt: skip
@@ -406,7 +381,6 @@ def test_every_use_has_its_step(use: Callable[[Any], None]) -> None:
 
 
 def test_a_pass_is_one_step(stacks: list[int]) -> None:
-    """Also of a layer that is used twice, and in eval after it."""
     model = chain()
     model.layers.append(model.layers[1])
     used = checked(model)
@@ -461,7 +435,6 @@ def test_a_compiled_model(stacks: list[int]) -> None:
 
 
 def test_models_under_vmap() -> None:
-    """Weights of an ensemble, in eval(); the states stay."""
     model = chain(1).eval()
     before = constraint_of(model.layers[0]).vectors.clone()
     batch = torch.randn(3, 5, 5, 3, 3)
@@ -555,8 +528,6 @@ def test_a_layer_of_nan_leaves_the_others_alone() -> None:
 
 
 class TwoHeads(nn.Module):  # type: ignore[misc]
-    """Two layers that share nothing."""
-
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -727,8 +698,6 @@ NOT_LAUNCHED = (
 
 
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the operations that a GPU launches, by name; those of a list of tensors count once."""
-
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: Counter[str] = Counter()
@@ -750,7 +719,6 @@ def as_on_a_device() -> Iterator[None]:
 
 
 def launched(layer: Any, sweeps: int) -> int:
-    """Count the operations of a step of a constrained layer that makes so many sweeps."""
     model = nn.Sequential(layer)
     count = Launches()
     with as_on_a_device(), torch.no_grad():
@@ -802,7 +770,6 @@ LAYERS: dict[str, Callable[[], Any]] = {
 
 @pytest.fixture
 def strict() -> Iterator[None]:
-    """What cannot be recorded warns, and that warning is an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         yield

@@ -200,7 +200,6 @@ def classifier(seed: int = 1) -> Any:
 
 
 def train(method: Any, steps: int, **options: Any) -> tuple[list[Any], Any]:
-    """Adam on random labels; the weights that each loss used, and the state."""
     optax = optional("optax")
     rng = np.random.RandomState(0)
     inputs = jnp.asarray(rng.standard_normal((256, 12, 16)).astype("float32"))
@@ -241,7 +240,6 @@ def lowers(tree: Any) -> list[float]:
 
 
 def test_the_constraint_holds_in_a_jitted_loop() -> None:
-    """Proven of the weights that the forward pass used."""
     used, state = train(SymbolNorm(), 100)
     norms = np.array([lowers(weights) for weights in used[4::8]])
     assert norms.max() <= 1.02
@@ -321,13 +319,6 @@ def test_a_run_is_traced_once_and_resumes_to_the_bit() -> None:
     np.testing.assert_array_equal(weights["Conv_0"]["kernel"], passes[-1][1]["Conv_0"]["kernel"])
     np.testing.assert_array_equal(state["Conv_0/kernel"]["vectors"], passes[-1][0])
     assert len(traces) == 1
-
-
-def test_an_evaluation_leaves_the_state_as_it_is() -> None:
-    params = {"Conv_0": {"kernel": normal(3, 6, 6), "bias": jnp.ones(6)}}
-    state = training.init_spectral_norm(params)
-    _, after = training.spectral_norm(params, state, sweeps=0)
-    jax.tree_util.tree_map(np.testing.assert_array_equal, after, state)
 
 
 @pytest.mark.parametrize("is_committed", [False, True])
@@ -507,8 +498,6 @@ def test_sharded_kernels_and_states() -> None:
 
 
 # -- projections in chains of Optax ------------------------------------------------------------------------------
-
-
 def fit(tree: Any, transformation: Any, steps: int = 25) -> tuple[Any, list[dict[str, float]]]:
     """Towards parameters of larger norms; the proven norms after each fifth step."""
     optax = optional("optax")
@@ -552,47 +541,7 @@ def test_the_projection_keeps_the_norms_at_the_bound(method: Any, bound: float) 
 
 
 # -- Flax and Equinox --------------------------------------------------------------------------------------------
-@pytest.mark.nightly
-def test_flax_nnx() -> None:
-    optax, nnx = optional("optax"), optional("flax.nnx")
-
-    class Net(nnx.Module):  # type: ignore[name-defined, misc]
-        def __init__(self, rngs: Any) -> None:
-            self.conv = nnx.Conv(1, 4, (3, 3), rngs=rngs)
-            self.dense = nnx.Linear(4, 2, rngs=rngs)
-
-        def __call__(self, x: Any) -> Any:
-            return self.dense(jax.nn.relu(self.conv(x)).mean((1, 2)))
-
-    net = Net(nnx.Rngs(0))
-    penalty = training.SpectralPenalty(Gram())
-    state = penalty.init(nnx.state(net, nnx.Param))
-    assert list(state) == ["conv/kernel", "dense/kernel"]
-    chain = optax.chain(optax.sgd(0.01), training.project_spectral_norm(0.5, method=Gram()))
-    optimizer = nnx.Optimizer(net, chain, wrt=nnx.Param)
-    images = normal(8, 6, 6, 1)
-
-    def step(net: Any, optimizer: Any, state: Any) -> Any:
-        def loss(net: Any) -> Any:
-            value, after = penalty(nnx.state(net, nnx.Param), state)
-            return 1e-3 * value - jnp.abs(net(images)).sum(), after
-
-        gradient, after = nnx.grad(loss, has_aux=True)(net)
-        optimizer.update(net, gradient)
-        return after
-
-    compiled = nnx.jit(step)
-    for _ in range(8):
-        state = compiled(net, optimizer, state)
-    norms = uppers(nnx.state(net, nnx.Param))
-    assert list(norms) == ["conv/kernel", "dense/kernel"]
-    assert [x for x in norms.values() if not (0.2 < x < 0.55)] == []
-    nnx.update(net, training.rescale(nnx.state(net, nnx.Param), 0.5))
-    assert certified(nnx.state(net, nnx.Param), 0.5)
-
-
 def test_the_documentation_runs_with_optax() -> None:
-    """Blocks of the page that need Optax, which its other examples do without."""
     optional("optax")
     page = (DOCS / "training.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```py\n(import optax\n.*?)^```$", page, re.MULTILINE | re.DOTALL)

@@ -73,14 +73,14 @@ class Convention:
         Pattern of the whole name of the array that has the weight's shape.
     beside : tuple of str
         Templates of the names of the other arrays that enter the weight.
-    weight : str
-        Template of the weight's name in the model.
     compute : callable
         ``compute(first, *beside)``.
     fits : callable
         ``fits(shape of the first, *shapes of the others)``: true if the shapes are the convention's.
     text : str
         What the row says: ``{}`` is the last word of the weight's name.
+    weight : str
+        Template of the weight's name in the model.
     others : tuple of str
         Patterns of names, after the owner's, of arrays that belong to the convention and do not enter the weight.
     class_name : str or None
@@ -89,10 +89,10 @@ class Convention:
 
     first: str
     beside: tuple[str, ...]
-    weight: str
     compute: Compute
     fits: Callable[..., object]
     text: str
+    weight: str = "{owner}{name}"
     others: tuple[str, ...] = ()
     class_name: str | None = None
 
@@ -111,8 +111,8 @@ class Convention:
         escaped = {key: re.escape(text) for key, text in groups.items()}
         patterns = [template.format(**escaped) for template in self.others]
         others = [x for x in stored if x not in parts and any(re.fullmatch(pattern, x) for pattern in patterns)]
-        return Recipe(weight, (name, *parts), self.compute, self.text.format(last_word(weight)), tuple(others), None,
-                      self.class_name)  # fmt: skip
+        text = self.text.format(last_word(weight))
+        return Recipe(weight, (name, *parts), self.compute, text, tuple(others), class_name=self.class_name)
 
 
 def is_vector(shape: Shape) -> bool:

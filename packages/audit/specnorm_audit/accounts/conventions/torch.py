@@ -130,32 +130,29 @@ def _in_use_fits(original: Shape, weight: Shape) -> bool:
     return _is_same(original, weight) and not is_vector(weight)
 
 
-_NAME = r"(?P<owner>(.*[./])?)(?P<name>[^./]+?)"
 _PARAMETRISED = r"(?P<owner>(.*\.)?)parametrizations\.(?P<name>[^.]+)\."
-_WEIGHT = r"(?P<owner>(.*[./])?)(?P<name>weight)"
+_OWNER = r"(?P<owner>(.*[./])?)"
+_NAME = rf"{_OWNER}(?P<name>[^./]+?)"
 _ONE_STEP = "{}=W/(u·Wv) of one step"
 _SPECTRAL = "{}=W/(u·Wv) as in eval()"
+_NORMALISED = "{}=g·v/|v|"
 HOOK = "torch.nn.utils.spectral_norm.SpectralNorm"
 _PARAMETRIZATION = "torch.nn.utils.parametrizations._SpectralNorm"
 TORCH = (
-    Convention(rf"{_NAME}_orig", ("{owner}{name}",), "{owner}{name}", _in_use, _in_use_fits, AS_STORED,
-               ("{owner}{name}_[uv]",)),
-    Convention(rf"{_NAME}_orig", ("{owner}{name}_u", "{owner}{name}_v"), "{owner}{name}", _divided, _axes,
-               _SPECTRAL, (), HOOK),
+    Convention(rf"{_NAME}_orig", ("{owner}{name}",), _in_use, _in_use_fits, AS_STORED, others=("{owner}{name}_[uv]",)),
+    Convention(rf"{_NAME}_orig", ("{owner}{name}_u", "{owner}{name}_v"), _divided, _axes, _SPECTRAL, class_name=HOOK),
     Convention(rf"{_PARAMETRISED}original", tuple("{owner}parametrizations.{name}.0._" + x for x in "uv"),
-               "{owner}{name}", _divided, _axes, _SPECTRAL, (), _PARAMETRIZATION),
-    Convention(rf"{_NAME}_orig", ("{owner}{name}_mask",), "{owner}{name}", np.multiply, _is_same, "{}=W·mask"),
-    Convention(rf"{_NAME}_v", ("{owner}{name}_g",), "{owner}{name}", _scaled, _is_length, "{}=g·v/|v|"),
-    Convention(rf"{_PARAMETRISED}original1", ("{owner}parametrizations.{name}.original0",), "{owner}{name}", _scaled,
-               _is_length, "{}=g·v/|v|"),
-    Convention(r"(?P<owner>.*)\.original1", ("{owner}.original0",), "{owner}.weight", _scaled, _is_length,
-               "{}=g·v/|v|"),
-    Convention(r"(?P<owner>(.*[./])?)(?P<name>weight|kernel|W|w)", ("{owner}mask",), "{owner}{name}", _with_mask,
-               _pruned_shape, "{}=W·mask"),
-    Convention(r"(?P<owner>(.*[./])?)(?P<name>weight|kernel|W|w)", ("{owner}{name}_mask",), "{owner}{name}", _with_mask,
-               _pruned_shape, "{}=W·mask"),
-    Convention(_WEIGHT, ("{owner}u0",), "{owner}{name}", _after_step, _is_of_rows, _ONE_STEP, (r"{owner}(u|sv)\d+",)),
-    Convention(_WEIGHT, ("{owner}sn_u",), "{owner}{name}", _after_step, _is_of_rows, _ONE_STEP, (r"{owner}sn_sigma",)),
+               _divided, _axes, _SPECTRAL, class_name=_PARAMETRIZATION),
+    Convention(rf"{_NAME}_orig", ("{owner}{name}_mask",), np.multiply, _is_same, "{}=W·mask"),
+    Convention(rf"{_NAME}_v", ("{owner}{name}_g",), _scaled, _is_length, _NORMALISED),
+    Convention(rf"{_PARAMETRISED}original1", ("{owner}parametrizations.{name}.original0",), _scaled, _is_length,
+               _NORMALISED),
+    Convention(r"(?P<owner>.*)\.original1", ("{owner}.original0",), _scaled, _is_length, _NORMALISED,
+               "{owner}.weight"),
+    *(Convention(rf"{_OWNER}(?P<name>weight|kernel|W|w)", (mask,), _with_mask, _pruned_shape, "{}=W·mask")
+      for mask in ("{owner}mask", "{owner}{name}_mask")),
+    *(Convention(rf"{_OWNER}(?P<name>weight)", (vector,), _after_step, _is_of_rows, _ONE_STEP, others=(other,))
+      for vector, other in (("{owner}u0", r"{owner}(u|sv)\d+"), ("{owner}sn_u", "{owner}sn_sigma"))),
 )  # fmt: skip
 """All rows; the first one whose pattern, names and shapes fit counts. Masks beside a kernel are of zeros and ones."""
 

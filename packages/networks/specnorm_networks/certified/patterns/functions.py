@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -26,35 +27,36 @@ SMALLEST_FACTOR = 1e-300
 """Factors of exponentials below it, or above its inverse, are not read."""
 
 
-def as_function(node: Node, structure: Structure) -> list[Node]:
-    """Return ``log(1 + exp(u))`` as softplus of u; ``1 / (1 + exp(-u))``, ``exp(u) / (1 + exp(u))`` as its sigmoid.
+def as_softplus(node: Node, structure: Structure) -> list[Node]:
+    """Return ``log(k + c exp(u))`` for numbers k, c > 0 as ``softplus(u - log(k / c)) + log(k)``.
 
     Also ``log(exp(u) + exp(v))``, and what JAX writes for it, as one operator.
     """
-    if isinstance(node.operator, ops.Quotient):
-        return [_sigmoid_by_quotient(node, structure)]
     if is_sum_of_two(node.operator):
         return [_log_of_sum_by_maximum(node, structure)]
-    is_sigmoid = isinstance(node.operator, ops.Reciprocal) and node.operator.scale == 1
-    if not (is_sigmoid or isinstance(node.operator, ops.Log)):
+    if not isinstance(node.operator, ops.Log):
         raise NoPattern
     total = structure.input_of(node)
-    number, summand = structure.sum_with_number(total)
-    exponential = summand if number == 1 else node
-    if not isinstance(exponential.operator, ops.Exp):
-        if is_sigmoid or not is_sum_of_two(total.operator):
-            raise NoPattern
+    k, summand = structure.sum_with_number(total)
+    c, exponential = structure.multiple(summand)
+    if not k and is_sum_of_two(total.operator):
         return [_log_add_exp(node, [_argument(structure.origin(name), structure) for name in total.inputs])]
-    u = structure.input_of(exponential)
-    if not is_sigmoid and u.shape == node.shape:
-        return [replace(node, operator=ops.Softplus(), inputs=(u.name,))]
-    scale = u.operator
-    is_negation = isinstance(scale, ops.Negative)
-    if isinstance(scale, ops.Scale):
-        is_negation = scale.offset is None and scale.exact and bool(np.all(scale.values == -1))
-    if not is_sigmoid or not is_negation or structure[u.inputs[0]].shape != node.shape:
+    are_usual = 0 < k < math.inf and SMALLEST_FACTOR < c < 1 / SMALLEST_FACTOR
+    x = _argument(exponential, structure)
+    if not are_usual or x.shape != node.shape:
         raise NoPattern
-    return [replace(node, operator=ops.Sigmoid(), inputs=u.inputs)]
+    if k == c == 1:
+        return [replace(node, operator=ops.Softplus(), inputs=(x.name,))]
+    shift, unshift = math.log(c) - math.log(k), math.log(k)
+    error = np.array(VALUE_ERROR * (1 + abs(math.log(c)) + abs(unshift)))
+    down, up = (ops.Scale(np.array(1.0), partial(_pair, np.array(x), error), exact=True) for x in (shift, unshift))
+    u = structure.added(node, "shifted", down, exponential.inputs, node.shape)
+    softplus = structure.added(node, "softplus", ops.Softplus(), (u.name,), node.shape)
+    return [u, softplus, replace(node, operator=up, inputs=(softplus.name,))]
+
+
+def _pair(offset: FloatArray, error: FloatArray) -> tuple[FloatArray, FloatArray]:
+    return offset, error
 
 
 def _log_add_exp(node: Node, values: Sequence[Node]) -> Node:
@@ -86,116 +88,83 @@ def _log_of_sum_by_maximum(node: Node, structure: Structure) -> Node:
     raise NoPattern
 
 
-def as_shifted_softplus(node: Node, structure: Structure) -> list[Node]:
-    """Return ``log(k + c exp(u))`` for numbers k, c > 0 as ``softplus(u - log(k / c)) + log(k)``."""
-    if not isinstance(node.operator, ops.Log):
+def as_sigmoid(node: Node, structure: Structure) -> list[Node]:
+    """Return ``exp(u) / (1 + exp(u))`` as the sigmoid of u, and ``c / (1 + exp(u))`` as c times the sigmoid of -u."""
+    if not isinstance(node.operator, ops.Quotient | ops.Reciprocal):
         raise NoPattern
-    k, summand = structure.sum_with_number(structure.input_of(node))
-    c, exponential = structure.multiple(summand)
-    are_usual = 0 < k < math.inf and SMALLEST_FACTOR < c < 1 / SMALLEST_FACTOR
-    if not are_usual or not isinstance(exponential.operator, ops.Exp) or exponential.shape != node.shape:
-        raise NoPattern
-    shift, unshift = math.log(c) - math.log(k), math.log(k)
-    error = np.array(VALUE_ERROR * (1 + abs(math.log(c)) + abs(unshift)))
-    down, up = (ops.Scale(np.array(1.0), partial(_pair, np.array(x), error), exact=True) for x in (shift, unshift))
-    u = structure.added(node, "shifted", down, exponential.inputs, node.shape)
-    softplus = structure.added(node, "softplus", ops.Softplus(), (u.name,), node.shape)
-    return [u, softplus, replace(node, operator=up, inputs=(softplus.name,))]
-
-
-def _pair(offset: FloatArray, error: FloatArray) -> tuple[FloatArray, FloatArray]:
-    return offset, error
-
-
-def as_sigmoid_of_product(node: Node, structure: Structure) -> list[Node]:
-    """Return ``1 / (1 + exp(c u))`` as two nodes: -c u, and its sigmoid."""
-    if not isinstance(node.operator, ops.Reciprocal):
-        raise NoPattern
-    number, exponential = structure.sum_with_number(structure.input_of(node))
+    number, exponential = structure.sum_with_number(structure.origin(node.inputs[-1]))
     if number != 1 or not isinstance(exponential.operator, ops.Exp) or exponential.shape != node.shape:
         raise NoPattern
+    if isinstance(node.operator, ops.Quotient):
+        if not are_alike(structure.origin(node.inputs[0]), exponential):
+            raise NoPattern
+        return [replace(node, operator=ops.Sigmoid(), inputs=exponential.inputs)]
     negative = structure.added(node, "negative", ops.Negative(), exponential.inputs, node.shape)
-    scale = node.operator.scale
-    sigmoid = structure.added(node, "sigmoid", ops.Sigmoid(), (negative.name,), node.shape)
-    if scale == 1:
+    if node.operator.scale == 1:
         return [negative, replace(node, operator=ops.Sigmoid(), inputs=(negative.name,))]
-    multiplied = ops.Scale(np.array(scale), exact=True)
+    sigmoid = structure.added(node, "sigmoid", ops.Sigmoid(), (negative.name,), node.shape)
+    multiplied = ops.Scale(np.array(node.operator.scale), exact=True)
     return [negative, sigmoid, replace(node, operator=multiplied, inputs=(sigmoid.name,))]
 
 
-def _sigmoid_by_quotient(node: Node, structure: Structure) -> Node:
-    exponential, total = map(structure.origin, node.inputs)
-    number, summand = structure.sum_with_number(total)
-    is_sigmoid = isinstance(exponential.operator, ops.Exp) and number == 1
-    if not is_sigmoid or exponential.shape != node.shape or not are_alike(exponential, summand):
-        raise NoPattern
-    return replace(node, operator=ops.Sigmoid(), inputs=exponential.inputs)
-
-
 def as_softmax(node: Node, structure: Structure) -> list[Node]:
-    """Return ``exp(u) / sum(exp(u))`` as softmax, and ``u - log(sum(exp(u)))`` as its logarithm.
+    """Return ``exp(u) / sum(exp(u))`` as softmax."""
+    if not isinstance(node.operator, ops.Quotient):
+        raise NoPattern
+    exponential, (summed, axes) = structure.origin(node.inputs[0]), structure.reduction(node.inputs[1], ops.Sum)
+    u = _unshifted(_argument(summed, structure), axes, structure)
+    if not are_alike(exponential, summed) or u.shape is None or u.shape != node.shape:
+        raise NoPattern
+    return [replace(node, operator=ops.Softmax(axes), inputs=(u.name,))]
 
-    If u is x less one number for each softmax, such as the maximum of x, it is that of x.
-    """
-    if isinstance(node.operator, ops.Quotient):
-        exponential, (summed, axes) = structure.origin(node.inputs[0]), structure.reduction(node.inputs[1], ops.Sum)
-        make: type[ops.Softmax | ops.LogSoftmax] = ops.Softmax
-    elif is_difference(node.operator):
-        logarithm = structure.before_broadcast(node.inputs[1])
-        if not isinstance(logarithm.operator, ops.Log):
-            raise NoPattern
-        summed, axes = structure.reduction(logarithm.inputs[0], ops.Sum)
-        exponential, make = summed, ops.LogSoftmax
-    else:
-        raise NoPattern
-    if not isinstance(summed.operator, ops.Exp) or not are_alike(exponential, summed):
-        raise NoPattern
-    u = structure.input_of(summed)
-    if make is ops.LogSoftmax and structure.origin(node.inputs[0]).name != u.name:
-        raise NoPattern
+
+def _unshifted(u: Node, axes: tuple[int, ...], structure: Structure) -> Node:
+    """Return x for x less one number for each softmax, such as the maximum of x; for any other value itself."""
     if is_difference(u.operator) and u.shape is not None:
         x, shift = structure.origin(u.inputs[0]), structure.before_broadcast(u.inputs[1])
         if x.shape == u.shape and shift.shape == kept_shape(u.shape, axes):
-            u = x
-    if u.shape is None or u.shape != node.shape:
-        raise NoPattern
-    return [replace(node, operator=make(axes), inputs=(u.name,))]
+            return x
+    return u
 
 
-def as_negative_log_softmax(node: Node, structure: Structure) -> list[Node]:
+def as_log_softmax(node: Node, structure: Structure) -> list[Node]:
     """Return ``u - log(sum(exp(u)))`` as the logarithm of softmax, and ``log(sum(exp(u))) - u`` as its negative."""
     if not is_difference(node.operator):
         raise NoPattern
-    for sign, (first, second) in ((1, node.inputs), (-1, node.inputs[::-1])):
-        u, total = structure.origin(first), structure.before_broadcast(second)
-        reduced = structure.input_of(total) if isinstance(total.operator, ops.SameOrder) else total
-        if isinstance(reduced.operator, ops.LogSumExp):
-            source, axes = structure.input_of(reduced), reduced.operator.axes
-        elif isinstance(reduced.operator, ops.Log):
-            try:
-                exponential, axes = structure.reduction(reduced.inputs[0], ops.Sum)
-            except NoPattern:
-                continue
-            if not isinstance(exponential.operator, ops.Exp):
-                continue
-            source = structure.input_of(exponential)
-        else:
-            continue
-        if source.name != u.name or u.shape is None or u.shape != node.shape:
-            continue
-        if total.shape != kept_shape(u.shape, axes):
-            continue
-        if sign == 1:
-            return [replace(node, operator=ops.LogSoftmax(axes), inputs=(u.name,))]
-        logarithm = structure.added(node, "log_softmax", ops.LogSoftmax(axes), (u.name,), node.shape)
-        return [logarithm, replace(node, operator=ops.Negative(), inputs=(logarithm.name,))]
+    for is_negative, (first, second) in enumerate((node.inputs, node.inputs[::-1])):
+        with suppress(NoPattern):
+            u = structure.origin(first)
+            operator = ops.LogSoftmax(_axes_of_log_sum_exp(second, u, structure))
+            u = _unshifted(u, operator.axes, structure)
+            if u.shape != node.shape:
+                raise NoPattern
+            if not is_negative:
+                return [replace(node, operator=operator, inputs=(u.name,))]
+            logarithm = structure.added(node, "log_softmax", operator, (u.name,), node.shape)
+            return [logarithm, replace(node, operator=ops.Negative(), inputs=(logarithm.name,))]
     raise NoPattern
+
+
+def _axes_of_log_sum_exp(name: str, u: Node, structure: Structure) -> tuple[int, ...]:
+    """Return the axes along which a value is the log-sum-exp of u; it has size 1 there, or is broadcast along them."""
+    total = structure.before_broadcast(name)
+    reduced = structure.input_of(total) if isinstance(total.operator, ops.SameOrder) else total
+    if isinstance(reduced.operator, ops.LogSumExp):
+        source, axes = structure.input_of(reduced), reduced.operator.axes
+    elif isinstance(reduced.operator, ops.Log):
+        exponential, axes = structure.reduction(reduced.inputs[0], ops.Sum)
+        source = _argument(exponential, structure)
+    else:
+        raise NoPattern
+    if source.name != u.name or u.shape is None or total.shape != kept_shape(u.shape, axes):
+        raise NoPattern
+    return axes
 
 
 def as_log_sum_exp(node: Node, structure: Structure) -> list[Node]:
     """Return ``log(c sum(w exp(u)))`` along axes as one operator of ``u + log(w)``, plus log(c); also of a mean.
 
-    The factors c and w are positive. It is a later rule, since `as_softmax` reads ``u - log(sum(exp(u)))``. The
+    The factors c and w are positive. It is a later rule, since `as_log_softmax` reads ``u - log(sum(exp(u)))``. The
     logarithm of an empty sum is left.
     """
     if not isinstance(node.operator, ops.Log):

@@ -14,12 +14,11 @@ from specnorm_networks.certified.operators.normalisation import Normalise
 from specnorm_networks.certified.patterns.attention import as_attention, as_inner_product
 from specnorm_networks.certified.patterns.curves.finding import join_functions
 from specnorm_networks.certified.patterns.functions import (
-    as_function,
+    as_log_softmax,
     as_log_sum_exp,
-    as_negative_log_softmax,
-    as_shifted_softplus,
-    as_sigmoid_of_product,
+    as_sigmoid,
     as_softmax,
+    as_softplus,
 )
 from specnorm_networks.certified.patterns.normalisation import as_inverse_of_maximum, as_norm, as_normalisation
 from specnorm_networks.certified.patterns.permutations import remove_permutations
@@ -49,9 +48,8 @@ def _as_earlier_value(node: Node, structure: Structure) -> list[Node]:
 
 
 RULES: tuple[Rule, ...] = (
-    _as_earlier_value, as_reflection, as_function, as_softmax, as_negative_log_softmax, as_norm, as_sorted_axis,
-    as_sorted_groups, as_spline, as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_shifted_softplus,
-    as_sigmoid_of_product, as_attention,
+    _as_earlier_value, as_reflection, as_softplus, as_sigmoid, as_softmax, as_log_softmax, as_norm, as_sorted_axis,
+    as_sorted_groups, as_spline, as_normalisation, as_inverse_of_maximum, as_sorted_pairs, as_attention,
 )  # fmt: skip
 """Rules, the first of which replaces a node. Each has a network that needs it (`networks/test_ablations`)."""
 LATER_RULES: tuple[Rule, ...] = (as_extreme_of_moves, as_log_sum_exp, as_inner_product)

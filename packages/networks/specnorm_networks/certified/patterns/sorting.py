@@ -62,7 +62,9 @@ def as_extreme_of_moves(node: Node, structure: Structure) -> list[Node]:
 
     u and v are moved entries of one value: no layer before them is bounded together with the sum.
     """
-    extreme = _written_extreme(node, structure)
+    if isinstance(node.operator, ops.Maximum | ops.Minimum):
+        raise NoPattern
+    extreme = _extreme_of_two(node, structure)
     sources = {_before_moves(name, structure) for name in extreme.inputs}
     shapes = {structure[name].shape for name in extreme.inputs} | {node.shape}
     if len(sources) != 1 or len(shapes) != 1 or node.shape is None:
@@ -90,13 +92,6 @@ def _extreme_of_two(node: Node, structure: Structure) -> _Extreme:
     with suppress(NoPattern):
         return _half_of_sum_and_distance(node, structure)
     return _written_by_relu(node, structure)
-
-
-def _written_extreme(node: Node, structure: Structure) -> _Extreme:
-    """Return an extreme that is written as a sum."""
-    if isinstance(node.operator, ops.Maximum | ops.Minimum):
-        raise NoPattern
-    return _extreme_of_two(node, structure)
 
 
 def _half_of_sum_and_distance(node: Node, structure: Structure) -> _Extreme:

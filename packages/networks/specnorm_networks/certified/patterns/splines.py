@@ -66,7 +66,8 @@ def as_spline(node: Node, structure: Structure) -> list[Node]:
         return [_choice(node, structure)]
     if not isinstance(node.operator, ops.Add):
         raise NoPattern
-    arguments = {structure.input_of(floor).name for floor in _floors(node, structure)}
+    floors = [found for found in _nodes_before(node, structure) if isinstance(found.operator, Floor)]
+    arguments = {structure.input_of(floor).name for floor in floors}
     if len(arguments) != 1:
         raise NoPattern
     (clamped,) = arguments
@@ -177,13 +178,6 @@ def _nodes_before(node: Node, structure: Structure) -> Iterator[Node]:
         yield found
         if isinstance(found.operator, _STEPS) or _clamps_floor(found, structure):
             waiting += found.inputs
-
-
-def _floors(node: Node, structure: Structure) -> Iterator[Node]:
-    """Yield the nodes floor(y) from which a node is computed."""
-    for found in _nodes_before(node, structure):
-        if isinstance(found.operator, Floor):
-            yield found
 
 
 def _clamps_floor(node: Node, structure: Structure) -> bool:

@@ -123,13 +123,8 @@ class Strips:
 
     def of_units(self, units: NDArray[np.intp]) -> Strips:
         """Return the strips of some units, given by their numbers."""
-        return Strips(
-            self.centre[units],
-            self.breaks[:, units],
-            self.slope[:, units],
-            self.middle[:, units],
-            self.half[:, units],
-        )
+        by_part = (self.breaks, self.slope, self.middle, self.half)
+        return Strips(self.centre[units], *(numbers[:, units] for numbers in by_part))
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,9 +273,9 @@ def _least_tangents(
     ``lam``: one multiplier a row. ``traced``: as in `offsets_by_parabolas`.
     """
     wide_lam = lam[:, None]
-    least: FloatArray | None = None
-    point: FloatArray | None = None
-    value: FloatArray | None = None
+    least: FloatArray = np.full(c.shape, math.inf)
+    point: FloatArray = np.zeros(c.shape)
+    value: FloatArray = np.zeros(c.shape)
     for part in range(len(strips.slope)):
         slope = strips.slope[part]
         middle = strips.middle[part]
@@ -298,20 +293,12 @@ def _least_tangents(
         tangent -= fall_to_low + fall_to_high
         if middle.any() or half.any():
             tangent = tangent + (c * middle - abs(c) * half)
-        if least is None:
-            is_lower = None
-            least = tangent
-        else:
-            is_lower = np.asarray(tangent < least)
-            least = np.minimum(least, tangent)
         if traced:
-            line = slope * z + middle - np.sign(c) * half
-            point = z if is_lower is None or point is None else np.where(is_lower, z, point)
-            value = line if is_lower is None or value is None else np.where(is_lower, line, value)
-    assert least is not None  # for the type checker: there are parts
-    if point is None or value is None:
-        return least, None
-    return least, Minimiser(c, g, point, value, lam)
+            is_lower = tangent < least
+            point = np.where(is_lower, z, point)
+            value = np.where(is_lower, slope * z + middle - np.sign(c) * half, value)
+        least = np.minimum(least, tangent)
+    return least, Minimiser(c, g, point, value, lam) if traced else None
 
 
 Choose: TypeAlias = "Callable[[str, FloatArray, FunctionOnBox], tuple[FloatArray, FloatArray]]"

@@ -102,12 +102,7 @@ class Search:
     """Looks for pairs of inputs in a region that a function moves far apart."""
 
     def __init__(
-        self,
-        f: Function,
-        region: Region,
-        rng: np.random.Generator,
-        relative: float = 1e-12,
-        absolute: float = 0.0,
+        self, f: Function, region: Region, rng: np.random.Generator, relative: float = 1e-12, absolute: float = 0.0
     ) -> None:
         self.f = f
         self.region = region
@@ -133,7 +128,6 @@ class Search:
             self._pair(self.region.inside(x + move), self.region.inside(x - move))
 
     def _steepest(self, x: Vector, h: float) -> Vector:
-        """The direction in which the difference quotients are steepest."""
         units = np.eye(x.size).reshape(x.size, *x.shape)
         columns = [self.f(x + h * e) - self.f(x - h * e) for e in units]
         matrix = np.nan_to_num(np.stack(columns, 1) / (2 * h), nan=0.0, posinf=0.0, neginf=0.0)

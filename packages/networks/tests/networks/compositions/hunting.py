@@ -99,7 +99,6 @@ def trial(d: Shapes) -> Trial:
 
 
 def hunt(seeds: range, **options: Any) -> Counter[str]:
-    """The programs of some numbers, the same ones whatever ran before."""
     counts = Counter[str]()
     for seed in seeds:
         one = replace(trial(Shapes(random.Random(seed))), **options)

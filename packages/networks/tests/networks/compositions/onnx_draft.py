@@ -31,13 +31,7 @@ class Draft:
     dtype : str
     """
 
-    def __init__(
-        self,
-        dice: random.Random,
-        shape: tuple[int, ...],
-        opset: int,
-        dtype: str = "float64",
-    ) -> None:
+    def __init__(self, dice: random.Random, shape: tuple[int, ...], opset: int, dtype: str = "float64") -> None:
         self.dice = dice
         self.rng = np.random.default_rng(dice.randrange(2**32))
         self.shape = shape
@@ -75,7 +69,6 @@ class Draft:
         return tuple((self.values if name in self.values else self.known)[name].shape)
 
     def part(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """A shape that broadcasts to another one."""
         found = tuple(1 if self.dice.random() < 0.3 else n for n in shape)
         return found[self.dice.choice([0, 0, self.dice.randint(0, len(found))]) :]
 
@@ -87,7 +80,6 @@ class Draft:
         return found.astype(np.float64)
 
     def operand(self, shape: Sequence[int], moving: float = 0.6) -> str:
-        """A value, or a constant, that broadcasts against a shape."""
         fitting = []
         for name, value in self.values.items():
             try:
@@ -102,7 +94,6 @@ class Draft:
 
     # -- constants -----------------------------------------------------------------------------------------------------
     def whole(self, *numbers: int) -> str:
-        """Whole numbers, as shapes and axes are given."""
         return self.initializer(np.array(numbers, np.int64), "i")
 
     def initializer(self, array: Array, stem: str = "w") -> str:
@@ -112,13 +103,11 @@ class Draft:
         return name
 
     def typed(self, array: Array) -> tuple[Array, bool]:
-        """As the program's weights are stored, and whether as bfloat16."""
         if self.dtype == "bfloat16":
             return (array.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32), True
         return array.astype(self.dtype), False
 
     def const(self, array: Array, *, folded: bool = True) -> str:
-        """A constant: stored, from a node, or computed in the graph."""
         array, brain = self.typed(np.asarray(array, np.float64))
         how = self.dice.random() if folded and self.dtype == "float64" else 1.0
         if how < 0.08:
@@ -151,23 +140,11 @@ class Draft:
         return name
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
-    def add(
-        self,
-        operator: str,
-        inputs: Sequence[str],
-        outputs: int = 1,
-        domain: str = "",
-        **attributes: Any,
-    ) -> str:
+    def add(self, operator: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any) -> str:
         return self.several(operator, inputs, outputs, domain, **attributes)[0]
 
     def several(
-        self,
-        operator: str,
-        inputs: Sequence[str],
-        outputs: int = 1,
-        domain: str = "",
-        **attributes: Any,
+        self, operator: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any
     ) -> list[str]:
         """Add a node; attributes that this operator set does not have are left out."""
         attributes = {name: value for name, value in attributes.items() if value is not None}
@@ -221,14 +198,7 @@ class Draft:
             return self.several("Split", [x], len(parts), axis=axis, num_outputs=count)
         return self.several("Split", [x, self.whole(*parts)], len(parts), axis=axis)
 
-    def with_axes(
-        self,
-        operator: str,
-        x: str,
-        axes: Sequence[int] | None,
-        since: int,
-        **more: Any,
-    ) -> str:
+    def with_axes(self, operator: str, x: str, axes: Sequence[int] | None, since: int, **more: Any) -> str:
         """Axes as an attribute, or from an operator set on as an input."""
         if axes is None:
             return self.add(operator, [x], **more)

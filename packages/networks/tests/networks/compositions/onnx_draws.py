@@ -17,8 +17,6 @@ Draw = Callable[[Draft], Any]
 
 
 class Fitting(Shapes):
-    """The shapes of a draft's values."""
-
     def __init__(self, draft: Draft) -> None:
         super().__init__(draft.dice)
         self.draft = draft
@@ -105,7 +103,6 @@ def quotient(d: Draft) -> None:
 
 # -- what no operator draws for itself ------------------------------------------------------------
 def computed_shape(d: Draft) -> None:
-    """As torch exports ``x.reshape(x.shape[0], -1)``."""
     x = d.value((2, 3, 4))
     first = d.sliced(d.add("Shape", [x]), [(0, 0, 1, 1)])
     d.add("Reshape", [x, d.add("Concat", [first, d.whole(-1)], axis=0)])

@@ -155,7 +155,6 @@ def null_space(d: Draft) -> None:
 
 
 def residual(d: Draft) -> None:
-    """The input less a function of it."""
     x = d.value()
     f = d.add(d.dice.choice(["Relu", "Tanh", "Sigmoid", "Abs", "Identity"]), [x])
     d.add(d.dice.choice(["Sub", "Add"]), d.dice.sample([x, f], 2))
@@ -168,7 +167,6 @@ PATTERNS: dict[Callable[[Draft], Any], float] = {
 
 
 def program(dice: random.Random, kind: str) -> OnnxProgram:
-    """One for a region of a kind."""
     newest = min(defs.onnx_opset_version(), 24)
     opset = dice.choice([dice.randint(7, 22), dice.randint(13, 22), 22, newest])
     dtype = dice.choice(["float64"] * 17 + ["float32"] * 2 + [dice.choice(["float16", "bfloat16"])])

@@ -132,7 +132,6 @@ class OnnxProgram:
         return f
 
     def largest(self, x: Vector) -> float:
-        """The largest number among all values and constants."""
         names = [name for node in self.nodes for name in node.output]
         found: Any = function_of(replace(self, outputs=tuple(names)).proto, self.opset).run(None, {"x": x})
         arrays = [np.abs(np.asarray(each, np.float64)) for each in (*found, *self.constants.values())]
@@ -150,7 +149,6 @@ class OnnxProgram:
         return [node.op_type for node in self.nodes]
 
     def pruned(self) -> OnnxProgram:
-        """Without constants that no node reads."""
         used = {name for node in self.nodes for name in node.input} | set(self.outputs)
         return replace(self, constants={n: x for n, x in self.constants.items() if n in used})
 

@@ -35,17 +35,14 @@ Function = Any
 
 
 class Dice(pieces.Dice):
-    """Choices that describe a function, and its numbers in a type."""
-
     def __init__(self, seed: int, dtype: Any) -> None:
         super().__init__(seed)
         self.numbers = np.random.default_rng(seed)
         self.dtype = dtype
 
     def array(self, *shape: int, scale: float = 1.0) -> Any:
-        return jnp.asarray(scale * self.numbers.standard_normal(shape).astype(np.float32), jnp.float32).astype(
-            self.dtype
-        )
+        drawn = scale * self.numbers.standard_normal(shape).astype(np.float32)
+        return jnp.asarray(drawn, jnp.float32).astype(self.dtype)
 
     def weight(self, cin: int, cout: int) -> Any:
         return self.array(cin, cout, scale=self.one_of(0.5, 1.0, 1.0, 3.0) / np.sqrt(cin))
@@ -71,6 +68,7 @@ class Dice(pieces.Dice):
 PIECES = Pieces()
 plain, odd = PIECES.plain, PIECES.odd
 ANY = (1, 2, 3)
+LAYOUTS: Any = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
 
 # -- layers ----------------------------------------------------------------------------------------------------------
@@ -93,31 +91,25 @@ def dense(d: Dice, s: Shape) -> Function:
 
 def conv(d: Dice, s: Shape) -> Function:
     axes = len(s) - 1
-    names: Any = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}[axes]
     groups = d.divisor(s[-1]) if d.random() < 0.3 else 1
     size = tuple(d.one_of(1, 2, 3, 3) for _ in range(axes))
     cout = groups * d.randint(1, 3)
     w = d.array(*size, s[-1] // groups, cout, scale=1 / np.sqrt(s[-1] * np.prod(size)))
     padding = d.one_of("SAME", "VALID", "SAME", [(1, 0)] * axes, [(2, 1)] * axes)
     strides = tuple(d.one_of(1, 1, 2, 3) for _ in range(axes))
-    dilated: Any = {"rhs_dilation": (2,) * axes} if d.random() < 0.2 else {}
+    more: Any = {"rhs_dilation": (2,) * axes} if d.random() < 0.2 else {}
     if d.random() < 0.15:
-        dilated = {"lhs_dilation": (2,) * axes}
-        padding = [(1, 1)] * axes
-    return lambda x: lax.conv_general_dilated(
-        x, w, strides, padding, dimension_numbers=names, feature_group_count=groups, **dilated
-    )
+        more, padding = {"lhs_dilation": (2,) * axes}, [(1, 1)] * axes
+    more |= {"dimension_numbers": LAYOUTS[axes], "feature_group_count": groups}
+    return lambda x: lax.conv_general_dilated(x, w, strides, padding, **more)
 
 
 def conv_transposed(d: Dice, s: Shape) -> Function:
     w = d.array(d.one_of(2, 3), 3, s[-1], 2, scale=0.3)
     strides, padding = d.one_of((1, 1), (2, 2), (2, 1)), d.one_of("SAME", "VALID")
-    kernel = d.random() < 0.3
-    if kernel:
-        w = w.swapaxes(2, 3)
-    return lambda x: lax.conv_transpose(
-        x, w, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=kernel
-    )
+    turned = d.random() < 0.3
+    w = w.swapaxes(2, 3) if turned else w
+    return lambda x: lax.conv_transpose(x, w, strides, padding, dimension_numbers=LAYOUTS[2], transpose_kernel=turned)
 
 
 def of_flax(d: Dice, s: Shape) -> Function:
@@ -142,11 +134,10 @@ def of_flax(d: Dice, s: Shape) -> Function:
             lambda: nnx.Conv(c, d.randint(1, 4), size, strides=stride, padding=padding, **more),
             lambda: nnx.Conv(c, 2 * c, size, feature_group_count=c, use_bias=False, **more),
             lambda: nnx.ConvTranspose(
-                c, 2, size, strides=(2,) * len(size), padding=d.one_of("SAME", "VALID", "CIRCULAR"), **more
-            ),
+                c, 2, size, (2,) * len(size), padding=d.one_of("SAME", "VALID", "CIRCULAR"), **more),
             lambda: nnx.GroupNorm(c, num_groups=d.divisor(c), epsilon=eps, **more),
             lambda: nnx.InstanceNorm(c, epsilon=eps, **more),
-        ]
+        ]  # fmt: skip
     module = d.filled(d.choice(makers)())
     return lambda x: module(x)
 
@@ -166,7 +157,6 @@ def of_linen(d: Dice, s: Shape) -> Function:
 
 
 def of_equinox(d: Dice, s: Shape) -> Function:
-    """A module of one sample, mapped; channels first."""
     key = jax.random.key(d.randrange(99))
     c = s[0]
     size = d.one_of(1, 2, 3)
@@ -186,21 +176,14 @@ def of_equinox(d: Dice, s: Shape) -> Function:
     elif len(s) == 3:
         makers += [
             lambda: eqx.nn.Conv2d(
-                c,
-                3,
-                size,
-                d.one_of(1, 2),
-                d.one_of(0, 1, "SAME"),
-                d.one_of(1, 2),
-                key=key,
-                padding_mode=d.one_of("ZEROS", "CIRCULAR", "REFLECT", "REPLICATE"),
-            ),
+                c, 3, size, d.one_of(1, 2), d.one_of(0, 1, "SAME"), d.one_of(1, 2), key=key,
+                padding_mode=d.one_of("ZEROS", "CIRCULAR", "REFLECT", "REPLICATE")),
             lambda: eqx.nn.ConvTranspose2d(c, 2, size + 1, d.one_of(1, 2), d.one_of(0, 1), key=key),
             lambda: eqx.nn.AvgPool2d(2, d.one_of(1, 2), use_ceil=d.random() < 0.3),
             lambda: eqx.nn.MaxPool2d(d.one_of(2, 3), 2, padding=d.one_of(0, 1)),
             lambda: eqx.nn.AdaptiveAvgPool2d(2),
             lambda: eqx.nn.GroupNorm(d.divisor(c), c, eps=1e-2),
-        ]
+        ]  # fmt: skip
     else:
         makers += [lambda: eqx.nn.Conv1d(c, 3, size, d.one_of(1, 2), key=key), lambda: eqx.nn.MaxPool1d(2)]
     module = d.choice(makers)()
@@ -208,9 +191,8 @@ def of_equinox(d: Dice, s: Shape) -> Function:
     def cast(leaf: Any) -> Any:
         if not eqx.is_inexact_array(leaf):
             return leaf
-        drawn = d.numbers.standard_normal(leaf.shape).astype(np.float32) / np.sqrt(
-            max(1, leaf[0].size if leaf.ndim else 1)
-        )
+        size = np.sqrt(max(1, leaf[0].size if leaf.ndim else 1))
+        drawn = d.numbers.standard_normal(leaf.shape).astype(np.float32) / size
         return jnp.asarray(drawn).astype(getattr(d, "wide", d.dtype))
 
     module = jax.tree.map(cast, module)
@@ -228,11 +210,8 @@ plain("Linen", ANY, of_linen)
 plain("Equinox", ANY, of_equinox)
 plain("Equinox again", ANY, of_equinox)
 plain("einsum over tokens", (2,), lambda d, s: lambda x, w=d.array(s[0], 4, scale=0.5): jnp.einsum("btc,ts->bsc", x, w))
-plain(
-    "kernel by fft",
-    (1,),
-    lambda d, s: lambda x, k=d.array(s[0]): jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(k), s[0]),
-)
+plain("kernel by fft", (1,), lambda d, s: (
+    lambda x, k=d.array(s[0]): jnp.fft.irfft(jnp.fft.rfft(x) * jnp.fft.rfft(k), s[0])))  # fmt: skip
 plain("jnp.convolve", (1,), lambda d, s: lambda x, k=d.array(3, scale=0.5): jax.vmap(lambda y: jnp.convolve(y, k))(x))
 
 
@@ -416,39 +395,30 @@ def constant(d: Dice, s: Shape) -> Function:
     )
 
 
+def resized(d: Dice, s: Shape) -> Function:
+    mode, k = d.one_of("nearest", "linear", "bilinear"), d.one_of(2, 3, 8)
+    # Where a pixel is halfway between two, jax2onnx takes the other one: such models are refused as misread.
+    size = (8, 8) if mode == "nearest" else (k, k)
+    return lambda x: jax.image.resize(x, (x.shape[0], *size, x.shape[3]), mode, antialias=False)
+
+
+def solved(d: Dice, s: Shape) -> Function:
+    a = d.array(s[0], s[0], scale=0.1) + 2 * jnp.eye(s[0], dtype=jnp.float32)
+    return lambda x: jnp.linalg.solve(a, x.T).T
+
+
 plain("pooling", (2, 3), pool)
 plain("reduced", ANY, reduced)
 plain("moved", ANY, moved)
 plain("moved again", ANY, moved)
 plain("constants", ANY, constant)
-plain(
-    "resize",
-    (3,),
-    lambda d, s: (
-        lambda x, m=d.one_of("nearest", "linear", "bilinear"), k=d.one_of(2, 3, 8): jax.image.resize(
-            # Where a pixel is halfway between two, jax2onnx takes the other one: such models are refused as misread.
-            x,
-            (x.shape[0], *((8, 8) if m == "nearest" else (k, k)), x.shape[3]),
-            m,
-            antialias=False,
-        )
-    ),
-)
+plain("resize", (3,), resized)
 odd("resize, antialiased", (3,), lambda d, s: lambda x: jax.image.resize(x, (x.shape[0], 3, 3, x.shape[3]), "linear"))
 odd("half of a spectrum", (2, 3), lambda d, s: lambda x: jnp.fft.irfft(jnp.fft.rfft(x, axis=1) * 0.5, n=s[0], axis=1))
 odd("median", (1, 2), lambda d, s: lambda x: jnp.median(x, -1, keepdims=True))
-odd(
-    "solve with a constant",
-    (1,),
-    lambda d, s: (
-        lambda x, a=d.array(s[0], s[0], scale=0.1) + 2 * jnp.eye(s[0], dtype=jnp.float32): jnp.linalg.solve(a, x.T).T
-    ),
-)
-odd(
-    "matrix exponential",
-    (1,),
-    lambda d, s: lambda x, a=d.array(s[0], s[0], scale=0.5): x @ jax.scipy.linalg.expm(a - a.T),
-)
+odd("solve with a constant", (1,), solved)
+odd("matrix exponential", (1,), lambda d, s: (
+    lambda x, a=d.array(s[0], s[0], scale=0.5): x @ jax.scipy.linalg.expm(a - a.T)))  # fmt: skip
 
 
 # -- loops, transformations, state -----------------------------------------------------------------------------------
@@ -542,7 +512,6 @@ class Drawn:
         return tuple(filter(None, (*(name for name, _, _ in self.pieces), self.ports, self.dtype)))
 
     def function(self, dtype: Any = None) -> Function:
-        """Build it, with numbers in a type."""
         own = jnp.dtype(self.dtype)
         made = [_built(piece, own, dtype) for piece in self.pieces]
 
@@ -581,7 +550,6 @@ class _Widened(Dice):
 
 
 def drawn(seed: int) -> Drawn:
-    """Draw the function of a number: the same for the same number."""
     d = random.Random(seed)
     shape = d.choice(SHAPES[d.choices([1, 2, 3], [30, 25, 45])[0]])
     dtype = d.choices(["float32", "float64", "bfloat16"], [85, 10, 5])[0]
@@ -591,10 +559,9 @@ def drawn(seed: int) -> Drawn:
     while len(found) < count:
         name, is_odd = PIECES.draw(d, shape, odd_ones)
         piece = (name, d.randrange(2**31), shape)
+        given = STRUCT((1, *shape), jnp.dtype(dtype))
         try:
-            (out,) = jax.tree.leaves(
-                jax.eval_shape(_built(piece, jnp.dtype(dtype)), STRUCT((1, *shape), jnp.dtype(dtype)))
-            )
+            (out,) = jax.tree.leaves(jax.eval_shape(_built(piece, given.dtype), given))
         except Exception:  # whatever JAX raises for a shape that does not fit
             continue
         if out.shape[:1] == (1,) and 2 <= len(out.shape) <= 4 and 0 < np.prod(out.shape) <= MOST:
@@ -607,7 +574,6 @@ def drawn(seed: int) -> Drawn:
 
 # -- the oracle's side -----------------------------------------------------------------------------------------------
 def machine(f: Function, shapes: Sequence[Shape], share: float = 0.0) -> Machine:
-    """A function of batches in float64."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     cuts = np.cumsum(sizes)[:-1]
 
@@ -633,24 +599,16 @@ def machine(f: Function, shapes: Sequence[Shape], share: float = 0.0) -> Machine
             found.append(np.asarray(g(*map(jnp.asarray, parts)), np.float64)[: n - at])
         return np.concatenate(found)
 
-    return Machine(
-        sum(sizes),
-        lambda x: in_chunks(flat, x),
-        lambda x, u: _with_while(in_chunks, pulled, x, u),
-        max(1e-12, share),
-    )
+    def pull(x: Vectors, u: Vectors) -> Vectors:
+        try:
+            return in_chunks(pulled, x, u)
+        except (ValueError, TypeError):  # a loop of unknown length has no reverse derivative in JAX
+            return np.zeros_like(x)
 
-
-def _with_while(in_chunks: Function, pulled: Function, x: Vectors, u: Vectors) -> Vectors:
-    """The gradient; none of a loop of unknown length, of which JAX has no reverse derivative."""
-    try:
-        return np.asarray(in_chunks(pulled, x, u))
-    except (ValueError, TypeError):
-        return np.zeros_like(x)
+    return Machine(sum(sizes), partial(in_chunks, flat), pull, max(1e-12, share))
 
 
 def asked(seed: int) -> Outcome:
-    """Bound the function of a number and attack it."""
     found = drawn(seed)
     given: Any = found.shapes[0]
     if len(found.shapes) > 1:

@@ -17,8 +17,6 @@ INSIDE = {"float32 inside": 1e-6, "float16 inside": 1e-2, "bfloat16 autocast": 5
 
 
 class Dice(random.Random):
-    """Choices that describe a model."""
-
     def one_of(self, *items: Any) -> Any:
         return self.choice(items)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from networks.drawn_models.attacks import Machine, Vectors
 from networks.drawn_models.hunting import Outcome, outcome
 from networks.drawn_models.pieces import ROOM, Dice, Pieces, Shape, relative
-from networks.stored.networks import AOL, CPL, OF_WEIGHTS, SLL, Recurrent, SplineOfKnots
+from networks.stored.networks import AOL, BLUR, CPL, OF_ONE_VALUE, OF_WEIGHTS, SLL, Recurrent, SplineOfKnots, by_relu
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -59,52 +60,31 @@ NORMS: Any = {1: nn.BatchNorm1d, 2: nn.BatchNorm1d, 3: nn.BatchNorm2d, 4: nn.Bat
 
 
 def conv(d: Dice, s: Shape, cout: int | None = None, keep: bool = False) -> Any:
-    axes = len(s) - 1
     cout = cout or d.randint(1, 6)
     groups = d.divisor(s[0], cout) if d.chance(0.3) else 1
-    size = tuple(d.one_of(1, 2, 3, 3, 3, 5) for _ in range(axes))
+    size = tuple(d.one_of(1, 2, 3, 3, 3, 5) for _ in s[1:])
     if keep:
         size = tuple(n | 1 for n in size)
         padding: Any = "same" if d.chance(0.3) else tuple(n // 2 for n in size)
-        mode = d.one_of("zeros", "zeros", "circular")
-        return (
-            nn.Conv2d(s[0], cout, size, padding=padding, groups=groups, padding_mode=mode)
-            if axes == 2
-            else CONVS[axes + 1](s[0], cout, size, padding=padding, groups=groups)
-        )
-    stride = tuple(d.one_of(1, 1, 2, 3) for _ in range(axes))
-    dilation = tuple(d.one_of(1, 1, 1, 2) for _ in range(axes))
-    padding = d.one_of(0, 1, 2, tuple(d.randint(0, 2) for _ in range(axes)))
+        mode = d.one_of("zeros", "zeros", "circular") if len(s) == 3 else "zeros"
+        return CONVS[len(s)](s[0], cout, size, padding=padding, groups=groups, padding_mode=mode)
+    stride = tuple(d.one_of(1, 1, 2, 3) for _ in size)
+    dilation = tuple(d.one_of(1, 1, 1, 2) for _ in size)
+    padding = d.one_of(0, 1, 2, tuple(d.randint(0, 2) for _ in size))
     if d.chance(0.2):
-        padding, stride = "same", (1,) * axes
+        padding, stride = "same", (1,) * len(size)
     mode = d.one_of("zeros", "zeros", "zeros", "circular", "reflect", "replicate")
-    return CONVS[axes + 1](
-        s[0],
-        cout,
-        size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        padding_mode=mode,
-        bias=d.chance(0.7),
-    )
+    return CONVS[len(s)](s[0], cout, size, stride, padding, dilation, groups, d.chance(0.7), mode)
 
 
 def transposed(d: Dice, s: Shape) -> Any:
-    axes = len(s) - 1
     cout = d.randint(1, 4)
-    stride = tuple(d.one_of(1, 2, 2, 3) for _ in range(axes))
+    stride = tuple(d.one_of(1, 2, 2, 3) for _ in s[1:])
+    size = tuple(d.randint(1, 4) for _ in stride)
+    more = tuple(d.randrange(n) for n in stride) if d.chance(0.3) else 0
+    groups = d.divisor(s[0], cout)
     return TRANSPOSED[len(s)](
-        s[0],
-        cout,
-        tuple(d.randint(1, 4) for _ in range(axes)),
-        stride=stride,
-        padding=d.one_of(0, 0, 1),
-        output_padding=tuple(d.randrange(n) for n in stride) if d.chance(0.3) else 0,
-        dilation=d.one_of(1, 1, 2),
-        groups=d.divisor(s[0], cout),
-        bias=d.chance(0.5),
+        s[0], cout, size, stride, d.one_of(0, 0, 1), more, groups, d.chance(0.5), d.one_of(1, 1, 2)
     )
 
 
@@ -134,23 +114,18 @@ def rescaled(d: Dice, s: Shape) -> Any:
 
 
 def reparametrized(d: Dice, s: Shape) -> Any:
-    made = layer(d, s)
     kinds: list[Callable[[nn.Module], nn.Module]] = [
-        parametrizations.weight_norm,
-        parametrizations.spectral_norm,
-        torch.nn.utils.spectral_norm,
-        torch.nn.utils.weight_norm,
-        *([parametrizations.orthogonal] if len(s) == 1 else []),
-    ]
-    found = d.choice(kinds)(made)
+        parametrizations.weight_norm, parametrizations.spectral_norm, torch.nn.utils.spectral_norm,
+        torch.nn.utils.weight_norm, *([parametrizations.orthogonal] if len(s) == 1 else []),
+    ]  # fmt: skip
+    found = d.choice(kinds)(layer(d, s))
     if d.chance(0.4):
         found.train()(torch.randn(2, *s))  # power iterations
     return found
 
 
 def computed_weight(d: Dice, s: Shape) -> Any:
-    """A kernel that is computed at each call."""
-    made = layer(d, s)
+    weight = layer(d, s).get_parameter("weight")
     f = d.one_of(
         *(f for f, _, outputs in OF_WEIGHTS.values() if outputs == 4),
         lambda w: (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True) + 1e-5),
@@ -158,9 +133,9 @@ def computed_weight(d: Dice, s: Shape) -> Any:
         lambda w: w + (w.round() - w).detach(),
     )
     if len(s) == 1:
-        return Lambda(lambda x, w: F.linear(x, f(w)), made.get_parameter("weight"))
+        return Lambda(lambda x, w: F.linear(x, f(w)), weight)
     run: Any = {2: F.conv1d, 3: F.conv2d, 4: F.conv3d}[len(s)]
-    return Lambda(lambda x, w: run(x, f(w), None, 1, 0, 1, x.shape[1] // w.shape[1]), made.get_parameter("weight"))
+    return Lambda(lambda x, w: run(x, f(w), None, 1, 0, 1, x.shape[1] // w.shape[1]), weight)
 
 
 plain("layer", ANY, layer)
@@ -170,13 +145,8 @@ plain("large or special weights", ANY, rescaled)
 plain("reparametrized", ANY, reparametrized)
 plain("computed weight", ANY, computed_weight)
 plain("dense over the last axis", (1, 2, 3), linear)
-plain(
-    "matrix by einsum",
-    (2,),
-    lambda d, s: Lambda(
-        lambda x, w, e=d.one_of("btc,ts->bsc", "btc,ts->bcs"): torch.einsum(e, x, w), torch.randn(s[0], 4) / 2
-    ),
-)
+plain("matrix by einsum", (2,), lambda d, s: Lambda(
+    partial(torch.einsum, d.one_of("btc,ts->bsc", "btc,ts->bcs")), torch.randn(s[0], 4) / 2))  # fmt: skip
 plain("constant matrix from the left", (2,), lambda d, s: Lambda(lambda x, w: w @ x, torch.randn(3, s[0]) / 2))
 
 
@@ -185,10 +155,7 @@ def batch_norm(d: Dice, s: Shape) -> Any:
     made = NORMS[len(s)](s[0], eps=d.one_of(1e-5, 1e-3), affine=d.chance(0.8))
     made.running_mean.normal_()
     made.running_var.uniform_(0.2, 2)
-    if made.affine:
-        made.weight.data.uniform_(-1.5, 1.5)
-        made.bias.data.normal_()
-    return made
+    return affine(d, made)
 
 
 def affine(d: Dice, made: nn.Module) -> Any:
@@ -203,40 +170,39 @@ EPSILONS = (1e-5, 1e-3, 0.1)
 def written_norm(d: Dice, s: Shape) -> Any:
     eps = d.choice(EPSILONS)
     axis: Any = d.one_of(-1, 1, tuple(range(1, len(s) + 1)))
+    kept: Any = {"dim": axis, "keepdim": True}
     return Lambda(
         d.one_of(
-            lambda x: (x - x.mean(axis, keepdim=True)) / torch.sqrt(x.var(axis, keepdim=True, unbiased=False) + eps),
-            lambda x: (x - x.mean(axis, keepdim=True)) / (x.std(axis, keepdim=True) + eps),
-            lambda x: x * torch.rsqrt(x.pow(2).mean(axis, keepdim=True) + eps),
-            lambda x: x / (x.norm(dim=axis, keepdim=True) + eps),
-            lambda x: x / x.norm(dim=axis, keepdim=True).clamp(min=eps),
-            lambda x: x / torch.maximum(x.norm(dim=axis, keepdim=True), torch.ones(())),
-            lambda x: x / x.abs().amax(axis, keepdim=True).clamp(min=eps),
-            lambda x: x * torch.tanh(x.norm(dim=axis, keepdim=True)) / (x.norm(dim=axis, keepdim=True) + eps),
+            lambda x: (x - x.mean(**kept)) / torch.sqrt(x.var(**kept, unbiased=False) + eps),
+            lambda x: (x - x.mean(**kept)) / (x.std(**kept) + eps),
+            lambda x: x * torch.rsqrt(x.pow(2).mean(**kept) + eps),
+            lambda x: x / (x.norm(**kept) + eps),
+            lambda x: x / x.norm(**kept).clamp(min=eps),
+            lambda x: x / torch.maximum(x.norm(**kept), torch.ones(())),
+            lambda x: x / x.abs().amax(**kept).clamp(min=eps),
+            lambda x: x * torch.tanh(x.norm(**kept)) / (x.norm(**kept) + eps),
         )
     )
 
 
-def group_norm(d: Dice, s: Shape) -> Any:
-    return affine(d, nn.GroupNorm(d.divisor(s[0]), s[0], eps=d.choice(EPSILONS)))
+def channels_last(d: Dice, s: Shape) -> Any:
+    norm = nn.LayerNorm(s[0], eps=1e-3)
+    return Lambda(lambda x, f: f(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), norm)
+
+
+def normalized(d: Dice, s: Shape) -> Any:
+    p, eps = d.one_of(2.0, 2.0, 1.0), d.choice(EPSILONS)
+    return Lambda(lambda x: F.normalize(x, p=p, dim=1, eps=eps))
 
 
 plain("batch norm", ANY, batch_norm)
 plain("layer norm", ANY, lambda d, s: affine(d, nn.LayerNorm(s[-d.randint(1, len(s)) :], eps=d.choice(EPSILONS))))
-plain("group norm", ANY, group_norm)
+plain("group norm", ANY, lambda d, s: affine(d, nn.GroupNorm(d.divisor(s[0]), s[0], eps=d.choice(EPSILONS))))
 plain("instance norm", (3,), lambda d, s: nn.InstanceNorm2d(s[0], affine=d.chance(0.5), eps=d.choice(EPSILONS)))
 plain("rms norm", ANY, lambda d, s: affine(d, nn.RMSNorm(s[-1:], eps=d.choice(EPSILONS))))
 plain("norm, written out", ANY, written_norm)
-plain(
-    "normalize",
-    ANY,
-    lambda d, s: Lambda(lambda x, p=d.one_of(2.0, 2.0, 1.0), e=d.choice(EPSILONS): F.normalize(x, p=p, dim=1, eps=e)),
-)
-plain(
-    "channels last layer norm",
-    (3,),
-    lambda d, s: Lambda(lambda x, f: f(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), nn.LayerNorm(s[0], eps=1e-3)),
-)
+plain("normalize", ANY, normalized)
+plain("channels last layer norm", (3,), channels_last)
 odd("batch statistics", (1, 3), lambda d, s: NORMS[len(s)](s[0], track_running_stats=False))
 odd("local response norm", (2, 3), lambda d, s: nn.LocalResponseNorm(d.randint(1, 3)))
 odd("layer norm without epsilon", (1,), lambda d, s: nn.LayerNorm(s, eps=0.0))
@@ -261,15 +227,10 @@ ACTIVATIONS: list[Callable[[Dice, Shape], nn.Module]] = [
     lambda d, s: nn.RReLU(0.1, 0.4),
 ]
 WRITTEN: list[Callable[..., Any]] = [
-    lambda x: x * torch.sigmoid(1.702 * x),
-    lambda x: x * F.softplus(x).tanh(),
-    lambda x: x.sign() * F.relu(x.abs() - 0.2),
+    *(f for name, f in OF_ONE_VALUE.items() if "refused" not in name),
     lambda x: torch.where(x > 0, x, torch.exp(x) - 1),
     lambda x: torch.where(x.abs() <= 1, 0.5 * x**2, x.abs() - 0.5),
-    lambda x: x / torch.sqrt(1 + x**2),
     lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
-    lambda x: x + torch.sin(3 * x) ** 2 / 3,
-    lambda x: torch.exp(-(x**2)),
     lambda x: torch.log(torch.cosh(x.clamp(-5, 5))),
     lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
     lambda x: torch.heaviside(x, torch.zeros(())) * x,
@@ -305,9 +266,7 @@ STEEP: list[Callable[..., Any]] = [
 
 
 def activation(d: Dice, s: Shape) -> Any:
-    if d.chance(0.6):
-        return d.choice(ACTIVATIONS)(d, s)
-    return Lambda(d.choice(WRITTEN))
+    return d.choice(ACTIVATIONS)(d, s) if d.chance(0.6) else Lambda(d.choice(WRITTEN))
 
 
 class Reversed(torch.autograd.Function):
@@ -328,72 +287,63 @@ def maxmin(d: Dice, s: Shape) -> Any:
         d.one_of(
             lambda x: torch.cat([torch.max(*split(x)), torch.min(*split(x))], 1),
             lambda x: torch.stack([torch.minimum(*split(x)), torch.maximum(*split(x))], 2).flatten(1, 2),
-            lambda x: (lambda a, b: torch.cat([a + F.relu(b - a), b - F.relu(b - a)], 1))(*split(x)),
+            lambda x: torch.cat(by_relu(*split(x)), 1),
             lambda x: x.unflatten(1, (x.shape[1] // 2, 2)).sort(2, descending=True)[0].flatten(1, 2),
         )
     )
 
 
+def group_sort(d: Dice, s: Shape) -> Any:
+    n = d.divisor(s[0])
+    return Lambda(lambda x: x.unflatten(1, (-1, n)).sort(2).values.flatten(1, 2))
+
+
+def of_channels(f: Callable[..., Any], *parts: Any) -> Callable[[Dice, Shape], Any]:
+    """A function of a value and of numbers for each channel, which are drawn."""
+    return lambda d, s: Lambda(f, *(part(s[0], *(1,) * (len(s) - 1)) for part in parts))
+
+
 for _name in ("activation", "second activation", "third activation"):
     plain(_name, ANY, activation)
 plain("maxmin", ANY, maxmin)
-plain("full sort", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): x.sort(a, descending=True)[0]))
-plain(
-    "group sort",
-    ANY,
-    lambda d, s: Lambda(lambda x, n=d.divisor(s[0]): x.unflatten(1, (-1, n)).sort(2).values.flatten(1, 2)),
-)
+plain("group sort", ANY, group_sort)
 plain("spline", ANY, lambda d, s: SplineOfKnots(d.chance(0.4), d.one_of(0.1, 0.5)))
-plain("crelu", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): torch.cat([F.relu(x), F.relu(-x)], a)))
-plain(
-    "soft threshold, learned",
-    ANY,
-    lambda d, s: Lambda(lambda x, t: x.sign() * F.relu(x.abs() - t), torch.rand(s[0], *(1,) * (len(s) - 1))),
-)
+plain("soft threshold, learned", ANY, of_channels(lambda x, t: x.sign() * F.relu(x.abs() - t), torch.rand))
+plain("per-channel slopes", ANY, of_channels(lambda x, a, b: a * F.relu(x) - b * F.relu(-x), torch.randn, torch.randn))
 plain("softmax", ANY, lambda d, s: nn.Softmax(d.randint(1, len(s))))
 plain("log softmax", ANY, lambda d, s: nn.LogSoftmax(1))
-plain(
-    "per-channel slopes",
-    ANY,
-    lambda d, s: Lambda(
-        lambda x, a, b: a * F.relu(x) - b * F.relu(-x), *torch.randn(2, s[0], *(1,) * (len(s) - 1)).unbind()
-    ),
-)
 odd("jumps", ANY, lambda d, s: Lambda(d.choice(JUMPING)))
 odd("steep", ANY, lambda d, s: Lambda(d.choice(STEEP)))
 odd("squashed, then steep", ANY, lambda d, s: Lambda(lambda x, f=d.choice(STEEP): f(torch.tanh(x) * 1.5 + 2)))
 odd("declared derivative", ANY, lambda d, s: Lambda(Reversed.apply))
-odd("gated linear unit", ANY, lambda d, s: Lambda(lambda x: F.glu(x, 1)))
-odd("bounded gate", ANY, lambda d, s: Lambda(lambda x: torch.tanh(x) * torch.sigmoid(x.flip(1))))
 
 
 # -- pooling, resizing, transforms -----------------------------------------------------------------------------------
+POOLS: Any = {
+    2: (nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveMaxPool1d, nn.AdaptiveAvgPool1d, "linear"),
+    3: (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, "bilinear"),
+    4: (nn.MaxPool3d, nn.AvgPool3d, nn.AdaptiveMaxPool3d, nn.AdaptiveAvgPool3d, "trilinear"),
+}
+"""By the axes of a sample: what pools, and how pixels between others are read."""
+
+
 def pool(d: Dice, s: Shape) -> Any:
-    axes = len(s) - 1
-    size = tuple(d.one_of(1, 2, 2, 3) for _ in range(axes))
+    size = tuple(d.one_of(1, 2, 2, 3) for _ in s[1:])
     padding = tuple(d.one_of(0, n // 2) for n in size)
-    stride = tuple(d.one_of(1, 2, 3) for _ in range(axes)) if d.chance(0.6) else None
+    stride = tuple(d.one_of(1, 2, 3) for _ in size) if d.chance(0.6) else None
+    most, mean, *_ = POOLS[len(s)]
     if d.chance(0.5):
-        most: Any = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}[axes]
         return most(size, stride, padding, dilation=d.one_of(1, 1, 2), ceil_mode=d.chance(0.3))
-    mean: Any = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}[axes]
-    more = {"divisor_override": 3} if axes > 1 and d.chance(0.2) else {}
+    more = {"divisor_override": 3} if len(s) > 2 and d.chance(0.2) else {}
     return mean(size, stride, padding, ceil_mode=d.chance(0.3), count_include_pad=d.chance(0.5), **more)
 
 
 def adaptive(d: Dice, s: Shape) -> Any:
-    kinds: Any = {
-        2: (nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d),
-        3: (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
-        4: (nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool3d),
-    }[len(s)]
-    return d.choice(kinds)(tuple(d.one_of(1, 1, 2, 3) for _ in s[1:]))
+    return d.choice(POOLS[len(s)][2:4])(tuple(d.one_of(1, 1, 2, 3) for _ in s[1:]))
 
 
 def resize(d: Dice, s: Shape) -> Any:
-    mode: Any = {2: "linear", 3: "bilinear", 4: "trilinear"}[len(s)]
-    if d.chance(0.4):
-        mode = "nearest"
+    mode = d.one_of("nearest", *POOLS[len(s)][4:] * 2)
     size = tuple(max(1, n + d.randint(-2, 4)) for n in s[1:])
     corners = {} if mode == "nearest" else {"align_corners": d.chance(0.3)}
     if d.chance(0.5):
@@ -402,113 +352,113 @@ def resize(d: Dice, s: Shape) -> Any:
 
 
 def padded(d: Dice, s: Shape) -> Any:
-    amounts = [d.randint(-1, 2) for _ in range(2 * (len(s) - 1))]
     mode = d.one_of("constant", "constant", "reflect", "replicate", "circular")
-    if mode != "constant":
-        amounts = [abs(n) for n in amounts]
+    amounts = [d.randint(-1 if mode == "constant" else 0, 2) for _ in s[1:] * 2]
     value = {"value": d.one_of(0.0, 1.5)} if mode == "constant" else {}
     return Lambda(lambda x: F.pad(x, amounts, mode=mode, **value))
 
 
-def blur(d: Dice, s: Shape) -> Any:
-    taps = torch.tensor([1.0, 2.0, 1.0]) / 4
-    kernel = torch.outer(taps, taps).expand(s[0], 1, 3, 3).clone()
+def blurred(d: Dice, s: Shape) -> Any:
+    kernel = torch.tensor(BLUR).expand(s[0], 1, 3, 3).clone()
     mode = d.one_of("reflect", "constant")
     return Lambda(lambda x, k: F.conv2d(F.pad(x, (1, 1, 1, 1), mode), k, stride=2, groups=k.shape[0]), kernel)
 
 
 def fourier(d: Dice, s: Shape) -> Any:
     n, m = s[-2:]
-    real = torch.rand(n, m // 2 + 1) * 2
     norm = d.one_of("ortho", None, "backward")
     return d.one_of(
-        lambda: Lambda(lambda x, w: torch.fft.irfft2(torch.fft.rfft2(x, norm=norm) * w, s=(n, m), norm=norm), real),
-        lambda: Lambda(lambda x: torch.fft.fft2(x, norm="ortho").real),
-        lambda: Lambda(lambda x: torch.view_as_real(torch.fft.rfft2(x, norm="ortho"))),
-        lambda: Lambda(lambda x, w: x + torch.fft.irfft(torch.fft.rfft(x) * w, n=m), torch.randn(m // 2 + 1) / 2),
-    )()
+        Lambda(
+            lambda x, w: torch.fft.irfft2(torch.fft.rfft2(x, norm=norm) * w, s=(n, m), norm=norm),
+            torch.rand(n, m // 2 + 1) * 2,
+        ),
+        Lambda(lambda x: torch.fft.fft2(x, norm="ortho").real),
+        Lambda(lambda x: torch.view_as_real(torch.fft.rfft2(x, norm="ortho"))),
+        Lambda(lambda x, w: x + torch.fft.irfft(torch.fft.rfft(x) * w, n=m), torch.randn(m // 2 + 1) / 2),
+    )
 
 
+ALONG: dict[str, Callable[[Any, int], Any]] = {
+    "full sort": lambda x, a: x.sort(a, descending=True)[0],
+    "crelu": lambda x, a: torch.cat([F.relu(x), F.relu(-x)], a),
+    "mean": lambda x, a: x.mean(a),
+    "sum": lambda x, a: x.sum(a, keepdim=True) / 2,
+    "largest": lambda x, a: x.amax(a, keepdim=True),
+    "length": lambda x, a: x.norm(dim=a, keepdim=True),
+    "log-sum-exp": lambda x, a: x.logsumexp(a, keepdim=True),
+    "cumulative": lambda x, a: x.cumsum(a) / 3,
+    "centred": lambda x, a: x - x.mean(a, keepdim=True),
+}
+"""Functions of a value along an axis, which is drawn."""
 plain("pooling", (2, 3, 4), pool)
 plain("adaptive pooling", (2, 3, 4), adaptive)
 plain("resize", (2, 3, 4), resize)
 plain("padding", (2, 3, 4), padded)
-plain("blur pooling", (3,), blur)
+plain("blur pooling", (3,), blurred)
 plain("pixel shuffle", (3,), lambda d, s: nn.PixelShuffle(2))
 plain("pixel unshuffle", (3,), lambda d, s: nn.PixelUnshuffle(2))
 plain("channel shuffle", (3,), lambda d, s: nn.ChannelShuffle(d.divisor(s[0])))
 plain("unfold", (3,), lambda d, s: nn.Unfold(d.one_of(2, 3), stride=d.one_of(1, 2), padding=d.one_of(0, 1)))
 plain("windows of a tensor", (2, 3), lambda d, s: Lambda(lambda x, n=d.one_of(1, 2): x.unfold(-1, 3, n)))
-plain(
-    "mean over axes", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)), k=d.chance(0.5): x.mean(a, keepdim=k))
-)
-plain("sum over an axis", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): x.sum(a, keepdim=True) / 2))
-plain("largest", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): x.amax(a, keepdim=True)))
-plain("length", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): x.norm(dim=a, keepdim=True)))
-plain("log-sum-exp", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): x.logsumexp(a, keepdim=True)))
 plain("top two", ANY, lambda d, s: Lambda(lambda x: x.topk(2, 1)[0]))
-plain("cumulative", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): x.cumsum(a) / 3))
-plain("centred", ANY, lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): x - x.mean(a, keepdim=True)))
+
+
+def along(f: Callable[[Any, int], Any]) -> Callable[[Dice, Shape], Any]:
+    return lambda d, s: Lambda(lambda x, a=d.randint(1, len(s)): f(x, a))
+
+
+for _name in ALONG:
+    plain(_name, ANY, along(ALONG[_name]))
 odd("fourier", (2, 3), fourier)
 odd("bicubic", (3,), lambda d, s: nn.Upsample(scale_factor=2, mode="bicubic"))
-odd("antialiased", (3,), lambda d, s: Lambda(lambda x: F.interpolate(x, size=(3, 3), mode="bilinear", antialias=True)))
-odd(
-    "grid sampling",
-    (3,),
-    lambda d, s: Lambda(
-        lambda x, g: F.grid_sample(x, g.expand(x.shape[0], -1, -1, -1), align_corners=False),
-        torch.rand(1, 3, 3, 2) * 2 - 1,
-    ),
-)
-odd("median", (1, 2), lambda d, s: Lambda(lambda x: x.median(1, keepdim=True).values))
-odd("variance", ANY, lambda d, s: Lambda(lambda x: x.var(1, keepdim=True)))
-odd("deviation", ANY, lambda d, s: Lambda(lambda x: x.std(1, keepdim=True)))
-odd("product of entries", ANY, lambda d, s: Lambda(lambda x: x.tanh().prod(1, keepdim=True)))
+odd("grid sampling", (3,), lambda d, s: Lambda(
+    lambda x, g: F.grid_sample(x, g.expand(x.shape[0], -1, -1, -1), align_corners=False),
+    torch.rand(1, 3, 3, 2) * 2 - 1))  # fmt: skip
 odd("distances to prototypes", (1,), lambda d, s: Lambda(lambda x, p: torch.cdist(x, p), torch.randn(4, s[0])))
-odd("gram matrix", (2,), lambda d, s: Lambda(lambda x: x @ x.transpose(1, 2)))
 
 
 # -- moves and constants ---------------------------------------------------------------------------------------------
 def moved(d: Dice, s: Shape) -> Any:
     a, b = d.randint(1, len(s)), d.randint(1, len(s))
     n = s[a - 1]
-    order = torch.randperm(n)
     by = d.one_of(0, 1, -2)
     return d.one_of(
-        lambda: Lambda(lambda x: torch.roll(x, by, a)),
-        lambda: Lambda(lambda x: x.flip(a)),
-        lambda: Lambda(lambda x: x.transpose(a, b)),
-        lambda: Lambda(lambda x: torch.movedim(x, a, -1)),
-        lambda: Lambda(lambda x, o: x.index_select(a, o), order),
-        lambda: Lambda(lambda x, o: x.index_select(a, o), torch.randint(n, (n + 1,))),
-        lambda: Lambda(lambda x: x.narrow(a, n // 3, n - n // 3)),
-        lambda: Lambda(lambda x: x.repeat_interleave(2, a)),
-        lambda: Lambda(lambda x: torch.cat([x, x], a)),
-        lambda: Lambda(lambda x: torch.cat([x, torch.ones_like(x)], a)),
-        lambda: Lambda(lambda x: x.flatten(1)),
-        lambda: Lambda(lambda x: x[..., ::2]),
-        lambda: Lambda(lambda x: x.diff(dim=a)),
-        lambda: Lambda(lambda x: torch.stack(x.unbind(a)[::-1], a)),
-    )()
+        Lambda(lambda x: torch.roll(x, by, a)),
+        Lambda(lambda x: x.flip(a)),
+        Lambda(lambda x: x.transpose(a, b)),
+        Lambda(lambda x: torch.movedim(x, a, -1)),
+        Lambda(lambda x, o: x.index_select(a, o), torch.randperm(n)),
+        Lambda(lambda x, o: x.index_select(a, o), torch.randint(n, (n + 1,))),
+        Lambda(lambda x: x.narrow(a, n // 3, n - n // 3)),
+        Lambda(lambda x: x.repeat_interleave(2, a)),
+        Lambda(lambda x: torch.cat([x, x], a)),
+        Lambda(lambda x: torch.cat([x, torch.ones_like(x)], a)),
+        Lambda(lambda x: x.flatten(1)),
+        Lambda(lambda x: x[..., ::2]),
+        Lambda(lambda x: x.diff(dim=a)),
+        Lambda(lambda x: torch.stack(x.unbind(a)[::-1], a)),
+    )
 
 
 def constant(d: Dice, s: Shape) -> Any:
-    part = tuple(1 if d.chance(0.4) else n for n in s)
-    c = torch.randn(part)
+    c = torch.randn(tuple(1 if d.chance(0.4) else n for n in s))
     factor = d.one_of(2, -0.5, 0.1)
-    return d.one_of(
-        lambda: Lambda(lambda x, c: x * c, c),
-        lambda: Lambda(lambda x, c: (x - c) / (c.abs() + 0.5), c),
-        lambda: Lambda(lambda x, c: x + c, c),
-        lambda: Lambda(lambda x: x / 255 * 2 - 1),
-        lambda: Lambda(lambda x, c: x.masked_fill(c > 0.5, 0.0), c),
-        lambda: Lambda(lambda x, c: torch.where(c > 0, x, -x), c),
-        lambda: Lambda(lambda x, c: torch.where(c > 0, x, c), c),
-        lambda: Lambda(lambda x: x * factor),
-        lambda: Lambda(lambda x, c: torch.addcmul(x, x, c, value=0.5), c),
-        lambda: Lambda(lambda x, c: x.mul(c).add_(1.0), c),
-        lambda: Lambda(lambda x, c: x * c.sigmoid() + 0 * x.flip(1), c),
-    )()
+    return Lambda(
+        d.one_of(
+            lambda x, c: x * c,
+            lambda x, c: (x - c) / (c.abs() + 0.5),
+            lambda x, c: x + c,
+            lambda x, _: x / 255 * 2 - 1,
+            lambda x, c: x.masked_fill(c > 0.5, 0.0),
+            lambda x, c: torch.where(c > 0, x, -x),
+            lambda x, c: torch.where(c > 0, x, c),
+            lambda x, _: x * factor,
+            lambda x, c: torch.addcmul(x, x, c, value=0.5),
+            lambda x, c: x.mul(c).add_(1.0),
+            lambda x, c: x * c.sigmoid() + 0 * x.flip(1),
+        ),
+        c,
+    )
 
 
 def in_place(d: Dice, s: Shape) -> Any:
@@ -531,64 +481,61 @@ def in_place(d: Dice, s: Shape) -> Any:
     return Lambda(d.one_of(first_channel, shifted, added))
 
 
+def messages(d: Dice, s: Shape) -> Any:
+    edges = torch.randint(s[0], (2, 7)).unbind()
+    return Lambda(lambda x, i, j: torch.zeros_like(x).index_add(1, i, x[:, j]), *edges)
+
+
 plain("moved", ANY, moved)
 plain("moved again", ANY, moved)
 plain("constants", ANY, constant)
 plain("in place", ANY, in_place)
 plain("dropout", ANY, lambda d, s: d.one_of(nn.Dropout, nn.AlphaDropout, nn.Dropout1d, nn.Dropout2d)(0.5))
-plain(
-    "message passing",
-    (2,),
-    lambda d, s: Lambda(
-        lambda x, i, j: torch.zeros_like(x).index_add(1, i, x[:, j]), *torch.randint(s[0], (2, 7)).unbind()
-    ),
-)
-odd("dropout that stays", ANY, lambda d, s: Lambda(lambda x: F.dropout(x, 0.3)))
-odd("noise", ANY, lambda d, s: Lambda(lambda x: x + 0.1 * torch.randn_like(x)))
-odd("upper triangle", (2,), lambda d, s: Lambda(lambda x: torch.triu(x) + x.tril(-1) * 2))
-odd(
-    "solve with a constant",
-    (1,),
-    lambda d, s: Lambda(lambda x, a: torch.linalg.solve(a, x.mT).mT, torch.eye(s[0]) * 2 + torch.randn(s[0], s[0]) / 9),
-)
+plain("message passing", (2,), messages)
+odd("solve with a constant", (1,), lambda d, s: Lambda(
+    lambda x, a: torch.linalg.solve(a, x.mT).mT, torch.eye(s[0]) * 2 + torch.randn(s[0], s[0]) / 9))  # fmt: skip
 
 
-# -- batch, transformations, types -------------------------------------------------------------------------------------
-odd("batch mean taken off", ANY, lambda d, s: Lambda(lambda x: x - x.mean(0, keepdim=True)))
-odd("times the batch size", ANY, lambda d, s: Lambda(lambda x: x * x.shape[0]))
-odd("batch summed up", ANY, lambda d, s: Lambda(lambda x: x.cumsum(0)))
-odd("length of the batch", ANY, lambda d, s: Lambda(lambda x: x / (x.norm() + 1)))
-odd("softmax over the batch", ANY, lambda d, s: Lambda(lambda x: x.softmax(0)))
+# -- batch, transformations, types -----------------------------------------------------------------------------------
+ODD: dict[str, tuple[tuple[int, ...], Callable[[Any], Any]]] = {
+    "gated linear unit": (ANY, lambda x: F.glu(x, 1)),
+    "bounded gate": (ANY, lambda x: torch.tanh(x) * torch.sigmoid(x.flip(1))),
+    "antialiased": ((3,), lambda x: F.interpolate(x, size=(3, 3), mode="bilinear", antialias=True)),
+    "median": ((1, 2), lambda x: x.median(1, keepdim=True).values),
+    "variance": (ANY, lambda x: x.var(1, keepdim=True)),
+    "deviation": (ANY, lambda x: x.std(1, keepdim=True)),
+    "product of entries": (ANY, lambda x: x.tanh().prod(1, keepdim=True)),
+    "gram matrix": ((2,), lambda x: x @ x.transpose(1, 2)),
+    "dropout that stays": (ANY, lambda x: F.dropout(x, 0.3)),
+    "noise": (ANY, lambda x: x + 0.1 * torch.randn_like(x)),
+    "upper triangle": ((2,), lambda x: torch.triu(x) + x.tril(-1) * 2),
+    "batch mean taken off": (ANY, lambda x: x - x.mean(0, keepdim=True)),
+    "times the batch size": (ANY, lambda x: x * x.shape[0]),
+    "batch summed up": (ANY, lambda x: x.cumsum(0)),
+    "length of the batch": (ANY, lambda x: x / (x.norm() + 1)),
+    "softmax over the batch": (ANY, lambda x: x.softmax(0)),
+    "mapped by vmap": (ANY, lambda x: torch.vmap(lambda y: torch.tanh(y) + y.flip(0))(x)),
+    "no gradient": (ANY, lambda x: x + torch.tanh(x.detach())),
+    "float16 inside": (ANY, lambda x: x.half().tanh().to(x.dtype)),
+    "float32 inside": (ANY, lambda x: torch.tanh(x.float()).to(x.dtype)),
+    "complex multiplication": (
+        (1, 2), lambda x: torch.view_as_real(torch.complex(x, x.flip(1)) * (0.6 + 0.8j)).flatten(1)),
+    "constant output": (ANY, torch.zeros_like),
+    "huge scale": (ANY, lambda x: x * 1e20 * 1e-20),
+}  # fmt: skip
+"""Functions of a value alone."""
+for _name in ODD:
+    odd(_name, ODD[_name][0], lambda d, s, f=ODD[_name][1]: Lambda(f))  # type: ignore[misc]
 odd("scripted", (1, 3), lambda d, s: torch.jit.script(nn.Sequential(layer(d, s), nn.ReLU()).eval()))
 odd("compiled", (1,), lambda d, s: torch.compile(nn.Sequential(layer(d, s), nn.ReLU()), backend="eager"))
-odd(
-    "checkpointed",
-    ANY,
-    lambda d, s: Lambda(lambda x, f: torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False), layer(d, s)),
-)
-odd("mapped by vmap", ANY, lambda d, s: Lambda(lambda x: torch.vmap(lambda y: torch.tanh(y) + y.flip(0))(x)))
-odd(
-    "gradient of a potential",
-    (1,),
-    lambda d, s: Lambda(
-        lambda x, f: torch.func.vmap(torch.func.grad(lambda y: f(y).tanh().sum()))(x), nn.Linear(s[0], 5)
-    ),
-)
-odd("no gradient", ANY, lambda d, s: Lambda(lambda x: x + torch.tanh(x.detach())))
-odd("float16 inside", ANY, lambda d, s: Lambda(lambda x: x.half().tanh().to(x.dtype)))
-odd("float32 inside", ANY, lambda d, s: Lambda(lambda x: torch.tanh(x.float()).to(x.dtype)))
-odd(
-    "complex multiplication",
-    (1, 2),
-    lambda d, s: Lambda(lambda x: torch.view_as_real(torch.complex(x, x.flip(1)) * (0.6 + 0.8j)).flatten(1)),
-)
-odd("constant output", ANY, lambda d, s: Lambda(lambda x: torch.zeros_like(x)))
-odd("huge scale", ANY, lambda d, s: Lambda(lambda x: x * 1e20 * 1e-20))
+odd("checkpointed", ANY, lambda d, s: Lambda(
+    lambda x, f: torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False), layer(d, s)))  # fmt: skip
+odd("gradient of a potential", (1,), lambda d, s: Lambda(
+    lambda x, f: torch.func.vmap(torch.func.grad(lambda y: f(y).tanh().sum()))(x), nn.Linear(s[0], 5)))  # fmt: skip
 
 
 # -- whole blocks ----------------------------------------------------------------------------------------------------
 def branch(d: Dice, s: Shape) -> Any:
-    """Pieces that keep a shape."""
     width = d.randint(1, 6)
     if len(s) == 1:
         return nn.Sequential(nn.Linear(s[0], width), activation(d, (width,)), nn.Linear(width, s[0]))
@@ -597,25 +544,24 @@ def branch(d: Dice, s: Shape) -> Any:
 
 
 def residual(d: Dice, s: Shape) -> Any:
-    f = branch(d, s)
+    f, g = branch(d, s), branch(d, s)
     c = d.one_of(0.1, 0.5, 1.0, -1.0)
     return d.one_of(
-        lambda: Lambda(lambda x, f: x + c * f(x), f),
-        lambda: Lambda(lambda x, f, g: x + g * f(x), f, nn.Parameter(torch.randn(s[0], *(1,) * (len(s) - 1)))),
-        lambda: Lambda(lambda x, f, g: f(x) + g(x), f, branch(d, s)),
-        lambda: Lambda(lambda x, f, g: torch.cat([f(x), g(x), x], 1), f, branch(d, s)),
-        lambda: Lambda(lambda x, f, g: torch.max(f(x), g(x)), f, branch(d, s)),
-        lambda: Lambda(lambda x, f: torch.cat([x, F.relu(f(x))], 1), f),
-        lambda: Lambda(lambda x, f: f(f(x)), f),
-        lambda: Lambda(lambda x, f: sum(0.5**k * f(x * 2**k) for k in range(3)), f),
-        lambda: Lambda(lambda x, f, g: f(x) - g(x), f, f),
-    )()
+        Lambda(lambda x, f: x + c * f(x), f),
+        Lambda(lambda x, f, g: x + g * f(x), f, nn.Parameter(torch.randn(s[0], *(1,) * (len(s) - 1)))),
+        Lambda(lambda x, f, g: f(x) + g(x), f, g),
+        Lambda(lambda x, f, g: torch.cat([f(x), g(x), x], 1), f, g),
+        Lambda(lambda x, f, g: torch.max(f(x), g(x)), f, g),
+        Lambda(lambda x, f: torch.cat([x, F.relu(f(x))], 1), f),
+        Lambda(lambda x, f: f(f(x)), f),
+        Lambda(lambda x, f: sum(0.5**k * f(x * 2**k) for k in range(3)), f),
+        Lambda(lambda x, f, g: f(x) - g(x), f, f),
+    )
 
 
 def coupled(d: Dice, s: Shape) -> Any:
-    half = (s[0] // 2, *s[1:])
-    f, g = branch(d, half), branch(d, half)
     n = s[0] // 2
+    f, g = (branch(d, (n, *s[1:])) for _ in range(2))
 
     def additive(x: Any, f: Any, g: Any) -> Any:
         a, b = x.split([n, n], 1)
@@ -626,14 +572,18 @@ def coupled(d: Dice, s: Shape) -> Any:
         a, b = x.chunk(2, 1)
         return torch.cat([a, b * torch.exp(torch.tanh(f(a))) + g(a)], 1)
 
-    return d.one_of(
-        lambda: Lambda(additive, f, g),
-        lambda: Lambda(lambda x, f: torch.cat([x[:, n:], x[:, :n] + f(x[:, n:])], 1), f),
-        lambda: Lambda(lambda x, f, g: torch.cat([f(x[:, :n]), g(x[:, n:])], 1), f, g),
-        lambda: Lambda(lambda x, f: f(x[:, :n]) - f(x[:, n:]), f),
-        lambda: Lambda(scaled, f, g),
-        lambda: Lambda(lambda x, f: torch.cat([f(part) for part in x.chunk(2, 1)], 1), f),
-    )()
+    return Lambda(
+        d.one_of(
+            additive,
+            lambda x, f, g: torch.cat([x[:, n:], x[:, :n] + f(x[:, n:])], 1),
+            lambda x, f, g: torch.cat([f(x[:, :n]), g(x[:, n:])], 1),
+            lambda x, f, g: f(x[:, :n]) - f(x[:, n:]),
+            scaled,
+            lambda x, f, g: torch.cat([f(part) for part in x.chunk(2, 1)], 1),
+        ),
+        f,
+        g,
+    )
 
 
 class Mixer(nn.Module):
@@ -658,18 +608,13 @@ def recurrent(d: Dice, s: Shape) -> Any:
 def spectral_block(d: Dice, s: Shape) -> Any:
     """1-Lipschitz: SLL, CPL, an almost orthogonal layer, or a matrix of a Cayley transform."""
     n, inner = s[-1], d.randint(2, 8)
-    makers = (lambda: SLL(n, inner), lambda: CPL(n, inner), lambda: AOL(n, inner), lambda: parametrized(n))
-    return d.choice(makers)()
-
-
-def parametrized(n: int) -> Any:
-    return parametrizations.orthogonal(nn.Linear(n, n), orthogonal_map="cayley")
+    matrix = parametrizations.orthogonal(nn.Linear(n, n), orthogonal_map="cayley")
+    return d.one_of(SLL(n, inner), CPL(n, inner), AOL(n, inner), matrix)
 
 
 def thresholded(d: Dice, s: Shape) -> Any:
-    """Iterations of LISTA, of a fixed point, of Euler's method."""
-    n = s[-1]
-    f = nn.Linear(n, n)
+    """Iterations of LISTA, of a fixed point, and of that until it is reached."""
+    f = nn.Linear(s[-1], s[-1])
     f.weight.data /= 2 * torch.linalg.matrix_norm(f.weight.data, 2)
 
     def lista(x: Any, f: Any) -> Any:
@@ -678,22 +623,15 @@ def thresholded(d: Dice, s: Shape) -> Any:
             z = F.softshrink(x + z - f(z), 0.1)
         return z
 
-    def fixed_point(x: Any, f: Any) -> Any:
+    def fixed_point(x: Any, f: Any, steps: int = 5, least: float = 0.0) -> Any:
         z = torch.zeros_like(x)
-        for _ in range(5):
-            z = torch.tanh(f(z) + x)
-        return z
-
-    def to_the_end(x: Any, f: Any) -> Any:
-        z = torch.zeros_like(x)
-        for _ in range(100):
-            new = torch.tanh(f(z) + x)
-            if (new - z).abs().max() < 1e-5:
+        for _ in range(steps):
+            before, z = z, torch.tanh(f(z) + x)
+            if least and (z - before).abs().max() < least:
                 break
-            z = new
         return z
 
-    return Lambda(d.one_of(lista, fixed_point, to_the_end), f)
+    return Lambda(d.one_of(lista, fixed_point, partial(fixed_point, steps=100, least=1e-5)), f)
 
 
 plain("residual", ANY, residual)
@@ -705,31 +643,17 @@ plain("1-Lipschitz", (1, 2), spectral_block)
 plain("iterations", (1, 2), thresholded)
 plain("pool former", (3,), lambda d, s: Lambda(lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) - x))
 odd("recurrent", (2,), recurrent)
-odd(
-    "squeeze and excitation",
-    (3,),
-    lambda d, s: Lambda(lambda x, f: x * torch.sigmoid(f(x.mean((2, 3))))[:, :, None, None], nn.Linear(s[0], s[0])),
-)
-odd(
-    "gated, squashed",
-    (1,),
-    lambda d, s: Lambda(lambda x, f, g: torch.tanh(f(x)) * torch.sigmoid(g(x)), nn.Linear(s[0], 5), nn.Linear(s[0], 5)),
-)
+odd("squeeze and excitation", (3,), lambda d, s: Lambda(
+    lambda x, f: x * torch.sigmoid(f(x.mean((2, 3))))[:, :, None, None], nn.Linear(s[0], s[0])))  # fmt: skip
+odd("gated, squashed", (1,), lambda d, s: Lambda(
+    lambda x, f, g: torch.tanh(f(x)) * torch.sigmoid(g(x)), nn.Linear(s[0], 5), nn.Linear(s[0], 5)))  # fmt: skip
 odd("bilinear", (1,), lambda d, s: Lambda(lambda x, f: f(x, x), nn.Bilinear(s[0], s[0], 3)))
-odd(
-    "attention", (2,), lambda d, s: Lambda(lambda x, f: f(x, x, x)[0], nn.MultiheadAttention(s[1], 1, batch_first=True))
-)
+odd("attention", (2,), lambda d, s: Lambda(
+    lambda x, f: f(x, x, x)[0], nn.MultiheadAttention(s[1], 1, batch_first=True)))  # fmt: skip
 odd("transformer", (2,), lambda d, s: nn.TransformerEncoderLayer(s[1], 1, 8, batch_first=True))
-odd(
-    "mixture of experts",
-    (1,),
-    lambda d, s: Lambda(
-        lambda x, g, a, b: (lambda w: w[:, :1] * a(x) + w[:, 1:] * b(x))(g(x).softmax(1)),
-        nn.Linear(s[0], 2),
-        nn.Linear(s[0], 3),
-        nn.Linear(s[0], 3),
-    ),
-)
+odd("mixture of experts", (1,), lambda d, s: Lambda(
+    lambda x, g, a, b: (lambda w: w[:, :1] * a(x) + w[:, 1:] * b(x))(g(x).softmax(1)),
+    nn.Linear(s[0], 2), nn.Linear(s[0], 3), nn.Linear(s[0], 3)))  # fmt: skip
 
 
 # -- a module --------------------------------------------------------------------------------------------------------
@@ -742,7 +666,6 @@ SHAPES: dict[int, Sequence[Shape]] = {
 
 
 def drawn(seed: int) -> Drawn:
-    """Draw the module of a number: the same for the same number."""
     d = Dice(seed)
     torch.manual_seed(seed)
     shape = d.choice(SHAPES[d.choices([1, 2, 3, 4], [30, 20, 44, 6])[0]])
@@ -782,24 +705,22 @@ def _piece(d: Dice, shape: Shape, odd_ones: int) -> tuple[nn.Module, str, Shape,
 
 
 def _with_ports(d: Dice, module: nn.Module, shape: Shape, names: list[str]) -> tuple[nn.Module, tuple[Shape, ...]]:
-    """Give a module several inputs or outputs."""
-    kind = d.choices(["", "added", "joined", "second", "outputs", "dictionary", "list"], [80, 4, 4, 3, 4, 3, 2])[0]
-    names += [kind] if kind else []
     c = shape[0] // 2
-    if kind == "added":
-        return Lambda(lambda x, y, f: f(x - 0.5 * y), module), (shape, shape)
-    if kind == "joined" and c:
-        parts = ((c, *shape[1:]), (shape[0] - c, *shape[1:]))
-        return Lambda(lambda x, y, f: f(torch.cat([x, y], 1)), module), parts
-    if kind == "second":
-        return Lambda(lambda x, y, f, g: torch.cat([f(x).flatten(1), g(y)], 1), module, nn.Linear(3, 2)), (shape, (3,))
-    if kind == "outputs":
-        return Lambda(lambda x, f: (f(x), x.tanh()), module), (shape,)
-    if kind == "dictionary":
-        return Lambda(lambda x, f: {"a": f(x), "b": x.mean(1)}, module), (shape,)
-    if kind == "list":
-        return Lambda(lambda x, f: [f(x), f(-x)], module), (shape,)
-    return module, (shape,)
+    ports: dict[str, tuple[int, Callable[..., Any], tuple[Shape, ...]]] = {
+        "added": (4, lambda x, y, f: f(x - 0.5 * y), (shape, shape)),
+        "joined": (
+            4 * bool(c), lambda x, y, f: f(torch.cat([x, y], 1)), ((c, *shape[1:]), (shape[0] - c, *shape[1:]))),
+        "outputs": (4, lambda x, f: (f(x), x.tanh()), (shape,)),
+        "dictionary": (3, lambda x, f: {"a": f(x), "b": x.mean(1)}, (shape,)),
+        "list": (2, lambda x, f: [f(x), f(-x)], (shape,)),
+        "second": (3, lambda x, y, f, g: torch.cat([f(x).flatten(1), g(y)], 1), (shape, (3,))),
+    }  # fmt: skip
+    kind = d.choices(["", *ports], [80, *(weight for weight, _, _ in ports.values())])[0]
+    if not kind:
+        return module, (shape,)
+    names.append(kind)
+    _, f, shapes = ports[kind]
+    return Lambda(f, module, *[nn.Linear(3, 2)] * (kind == "second")), shapes
 
 
 # -- the oracle's side -----------------------------------------------------------------------------------------------
@@ -809,7 +730,6 @@ def machine(drawn: Drawn, inside: float = 0.0) -> Machine:
 
 
 def machine_of(f: Callable[..., Any], shapes: Sequence[Shape], share: float = 0.0) -> Machine:
-    """A function of batches in float64."""
     sizes = [int(np.prod(shape)) for shape in shapes]
 
     def flat(x: Any) -> Any:
@@ -834,7 +754,6 @@ def machine_of(f: Callable[..., Any], shapes: Sequence[Shape], share: float = 0.
 
 
 def asked(seed: int) -> Outcome:
-    """Bound the module of a number and attack it."""
     found = drawn(seed)
     given: Any = found.shapes[0]
     if len(found.shapes) > 1:

@@ -30,13 +30,7 @@ def places(coordinates: str, n: int, m: int) -> Any:
     return np.arange(m) * n / m if coordinates == "asymmetric" else np.arange(m) * (n - 1) / max(m - 1, 1)
 
 
-def interpolation(
-    mode: str,
-    coordinates: str,
-    nearest: str,
-    n: int,
-    m: int,
-) -> Any:
+def interpolation(mode: str, coordinates: str, nearest: str, n: int, m: int) -> Any:
     x = places(coordinates, n, m)
     basis = np.eye(n)
     if mode == "linear":

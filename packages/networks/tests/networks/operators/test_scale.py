@@ -20,7 +20,6 @@ HALVED = [1, 3, 5, 7, 9, 2**20 + 1]
 
 
 def chain(*operators: ops.Operator) -> Graph:
-    """Operators one after the other."""
     nodes = [Node("x", ops.Input(), (), SHAPE)]
     for number, operator in enumerate(operators):
         nodes.append(Node(f"v{number}", operator, (nodes[-1].name,), SHAPE))
@@ -104,6 +103,5 @@ def test_a_layer_with_a_subnormal_factor_is_not_scaled_as_one_kernel(units: int)
 
 
 def times_identity(size: float) -> ops.Convolution:
-    """A convolution by ``size`` times the identity of two channels."""
     kernel = size * np.eye(2).reshape(2, 2, 1)
     return ops.Convolution(Layer("w", lambda: kernel, {"padding": 0, "padding_mode": "zeros"}, 1))

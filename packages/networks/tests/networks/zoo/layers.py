@@ -111,7 +111,6 @@ class ChannelsFirst(torch.nn.Linear):  # type: ignore[misc]
 
 
 def own(kind: Any, forward: Any) -> Any:
-    """A subclass with another forward."""
     return type("Own", (kind,), {"forward": forward})
 
 
@@ -188,21 +187,18 @@ class Moving(torch.nn.Module):  # type: ignore[misc]
 
 
 def scaled_by_hook() -> Any:
-    """A plain layer and a forward hook that changes its output."""
     layer = nn.Linear(5, 5)
     layer.register_forward_hook(lambda _module, _args, out: 7 * out)
     return layer
 
 
 def scaled_before() -> Any:
-    """A plain layer and a hook that changes its input."""
     layer = nn.Conv2d(2, 2, 3, padding=1)
     layer.register_forward_pre_hook(lambda _module, args: (3 * args[0],))
     return layer
 
 
 def watched() -> Any:
-    """A plain layer and a hook that only keeps its output."""
     layer = nn.Conv2d(2, 3, 3, padding=1)
     kept: list[Any] = []
     layer.register_forward_hook(lambda _module, _args, out: kept.append(out.detach().mean()))
@@ -210,7 +206,6 @@ def watched() -> Any:
 
 
 def overridden() -> Any:
-    """A forward that was put on the instance."""
     layer = nn.Linear(5, 4)
     plain = layer.forward
     layer.forward = lambda x: 2 * plain(x)

@@ -54,7 +54,9 @@ class _Finder:
         """Return the node that replaces a node and those before it; the node itself if there is none."""
         operator = node.operator
         sources = [name for name in node.inputs if name not in self.graph.fixed_values]
-        bases = self._common_bases(sources) if sources else ()
+        # The values that all sources are entry-wise functions of, the nearest first.
+        of_sources = [self.bases[name] for name in sources] or [()]
+        bases = tuple(name for name in of_sources[0] if all(name in others for others in of_sources[1:]))
         self.bases[node.name] = (node.name,)
         if node.shape is None or not bases:
             return node
@@ -86,11 +88,6 @@ class _Finder:
             return node
         self.unbounded.add(node.name)
         return on_ranges
-
-    def _common_bases(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Return the values that several values are all entry-wise functions of, the nearest first."""
-        first, *others = (self.bases[name] for name in dict.fromkeys(names))
-        return tuple(name for name in first if all(name in other for other in others))
 
     def _joined(self, node: Node, base: str, kind: type[OfOneValue]) -> OfOneValue | None:
         """Return all operators between a base and a node as one; None if they are linear, or cannot be read."""
