@@ -88,35 +88,12 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: Any, code: int = TROUBL
     return " ".join(err.split())
 
 
-def test_no_certified_label_changes_where_the_file_is_executed(run: Run, net: Path, arrays: dict[str, Array]) -> None:
-    """In the process that reads the file; each row is of its own sample, each status of its own radius."""
-    found, numbers = run("--input-range", "0", "1"), np.random.default_rng(0)
-    assert [each["radius"] for each in found["radii"]] == sorted(RADII)
-    states = []
-    for x, y, logits, row in zip(*arrays.values(), logits_of(net, arrays["x"]), found["samples"], strict=True):
-        assert (row["label"], row["predicted"]) == (y, logits.argmax())
-        assert row["margin"] == pytest.approx(logits[y] - np.delete(logits, y).max(), rel=1e-4, abs=1e-5)
-        states += row["status"]
-        away = numbers.standard_normal((2000, *SIZES))
-        away *= row["radius"] / np.linalg.norm(away.reshape(2000, -1), axis=1)[:, None, None, None]
-        inside = np.clip(x + away * numbers.uniform(0, 1, (2000, 1, 1, 1)) ** 0.1, 0, 1)
-        if row["radius"]:
-            assert (logits_of(net, inside).argmax(axis=1) == y).all()
-        for radius, status in zip(sorted(RADII), row["status"], strict=True):
-            assert (status == "safe") == (row["radius"] >= radius)
-            assert (status == "unsafe") == (row["attacked"] is not None and row["attacked"] <= radius * (1 + 1e-9))
-        assert row["attacked"] is None or row["attacked"] >= row["radius"]
-    assert {"safe", "unsafe"} <= set(states)
-    assert found["samples"][WRONG]["status"] == ["unsafe"] * 3
-    assert (found["samples"][WRONG]["radius"], found["samples"][WRONG]["attacked"]) == (0, 0)
-
-
-@pytest.mark.usefixtures("here")
 @pytest.mark.sampled("0.1")
 @pytest.mark.parametrize(("between", "margin"), [(None, 0.0), ((0.0, 1.0), 0.0), (None, 0.1)])
 def test_rows_are_the_python_functions(
     run: Run, net: Path, arrays: dict[str, Array], between: tuple[float, float] | None, margin: float
 ) -> None:
+    """In the process that reads the file; `networks/test_accuracy` attacks what the function certifies."""
     options = [] if between is None else ["--input-range", *map(str, between)]
     found = run(*options, *(["--margin", str(margin)] if margin else []))
     graph = networks.network_graph(net, {"x": (1, *SIZES)})
@@ -126,6 +103,11 @@ def test_rows_are_the_python_functions(
     assert [row["status"] for row in found["samples"]] == same.status.T.tolist()
     assert [each["certified"] for each in found["radii"]] == same.accuracy.tolist()
     assert found["margin"] == margin
+    assert [each["radius"] for each in found["radii"]] == sorted(RADII)
+    assert found["samples"][WRONG]["status"] == ["unsafe"] * 3
+    for y, logits, row in zip(arrays["y"], logits_of(net, arrays["x"]), found["samples"], strict=True):
+        assert (row["label"], row["predicted"]) == (y, logits.argmax())
+        assert row["margin"] == pytest.approx(logits[y] - np.delete(logits, y).max(), rel=1e-4, abs=1e-5)
     for at, row in enumerate(found["samples"]):
         assert (row["attacked"] is None) == (at not in same.changed)
         if at in same.changed:

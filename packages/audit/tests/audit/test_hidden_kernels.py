@@ -64,18 +64,12 @@ HIDDEN: list[tuple[str, Any, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=range(len(HIDDEN)), ids=[f"{at}-{name}" for at, (name, _, _) in enumerate(HIDDEN)])
-def hidden(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
-    """A file with a harmless layer, and the name of what it hides."""
-    name, kernel, beside = HIDDEN[request.param]
-    return files.save_npz(tmp_path / "model.npz", {"ok.weight": _SMALL, **beside, name: kernel}), name
-
-
+@pytest.mark.parametrize(("name", "kernel", "beside"), HIDDEN)
 def test_a_hidden_kernel_passes_no_gate_and_is_named(
-    hidden: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+    name: str, kernel: Any, beside: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It fails, or is not decided; the gate names the array, unless ``--layers`` left it out."""
-    path, name = hidden
+    path = files.save_npz(tmp_path / "model.npz", {"ok.weight": _SMALL, **beside, name: kernel})
     assert cli.run(["audit", str(path), "--fail-above", "1"]) in (1, 2)
     err = capsys.readouterr().err
     assert "gate failed" in err or "gate not decided" in err

@@ -143,15 +143,6 @@ def _names(layers: list[Layer]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("shape", "kind"), [((3, 8), "linear"), ((2, 4, 5), "conv"), ((4, 3, 3, 3), "conv"), ((2, 2, 1, 1, 3), "conv")]
-)
-def test_two_axes_are_linear_and_three_to_five_conv(shape: tuple[int, ...], kind: str) -> None:
-    found = select([files.unread("x.weight", shape)])
-    (layer,) = found.layers
-    assert (layer.kind, layer.refusal, len(found.skipped), found.unmeasured) == (kind, None, 0, [])
-
-
-@pytest.mark.parametrize(
     ("name", "shape", "dtype"),
     [
         ("scalar", (), "float32"),

@@ -186,13 +186,3 @@ def test_functions_of_the_same_entries_are_the_same_units() -> None:
     assert inequality_of(reused()).units == 18
     assert inequality_of(reused(ops.LeakyReLU())).units == 36
     assert inequality_of(reused(offset=2.0)).units == 36
-
-
-def test_both_ways_round_have_one_constant() -> None:
-    """The transposed matrices prove the same constants with the multipliers g^2 / L."""
-    inequality = inequality_of(few_outputs())
-    *_, best = proposals(inequality, 60, Clock())
-    constant = best.constant * (1 + 1e-4)
-    others = constant**2 / best.multipliers
-    claim = constant_of_inequality(inequality, others, constant, is_transposed=not best.is_transposed)
-    assert claim.value == constant

@@ -1,6 +1,6 @@
-"""Functions of one value as torch users write them: activations by hand, splines with look-ups, side by side.
+"""Functions of one value as torch users write them: splines with look-ups, and functions side by side.
 
-That the functions have the slope of the whole is in `test_one_value`; here is that the exporter leaves them readable.
+Activations by hand are in `networks.stored`, whose bounds are kept.
 """
 
 from __future__ import annotations
@@ -17,33 +17,13 @@ from networks.torch_modules import Function  # noqa: E402
 from specnorm_networks import network_bound  # noqa: E402
 from torch import nn  # noqa: E402
 
-F: Any = nn.functional
-FUNCTIONS: dict[str, tuple[Callable[[Any], Any], float]] = {
-    "soft threshold": (lambda x: torch.sign(x) * F.relu(x.abs() - 0.3), 1.0),
-    "snake": (lambda x: x + torch.sin(x) ** 2, 2.0),
-    "squareplus": (lambda x: 0.5 * (x + torch.sqrt(x * x + 4)), 1.0),
-    "rational": (lambda x: x / (1 + x * x), 1.0),
-    "sigmoid by a quotient": (lambda x: torch.exp(x) / (1 + torch.exp(x)), 0.25),
-    "Mish by log and exp": (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), 1.08849816),
-    "sine and cosine": (lambda x: torch.cat([torch.sin(x), torch.cos(x)], 1), 1.0),
-    "PReLU by channel, SiLU": (lambda x: F.silu(F.prelu(x, torch.tensor([0.1, 0.2, 0.3, 0.4, 1.0]))), 1.09983935),
-}
-
-
-@pytest.mark.sampled("soft", "snake", "PReLU")
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_functions_have_the_slope_of_the_whole(name: str) -> None:
-    function, slope = FUNCTIONS[name]
-    found = network_bound(Function(function), (5,))
-    assert found.upper is not None
-    assert slope * (1 - 1e-7) <= found.upper <= slope * (1 + 1e-4)
-    assert found.checked.complete
-
 
 def test_sine_and_cosine_between_layers() -> None:
     """The values are those of another shape than the network's input."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), Function(FUNCTIONS["sine and cosine"][0]), nn.Conv2d(8, 2, 3))
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), Function(lambda x: torch.cat([torch.sin(x), torch.cos(x)], 1)), nn.Conv2d(8, 2, 3)
+    )
     found = network_bound(model, (2, 8, 8))
     assert found.upper is not None
     x = torch.zeros(1, 2, 8, 8)

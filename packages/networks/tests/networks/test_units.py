@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import Literal
 
 import numpy as np
 import pytest
 from helpers.checks import present
 from networks.dense_networks import dense
-from networks.written_networks import Written, matrices
+from networks.written_networks import Written
 from specnorm_networks import Graph, Multipliers, Node, Product
 from specnorm_networks.certified import operators as ops
 from specnorm_networks.certified import units
 from specnorm_networks.certified.ranges import unlimited_ranges, with_slopes_on
 from specnorm_networks.certified.units import inequality_of
-from specnorm_networks.tools import Measure, bound
+from specnorm_networks.tools import bound
 
 RNG = np.random.default_rng(0)
 
@@ -82,37 +81,6 @@ def test_as_many_coefficients_are_expected_as_are_computed(monkeypatch: pytest.M
     monkeypatch.setattr(units._Reader, "read", counted)
     inequality_of(graph)
     assert sum(computed) == units.coefficients_of(graph) - network.values["x"].size ** 2
-
-
-@pytest.mark.parametrize("descending", [False, True])
-@pytest.mark.parametrize("layout", ["strided", "consecutive"])
-@pytest.mark.sampled("strided-True", "consecutive-False")
-def test_sorted_pairs_are_bounded_by_their_units(layout: Literal["strided", "consecutive"], descending: bool) -> None:
-    """Sorting as a map of constant 1 alone gave up to 1.2 times the bound of the same pairs written as maxima."""
-    dice = np.random.default_rng(0)
-    weights = [dice.uniform(-1, 1, size=shape) / np.sqrt(shape[1]) for shape in ((16, 8), (16, 16), (5, 16))]
-    sort = ops.GroupSort(1, 2, layout, descending)
-    graph = matrices(*weights, function=sort)
-    upper = present(bound(graph, Measure(1e-6)).upper)
-    # The same pairs by operators that are not recognised: maxima and minima of entries, gathered.
-    written = Written((1, 8))
-    value = "x"
-    pairs = np.arange(16).reshape(8, 2).T if layout == "consecutive" else np.arange(16).reshape(2, 8)
-    for number, weight in enumerate(weights):
-        value = written.matrix(weight, value)
-        if number < 2:
-            u, v = (written(ops.Gather(1, entries), value) for entries in pairs)
-            extremes = [written(ops.Minimum(), u, v), written(ops.Maximum(), u, v)]
-            joined = written(ops.Concat(1), *(extremes[::-1] if descending else extremes))
-            value = written(ops.Gather(1, np.argsort(pairs.reshape(-1))), joined)
-    assert upper <= 1.0001 * present(bound(written.graph(), Measure(1e-6)).upper)
-    # No Jacobian is larger.
-    points = dice.normal(size=(500, 1, 8))
-    steps = 1e-6 * np.eye(8)
-    ahead, behind = (graph.run({"x": x.reshape(-1, 8)})[graph.outputs[0]] for x in (points + steps, points - steps))
-    jacobians = (ahead - behind).reshape(500, 8, -1) / 2e-6
-    assert np.linalg.norm(jacobians, 2, axis=(1, 2)).max() <= upper * (1 + 1e-6)
-    assert upper < 0.9 * present(bound(graph, Measure(1e-6), method=Product()).upper)
 
 
 def test_multipliers_at_which_the_form_is_singular_are_left() -> None:
