@@ -143,8 +143,8 @@ def to_rows(kernels: Array, spec: ConvSpec, *, xp: Namespace) -> Array:
     blocks: a stride changes nothing.
     """
     if has_taps_first(spec):
-        last = kernels.ndim - 1
-        kernels = xp.permute_dims(kernels, (0, last, *range(1, last)))
+        # Transposed as matrices, which compilers do not copy for a product.
+        kernels = xp.matrix_transpose(xp.reshape(kernels, (kernels.shape[0], -1, kernels.shape[-1])))
     else:
         kernels = torch_order(kernels, spec, xp=xp)
     return xp.reshape(kernels, (kernels.shape[0] * spec.groups, spec.group_channels[0], -1))

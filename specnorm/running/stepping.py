@@ -265,7 +265,8 @@ class SteppedProgram(Program):
 
         def again(last: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
             left_over, _, _, _, *state = last
-            found = stepped.follow(rows, tuple(state), self.spec, ops=run)
+            # As products take them here; compilers would copy what is made before the loop.
+            found = stepped.follow(polyphase.to_rows(kernels, self.spec, xp=xp), tuple(state), self.spec, ops=run)
             # Not those that others need: a layer has the same passes in each stack.
             moves = has_more | (left_over == 1)
             moved = (xp.where(_beside(moves, new.ndim), new, old) for new, old in zip(found.state, state, strict=True))

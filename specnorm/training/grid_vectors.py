@@ -246,7 +246,7 @@ class PlaneWaves:
         else:
             self.rows = xp.reshape(blocks, (b, m, -1))
             self.columns = xp.matrix_transpose(self.rows)
-        self.fresh = fresh_vectors(self.rows, p, of_rows=self.is_wide, taps_first=taps_first, ops=ops)
+        self.fresh = fresh_vectors(self.columns, p, of_rows=self.is_wide, taps_first=taps_first, ops=ops)
 
     @functools.cached_property
     def phases(self) -> Array:
@@ -348,7 +348,7 @@ def start_vectors(waves: PlaneWaves) -> Array:
     return waves.ops.xp.broadcast_to(found, waves.shape)
 
 
-def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, taps_first: bool = False, ops: ArrayOps) -> Array:
+def fresh_vectors(columns: Array, p: int, *, of_rows: bool = False, taps_first: bool = False, ops: ArrayOps) -> Array:
     """Vectors with an entry of at most `_FRESH` for each column of the blocks that is not zero.
 
     They are the largest entries of the columns, times fixed numbers: not sums, so that channels of zeros, by which
@@ -356,7 +356,7 @@ def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, taps_first: boo
 
     Parameters
     ----------
-    rows : array, shape (b, m, p * taps), or (b, m, taps * p)
+    columns : array, shape (b, p * taps, m), or (b, taps * p, m)
     of_rows : bool
         Whether the vectors have an entry for each row instead.
     taps_first : bool
@@ -366,17 +366,17 @@ def fresh_vectors(rows: Array, p: int, *, of_rows: bool = False, taps_first: boo
     -------
     array, shape (b, p, 1) or (b, m, 1)
     """
-    xp, b = ops.xp, rows.shape[0]
-    axis = 2 if of_rows else 1
+    xp, b = ops.xp, columns.shape[0]
+    axis = 1 if of_rows else 2
     # Absolute values of all entries would be a copy of the kernels.
-    sizes = xp.maximum(xp.max(rows, axis=axis), -xp.min(rows, axis=axis))
+    sizes = xp.maximum(xp.max(columns, axis=axis), -xp.min(columns, axis=axis))
     if of_rows:
         sizes = sizes[..., None]
     elif taps_first:
         sizes = xp.max(xp.reshape(sizes, (b, -1, p)), axis=1)[..., None]
     else:
         sizes = xp.max(xp.reshape(sizes, (b, p, -1)), axis=2, keepdims=True)
-    (numbers,) = placed(("fresh", sizes.shape[1]), functools.partial(_fresh_numbers, sizes.shape[1]), rows, ops=ops)
+    (numbers,) = placed(("fresh", sizes.shape[1]), functools.partial(_fresh_numbers, sizes.shape[1]), columns, ops=ops)
     return sizes / (xp.max(sizes, axis=1, keepdims=True) + arrays.TINY) * numbers
 
 

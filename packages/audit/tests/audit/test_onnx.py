@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.oracle import dense_matrix
-from numpy.typing import NDArray
 
 onnx = pytest.importorskip("onnx", exc_type=ImportError)
 from helpers.onnx_models import drawing, jacobian, node, saved, single  # noqa: E402
@@ -22,79 +20,29 @@ weights = drawing(RNG)
 
 # -- geometry ------------------------------------------------------------------------------------------------------
 LAYERS: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
-    "plain": (node("Conv", "x", "w", "b"), {"w": weights(3, 2, 3, 3), "b": weights(3)}, (1, 2, 6, 7)),
     "strided, uneven pads": (
-        node("Conv", "x", "w", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]),
-        {"w": weights(3, 2, 3, 2)},
+        node("Conv", "x", "w", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2]), {"w": weights(3, 2, 3, 2)},
         (1, 2, 6, 7),
     ),
     "depthwise": (node("Conv", "x", "w", group=3, pads=[1, 1, 1, 1]), {"w": weights(3, 1, 3, 3)}, (1, 3, 5, 5)),
-    "1-D": (node("Conv", "x", "w", strides=[3], pads=[2, 1]), {"w": weights(4, 2, 5)}, (1, 2, 11)),
-    "3-D": (node("Conv", "x", "w", pads=[1, 0, 1, 1, 0, 1]), {"w": weights(2, 2, 3, 2, 3)}, (1, 2, 4, 3, 4)),
-    "same upper": (
-        node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2]),
-        {"w": weights(2, 2, 3, 4)},
-        (1, 2, 6, 7),
-    ),
     "same lower": (
-        node("Conv", "x", "w", auto_pad="SAME_LOWER", strides=[2, 3]),
-        {"w": weights(2, 2, 3, 4)},
-        (1, 2, 6, 7),
+        node("Conv", "x", "w", auto_pad="SAME_LOWER", strides=[2, 3]), {"w": weights(2, 2, 3, 4)}, (1, 2, 6, 7),
     ),
-    "valid": (node("Conv", "x", "w", auto_pad="VALID"), {"w": weights(2, 2, 3, 4)}, (1, 2, 6, 7)),
     "transposed": (
         node("ConvTranspose", "x", "w", strides=[2, 2], pads=[1, 0, 1, 1], output_padding=[1, 0]),
-        {"w": weights(2, 3, 3, 3)},
-        (1, 2, 4, 3),
-    ),
-    "transposed, groups": (
-        node("ConvTranspose", "x", "w", strides=[2, 1], group=2, dilations=[1, 2]),
-        {"w": weights(4, 2, 3, 2)},
-        (1, 4, 3, 4),
-    ),
-    "transposed to a shape": (
-        node("ConvTranspose", "x", "w", strides=[3, 2], output_shape=[10, 8]),
-        {"w": weights(2, 1, 3, 3)},
-        (1, 2, 3, 4),
-    ),
-    "output padding beyond the crop": (
-        node("ConvTranspose", "x", "w", strides=[3, 3], output_padding=[2, 1]),
-        {"w": weights(2, 1, 2, 2)},
-        (1, 2, 3, 4),
+        {"w": weights(2, 3, 3, 3)}, (1, 2, 4, 3),
     ),
     "gemm": (node("Gemm", "x", "w", "b", alpha=0.5), {"w": weights(5, 4), "b": weights(4)}, (1, 5)),
-    "gemm, turned": (node("Gemm", "x", "w", transB=1), {"w": weights(4, 5)}, (1, 5)),
-    "matmul": (node("MatMul", "x", "w"), {"w": weights(5, 4)}, (1, 3, 5)),
     "matmul from the left": (node("MatMul", "w", "x"), {"w": weights(5, 4)}, (1, 4, 2)),
-}
-
-
-def transposed_matrix(operator: Any, w: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """By loops: onnx's evaluator knows neither groups nor output_shape here."""
-    given = {a.name: helper.get_attribute_value(a) for a in operator.attribute}
-    strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-    pads, more = given.get("pads", [0] * 4), given.get("output_padding", [0, 0])
-    padding = [(pads[at], pads[at + 2] - more[at]) for at in (0, 1)]
-    if "output_shape" in given:
-        axes = zip(strides, shape[2:], w.shape[2:], given["output_shape"], strict=True)
-        spare = [s * (n - 1) + k - m for s, n, k, m in axes]
-        padding = [(each - each // 2, each // 2) for each in spare]
-    return dense_matrix(
-        w, shape[2:], stride=strides, dilation=dilations, groups=given.get("group", 1), transposed=True,
-        padding_mode="zeros", padding=padding,
-    )  # fmt: skip
+}  # fmt: skip
+"""Arguments of each operator are drawn in `networks/test_every_onnx_operator`; here are rows of an audit."""
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_row_and_network_enclose_the_operator(name: str, tmp_path: Path) -> None:
     operator, arrays, shape = LAYERS[name]
     proto = single([operator], shape, arrays)
-    matrix = (
-        transposed_matrix(operator, arrays["w"], shape)
-        if operator.op_type == "ConvTranspose"
-        else jacobian(proto, np.zeros(shape, np.float32), step=1.0)
-    )
-    exact = float(np.linalg.norm(matrix, 2))
+    exact = float(np.linalg.norm(jacobian(proto, np.zeros(shape, np.float32), step=1.0), 2))
     report: Any = specnorm.audit(saved(proto, tmp_path / "m.onnx"), input_shape="file")
     (row,) = report.layers
     assert row.status == "ok", row.reason

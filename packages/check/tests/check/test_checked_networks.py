@@ -397,37 +397,6 @@ def test_every_matrix_proves_at_least_what_inputs_reach() -> None:
 
 
 # -- parts that somebody made up -----------------------------------------------------------------------------------
-def drawn(seed: int) -> tuple[bytes, tuple[int, ...], Stated]:
-    """A network of convolutions, functions and pools, and one part with any multipliers."""
-    draw = Random(seed)
-    functions: list[tuple[str, dict[str, float]]] = [
-        ("Relu", {}), ("Tanh", {}), ("Abs", {}), ("Clip", {}), ("LeakyRelu", {"alpha": 0.3}),
-        ("LeakyRelu", {"alpha": -0.4}), ("LeakyRelu", {"alpha": 1.2}),
-    ]  # fmt: skip
-    nodes, constants, channels = list[Any](), dict[str, Any](), 2
-    values, weights = ["x"], [draw.uniform(0.5, 2.0, channels)]
-    for at in range(1 + seed % 4):
-        outputs, before = (channels, 2)[at % 2], values[-1]
-        k = int(draw.randint(1, 4))
-        constants[f"k{at}"] = draw.standard_normal((outputs, channels, k))
-        pads, stride = [int(draw.randint(0, 2)), k - 1], 1 if at else 1 + int(draw.randint(2))
-        nodes.append(node("Conv", f"{before} k{at}", f"h{at}", pads=pads, strides=[stride]))
-        name, channels = f"h{at}", outputs
-        if draw.randint(2):
-            constants[f"s{at}"], constants[f"m{at}"] = draw.standard_normal(channels), np.zeros(channels)
-            constants[f"v{at}"] = draw.uniform(0.2, 3.0, channels)
-            nodes.append(node("BatchNormalization", f"{name} s{at} m{at} m{at} v{at}", f"n{at}"))
-            name = f"n{at}"
-        op, given = functions[int(draw.randint(len(functions)))]
-        nodes.append(node(op, name, f"f{at}", **given))
-        values.append(f"f{at}")
-        weights.append(draw.uniform(0.1, 4.0, channels))
-    if draw.randint(2):
-        nodes.append(node("MaxPool", values[-1], "p", kernel_shape=[2]))
-        values[-1] = "p"
-    end = "Relu" if draw.randint(2) else "Abs"
-    nodes.append(node(end, values[-1]))
-    return file_of(nodes, (1, 2, 5), constants), (1, 2, 5), joint(values, *weights)
 
 
 def drawn_sums(seed: int) -> tuple[bytes, tuple[int, ...], Stated]:
@@ -467,14 +436,11 @@ def drawn_sums(seed: int) -> tuple[bytes, tuple[int, ...], Stated]:
     return file_of(nodes, (1, 2, 6), constants), (1, 2, 6), joint(values, *weights)
 
 
-DRAWN = [*((drawn, seed) for seed in range(30)), *((drawn_sums, seed) for seed in range(40))]
-
-
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize(("draw_network", "seed"), DRAWN)
-def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(draw_network: Any, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(40))
+def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(seed: int) -> None:
     """Hostile H, and the one that is searched."""
-    content, shape, part = draw_network(seed)
+    content, shape, part = drawn_sums(seed)
     network, draw = specnorm_check.Network(content, list(shape)), Random(seed)
     whole, truth = network.joint(read_together(part)), Fraction(reached(content, shape, 3)) * (1 - CLOSE)
     blocks = specnorm_check.stride_one_kernels(whole.kernel, whole.layer)
@@ -591,41 +557,6 @@ def test_junk_in_a_statement_is_refused_or_proves_its_number(seed: int) -> None:
     at[key] = JUNK[int(draw.randint(len(JUNK)))]
     (verdict,) = specnorm_check.check([Claim(statement, right.completion)], {}, CHAIN)
     assert verdict.reason or float.fromhex(statement["upper"]) >= REACHED
-
-
-UNREAD = {
-    "a control": node("Einsum", "x", equation="abc->abc"),
-    "an operator of others": helper.make_node("Relu", ["x"], ["y"], domain="com.example"),
-    "padding by itself": node("MaxPool", "x", kernel_shape=[2], auto_pad="SAME_UPPER"),
-    "sizes that onnx infers otherwise": node("ConvTranspose", "x k", strides=[3], auto_pad="SAME_UPPER"),
-    "windows beyond the border": node("AveragePool", "x", kernel_shape=[4], strides=[4], ceil_mode=1),
-    "averages of fewer": node("AveragePool", "x", kernel_shape=[3], pads=[1, 1]),
-    "places of a maximum": helper.make_node("MaxPool", ["x"], ["m", "y"], kernel_shape=[2]),
-    "a layer that no part proves": node("Conv", "x k"),
-    "a product": node("Mul", "x x"),
-    "a sum that spreads": node("Add", "x c"),
-    "maxima beyond the border": node("MaxPool", "x", kernel_shape=[4], ceil_mode=1),
-    "another form of Gelu": node("Gelu", "x", approximate="tanh"),
-    "an operator without a rule": node("Exp", "x"),
-}
-
-
-@pytest.mark.parametrize("name", UNREAD)
-def test_operators_that_are_not_read_are_refused_by_name(name: str) -> None:
-    constants = {"k": np.ones((2, 2, 1)), "c": np.ones((4, 2, 6))}
-    made = UNREAD[name]
-    proto = onnx.ModelProto.FromString(file_of([node("Identity", "x")], (1, 2, 6), constants, opset=20))
-    del proto.graph.node[:]
-    proto.graph.node.append(made)
-    if made.domain:
-        proto.opset_import.append(helper.make_opsetid(made.domain, 1))
-    if name == "places of a maximum":
-        proto.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
-    del proto.graph.output[0].type.tensor_type.shape.dim[:]
-    for n in ("a", "b", "c"):
-        proto.graph.output[0].type.tensor_type.shape.dim.add().dim_param = n
-    with pytest.raises(Refused, match=f"beyond one of .*{made.op_type}"):
-        constant(proto.SerializeToString(), (1, 2, 6), [])
 
 
 def test_attributes_and_values_that_are_stated_twice_are_refused() -> None:

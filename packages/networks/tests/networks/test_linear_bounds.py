@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from networks.dense_networks import CHAINS, Network
 from networks.written_networks import matrices
-from specnorm_networks import Graph, within
+from specnorm_networks import Graph
 from specnorm_networks.local.certified import linear_bounds
 from specnorm_networks.local.certified.linear_bounds import FunctionOnBox, Strips
 from specnorm_networks.local.linear import Ascent, locate_values, read_network
@@ -70,26 +70,6 @@ def test_no_value_is_below_its_bound(name: str) -> None:
 def lower(graph: Graph, x: Array, radius: float, rows: Array, *, anew: bool = True) -> Array:
     bounds = locate_values(read_network(graph), x, radius, by_lines=anew)
     return Ascent(bounds, graph.outputs[0], rows).climb(0, Clock()).best.low
-
-
-def test_a_linear_map_on_ball_and_box_is_exact() -> None:
-    """Ball alone, box alone, and both: the least value over corners of the box and points of the sphere in between."""
-    numbers = np.random.default_rng(0)
-    for _ in range(5):
-        row = numbers.normal(size=(1, 3))
-        graph = matrices(row)
-        x = numbers.uniform(0.1, 0.9, size=3)
-        ones = np.ones((1, 1, 1))
-        (ball,) = lower(graph, x, 0.3, ones)
-        assert float((row @ x)[0]) - 0.3 * np.linalg.norm(row) == pytest.approx(ball, rel=1e-12)
-        boxed = within(graph, 0.0, 1.0)
-        (box,) = lower(boxed, x, 10.0, ones)
-        assert float(np.minimum(row, 0).sum()) == pytest.approx(box, abs=1e-4)
-        (both,) = lower(boxed, x, 0.6, ones)
-        grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 61)] * 3), -1).reshape(-1, 3)
-        grid = grid[np.linalg.norm(grid - x, axis=1) <= 0.6]
-        least = float((grid @ row[0]).min())
-        assert least - 0.05 <= both <= least
 
 
 def false_offsets_on_tiny_balls() -> int:

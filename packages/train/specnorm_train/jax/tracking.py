@@ -158,8 +158,12 @@ def _steps(
     if not program.stepped.follows:
         values, new_state = BACKEND.step(program, jnp.stack(members), state, sweeps)
         return list(values), new_state
-    constants = jnp.stack(list(map(BACKEND.detach, members)))
+    constants = list(map(BACKEND.detach, members))
+    if all(programs[j] is program for j in stack.members):
+        # XLA takes half a second to compile a concatenation of four axes. Padded members would be copied twice.
+        constants = [x.reshape(-1) for x in constants]
+    stacked = jnp.stack(constants).reshape(-1, *program.shape)
     # An evaluation sweeps where it is due, too.
-    followed = program.follow(constants, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
+    followed = program.follow(stacked, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
     norms = BACKEND.with_factors(program, members, followed.value, followed.left, followed.right)
     return list(norms), state if sweeps == 0 else followed.state

@@ -24,44 +24,6 @@ def refused(operator: Resize, place: Place) -> str:
     return str(caught.value)
 
 
-def places(coordinates: str, n: int, m: int) -> Any:
-    if coordinates == "half_pixel":
-        return (np.arange(m) + 0.5) * n / m - 0.5
-    return np.arange(m) * n / m if coordinates == "asymmetric" else np.arange(m) * (n - 1) / max(m - 1, 1)
-
-
-def interpolation(mode: str, coordinates: str, nearest: str, n: int, m: int) -> Any:
-    x = places(coordinates, n, m)
-    basis = np.eye(n)
-    if mode == "linear":
-        return np.stack([np.interp(x, np.arange(n), row) for row in basis], 1)
-    rounded = {
-        "floor": np.floor(x + 1e-9), "ceil": np.ceil(x - 1e-9), "round_prefer_floor": np.ceil(x - 0.5 - 1e-9),
-        "round_prefer_ceil": np.floor(x + 0.5 + 1e-9),
-    }[nearest]  # fmt: skip
-    return basis[np.clip(rounded.astype(int), 0, n - 1)]
-
-
-@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "align_corners"])
-@pytest.mark.parametrize("nearest", ["linear", "floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
-@pytest.mark.parametrize(("n", "m"), [(4, 8), (4, 11), (7, 3), (1, 5), (3, 1)])
-def test_resizing_against_interpolation(nearest: str, coordinates: str, n: int, m: int) -> None:
-    mode: Any = "linear" if nearest == "linear" else "nearest"
-    matrix = interpolation(mode, coordinates, nearest, n, m)
-    alone = Resize(mode, (m,), (Fraction(m, n),), coordinates, nearest)
-    place = Place(((n,),), (m,))
-    assert "is not supported" in refused(replace(alone, mode="cubic"), place)
-    found = alone.lipschitz(place)
-    truth = float(np.linalg.norm(matrix, 2))
-    assert truth * (1 - 1e-9) <= found <= (1 + 1e-8) * truth
-    other = interpolation(mode, coordinates, nearest, 2, 4)
-    resize = Resize(mode, (2, 4, m), (ONE, Fraction(2), Fraction(m, n)), coordinates, nearest)
-    x = np.random.default_rng(0).normal(size=(2, 2, n))
-    np.testing.assert_allclose(resize.run(x), np.einsum("pi,qj,sij->spq", other, matrix, x), atol=1e-5)
-    both = float(np.linalg.norm(other, 2)) * truth
-    assert resize.lipschitz(Place(((2, 2, n),), (2, 4, m))) == pytest.approx(both, rel=1e-8)
-
-
 @pytest.mark.parametrize("factor", [2, 3, 5, 8])
 def test_whole_factors_repeat_pixels(factor: int) -> None:
     for n in (1, 7, 14, 32):
