@@ -6,7 +6,6 @@ import io
 import re
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ K = np.ones((2, 2, 3, 3))
 
 CALLS = {
     "enclose(K.astype(object))": "Convert it first",
-    "enclose(K.astype(int))": "expected a real floating dtype",
     "enclose(K[0, 0, 0])": "has 1 axis.",
     "enclose(K[0], stride=(2, 2))": "has 2 entries; an array of shape (2, 3, 3) is a kernel with 1 spatial axis, (cout",
     "track_many([K], SymbolNorm(), [])": "1 kernel, 0 states and 1 geometry: give as many of each",
@@ -34,53 +32,36 @@ CALLS = {
     "enclose(K, (2, 32, 32))": "give spatial sizes alone, input_shape=(32, 32)",
     "enclose(K, (1, 2, 32, 32))": "give spatial sizes alone, input_shape=(32, 32)",
     "gram_bound(K, n_iter='3')": "give an integer of at least 1",
-    "gram_bound(K, n_iter=-1)": "give an integer of at least 1",
-    "operator_norm(np.sin, np.sin, 100)": "shape=100 must be two positive whole numbers (m, n), the outputs and inputs",
     "operator_norm(K)": "is no matrix. If it is the kernel of a convolution, use specnorm.enclose(kernel)",
     "operator_norm('K')": "expected a matrix, an operator, or a function with its adjoint",
     "1 / enclose(K) ** 2": "use its .upper or its .lower",
-    "measure(K, 'tn')": "TensorNorm(). specnorm.methods",
     "certify(K, '7.4')": "bound must be a number",
     "certify(K, float('nan'))": "is not a norm",
     "certify(K, -1)": "is not a norm",
     "enclose(K, shape=32)": "enclose has no keyword 'shape'; did you mean input_shape?",
-    "conv_norm(K, shape=32)": "conv_norm has no keyword 'shape'; did you mean input_shape?",
-    "enclose(K, tol=1e-3)": "enclose has no keyword 'tol'; did you mean rtol?",
-    "enclose(K, strides=2)": "did you mean stride?",
     "enclose(K, kernel_size=3)": "says it; leave it out",
     "gram_bound(K, iterations=3)": "did you mean n_iter?",
     "rescale(K, max_norm=1.0)": "did you mean bound?",
     "tn_bound(K, gruops=2)": "did you mean groups?",
     "tn_bound(K, colour='red')": "tn_bound has no keyword 'colour'. It takes dilation",
     "grid_bound(K, 32)": "grid_bound takes only kernel by position",
-    "tn_bound(K, 32)": "tn_bound takes only kernel by position",
     "gram_rescaling(K, 3)": "gram_rescaling takes only kernel by position",
     "compare(K, Grid())": "compare takes no method",
     "measure(K, Grid)": "the class Grid, is not a method",
     "certify(K, True)": "bound must be a number, got bool True",
-    "certify(K, None)": "bound must be a number, got NoneType None",
     "rescale(K, True)": "bound must be a number, got bool True",
     "clip(K, None)": "bound must be a number, got NoneType",
     "certify(K, enclose(K))": "bound is Enclosure, which is two numbers: give its .upper or its .lower",
     "certify(K, 10**400)": "beyond 1.8e+308, the largest of float64",
-    "rescale(K, Fraction(10**400))": "beyond 1.8e+308, the largest of float64",
-    "is_isometry(K, 10**400)": "beyond 1.8e+308, the largest of float64",
     "certify(7.4, K)": "certify takes the kernel first: certify(kernel, 7.4)",
-    "rescale(7.4, K)": "rescale takes the kernel first: rescale(kernel, 7.4)",
-    "clip(7.4, K)": "clip takes the kernel first: clip(kernel, 7.4)",
-    "enclose(7.4, K)": "enclose takes the kernel first: enclose(kernel, 7.4)",
     "conv_norm(7.4, K)": "conv_norm takes the kernel first: conv_norm(kernel, 7.4)",
     "enclose(K, 10**20)": "input_shape=100000000000000000000 is above",
     "gram_bound(K, 10**9)": "no layer has so many pixels",
-    "enclose(K, (8.0, 8))": "input_shape=8.0 is not an integer.",
     "enclose(K, Grid())": "input_shape is a Grid, not an int",
-    "gram_bound(K, 8, n_iter=0)": "n_iter=0 is not a count: give an integer of at least 1",
     "clip(K, 1.0, n_iter=-1)": "is not a count",
-    "clip(K, 1.0, n_iter=1.5)": "is not a count",
     "clip(K, 1.0, n_iter=True)": "is not a count",
     "SymbolNorm(points=0)": "is not a count",
     "SymbolNorm(vectors=0)": "is not a count",
-    "SymbolNorm(points=2.5)": "is not a count",
     "symbol_norm(K, input_shape=8)": "power_norm(kernel, input_shape)",
     "round(enclose(K), 2)": "format(enclosure, '.2f')",
     "complete(K, start=np.zeros((1, 8, 3, 3, 2)))": "start has the shape (1, 8, 3, 3, 2)",
@@ -101,11 +82,9 @@ CALLS = {
     "slogdet(K, 4, stride=2)": "has no determinant",
     "slogdet(K, 4, padding_mode='zeros')": 'slogdet needs padding_mode="circular"; got "zeros"',
     "lmo(np.ones((2, 2, 3), 'f4'), bound=0.0)": "bound=",
-    "lmo(np.ones((2, 2, 3), 'f4'), bound=np.nan)": "bound=",
     "lmo(np.ones((2, 2, 3), 'f4'), bound=1e39)": "bound=",
     "operator_norm(lambda v: v, lambda u: 2 * u, (3, 3))": "not the adjoint",
     "operator_norm(lambda v: v[:2], lambda u: u, (3, 3))": "shape (2,); expected (3,)",
-    "operator_norm(lambda v: v * np.nan, lambda u: u, (3, 3))": "finite",
     "operator_norm(lambda v: v, lambda u: u, (0, 3))": "positive whole numbers",
     "operator_norm(lambda v: v, lambda u: u)": "needs its adjoint and its shape",
     "operator_norm(lambda v: v + 1, lambda u: u, (3, 3))": "offset or a nonlinearity",
@@ -113,7 +92,6 @@ CALLS = {
     "operator_norm(lambda v: A @ v, lambda u: A.T @ u, (3, 5))":
         "shape=(3, 5) is the wrong way round: matvec takes 3 numbers and returns 5. Give (5, 3)",
     "operator_norm(A, rtol=0)": "rtol=0 is not a number between 0 and 1: give a relative width",
-    "operator_norm(A, rtol=np.nan)": "rtol=nan is not a number between 0 and 1",
     "operator_norm(A, rtol='tight')": "rtol='tight' is not a number between 0 and 1",
     "operator_norm(A, delta=0)": "delta=0 is not a number between 0 and 1: give a probability",
     "operator_norm(np.where(A == 7, np.nan, A))": "returned NaN or infinity in 1 of 5 numbers",
@@ -129,7 +107,6 @@ CALLS = {
     "audit({'a': K}, input_range=3)": "expected two numbers",
     "audit({'a': K}, input_range=(0, 'a'))": "expected two numbers",
     "audit({'a': K}, executor=2)": "ProcessPoolExecutor(n)",
-    "audit({'a': K}, executor='dask')": "get_executor()",
 }  # fmt: skip
 """An expression -> a part of what is said; `core/test_errors` has geometry that is none."""
 
@@ -188,7 +165,7 @@ COMMANDS = {
 def said_of(expression: str) -> str:
     names: dict[str, Any] = {name: getattr(specnorm, name) for name in specnorm.__all__}
     names |= {name: getattr(methods, name) for name in dir(methods)}
-    names |= {"K": K, "A": np.arange(15.0).reshape(5, 3), "np": np, "Fraction": Fraction}
+    names |= {"K": K, "A": np.arange(15.0).reshape(5, 3), "np": np}
     try:
         eval(expression, names)
     except (SpecnormError, TypeError, ValueError) as error:

@@ -271,27 +271,3 @@ def test_fake_tensors_and_meta(name: str) -> None:
         value = FUNCTIONS[name](torch.empty(*SHAPE))
         assert value.dtype == torch.float32
         assert value.shape == FUNCTIONS[name](kernel().new_empty(0).new_zeros(SHAPE)).shape
-
-
-def test_which_tensors_have_values() -> None:
-    """As torch's public words show it: derivatives of torch.func keep them, vmap in any place and fake ones do not."""
-    from specnorm_torch.arrays import ARRAYS, transformed
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    seen: dict[str, tuple[bool, bool]] = {}
-
-    def look(name: str, x: Any) -> Any:
-        seen[name] = ARRAYS.is_traced(x), transformed(x)
-        return x.sum()
-
-    x = kernel()
-    for name, given in {"plain": x, "parameter": torch.nn.Parameter(x), "empty": x[:0], "meta": x.to("meta")}.items():
-        look(name, given)
-    transformed_each_way(look, x)
-    torch.func.functionalize(lambda k: look("functionalize", k))(x)
-    with FakeTensorMode() as mode:
-        look("fake", mode.from_tensor(x))
-    known = dict.fromkeys(("plain", "parameter", "empty"), (False, False))
-    derived = dict.fromkeys(("grad", "grad of grad", "jvp", "functionalize"), (False, True))
-    without = dict.fromkeys(("vmap", "vmap of grad", "grad of vmap"), (True, True))
-    assert seen == known | derived | without | dict.fromkeys(("meta", "fake"), (True, False))

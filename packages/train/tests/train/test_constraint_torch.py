@@ -64,15 +64,13 @@ def batch() -> tuple[Any, Any]:
     return torch.randn(64, 3, 8, 8, generator=generator), torch.randint(5, (64,), generator=generator)
 
 
-def train(model: Any, steps: int, each: Any = None, lr: float = 3e-3) -> None:
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+def train(model: Any, steps: int) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     data, labels = batch()
     for _ in range(steps):
         optimizer.zero_grad()
         nn.functional.cross_entropy(10 * model(data), labels).backward()
         optimizer.step()
-        if each is not None:
-            each()
 
 
 def recorded(model: Any) -> list[tuple[Any, Any]]:
@@ -132,15 +130,6 @@ def test_checkpoints_have_the_same_gradients(use_reentrant: bool) -> None:
 
 
 # -- weights that no step has made ---------------------------------------------------------------------------------
-def averaged(model: Any) -> Any:
-    """Average of weights and buffers over a run, which the state beside them does not fit."""
-    average = torch.optim.swa_utils.AveragedModel(
-        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.8), use_buffers=True
-    )
-    train(model, 20, lambda: average.update_parameters(model), lr=2e-2)
-    return average.module
-
-
 def loaded(model: Any) -> Any:
     torch.manual_seed(7)
     other = {name: x for name, x in constrained().state_dict().items() if name.endswith("original")}
@@ -167,17 +156,6 @@ def edited(model: Any) -> Any:
     for _, layer in layers(model):
         original = layer.parametrizations.weight.original
         original.copy_(torch.randn_like(original))
-    return model
-
-
-@torch.no_grad()  # type: ignore[untyped-decorator]
-def edited_data(model: Any) -> Any:
-    """Through ``.data``, as many averages are written, which changes no version counter."""
-    model.eval()
-    model(batch()[0])
-    for _, layer in layers(model):
-        original = layer.parametrizations.weight.original
-        original.data.copy_(torch.randn_like(original))
     return model
 
 
@@ -214,7 +192,7 @@ def drawn_again(model: Any) -> Any:
     return model
 
 
-NEW_WEIGHTS = {x.__name__: x for x in (averaged, loaded, assigned, edited, edited_data)}
+NEW_WEIGHTS = {x.__name__: x for x in (loaded, assigned, edited)}
 JUMPS = (loaded_in_training, loaded_without_vectors, assigned, mean_of_two, assigned_from_meta, drawn_again)
 IN_TRAINING = {x.__name__: x for x in JUMPS}
 

@@ -21,7 +21,6 @@ from specnorm.methods import SymbolNorm, TensorNorm
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
-from specnorm_torch import derivatives  # noqa: E402
 from specnorm_torch.arrays import TorchArrays  # noqa: E402
 from specnorm_train.torch import steps  # noqa: E402
 from specnorm_train.torch.constraint import SpectralNorm  # noqa: E402
@@ -270,21 +269,10 @@ def test_together_as_alone(method: Any, passes: int, expected: list[int], stacks
 
 
 # -- uses that are not one a pass --------------------------------------------------------------------------------------
-def used_twice_a_pass(model: Any) -> None:
-    model.between = lambda: model.layers[3](model.layers[1](IMAGES)).sum().backward()
-    model(IMAGES).sum().backward()
-
-
 def used_in_one_loss(model: Any) -> None:
     """As of a critic that sees real and made images; and accumulated."""
     (model(IMAGES) - model(2 * IMAGES)).sum().backward()
     model(IMAGES).sum().backward()
-
-
-def used_alone(model: Any) -> None:
-    for layer in (*reversed(model.layers), model.layers[1]):
-        layer.weight.sum().backward()
-    model.forward(IMAGES).sum().backward()
 
 
 def used_between_modes(model: Any) -> None:
@@ -348,20 +336,9 @@ def used_in_itself(model: Any) -> None:
     model(IMAGES).sum().backward()
 
 
-def used_in_another_model(model: Any) -> None:
-    """Each calls the other's layers in a pass of its own."""
-    other = specnorm_torch.spectral_norm(nn.Sequential(nn.Conv2d(5, 5, 3, padding=1)))
-    outer = nn.Sequential(model, *other, model.layers[2])
-    outer(IMAGES).sum().backward()
-    other.add_module("shared", model.layers[1])
-    model.between = lambda: other(IMAGES).sum().backward()
-    model(IMAGES).sum().backward()
-
-
 USES = [
-    used_twice_a_pass, used_in_one_loss, used_alone, used_between_modes, used_in_inference_mode,
-    used_while_cached, used_through_functional_call, used_with_an_error, used_after_an_interrupt, used_in_itself,
-    used_in_another_model,
+    used_in_one_loss, used_between_modes, used_in_inference_mode, used_while_cached, used_through_functional_call,
+    used_with_an_error, used_after_an_interrupt, used_in_itself,
 ]  # fmt: skip
 
 
@@ -389,39 +366,6 @@ def test_a_pass_is_one_step(stacks: list[int]) -> None:
     assert torch.equal(used[1], used[-1])
     model.eval()(IMAGES)
     assert stacks == [4]
-
-
-@pytest.mark.parametrize("make", [lambda: nn.Linear(40, 40), lambda: nn.Conv2d(6, 6, 3, padding=1)])
-def test_training_is_the_same_with_steps_in_eval_between(make: Any) -> None:
-    """What eval computes of a weight that training has moved is what training computes next, to the bit.
-
-    Eval takes the steps of layers one by one, and training those of a stack whose members move unequally.
-    """
-    torch.manual_seed(0)
-    models = [specnorm_torch.spectral_norm(nn.Sequential(make(), make()))]
-    models.append(copy.deepcopy(models[0]))
-    shape = (3, 40) if isinstance(models[0][0], nn.Linear) else (3, 6, 5, 5)
-    optimisers = [
-        torch.optim.Adam(
-            [{"params": layer.parameters(), "lr": rate} for layer, rate in zip(x, (1e-3, 1e-2), strict=True)]
-        )
-        for x in models
-    ]
-    for j in range(6):
-        with torch.inference_mode(j % 2 == 1):
-            in_eval = [layer.weight.detach() for layer in models[1].eval()]
-        data = torch.randn(shape, requires_grad=True)
-        for model, optimiser in zip(models, optimisers, strict=True):
-            optimiser.zero_grad()
-            (slope,) = torch.autograd.grad(model.train()(data).sum(), data, create_graph=True)
-            slope.square().sum().backward()
-            optimiser.step()
-        for weight in in_eval:
-            norm = specnorm.enclose(weight, rtol=1e-3)
-            assert norm.upper > 0.99
-            assert norm.lower < 1.01
-    for name, x in models[0].state_dict().items():
-        assert torch.equal(models[1].state_dict()[name], x)
 
 
 def test_a_compiled_model(stacks: list[int]) -> None:
@@ -535,16 +479,6 @@ class TwoHeads(nn.Module):  # type: ignore[misc]
 
     def forward(self, x: Any) -> tuple[Any, Any]:
         return self.one(x), self.two(x)
-
-
-def test_the_gradient_of_a_long_weight_is_that_of_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = specnorm_torch.spectral_norm(TwoHeads())
-    twin = copy.deepcopy(model)
-    for length, each in ((0, model), (2**18, twin)):
-        monkeypatch.setattr(derivatives, "_LONG", length)
-        sum(x.square().sum() for x in each(torch.linspace(-1, 1, 12).reshape(2, 6))).backward()
-    for x, y in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(x.grad, y.grad)
 
 
 def test_a_gradient_may_have_any_strides() -> None:
