@@ -40,7 +40,8 @@ _SWEEPS = {1: 4, 4: 6, 8: 12}
 """Number of sweeps of kernels that have gone further than so many times `_FAR`. More after twice as far took a DCGAN's
 critic half as long again, and norms were no closer; with as few after longer ways, strided networks reached 1.023."""
 _SINGLE, _MOST_SINGLE = 0.00175, 16
-"""Part of its way for which a kernel is swept once, where each step sweeps once or not at all, and the most sweeps."""
+"""Part of the way that one sweep is for, and the most sweeps that a way asks for, on devices: there, a step sweeps once
+or not at all."""
 _KEPT = 4, 9
 """Waves that a sweep keeps: the highest that lead to maxima of their own."""
 _PASSES = 3

@@ -179,7 +179,7 @@ def _through_head(
             head = head_of(run, statements[:count])
             claim = bound_through_head(head, measure, method, share)
             if claim < product:
-                return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, tuple(statements))
+                return RunBound(run.start, run.end, (_kernel_names(run.links),), product, claim, statements)
             break
     raise NoBoundError("no constant below the product was proven")
 

@@ -95,7 +95,8 @@ class Search:
             best = next(found, None)
             if best is None or not best.constant < HOPE * limit:
                 raise NoBoundError("a search finds no multipliers, or begins far above a proven constant")
-            *_, best = best, *found
+            for better in found:
+                best = better
         if self.clock.expired:
             self.is_cut = True
             self.measure.clock.has_cut = True

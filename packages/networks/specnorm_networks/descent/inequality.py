@@ -128,7 +128,7 @@ def proposals(
     """
     is_transposed = inequality.outputs < inequality.inputs
     blocks = transposed(inequality.blocks) if is_transposed else inequality.blocks
-    form = _Form(blocks, inequality.values)
+    form = _Form(blocks, inequality.values, is_transposed)
     units = np.arange(inequality.units)
     whole = _Problem(form, units, clock)
     ends = sorted([inequality.inputs, inequality.outputs])
@@ -145,11 +145,11 @@ def proposals(
     else:
         problem = _Problem(form, inequality.channels, clock)
         try:
-            least, logs = problem.start(is_transposed)
+            least, logs = problem.start()
         except (np.linalg.LinAlgError, ValueError):
             return  # a function of no input or of no output
         yield Proposal(least, problem.multipliers(logs), is_transposed)
-        if not inequality.units or form.floor(is_transposed) >= (1 - TIGHT) * proven():
+        if not inequality.units or form.floor() >= (1 - TIGHT) * proven():
             return  # the constant of a linear network is a norm
         found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, 2 * math.log(proven()))
     for constant, multipliers in found:
@@ -242,15 +242,17 @@ class _Form:
     """The matrix N, and the least g^2, for given multipliers of units.
 
     The blocks L_kj of a Cholesky factor of N are formed from left to right; those that are zero are left out.
+    In transposed matrices, earlier values read later ones.
     """
 
-    def __init__(self, blocks: Blocks, values: Sequence[slice]) -> None:
+    def __init__(self, blocks: Blocks, values: Sequence[slice], is_transposed: bool) -> None:
         self.blocks = blocks
         self.a, self.b, c, d = (np.ascontiguousarray(block) for block in blocks)
         self.cd = c.T @ d
         self.dd = d.T @ d
         cc = c.T @ c
-        self.values = values
+        self.in_order = values[::-1] if is_transposed else values
+        """The units of each value, after those that it reads."""
         self.groups = _groups(values)
         self.terms: list[dict[int, _Terms]] = []
         """For each group k, the terms of the blocks N_kj for each j <= k with L_kj not zero."""
@@ -306,14 +308,11 @@ class _Form:
         by_unit = 2 * multipliers * (v * slack * shares).sum(axis=1) / value
         return _Value(math.log(value), by_unit, math.log(largest))
 
-    def floor(self, is_transposed: bool) -> float:
-        """Return the norm of the network where all slopes are 0, or all are 1: no multipliers give a smaller constant.
-
-        ``is_transposed``: as for `_Problem.start`.
-        """
+    def floor(self) -> float:
+        """Return the norm where all slopes are 0, or all are 1: no multipliers give a smaller constant."""
         _, _, c, d = self.blocks
         v = self.b.copy()
-        for units in self.values[::-1] if is_transposed else self.values:
+        for units in self.in_order:
             v[units] += self.a[units] @ v
         ends = np.stack([d, d + c @ v])
         return math.sqrt(max(float(np.linalg.eigvalsh(ends.swapaxes(1, 2) @ ends)[:, -1].max()), 0.0))
@@ -390,13 +389,13 @@ class _Problem:
             return value
         return value._replace(gradient=np.bincount(self.channels, value.gradient, self.count))
 
-    def start(self, is_transposed: bool) -> tuple[float, FloatArray]:
+    def start(self) -> tuple[float, FloatArray]:
         """Return a constant, and logarithms of its multipliers, one number for each value.
 
-        In transposed matrices, earlier values read later ones. The form |x|^2 - 2 v^T L (A v + B x - v) is built value
-        by value, each after those that it reads. Let F be its inverse so far, and G = R F R^T for the rows R of a value
-        in [B A]. With the multiplier L the Schur complement of its units is 2 L - L^2 G, which is largest at
-        L = 1 / |G|. At the end, |[D C] F [D C]^T| is the square of the constant.
+        The form |x|^2 - 2 v^T L (A v + B x - v) is built value by value, each after those that it reads. Let F be its
+        inverse so far, and G = R F R^T for the rows R of a value in [B A]. With the multiplier L the Schur complement
+        of its units is 2 L - L^2 G, which is largest at L = 1 / |G|. At the end, |[D C] F [D C]^T| is the square of the
+        constant.
         """
         a, b, c, d = self.form.blocks
         m = b.shape[1]
@@ -404,7 +403,7 @@ class _Problem:
         columns = np.arange(m)
         """The columns of [B A] that F is of."""
         logs = np.zeros(self.count)
-        for units in self.form.values[::-1] if is_transposed else self.form.values:
+        for units in self.form.in_order:
             rows = np.hstack([b[units], a[units]])[:, columns]
             reads = np.flatnonzero(rows.any(axis=0))
             of_rows = rows[:, reads] @ inverse[reads]
@@ -452,13 +451,7 @@ def _descend(
             new_value, new_gradient, largest = problem.evaluate(logs + step, width)
             if new_value < value + 1e-4 * share * slope:
                 break
-            above = new_value - (value + share * slope)
-            if 0 < above < math.inf:
-                # There the parabola with the slope at the point and with both values is least.
-                lowest = -share * slope / (2 * above)
-                share *= min(max(lowest, SHORTER[0]), SHORTER[1])
-            else:
-                share *= INFEASIBLE
+            share *= _shortened(share * slope, new_value - (value + share * slope))
             if share < shortest or problem.clock.expired:
                 break
         if not new_value < value:
@@ -477,6 +470,16 @@ def _descend(
         yield logs, largest
         if not _is_worthwhile(values, works, problem.patience, max(least - limit, 0.0)):
             return
+
+
+def _shortened(expected: float, above: float) -> float:
+    """Return the share of a step at which the parabola through both of its ends is least, within limits.
+
+    ``expected``: the change of the value along its slope. ``above``: how far the value at the end is above that.
+    """
+    if not 0 < above < math.inf:
+        return INFEASIBLE
+    return min(max(-expected / (2 * above), SHORTER[0]), SHORTER[1])
 
 
 def _is_worthwhile(values: Sequence[float], works: Sequence[float], patience: Patience, missing: float) -> bool:

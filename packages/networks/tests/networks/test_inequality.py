@@ -150,9 +150,9 @@ def test_no_smaller_constant_is_proven(name: str, monkeypatch: pytest.MonkeyPatc
 def test_the_gradient_of_the_search_is_the_derivative(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descent, "GROUP", 5)
     inequality = inequality_of(GRAPHS[name]())
-    form = descent._Form(inequality.blocks, inequality.values)
+    form = descent._Form(inequality.blocks, inequality.values, is_transposed=False)
     problem = descent._Problem(form, inequality.channels, Clock())
-    _, logs = problem.start(is_transposed=False)
+    _, logs = problem.start()
     logs = logs + 0.1
     direction = RNG.normal(size=logs.shape)
     ahead, behind = (problem.evaluate(logs + step * direction, 1e-3).smoothed for step in (1e-5, -1e-5))
@@ -172,7 +172,7 @@ def test_no_multipliers_are_searched_that_slopes_rule_out(name: str) -> None:
     )
     is_transposed = inequality.outputs < inequality.inputs
     for blocks, is_other in ((inequality.blocks, False), (transposed(inequality.blocks), True)):
-        assert descent._Form(blocks, inequality.values).floor(is_other) == pytest.approx(floor, rel=1e-12)
+        assert descent._Form(blocks, inequality.values, is_other).floor() == pytest.approx(floor, rel=1e-12)
     counts = []
     for proven in (floor, floor * (1 + 1e-6)):
         found = list(proposals(inequality, 3, Clock(), 0.0, proven=lambda: proven))  # noqa: B023 - it is called at once
