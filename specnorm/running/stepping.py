@@ -276,7 +276,8 @@ class SteppedProgram(Program):
         due = xp.astype(stepped.sweeps_due(way, xp=xp), integer.dtype)
         counts = xp.max(by_layer(due), axis=1)
         _, *swept = run.loop(lambda x: xp.any(x[0] > 0), next_swept, (counts, *state))
-        has_more = xp.reshape(xp.broadcast_to((counts > 1)[:, None], (counts.shape[0], groups)), (-1,))
+        has_more = stepped.passes(counts, self.spec) > 1
+        has_more = xp.reshape(xp.broadcast_to(has_more[:, None], (counts.shape[0], groups)), (-1,))
         passes = integer + stepped.passes(xp.max(counts), self.spec)
         nothing = stepped.nothing(rows, state, self.spec, ops=run)
         last: Any = run.loop(lambda x: x[0] > 0, again, (passes, *nothing, *swept))

@@ -35,6 +35,13 @@ _LAST_ROUNDS = 7
 _FURTHER = 0.17, 3.0
 """So many times their steps do the vectors go further in a pair of passes: as by shifts of the power steps by 0.15 and
 0.75 of the squared norm, near the zeros of a Chebyshev polynomial."""
+_COMBINED = 4
+"""Number of waves, the first ones, at whose frequencies all left vectors are combined: a sweep puts the highest first.
+"""
+_SHIFT = 1e-4
+"""Added to the eigenvalues of the Gram matrix of the left vectors, which may be nearly parallel."""
+_SQUARINGS, _RESCALED = 6, 3
+"""Squarings of the matrix whose first eigenvector is the best combination, and after how many it is rescaled."""
 _SHORT, _LONG = 0.5, 2.0
 """Limits of the squared length of a wave that is kept."""
 _NEAR = 0.6
@@ -119,6 +126,9 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     angles = angles + ascent.uphill_by_forms(forms, signs, axes, longest=_LONGEST_STEP, xp=xp)
     turns = _turns(angles, tables, ops=ops)
     power = xp.reshape(_sums(products, turns[:, :, None, ...], ops=ops), (b, count, -1))
+    if count > 1:
+        best = _combined(xp.reshape(left, (b, count, 2, m)), products, turns[:, :_COMBINED, ...], ops=ops)
+        power = xp.concat([best, power[:, _COMBINED:, :]], axis=1)
     power = power / (arrays.lengths(power, ops=ops) + arrays.TINY)
     right = xp.reshape(power, (b, count, 1, 2, -1))
     columns = xp.reshape(_to_taps(right, turns, spec, ops=ops), (b, 2 * count, -1))
@@ -134,6 +144,37 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
     )
     columns = xp.reshape(columns, (b, count, 2, -1))
     return Moved(new, norms[..., 0], size[:, 0, 0], moved, columns)
+
+
+def _combined(left: Array, products: Array, turns: Array, *, ops: ArrayOps) -> Array:
+    """Power steps (b, k, 2 * p) of the best combinations of all left vectors, at the frequencies of k waves.
+
+    Rayleigh-Ritz, up to a factor: where many singular values are close, one vector follows the first one slowly.
+
+    Parameters
+    ----------
+    left : array, shape (b, g, 2, m)
+    products : array, shape (b, g, 2 * taps, p)
+    turns : array, shape (b, k, 2, 2, taps)
+    """
+    xp, (b, count, *_) = ops.xp, left.shape
+    # G* u is conjugated, as in `_sums`, so that it is a linear function of the conjugate of u.
+    vectors = ops.complex(left[:, :, 0, :], -left[:, :, 1, :])
+    (unit,) = placed(("unit matrix", count), lambda dtype: (np.eye(count, dtype=dtype)[None],), left, ops=ops)
+    gram = xp.matmul(vectors, xp.conj(xp.matrix_transpose(vectors)))
+    factors = ops.inverse_factors(xp.where(xp.isfinite(gram), gram, unit) + _SHIFT * unit)
+    images = xp.matmul(xp.reshape(turns, (b, -1, 1, 2, products.shape[2])), products[:, None, ...])
+    images = xp.matmul(factors[:, None, ...], ops.complex(images[..., 0, :], images[..., 1, :]))
+    power = xp.matmul(images, xp.conj(xp.matrix_transpose(images)))
+    for j in range(_SQUARINGS):
+        if j % _RESCALED == 0:
+            power = power / (xp.max(xp.abs(power), axis=(2, 3), keepdims=True) + arrays.TINY)
+        power = xp.matmul(power, power)
+    longest = xp.argmax(xp.max(xp.abs(power), axis=2), axis=2)
+    rows = xp.reshape(xp.conj(xp.matrix_transpose(power)), (-1, count, count))
+    row = xp.reshape(arrays.pick(rows, xp.reshape(longest, (-1,)), xp=xp), (b, -1, 1, count))
+    best = xp.matmul(row, images)[:, :, 0, :]
+    return xp.concat([xp.real(best), xp.imag(best)], axis=2)
 
 
 def _images(rows: Array, columns: Array, *, ops: ArrayOps) -> Array:

@@ -36,7 +36,7 @@ the bundle may rise by two to five times as much."""
 _FAR = 0.007
 """Kernels that have gone further are swept four times and take more passes. With 0.01, residual and strided networks
 under Adam 2e-3 reached 1.027 and 1.023, with 0.007 1.008 and 1.012."""
-_SWEEPS = {1: 4, 4: 6, 8: 12}
+_SWEEPS = {1: 2, 4: 6, 8: 12}
 """Number of sweeps of kernels that have gone further than so many times `_FAR`. More after twice as far took a DCGAN's
 critic half as long again, and norms were no closer; with as few after longer ways, strided networks reached 1.023."""
 _SINGLE, _MOST_SINGLE = 0.00175, 16
@@ -44,6 +44,7 @@ _SINGLE, _MOST_SINGLE = 0.00175, 16
 or not at all."""
 _KEPT = 4, 9
 """Waves that a sweep keeps: the highest that lead to maxima of their own."""
+_FEW = 2
 _PASSES = 3
 """Passes over the bundle after more than one sweep, in at most two axes: new waves begin at points of the grid."""
 _STEPS, _LAST_STEPS = 4, 12
@@ -217,7 +218,7 @@ class SymbolNorm(Stepped):
     def passes(self, sweeps: Any, spec: ConvSpec) -> Any:
         """More after a long way: a wave from a point of the grid needs some steps of its frequency."""
         more = max(_PASSES, 1 + sum(k > 1 for k in spec.block_kernel_shape)) - 1
-        return 1 + more * (sweeps > 1)
+        return 1 + more * (sweeps > _FEW)
 
     def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """Zeros in the shapes of value, left and right factors."""
