@@ -250,6 +250,7 @@ def moved(x: Inputs, direction: Inputs, distance: float) -> Inputs:
     return {name: value + share * direction[name] for name, value in x.items()}
 
 
+@np.errstate(all="ignore")
 def gradient(
     graph: Graph,
     linear: Mapping[str, LinearMap],
