@@ -159,7 +159,7 @@ def constant_of_inequality(
     HypothesisError
         If the multipliers cannot be such, or the inequality was not read off a graph.
     """
-    if multipliers.shape != (inequality.units,) or np.any(multipliers < 0):
+    if multipliers.shape != (inequality.units,) or not np.all(multipliers >= 0):
         raise HypothesisError(f"no multipliers of {inequality.units} units")
     if not _is_moderate(multipliers):
         raise NoBoundError("multipliers are too large or too small for a proof")
