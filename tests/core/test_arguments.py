@@ -137,11 +137,8 @@ def root_of_squares(_: Any, blocks: Any, __: Any, *, ops: Any) -> Evaluation:
 def written(wrong: Any = None, **members: Any) -> Any:
     """A method that a user writes: the Frobenius norm, with one member changed."""
     values: dict[str, Any] = {
-        "name": "mine",
-        "promise": "estimate",
-        "forward": root_of_squares,
-        "__module__": "stranger_methods",
-    }
+        "name": "mine", "promise": "estimate", "forward": root_of_squares, "__module__": "stranger_methods",
+    }  # fmt: skip
     cls = type("Mine", (Method,), {k: v for k, v in (values | members).items() if v is not None})
     return dataclass(frozen=True)(cls) if wrong is None else wrong(cls)
 

@@ -26,17 +26,12 @@ def drawn(*shape: int, seed: int = 0) -> NDArray[Any]:
 KERNEL = drawn(4, 3, 5)
 TRUE = float(np.linalg.norm(np.fft.fft(KERNEL, 4096).transpose(2, 0, 1), 2, axis=(1, 2)).max())
 BOUNDS: dict[str, tuple[Callable[..., Any], float, float]] = {
-    "upper end": (lambda k: specnorm.enclose(k).upper, 1 - 1e-9, 3.0),
-    "tn_bound": (specnorm.tn_bound, 1 - 1e-9, 3.0),
-    "f4_bound": (specnorm.f4_bound, 1 - 1e-9, 3.0),
-    "gram_bound": (specnorm.gram_bound, 1 - 1e-9, 3.0),
-    "grid_bound": (specnorm.grid_bound, 1 - 1e-9, 3.0),
-    "completion_bound": (specnorm.completion_bound, 1 - 1e-9, 3.0),
-    "lower end": (lambda k: specnorm.enclose(k).lower, 0.3, 1 + 1e-6),
-    "conv_norm": (specnorm.conv_norm, 0.3, 1 + 1e-6),
-    "symbol_norm": (specnorm.symbol_norm, 0.3, 1 + 1e-6),
-    "reshaped_norm": (specnorm.reshaped_norm, 0.3, 1 + 1e-6),
-}
+    "upper end": (lambda k: specnorm.enclose(k).upper, 1 - 1e-9, 3.0), "tn_bound": (specnorm.tn_bound, 1 - 1e-9, 3.0),
+    "f4_bound": (specnorm.f4_bound, 1 - 1e-9, 3.0), "gram_bound": (specnorm.gram_bound, 1 - 1e-9, 3.0),
+    "grid_bound": (specnorm.grid_bound, 1 - 1e-9, 3.0), "completion_bound": (specnorm.completion_bound, 1 - 1e-9, 3.0),
+    "lower end": (lambda k: specnorm.enclose(k).lower, 0.3, 1 + 1e-6), "conv_norm": (specnorm.conv_norm, 0.3, 1 + 1e-6),
+    "symbol_norm": (specnorm.symbol_norm, 0.3, 1 + 1e-6), "reshaped_norm": (specnorm.reshaped_norm, 0.3, 1 + 1e-6),
+}  # fmt: skip
 """Functions, and the least and the largest part of the norm that they may return."""
 
 

@@ -115,15 +115,9 @@ def test_a_kernel_in_another_frameworks_order_is_noticed(shape: tuple[int, ...])
 @pytest.mark.parametrize(
     "shape",
     [
-        (16, 3, 3, 3),
-        (3, 3, 3, 3),
-        (3, 3, 7, 7),
-        (3, 3, 15, 15),
-        (768, 3, 16, 16),
-        (3, 3, 1, 1),
-        (3, 1, 1, 7),
+        (16, 3, 3, 3), (3, 3, 3, 3), (3, 3, 7, 7), (3, 3, 15, 15), (768, 3, 16, 16), (3, 3, 1, 1), (3, 1, 1, 7),
         (258, 1, 256),
     ],
-)
+)  # fmt: skip
 def test_usual_kernels_of_torch_are_not_doubted(shape: tuple[int, ...]) -> None:
     specnorm.f4_bound(np.ones(shape))

@@ -111,16 +111,11 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "enclose": specnorm.enclose,
-    "conv_norm": specnorm.conv_norm,
-    "power_norm": specnorm.power_norm,
-    "reshaped_norm": bound(specnorm.reshaped_norm),
-    "tn_bound": bound(specnorm.tn_bound),
-    "f4_bound": bound(specnorm.f4_bound),
-    "unfolding_bounds": bound(specnorm.unfolding_bounds),
-    "grid_bound": bound(specnorm.grid_bound),
-    "gram_bound": specnorm.gram_bound,
-}
+    "enclose": specnorm.enclose, "conv_norm": specnorm.conv_norm, "power_norm": specnorm.power_norm,
+    "reshaped_norm": bound(specnorm.reshaped_norm), "tn_bound": bound(specnorm.tn_bound),
+    "f4_bound": bound(specnorm.f4_bound), "unfolding_bounds": bound(specnorm.unfolding_bounds),
+    "grid_bound": bound(specnorm.grid_bound), "gram_bound": specnorm.gram_bound,
+}  # fmt: skip
 
 
 @pytest.mark.sampled(2)

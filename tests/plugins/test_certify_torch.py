@@ -80,6 +80,13 @@ def test_everything_is_put_back_when_the_last_check_fails() -> None:
     assert before.shape == model(x).shape
 
 
+def test_the_smaller_of_two_bounds_is_that_of_both_constraints() -> None:
+    layer = specnorm_torch.gram_rescaling(specnorm_torch.spectral_norm(nn.Conv2d(3, 4, 3), bound=2.0))
+    assert specnorm_torch.rescale_(layer, only_shrink=False) == [""]
+    assert specnorm.certify(layer.weight, 1.0)
+    assert specnorm.enclose(layer.weight.detach()).lower >= 1 - 2e-3
+
+
 def test_every_layer_is_brought_to_the_bound() -> None:
     """Biases stay, and a weight that two layers share is within the bound of both."""
     torch.manual_seed(0)

@@ -238,21 +238,18 @@ def test_what_is_no_layer_names_what_to_call() -> None:
 
 # -- Flax and Equinox ----------------------------------------------------------------------------------------------
 FLAX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
-    "same": ("Conv", (2, 3, (3, 3)), {}),
-    "strided same": ("Conv", (2, 3, (3, 3)), {"strides": 2}),
+    "same": ("Conv", (2, 3, (3, 3)), {}), "strided same": ("Conv", (2, 3, (3, 3)), {"strides": 2}),
     "valid, groups": ("Conv", (2, 4, (3,)), {"padding": "VALID", "feature_group_count": 2, "kernel_dilation": 2}),
     "pairs": ("Conv", (2, 3, (3, 2)), {"padding": ((1, 0), (2, 1))}),
     "circular": ("Conv", (2, 3, (4, 3)), {"padding": "CIRCULAR"}),
-    "reflect": ("Conv", (2, 3, (3,)), {"padding": "REFLECT"}),
-    "causal": ("Conv", (2, 3, (3,)), {"padding": "CAUSAL"}),
+    "reflect": ("Conv", (2, 3, (3,)), {"padding": "REFLECT"}), "causal": ("Conv", (2, 3, (3,)), {"padding": "CAUSAL"}),
     "transposed": ("ConvTranspose", (2, 3, (3, 4)), {"strides": 2}),
     "transposed valid": ("ConvTranspose", (2, 3, (2,)), {"strides": 3, "padding": "VALID"}),
     "transposed pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((1, 2),)}),
     "transposed kernel": ("ConvTranspose", (2, 3, (4, 3)), {"strides": (4, 2), "transpose_kernel": True}),
     "kernel, pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((0, 2),), "transpose_kernel": True}),
-    "linear": ("Linear", (6, 4), {}),
-    "embedding": ("Embed", (6, 4), {}),
-}
+    "linear": ("Linear", (6, 4), {}), "embedding": ("Embed", (6, 4), {}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FLAX)

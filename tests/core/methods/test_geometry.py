@@ -237,14 +237,10 @@ def circular_norm(kernel: NDArray[Any], n: int, stride: int) -> Truth:
 
 
 CASES: list[tuple[dict[str, Any], bool]] = [
-    ({"stride": 2}, True),
-    ({}, False),
-    ({"stride": 2, "padding_mode": "zeros"}, False),
-    ({"stride": 2, "padding_mode": "reflect"}, False),
-    ({"stride": 2, "padding": 0}, False),
-    ({"stride": 2, "padding": 1}, True),
-    ({"stride": 2, "transposed": True}, False),
-]
+    ({"stride": 2}, True), ({}, False), ({"stride": 2, "padding_mode": "zeros"}, False),
+    ({"stride": 2, "padding_mode": "reflect"}, False), ({"stride": 2, "padding": 0}, False),
+    ({"stride": 2, "padding": 1}, True), ({"stride": 2, "transposed": True}, False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("geometry", "divided"), CASES)

@@ -54,20 +54,12 @@ def supremum(kernel: Any, points: int = 0) -> float:
 
 
 KERNELS: dict[str, Any] = {
-    "difference": alternating(2),
-    "corner": alternating(2, 2),
-    "long corner": alternating(2, 3),
-    "cube": alternating(2, 2, 2),
-    "one tap": delta(np.diag([2.0, 1.0]), (1, 0), (2, 3)),
-    "wide": normal(2, 5, 3, 2),
-    "tall": normal(5, 2, 2, 3, seed=1),
-    "line": normal(3, 3, 4, seed=2),
-    "box": normal(2, 2, 2, 3, 2, seed=3),
-    "row": normal(1, 4, 2, 2, seed=4),
-    "column": normal(4, 1, 3, 2, seed=5),
-    "graded": normal(6, 6, 2, 2, seed=6) * 4.0 ** -np.arange(6)[:, None, None],
-    "matrix": normal(4, 3, seed=7),
-}
+    "difference": alternating(2), "corner": alternating(2, 2), "long corner": alternating(2, 3),
+    "cube": alternating(2, 2, 2), "one tap": delta(np.diag([2.0, 1.0]), (1, 0), (2, 3)), "wide": normal(2, 5, 3, 2),
+    "tall": normal(5, 2, 2, 3, seed=1), "line": normal(3, 3, 4, seed=2), "box": normal(2, 2, 2, 3, 2, seed=3),
+    "row": normal(1, 4, 2, 2, seed=4), "column": normal(4, 1, 3, 2, seed=5),
+    "graded": normal(6, 6, 2, 2, seed=6) * 4.0 ** -np.arange(6)[:, None, None], "matrix": normal(4, 3, seed=7),
+}  # fmt: skip
 
 
 @functools.cache

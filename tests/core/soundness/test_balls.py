@@ -86,18 +86,10 @@ def wrong(act: str, value: float) -> list[str]:
 @pytest.mark.parametrize(
     ("act", "value", "count"),
     [
-        ("upper", 1.0, 0),
-        ("upper", 1 - 2**-53, 1),
-        ("upper", math.nan, 1),
-        ("upper", math.inf, 1),
-        ("upper", -1.0, 1),
-        ("lower", 1.0, 0),
-        ("lower", 1 + 2**-52, 1),
-        ("lower", math.nan, 1),
-        ("lower", -1.0, 1),
-        ("lower", 0.0, 0),
+        ("upper", 1.0, 0), ("upper", 1 - 2**-53, 1), ("upper", math.nan, 1), ("upper", math.inf, 1), ("upper", -1.0, 1),
+        ("lower", 1.0, 0), ("lower", 1 + 2**-52, 1), ("lower", math.nan, 1), ("lower", -1.0, 1), ("lower", 0.0, 0),
     ],
-)
+)  # fmt: skip
 def test_checkers_can_fail(act: str, value: float, count: int) -> None:
     """By one unit in the last place."""
     assert len(wrong(act, value)) == count

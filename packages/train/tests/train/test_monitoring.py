@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from specnorm_train.monitoring import Monitor
 
 import specnorm
@@ -25,6 +26,19 @@ def products_that_are_too_small() -> Iterator[float]:
 
 def test_the_product_of_upper_bounds_is_rounded_up() -> None:
     assert [*products_that_are_too_small()] == []
+
+
+def test_a_report_is_as_close_as_its_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a kernel that moves a little, and by a tenth; a norm that was tracked too low is raised to the proven one."""
+    kernel, direction = (x / float(specnorm.enclose(x).lower) for x in np.random.RandomState(0).randn(2, 6, 5, 3, 3))
+    kernel, monitor = kernel / 2, Monitor(1, upper=1, budget=5.0)
+    for moved, tracked in ((0.0, 1.0), (1e-3, 1.0), (0.1, 1.0), (0.0, 0.5)):
+        kernel = kernel + moved * direction / 2
+        norm = float(specnorm.enclose(kernel, rtol=1e-9).lower)
+        monkeypatch.setattr(monitor, "_norms", lambda _, x=tracked * norm: {"0": x})
+        report = monitor.measured({"0": LayerKernel(kernel, {})})
+        assert norm <= report["upper/0"] <= 1.051 * norm
+        assert report["norm/0"] == pytest.approx(norm, rel=1e-6 if tracked == 1 else 0.021)
 
 
 def test_a_norm_just_above_one_is_not_said_to_be_one() -> None:

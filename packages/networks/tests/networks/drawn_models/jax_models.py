@@ -118,14 +118,11 @@ def of_flax(d: Dice, s: Shape) -> Function:
     more: Any = {"rngs": rngs, "dtype": None, "param_dtype": d.dtype}
     eps = d.one_of(1e-5, 1e-2)
     makers: list[Callable[[], Any]] = [
-        lambda: nnx.Linear(c, d.randint(1, 6), **more),
-        lambda: nnx.LayerNorm(c, epsilon=eps, **more),
-        lambda: nnx.RMSNorm(c, epsilon=eps, **more),
-        lambda: nnx.BatchNorm(c, use_running_average=True, **more),
-        lambda: nnx.Dropout(0.4, rngs=rngs),
-        lambda: nnx.Einsum("...a,ab->...b", (c, 3), **more),
+        lambda: nnx.Linear(c, d.randint(1, 6), **more), lambda: nnx.LayerNorm(c, epsilon=eps, **more),
+        lambda: nnx.RMSNorm(c, epsilon=eps, **more), lambda: nnx.BatchNorm(c, use_running_average=True, **more),
+        lambda: nnx.Dropout(0.4, rngs=rngs), lambda: nnx.Einsum("...a,ab->...b", (c, 3), **more),
         lambda: nnx.LinearGeneral(c, (2, 2), **more),
-    ]
+    ]  # fmt: skip
     if len(s) > 1:
         padding = d.one_of("SAME", "VALID", "CIRCULAR", "REFLECT", 1)
         size = tuple(d.one_of(1, 2, 3) for _ in s[1:])
@@ -161,12 +158,9 @@ def of_equinox(d: Dice, s: Shape) -> Function:
     c = s[0]
     size = d.one_of(1, 2, 3)
     makers: list[Callable[[], Any]] = [
-        lambda: eqx.nn.LayerNorm(s, eps=1e-2),
-        lambda: eqx.nn.RMSNorm(s, eps=1e-2),
-        lambda: eqx.nn.PReLU(0.2),
-        lambda: eqx.nn.Dropout(0.3, inference=True),
-        lambda: eqx.nn.Identity(),
-    ]
+        lambda: eqx.nn.LayerNorm(s, eps=1e-2), lambda: eqx.nn.RMSNorm(s, eps=1e-2), lambda: eqx.nn.PReLU(0.2),
+        lambda: eqx.nn.Dropout(0.3, inference=True), lambda: eqx.nn.Identity(),
+    ]  # fmt: skip
     if len(s) == 1:
         makers += [
             lambda: eqx.nn.Linear(c, d.randint(1, 5), key=key),
@@ -230,27 +224,16 @@ def declared(x: Any) -> Any:
 declared.defjvp(lambda primals, tangents: (declared(*primals), 0.1 * tangents[0]))
 
 WRITTEN: tuple[Function, ...] = (
-    lambda x: nn.gelu(x, approximate=False),
-    lambda x: x * jax.scipy.special.expit(1.702 * x),
+    lambda x: nn.gelu(x, approximate=False), lambda x: x * jax.scipy.special.expit(1.702 * x),
     lambda x: jnp.where(x > 0, x, jnp.expm1(x)),
-    lambda x: lax.clamp(jnp.asarray(-0.5, x.dtype), x, jnp.asarray(2, x.dtype)),
-    lambda x: jnp.log1p(jnp.exp(x)),
-    lambda x: jnp.logaddexp(x, 0),
-    lambda x: jnp.select([x < -1, x < 1], [-1 - 0 * x, x], 1 + 0 * x),
-    lambda x: jnp.interp(x, np.r_[-1.0, 0, 1], np.r_[0.0, 0.3, 0.8]),
-    lambda x: lax.select(x > 0, x, jnp.zeros_like(x)),
-    jnp.arcsinh,
-    jax.scipy.special.erf,
-    lambda x: jnp.heaviside(x, 0) * x,
-    lambda x: lax.logistic(2 * x) * 2 - 1,
-    lambda x: jnp.hypot(x, 1.0),
-    jnp.sinc,
-    declared,
-    lambda x: lax.integer_pow(jnp.tanh(x), 3),
-    lambda x: jnp.nan_to_num(x) / 2,
-    lambda x: x + lax.stop_gradient(jnp.tanh(x)),
+    lambda x: lax.clamp(jnp.asarray(-0.5, x.dtype), x, jnp.asarray(2, x.dtype)), lambda x: jnp.log1p(jnp.exp(x)),
+    lambda x: jnp.logaddexp(x, 0), lambda x: jnp.select([x < -1, x < 1], [-1 - 0 * x, x], 1 + 0 * x),
+    lambda x: jnp.interp(x, np.r_[-1.0, 0, 1], np.r_[0.0, 0.3, 0.8]), lambda x: lax.select(x > 0, x, jnp.zeros_like(x)),
+    jnp.arcsinh, jax.scipy.special.erf, lambda x: jnp.heaviside(x, 0) * x, lambda x: lax.logistic(2 * x) * 2 - 1,
+    lambda x: jnp.hypot(x, 1.0), jnp.sinc, declared, lambda x: lax.integer_pow(jnp.tanh(x), 3),
+    lambda x: jnp.nan_to_num(x) / 2, lambda x: x + lax.stop_gradient(jnp.tanh(x)),
     lambda x: jnp.polyval(jnp.asarray([0.1, 0.5, 0.0]), jnp.tanh(x)),
-)
+)  # fmt: skip
 JUMPING: tuple[Function, ...] = (
     jnp.sign,
     lambda x: x + lax.stop_gradient(jnp.round(x) - x),
@@ -260,13 +243,9 @@ JUMPING: tuple[Function, ...] = (
     lambda x: jnp.piecewise(x, [x < 0], [0.0, lambda y: y + 1]),
 )
 STEEP: tuple[Function, ...] = (
-    jnp.square,
-    jnp.exp2,
-    lambda x: jnp.power(jnp.abs(x) + 1e-3, 0.5),
-    lambda x: lax.rsqrt(x * x + 0.1),
-    lambda x: jnp.cumprod(jnp.tanh(x), -1),
-    jnp.arctanh,
-)
+    jnp.square, jnp.exp2, lambda x: jnp.power(jnp.abs(x) + 1e-3, 0.5), lambda x: lax.rsqrt(x * x + 0.1),
+    lambda x: jnp.cumprod(jnp.tanh(x), -1), jnp.arctanh,
+)  # fmt: skip
 
 
 def activation(d: Dice, s: Shape) -> Function:

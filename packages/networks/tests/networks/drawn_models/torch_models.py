@@ -217,52 +217,31 @@ def leaky(slope: float, inplace: bool) -> nn.Module:
 NAMES = "ReLU Tanh Sigmoid ELU GELU SiLU Mish Softplus Hardswish Hardtanh SELU Softsign Hardsigmoid LogSigmoid ReLU6"
 ACTIVATIONS: list[Callable[[Dice, Shape], nn.Module]] = [
     *(lambda d, s, name=name: getattr(nn, name)() for name in [*NAMES.split(), "Tanhshrink", "Identity"]),
-    lambda d, s: leaky(d.one_of(0.01, 0.2, 1.5, -0.5), d.chance(0.5)),
-    lambda d, s: nn.ELU(d.one_of(0.5, 3.0)),
-    lambda d, s: nn.CELU(d.one_of(0.3, 2.0)),
-    lambda d, s: nn.GELU(approximate="tanh"),
+    lambda d, s: leaky(d.one_of(0.01, 0.2, 1.5, -0.5), d.chance(0.5)), lambda d, s: nn.ELU(d.one_of(0.5, 3.0)),
+    lambda d, s: nn.CELU(d.one_of(0.3, 2.0)), lambda d, s: nn.GELU(approximate="tanh"),
     lambda d, s: nn.Softplus(d.one_of(0.5, 5.0), d.one_of(20.0, 1.0)),
     lambda d, s: nn.Hardtanh(-0.3, d.one_of(0.3, 2.0)),
-    lambda d, s: nn.PReLU(d.one_of(1, s[0]), init=d.one_of(0.25, -2.0)),
-    lambda d, s: nn.RReLU(0.1, 0.4),
-]
+    lambda d, s: nn.PReLU(d.one_of(1, s[0]), init=d.one_of(0.25, -2.0)), lambda d, s: nn.RReLU(0.1, 0.4),
+]  # fmt: skip
 WRITTEN: list[Callable[..., Any]] = [
     *(f for name, f in OF_ONE_VALUE.items() if "refused" not in name),
-    lambda x: torch.where(x > 0, x, torch.exp(x) - 1),
-    lambda x: torch.where(x.abs() <= 1, 0.5 * x**2, x.abs() - 0.5),
+    lambda x: torch.where(x > 0, x, torch.exp(x) - 1), lambda x: torch.where(x.abs() <= 1, 0.5 * x**2, x.abs() - 0.5),
     lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
-    lambda x: torch.log(torch.cosh(x.clamp(-5, 5))),
-    lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
-    lambda x: torch.heaviside(x, torch.zeros(())) * x,
-    lambda x: torch.addcmul(x, x.tanh(), torch.tensor(0.5)),
-    lambda x: torch.lerp(x, x.tanh(), 0.3),
-    lambda x: torch.stack([x, torch.zeros_like(x)]).amax(0),
-    lambda x: torch.nan_to_num(x).tanh(),
-    lambda x: x.tanh().arcsin() / 4,
-    lambda x: torch.xlogy(x.sigmoid(), x.sigmoid()),
-    lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    lambda x: torch.atan2(x, torch.ones_like(x)),
-    lambda x: torch.polar(torch.ones_like(x), x).real,
-]
+    lambda x: torch.log(torch.cosh(x.clamp(-5, 5))), lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
+    lambda x: torch.heaviside(x, torch.zeros(())) * x, lambda x: torch.addcmul(x, x.tanh(), torch.tensor(0.5)),
+    lambda x: torch.lerp(x, x.tanh(), 0.3), lambda x: torch.stack([x, torch.zeros_like(x)]).amax(0),
+    lambda x: torch.nan_to_num(x).tanh(), lambda x: x.tanh().arcsin() / 4,
+    lambda x: torch.xlogy(x.sigmoid(), x.sigmoid()), lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    lambda x: torch.atan2(x, torch.ones_like(x)), lambda x: torch.polar(torch.ones_like(x), x).real,
+]  # fmt: skip
 JUMPING: list[Callable[..., Any]] = [
-    torch.sign,
-    lambda x: torch.where(x > 0.5, x, 0.2 * x),
-    lambda x: x + (x.round() - x).detach(),
-    lambda x: x * (x > 0.3),
-    lambda x: torch.remainder(x, 1.0),
-    lambda x: x.long().to(x.dtype),
-]
+    torch.sign, lambda x: torch.where(x > 0.5, x, 0.2 * x), lambda x: x + (x.round() - x).detach(),
+    lambda x: x * (x > 0.3), lambda x: torch.remainder(x, 1.0), lambda x: x.long().to(x.dtype),
+]  # fmt: skip
 STEEP: list[Callable[..., Any]] = [
-    lambda x: x**2,
-    torch.exp,
-    lambda x: x.abs().sqrt(),
-    lambda x: x.clamp(min=0.1).log(),
-    lambda x: x * torch.sin(x),
-    lambda x: torch.rsqrt(x**2 + 0.1),
-    torch.erfinv,
-    lambda x: x.sigmoid().logit(),
-    torch.digamma,
-]
+    lambda x: x**2, torch.exp, lambda x: x.abs().sqrt(), lambda x: x.clamp(min=0.1).log(), lambda x: x * torch.sin(x),
+    lambda x: torch.rsqrt(x**2 + 0.1), torch.erfinv, lambda x: x.sigmoid().logit(), torch.digamma,
+]  # fmt: skip
 
 
 def activation(d: Dice, s: Shape) -> Any:
@@ -380,15 +359,11 @@ def fourier(d: Dice, s: Shape) -> Any:
 
 ALONG: dict[str, Callable[[Any, int], Any]] = {
     "full sort": lambda x, a: x.sort(a, descending=True)[0],
-    "crelu": lambda x, a: torch.cat([F.relu(x), F.relu(-x)], a),
-    "mean": lambda x, a: x.mean(a),
-    "sum": lambda x, a: x.sum(a, keepdim=True) / 2,
-    "largest": lambda x, a: x.amax(a, keepdim=True),
-    "length": lambda x, a: x.norm(dim=a, keepdim=True),
-    "log-sum-exp": lambda x, a: x.logsumexp(a, keepdim=True),
-    "cumulative": lambda x, a: x.cumsum(a) / 3,
-    "centred": lambda x, a: x - x.mean(a, keepdim=True),
-}
+    "crelu": lambda x, a: torch.cat([F.relu(x), F.relu(-x)], a), "mean": lambda x, a: x.mean(a),
+    "sum": lambda x, a: x.sum(a, keepdim=True) / 2, "largest": lambda x, a: x.amax(a, keepdim=True),
+    "length": lambda x, a: x.norm(dim=a, keepdim=True), "log-sum-exp": lambda x, a: x.logsumexp(a, keepdim=True),
+    "cumulative": lambda x, a: x.cumsum(a) / 3, "centred": lambda x, a: x - x.mean(a, keepdim=True),
+}  # fmt: skip
 """Functions of a value along an axis, which is drawn."""
 plain("pooling", (2, 3, 4), pool)
 plain("adaptive pooling", (2, 3, 4), adaptive)
