@@ -31,14 +31,14 @@ def test_the_product_of_upper_bounds_is_rounded_up() -> None:
 
 
 def test_a_report_is_as_close_as_its_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a kernel that moves a little, which needs no search, and by a tenth; a norm that was tracked too low is raised
-    to the proven one."""
+    """Of a kernel that grows a little, which needs no search, and moves by a tenth; a norm that was tracked too low is
+    raised to the proven one."""
     searched = Mock(side_effect=specnorm.enclose)
     monkeypatch.setattr(monitoring, "enclose", searched)
     kernel, direction = (x / float(specnorm.enclose(x).lower) for x in np.random.RandomState(0).randn(2, 6, 5, 3, 3))
     kernel, monitor = kernel / 2, Monitor(1, upper=1, budget=5.0)
-    for moved, tracked, searches in ((0.0, 1.0, 1), (1e-3, 1.0, 1), (0.1, 1.0, 2), (0.0, 0.5, 3)):
-        kernel = kernel + moved * direction / 2
+    for grown, moved, tracked, searches in ((1, 0, 1.0, 1), (1.02, 0, 1.0, 1), (1, 0.1, 1.0, 2), (1, 0, 0.5, 3)):
+        kernel = grown * kernel + moved * direction / 2
         norm = float(specnorm.enclose(kernel, rtol=1e-9).lower)
         monkeypatch.setattr(monitor, "_norms", lambda _, x=tracked * norm: {"0": x})
         report = monitor.measured({"0": LayerKernel(kernel, {})})
