@@ -213,6 +213,8 @@ REFUSED = {
     "ours.NormMonitor(nn.Linear(2, 2), 0)": "positive number of steps",
     "ours.NormMonitor([nn.Linear(2, 2)])": r"list is not a torch\.nn\.Module: give the model itself",
     "ours.SpectralPenalty([nn.Linear(2, 2)])": r"list is not a torch\.nn\.Module: give the model itself",
+    "ours.baked([nn.Linear(2, 2)])": r"list is not a torch\.nn\.Module: give the model itself",
+    "ours.bake_(nn.Linear)": r"type is not a torch\.nn\.Module: give the model itself",
     "ours.OrthogonalityPenalty([nn.Linear(2, 2)])": r"list is not a torch\.nn\.Module: give the model itself",
     "ours.OrthogonalityPenalty(nn.ReLU())": "no convolution",
     "ours.OrthogonalityPenalty(nn.Linear(2, 2), form='squares')": "form=",
