@@ -27,36 +27,24 @@ Matrix = NDArray[np.float64]
 Sum = dict[int, Matrix]
 """Number of a value -> matrix from it; of -1, which is 1: what is added."""
 FUNCTIONS: dict[str, tuple[operators.Function, float, float]] = {
-    "relu": (operators.ReLU(), 0.0, 1.0),
-    "sigmoid": (operators.Sigmoid(), 0.0, 0.25),
-    "tanh": (operators.Tanh(), 0.0, 1.0),
-    "gelu": (activations.GELU, -0.1289, 1.1289),
-    "silu": (activations.SILU, -0.0998, 1.0998),
-    "abs": (operators.Abs(), -1.0, 1.0),
-    "negative": (operators.Negative(), -1.0, -1.0),
-    "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),
+    "relu": (operators.ReLU(), 0.0, 1.0), "sigmoid": (operators.Sigmoid(), 0.0, 0.25),
+    "tanh": (operators.Tanh(), 0.0, 1.0), "gelu": (activations.GELU, -0.1289, 1.1289),
+    "silu": (activations.SILU, -0.0998, 1.0998), "abs": (operators.Abs(), -1.0, 1.0),
+    "negative": (operators.Negative(), -1.0, -1.0), "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),
     "prelu": (operators.LeakyReLU(np.array(-0.5)), -0.5, 1.0),
-}
+}  # fmt: skip
 """The function, and slopes that are reached."""
 
 VALUES: dict[str, Callable[[Matrix], Matrix]] = {
-    "relu": lambda v: np.maximum(v, 0),
-    "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
-    "tanh": np.tanh,
-    "silu": lambda v: v / (1 + np.exp(-v)),
-    "abs": np.abs,
-    "negative": np.negative,
+    "relu": lambda v: np.maximum(v, 0), "sigmoid": lambda v: 1 / (1 + np.exp(-v)), "tanh": np.tanh,
+    "silu": lambda v: v / (1 + np.exp(-v)), "abs": np.abs, "negative": np.negative,
     "leaky": lambda v: np.where(v > 0, v, 0.2 * v),
-}
+}  # fmt: skip
 DERIVATIVES: dict[str, Callable[[Matrix], Matrix]] = {
-    "relu": lambda v: (v > 0).astype(float),
-    "sigmoid": lambda v: 1 / (2 + np.exp(-v) + np.exp(v)),
-    "tanh": lambda v: 1 - np.tanh(v) ** 2,
-    "silu": lambda v: (1 + np.exp(-v) + v * np.exp(-v)) / (1 + np.exp(-v)) ** 2,
-    "abs": np.sign,
-    "negative": lambda v: -np.ones_like(v),
-    "leaky": lambda v: np.where(v > 0, 1.0, 0.2),
-}
+    "relu": lambda v: (v > 0).astype(float), "sigmoid": lambda v: 1 / (2 + np.exp(-v) + np.exp(v)),
+    "tanh": lambda v: 1 - np.tanh(v) ** 2, "silu": lambda v: (1 + np.exp(-v) + v * np.exp(-v)) / (1 + np.exp(-v)) ** 2,
+    "abs": np.sign, "negative": lambda v: -np.ones_like(v), "leaky": lambda v: np.where(v > 0, 1.0, 0.2),
+}  # fmt: skip
 
 
 def sorted_pairs(v: Matrix) -> Matrix:
@@ -477,18 +465,12 @@ def signed(seed: int) -> Network:
 
 
 NETWORKS = {
-    "residual": residual,
-    "residual, curved": lambda seed: residual(seed, "gelu"),
+    "residual": residual, "residual, curved": lambda seed: residual(seed, "gelu"),
     "residual, circular": lambda seed: residual(seed, "prelu", "circular"),
-    "residual, two axes": lambda seed: residual(seed, axes=2),
-    "preactivated": preactivated,
-    "downsampled": downsampled,
-    "concatenated": concatenated,
-    "denoiser": denoiser,
-    "linear": linear,
-    "bottleneck": bottleneck,
+    "residual, two axes": lambda seed: residual(seed, axes=2), "preactivated": preactivated, "downsampled": downsampled,
+    "concatenated": concatenated, "denoiser": denoiser, "linear": linear, "bottleneck": bottleneck,
     "both signs": signed,
-}
+}  # fmt: skip
 
 
 def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matrix], constant: float) -> float:

@@ -23,14 +23,11 @@ from specnorm.proof import Clock
 
 MEASURE = Measure(1e-4)
 CHAINS: dict[str, dict[str, Any]] = {
-    "zeros": {"plain": True},
-    "geometry": {"layers": 4},
-    "strided": {"plain": True, "first": 2},
-    "wrapped": {"mode": "circular"},
-    "planes": {"axes": 2, "layers": 3},
+    "zeros": {"plain": True}, "geometry": {"layers": 4}, "strided": {"plain": True, "first": 2},
+    "wrapped": {"mode": "circular"}, "planes": {"axes": 2, "layers": 3},
     "slopes": {"plain": True, "functions": tuple(FUNCTIONS), "layers": 4},
     "slopes, wrapped": {"functions": ("gelu", "abs", "prelu"), "mode": "circular", "layers": 4},
-}
+}  # fmt: skip
 
 
 def chains(kind: str) -> Iterator[Network]:
