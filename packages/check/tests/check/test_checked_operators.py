@@ -284,6 +284,7 @@ SEVERAL = {
     "hats": "Abs x a; Sub 1 a b; Relu b c; Sub x 1 d; Abs d e; Sub 1 e f; Relu f g; Sum c g g y",
     "a square, cut": "Clip x -1 0.7 a; Pow a 2 y",
     "far away": "Sub x 20 a; Relu a b; Clip b 0 1e38 c; Sigmoid c d; Mul c d y",
+    "cut where it is steepest": "Mul x x a; Sub 1 a b; Max 0.1 b y",
     "the larger": "Tanh x a; Mul x 0.3 b; Max a b y",
     "the smaller": "Tanh x a; Mul x 0.3 b; Min a b y",
     "of known slopes": "Gelu x a; Add a x y",
