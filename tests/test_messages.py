@@ -22,6 +22,7 @@ K = np.ones((2, 2, 3, 3))
 CALLS = {
     "enclose(K.astype(object))": "Convert it first",
     "enclose(K[0, 0, 0])": "has 1 axis.",
+    "enclose(K[0], padding=(1, 2))": "one (before, after) pair per axis, such as padding=[(1, 2)]",
     "enclose(K[0], stride=(2, 2))": "has 2 entries; an array of shape (2, 3, 3) is a kernel with 1 spatial axis, (cout",
     "track_many([K], SymbolNorm(), [])": "1 kernel, 0 states and 1 geometry: give as many of each",
     "slogdet(np.ones((2, 1, 3)), 4)": "1 channel to 2",
@@ -50,6 +51,9 @@ CALLS = {
     "measure(K, Grid)": "the class Grid, is not a method",
     "certify(K, True)": "bound must be a number, got bool True",
     "rescale(K, True)": "bound must be a number, got bool True",
+    "rescale(K.astype('f4'), 1e-60)": "is too small for a kernel in float32: entries of the scaled kernel would be 0",
+    "rescale(K.astype('f2'), 1e9, only_shrink=False)": "is too large for a kernel in float16",
+    "clip(K.astype('f2'), 1e-9)": "is too small for a kernel in float16",
     "clip(K, None)": "bound must be a number, got NoneType",
     "certify(K, enclose(K))": "bound is Enclosure, which is two numbers: give its .upper or its .lower",
     "certify(K, 10**400)": "beyond 1.8e+308, the largest of float64",

@@ -100,8 +100,7 @@ def test_what_is_no_bound_is_refused_with_the_real_form(name: str) -> None:
     assert "float32" not in str(caught.value)
 
 
-def test_a_gradient_is_refused_with_the_real_form() -> None:
-    torch = pytest.importorskip("torch")
+def test_a_gradient_is_refused_with_the_real_form(torch: Any) -> None:
     kernel = torch.tensor(KERNEL, requires_grad=True)
     upper: Any = specnorm.enclose(kernel).upper
     for value in (specnorm.gram_bound(kernel), upper, specnorm.matrix_norm(kernel)[0]):
@@ -110,8 +109,7 @@ def test_a_gradient_is_refused_with_the_real_form() -> None:
             value.backward()
 
 
-def test_layers_of_torch_with_complex_weights() -> None:
-    torch = pytest.importorskip("torch")
+def test_layers_of_torch_with_complex_weights(torch: Any) -> None:
     layer = torch.nn.Conv1d(3, 4, 5, padding=2, bias=False, dtype=torch.complex128)
     layer.weight.data = torch.tensor(KERNEL)
     weight: Any = layer
@@ -120,7 +118,6 @@ def test_layers_of_torch_with_complex_weights() -> None:
     assert float(upper) >= TRUE * (1 - 1e-9)
 
 
-def test_compiled_bounds() -> None:
-    jax = pytest.importorskip("jax")
+def test_compiled_bounds(jax: Any) -> None:
     value = jax.jit(lambda k: specnorm.gram_bound(k))(jax.numpy.asarray(KERNEL))
     assert float(value) >= TRUE * (1 - 1e-9)

@@ -111,9 +111,8 @@ def test_a_search_of_a_small_kernel_makes_few_calls() -> None:
     assert 1000 < calls(lambda: specnorm.enclose(kernel), ("call", "c_call")) < CALLS
 
 
-def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shape_is_traced_once_by_jax(jax: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another function under `jit` runs what was traced before for the shape; another shape does not."""
-    jax = pytest.importorskip("jax")
     traced = 0
 
     def counted(self: Any, *given: Any, forward: Any = FantasticFour.forward, **named: Any) -> Any:

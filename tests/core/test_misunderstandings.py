@@ -81,10 +81,8 @@ def test_a_bare_filter_is_said_to_be_a_matrix() -> None:
         with pytest.warns(UserWarning, match=r"taken for a 9 x 9 matrix.* give psf\[None, None\]"):
             assert "a 9 x 9 matrix" in str(shown(PSF)) or shown is specnorm.condition_number
     calls: list[Callable[[], Any]] = [
-        lambda: specnorm.certify(PSF, 0.5),
-        lambda: specnorm.conv_norm(PSF),
-        lambda: specnorm.rescale(PSF),
-    ]
+        lambda: specnorm.certify(PSF, 0.5), lambda: specnorm.conv_norm(PSF), lambda: specnorm.rescale(PSF),
+    ]  # fmt: skip
     for call in calls:
         with pytest.warns(UserWarning, match="taken for a 9 x 9 matrix"):
             call()

@@ -23,10 +23,8 @@ from specnorm.tensor_norm.method import TensorNorm
 
 TN = TensorNorm(proven=False)
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "tn": (TN, {}),
-    "power": (Power(), {"input_shape": 6, "padding_mode": "zeros"}),
-    "gram": (Gram(n_iter=2), {}),
-}
+    "tn": (TN, {}), "power": (Power(), {"input_shape": 6, "padding_mode": "zeros"}), "gram": (Gram(n_iter=2), {}),
+}  # fmt: skip
 every = pytest.mark.parametrize("name", METHODS)
 
 LAYERS: list[tuple[tuple[int, ...], dict[str, Any]]] = [

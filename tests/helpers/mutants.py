@@ -361,10 +361,8 @@ ARITHMETIC: dict[str, Callable[[ast.AST], Sites]] = {
     "a term left out": everywhere(term_left_out), "an epsilon left out": everywhere(epsilon_left_out),
 }  # fmt: skip
 HYPOTHESES: dict[str, Callable[[ast.AST], Sites]] = {
-    "not asked": condition_left_out,
-    "weaker by one": weaker_by_one,
-    "any for all": any_for_all,
-}
+    "not asked": condition_left_out, "weaker by one": weaker_by_one, "any for all": any_for_all,
+}  # fmt: skip
 CLAIMS = {"too sharp": everywhere(claim_too_sharp)}
 ROUNDINGS = {"uncounted": rounding_uncounted}
 KINDS = ARITHMETIC | HYPOTHESES | CLAIMS | ROUNDINGS

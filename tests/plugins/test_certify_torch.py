@@ -24,12 +24,10 @@ pytestmark = [
 
 def hooked() -> Any:
     model = nn.Sequential(
-        torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1)),
-        nn.ReLU(),
-        torch.nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)),
-        nn.Flatten(),
+        torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1)), nn.ReLU(),
+        torch.nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), nn.Flatten(),
         torch.nn.utils.parametrizations.weight_norm(nn.Linear(4 * 4 * 4, 5)),
-    )
+    )  # fmt: skip
     # What the hooks compute hangs on the graph of a forward pass.
     model(torch.randn(2, 3, 6, 6)).sum().backward()
     return model

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up
+from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up, plain
 from specnorm_check import Units as AllUnits
 from specnorm_check.branches import starts_of
 from specnorm_check.inequality import MOST_NUMBERS, MOST_UNITS, Form, new_units
@@ -103,8 +103,11 @@ def certificate_of_network(
     Raises
     ------
     CertificateError
-        If the format has no claim about such a network, or only one above the product of the constants.
+        If the network has no bound, or the format no claim about it, or only one above the product of the constants.
     """
+    if answer.upper is None:
+        node = answer.unknown[0]
+        raise CertificateError(f"the network has no bound, because of {plain(node.operator)}: {node.reason}.")
     shapes = list(answer.input_shapes.values())
     if len(shapes) != 1:
         raise CertificateError("it cannot be certified: it has several inputs.")
@@ -124,7 +127,7 @@ def certificate_of_network(
             f"it would state {upper:.6g}, above the product of the constants of its operators, {answer.product:.6g}. "
             f"{_lacking(network, content)} Certify the layers alone."
         )
-    is_loose = answer.upper is not None and upper > answer.upper * (1 + LOOSE)
+    is_loose = upper > answer.upper * (1 + LOOSE)
     statement = {
         "name": name, "sha256": hashlib.sha256(content).hexdigest(), "input_shape": shape, "upper": upper.hex(),
         "parts": parts,
@@ -441,9 +444,13 @@ def _starts_of(network: Network, end: str) -> Iterator[str]:
 
 
 def _largest_norm(matrix: FloatArray) -> float:
-    """Return about the norm of a matrix."""
-    gram = matrix @ matrix.T if matrix.shape[1] > matrix.shape[0] else matrix.T @ matrix
-    return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))
+    """Return about the norm of a matrix; `Refused` if a number is not finite."""
+    scale = float(np.abs(matrix).max(initial=0.0)) or 1.0
+    if not math.isfinite(scale):
+        raise Refused("a part has numbers that are not finite")
+    scaled = matrix / scale  # its Gram matrix neither overflows nor underflows
+    gram = scaled @ scaled.T if scaled.shape[1] > scaled.shape[0] else scaled.T @ scaled
+    return scale * math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))
 
 
 def _prove(network: Network, part: Together) -> ProvenPart:

@@ -77,8 +77,7 @@ def test_a_completion_is_a_start_for_the_kernel_that_has_moved() -> None:
     assert float(bound) <= 1.0101 * sigma_star(kernel, max_cells=3000).hi
 
 
-def test_a_start_of_another_library_is_refused() -> None:
-    torch = pytest.importorskip("torch")
+def test_a_start_of_another_library_is_refused(torch: Any) -> None:
     with pytest.raises(MixedBackends):
         specnorm.complete(Recipe((4, 3, 3, 2)).kernel, start=torch.zeros(1, 12, 3, 3, 2))
 

@@ -71,12 +71,10 @@ def fixed_cost() -> Iterator[str]:
     for name, kernel in KERNELS.items():
         truth = truth_of(name)
         uppers = {
-            "tn": specnorm.tn_bound(kernel),
-            "f4": specnorm.f4_bound(kernel),
-            "gram": specnorm.gram_bound(kernel, n_iter=6),
-            "gram of one product": specnorm.gram_bound(kernel, n_iter=1),
+            "tn": specnorm.tn_bound(kernel), "f4": specnorm.f4_bound(kernel),
+            "gram": specnorm.gram_bound(kernel, n_iter=6), "gram of one product": specnorm.gram_bound(kernel, n_iter=1),
             "completion": specnorm.completion_bound(kernel),
-        }
+        }  # fmt: skip
         for label, value in uppers.items():
             yield from wrong(f"{label} of {name}", value, "upper", truth)
         for value in np.atleast_1d(specnorm.unfolding_bounds(kernel)):

@@ -380,11 +380,9 @@ def outward() -> Violations:
         }  # fmt: skip
         yield from (f"{name} of {a} and {b}" for name, holds in held.items() if not holds)
     extremes = {
-        "a product with 0": host.mul_up(2.0, 0.0, math.inf) == 0,
-        "an underflow": host.mul_up(5e-324, 5e-324) > 0,
-        "an overflow": host.mul_up(1e300, 1e300) == math.inf,
-        "no length": host.hypot_up() == 0,
-    }
+        "a product with 0": host.mul_up(2.0, 0.0, math.inf) == 0, "an underflow": host.mul_up(5e-324, 5e-324) > 0,
+        "an overflow": host.mul_up(1e300, 1e300) == math.inf, "no length": host.hypot_up() == 0,
+    }  # fmt: skip
     yield from (name for name, holds in extremes.items() if not holds)
 
 

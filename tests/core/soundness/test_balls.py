@@ -42,18 +42,6 @@ def test_both_ends_of_a_norm_meet() -> None:
             assert bounds.high - bounds.low <= bounds.high * arb("1e-12") + tiny
 
 
-def test_a_quotient_is_below_the_norm() -> None:
-    exact = balls.Exact(np.random.RandomState(0).standard_normal((4, 3, 2)))
-    symbol = exact.symbol([Fraction(1, 7)])
-    bounds = balls.norm(symbol)
-    for seed in range(10):
-        vector = np.random.RandomState(seed).standard_normal(3) + 1j * np.random.RandomState(seed + 50).standard_normal(
-            3
-        )
-        assert balls.quotient(symbol, vector) < bounds.high
-    assert balls.quotient(symbol, balls.top_vector(symbol)) > bounds.high * arb("0.999999")
-
-
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_closed_forms(family: str) -> None:
     """Each closed form against the search for peaks, which knows nothing of it, and against the other oracle."""

@@ -31,11 +31,9 @@ RADII = (0.5, 0.05, 0.2)
 def classifier(shape: Any, path: Path) -> Path:
     draw = drawing(np.random.RandomState(0))
     nodes = [
-        node("Conv", "x", "k", out="a", kernel_shape=[2, 2], strides=[2, 2]),
-        node("Relu", "a", out="b"),
-        node("Flatten", "b", out="c"),
-        node("Gemm", "c", "w", "bias", transB=1),
-    ]
+        node("Conv", "x", "k", out="a", kernel_shape=[2, 2], strides=[2, 2]), node("Relu", "a", out="b"),
+        node("Flatten", "b", out="c"), node("Gemm", "c", "w", "bias", transB=1),
+    ]  # fmt: skip
     return saved(single(nodes, shape, {"k": draw(4, 2, 2, 2), "w": draw(3, 8), "bias": draw(3)}), path)
 
 

@@ -238,14 +238,11 @@ def test_programs_that_review_code_get_gates_and_bad_layers(
 @pytest.mark.parametrize(
     ("words", "incomplete", "expected"),
     [
-        ("audit --layout", "HW", {"HWIO"}),
-        ("audit --format", "s", {"sarif"}),
-        ("audit --methods", "tn,f", {"tn,f4", "tn,fft"}),
-        ("audit --backend", "to", {"torch"}),
-        ("audit --jobs", "", {"auto"}),
-        ("audit --fail-above", "", set()),
+        ("audit --layout", "HW", {"HWIO"}), ("audit --format", "s", {"sarif"}),
+        ("audit --methods", "tn,f", {"tn,f4", "tn,fft"}), ("audit --backend", "to", {"torch"}),
+        ("audit --jobs", "", {"auto"}), ("audit --fail-above", "", set()),
     ],
-)
+)  # fmt: skip
 def test_shells_complete_values(words: str, incomplete: str, expected: set[str]) -> None:
     completion = BashComplete(cli.application, {}, "specnorm", "_SPECNORM_COMPLETE")
     assert {item.value for item in completion.get_completions(words.split(), incomplete)} == expected

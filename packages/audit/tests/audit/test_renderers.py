@@ -228,10 +228,8 @@ def test_a_report_is_one_line_where_python_shows_it() -> None:
 def test_junit_has_a_case_for_each_layer_and_gate() -> None:
     """Pages of continuous integration count its failures and errors, and show no name as markup."""
     arrays = {
-        "a.weight": np.eye(2),
-        "b\x1b<i>.weight": np.full((2, 3), np.nan),
-        "c.weight": np.eye(2, 4, dtype=np.int8),
-    }
+        "a.weight": np.eye(2), "b\x1b<i>.weight": np.full((2, 3), np.nan), "c.weight": np.eye(2, 4, dtype=np.int8),
+    }  # fmt: skip
     report = audit({**arrays, "d.bias": np.ones((2, 2, 3))}, assume_stored="a*")
     report = replace(report, gates=gates_of(report, layers=0.5))
     lost = Report("0", "lost.npz", (), (), error="it is empty.")

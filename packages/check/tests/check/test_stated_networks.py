@@ -245,6 +245,8 @@ def test_the_page_lists_the_rules_that_the_checker_lacks() -> None:
 
 def test_a_bound_without_a_certificate_says_why() -> None:
     model = DOCS / "reference-networks" / "dense-relu.onnx"
+    with pytest.raises(CertificateError, match="no bound, because of Sign: it has a step"):
+        network_bound(behind_a_layer("Sign")).certificate()
     near = network_bound(model, radius=0.001, centre=np.ones((1, 4)))
     assert near.radius is not None
     with pytest.raises(CertificateError, match="on all inputs"):

@@ -433,11 +433,13 @@ def highest(
 ) -> float:
     """Return the largest value near the highest points of a grid of angles (f, d), by parabolas along the axes.
 
-    ``spacing``: of the grid's points. ``on_grid``: the values there.
+    ``spacing``: of the grid's points. ``on_grid``: the values there; `ArithmeticError` if one overflowed.
     """
+    best = float(on_grid.max())
+    if not math.isfinite(best):
+        raise ArithmeticError("a value on the grid is not finite")
     step = np.where(grid.any(axis=0), spacing, 0.0)
     centres = _highest_points(grid, step, on_grid)
-    best = float(on_grid.max())
     axes = np.flatnonzero(step)
     count = len(axes)
     for share in (1 / 2, 1 / 4, 1 / 8):

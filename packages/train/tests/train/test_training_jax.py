@@ -213,10 +213,8 @@ def test_modules_of_flax_are_asked() -> None:
 # -- a log of norms ----------------------------------------------------------------------------------------------
 def test_the_monitor_names_what_is_no_kernel() -> None:
     tree = {
-        "Dense_0": {"kernel": normal(3, 4)},
-        "lstm": {"hidden": normal(4, 4)},
-        "Embed_0": {"embedding": normal(9, 4)},
-    }
+        "Dense_0": {"kernel": normal(3, 4)}, "lstm": {"hidden": normal(4, 4)}, "Embed_0": {"embedding": normal(9, 4)},
+    }  # fmt: skip
     monitor = training.NormMonitor()
     with pytest.warns(UserWarning, match="no product. lstm/hidden: it is not a kernel by the rule"):
         assert set(monitor(0, tree)) == {"norm/Dense_0/kernel", "upper/Dense_0/kernel"}

@@ -140,9 +140,10 @@ def constants_to_values(
 
     @cache
     def changing_through(start: str) -> set[str]:
-        if start == _name_of_inputs(graph):
-            return changing
-        return changing - {start} - changed_by(graph, graph.inputs, fixed=start) if start in changing else set()
+        """Return the values that change with a value, or with all inputs, and not otherwise."""
+        if start in changing:
+            return changing - {start} - changed_by(graph, graph.inputs, fixed=start)
+        return changing if start == _name_of_inputs(graph) else set()
 
     constants: dict[str, list[tuple[str, float]]] = {}
     for claim in claims:

@@ -829,12 +829,10 @@ CASES |= {
 # -- files -----------------------------------------------------------------------------------------------------------
 BRANCHED = DATA / "branched"
 OF_FILES = {
-    "unet, bilinear": "unet_bilinear_concat.onnx",
-    "densenet, transition": "densenet_growth_4_x4_transition.onnx",
-    "chambolle-pock, four steps": "chambolle-pock_tv_4.onnx",
-    "echo state, ten steps": "echo_state_10.onnx",
+    "unet, bilinear": "unet_bilinear_concat.onnx", "densenet, transition": "densenet_growth_4_x4_transition.onnx",
+    "chambolle-pock, four steps": "chambolle-pock_tv_4.onnx", "echo state, ten steps": "echo_state_10.onnx",
     "glow, additive": "glow_1x1_additive.onnx",
-}
+}  # fmt: skip
 CASES |= {name: Case(lambda: None, None, ("product", "converged")) for name in OF_FILES}
 
 
