@@ -123,8 +123,8 @@ def certified_accuracy(
     budget : float, optional
         With ``local``, time limit in seconds for each sample and radius; None: a fixed number of steps.
     margin : float, default 0.0
-        Amount by which the label's logit has to exceed every other logit in the whole ball. Twice the largest
-        logit error of a runtime certifies the runtime's labels too.
+        Amount by which the label's logit has to exceed every other logit in the whole ball; before a softmax at the
+        network's end. Twice the largest error of these logits in a runtime certifies the runtime's labels too.
     input_range : (float, float), optional
         Range of the input's entries. Labels are certified only for inputs in this range.
     norm : float, default 2
