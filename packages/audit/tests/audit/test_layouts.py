@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from specnorm_audit import audit
-from specnorm_audit.layers import Layer, conventions, select
+from specnorm_audit.layers import conventions, select
 from specnorm_audit.report import gate_layers
 from specnorm_networks.model_arrays import Tensor
 
@@ -136,8 +136,8 @@ def test_what_is_no_floating_number_is_undecided(write: Any, kind: str, tmp_path
 
 
 # -- which arrays are layers -----------------------------------------------------------------------------------------
-def _names(layers: list[Layer]) -> list[str]:
-    return [layer.tensor.name for layer in layers]
+def _names(layers: list[Tensor]) -> list[str]:
+    return [layer.name for layer in layers]
 
 
 @pytest.mark.parametrize(
@@ -169,10 +169,10 @@ def test_what_the_file_says_comes_first() -> None:
     ]
     found = select(said)
     layers = found.layers
-    assert [(layer.tensor.name, layer.kind, layer.refusal) for layer in layers] == [
+    assert [(layer.name, layer.kind, layer.refusal) for layer in layers] == [
         ("a.bias", "conv", None), ("b", "linear", None), ("d.weight", "unknown", "lost"),
         ("e.weight", "linear", "damaged"),
     ]  # fmt: skip
     assert layers[0].assumed == ("x",)
     assert len(found.skipped) == 2
-    assert [(layer.tensor.name, layer.refusal) for layer in found.unmeasured] == [("d.bias", "lost")]
+    assert [(layer.name, layer.refusal) for layer in found.unmeasured] == [("d.bias", "lost")]

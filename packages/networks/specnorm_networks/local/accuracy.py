@@ -191,7 +191,10 @@ def _samples(x: Any, y: Any) -> tuple[FloatArray, NDArray[np.integer]]:
             f"x is of type {type(x).__name__}; expected an array of samples along the first axis, and their labels as "
             "y. Join the batches of a DataLoader: x, y = (torch.cat(parts) for parts in zip(*loader))."
         )
-    inputs = numbers(x).astype(np.float64)
+    given = numbers(x)
+    if given.dtype.kind not in "fiub" or given.dtype.itemsize > 8:
+        raise MethodError(f"x has dtype {given.dtype}; expected real numbers of at most 64 bits.")
+    inputs = given.astype(np.float64)
     labels = numbers(y)
     if labels.ndim != 1:
         raise MethodError(f"y of shape {labels.shape}; expected one whole number for each sample.")
@@ -205,6 +208,8 @@ def _samples(x: Any, y: Any) -> tuple[FloatArray, NDArray[np.integer]]:
     is_finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
     if not is_finite.all():
         raise MethodError(f"sample {int(is_finite.argmin())} of x has entries that are not finite.")
+    if given.dtype.kind in "iu" and np.abs(inputs).max() >= 2**53:
+        raise MethodError(f"x has integers up to {np.abs(inputs).max():g}; expected less than 2**53, as float64 holds.")
     return inputs, labels
 
 
