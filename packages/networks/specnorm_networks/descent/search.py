@@ -182,6 +182,8 @@ class _Search:
         if not self.points_of_last_grid:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
+        if self.point is not self.states[-1].point:
+            self.states.append(State(math.nan, self.point))  # the last one, however little better it is
         proposals = sorted(self._feasible_states(), key=lambda proposal: proposal[0])
         return [self._weights(value, multipliers) for value, multipliers in proposals]
 

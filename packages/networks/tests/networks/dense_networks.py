@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -342,6 +343,15 @@ class Network(Dense):
         self.of[end] = {source: matrix @ m for source, m in self.of[name].items()}
         return end
 
+    def repeat(self, name: str) -> str:
+        """Each pixel twice, along the one axis."""
+        channels, n = self.shapes[name]
+        resize = operators.Resize("nearest", None, (Fraction(1), Fraction(1), Fraction(2)), "asymmetric")
+        here = self._node(f"twice{len(self.nodes)}", resize, (name,), (channels, 2 * n))
+        matrix = np.kron(np.eye(channels * n), np.ones((2, 1)))
+        self.of[here] = {source: matrix @ m for source, m in self._as_read(name).items()}
+        return here
+
     def ending(self, end: str) -> Network:
         """With one output, which is a value."""
         if self.names[-1] != end:
@@ -407,12 +417,12 @@ def residual(seed: int, function: str = "relu", mode: str = "zeros", axes: int =
     return net.ending(net.conv(u, 2, 1))
 
 
-def preactivated(seed: int) -> Network:
+def preactivated(seed: int, *, has_stem: bool = True) -> Network:
     """Batch normalisation and the function before each convolution, nothing after the sum."""
-    net = Network(seed, (2, 5))
-    u = net.conv("x", 3, 3)
+    net = Network(seed, (3, 5))
+    u = net.conv("x", 3, 3) if has_stem else "x"
     for _ in range(2):
-        z = net.function(net.norm(u), "relu")
+        z = net.function(net.norm(u) if has_stem else u, "relu")
         z = net.function(net.norm(net.conv(z, 3, 3, scale=0.5)), "gelu")
         u = net.add(u, net.conv(z, 3, 3, scale=0.5))
     return net.ending(net.function(u, "relu"))
@@ -446,6 +456,19 @@ def linear(seed: int) -> Network:
     return net.ending(net.add("x", net.conv("x", 2, 3), signs=(1, -1)))
 
 
+def pyramid(seed: int) -> Network:
+    """Coarser values that are read on finer grids: pixels that are repeated, and a transposed convolution."""
+    net = Network(seed, (2, 8))
+    fine = net.function(net.conv("x", 2, 3), "relu")
+    half = net.function(net.conv(fine, 3, 3, stride=2, scale=0.5), "gelu")
+    quarter = net.function(net.conv(half, 2, 3, stride=2, scale=0.5), "relu")
+    half = net.function(net.add(net.repeat(net.conv(quarter, 2, 1)), net.conv(half, 2, 1)), "relu")
+    kernel = net.numbers.normal(size=(2, 2, 3))
+    pads = ((seed % 2, 1 - seed % 2),)
+    upper = net.layer(half, Conv(kernel, 2, 1, 1, True, "zeros", pads, None, None))
+    return net.ending(net.function(net.add(upper, net.conv(fine, 2, 1)), "relu"))
+
+
 def bottleneck(seed: int) -> Network:
     """A sum that a convolution reads as it is; two branches beside each other."""
     net = Network(seed, (3, 5))
@@ -467,8 +490,9 @@ def signed(seed: int) -> Network:
 NETWORKS = {
     "residual": residual, "residual, curved": lambda seed: residual(seed, "gelu"),
     "residual, circular": lambda seed: residual(seed, "prelu", "circular"),
-    "residual, two axes": lambda seed: residual(seed, axes=2), "preactivated": preactivated, "downsampled": downsampled,
-    "concatenated": concatenated, "denoiser": denoiser, "linear": linear, "bottleneck": bottleneck,
+    "residual, two axes": lambda seed: residual(seed, axes=2), "preactivated": preactivated,
+    "preactivated, no stem": lambda seed: preactivated(seed, has_stem=False), "downsampled": downsampled,
+    "concatenated": concatenated, "denoiser": denoiser, "linear": linear, "bottleneck": bottleneck, "pyramid": pyramid,
     "both signs": signed,
 }  # fmt: skip
 

@@ -78,8 +78,12 @@ def proven_parts(net: Network, steps: int = 6) -> Iterator[ProvenPart]:
             order = [number[end] for end in ends[first : last + 1]]
             weights_of_entries = []
             for at, weights_of_channels in zip(order, values[first : last + 1], strict=True):
-                copies = net.count(at) // len(weights_of_channels)
-                weights_of_entries.append(np.repeat(weights_of_channels, copies))
+                channels, *size = net.shapes[net.names[at]]
+                if channels == len(weights_of_channels):
+                    weights_of_entries.append(np.repeat(weights_of_channels, math.prod(size)))
+                else:  # one number for each phase of the pixels of the one axis
+                    phases = weights_of_channels.reshape(channels, -1)
+                    weights_of_entries.append(phases[:, np.arange(*size) % phases.shape[1]].reshape(-1))
             yield ProvenPart(order, list(depth.values()), weights_of_entries, constant)
 
 
