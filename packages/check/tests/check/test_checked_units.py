@@ -66,8 +66,13 @@ CASES: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Any]]] = {
         [gemm("x", "a", "h"), gemm("h", "a", "g"), gemm("x", "b", "f"), node("Sub", "g f")], (1, 1),
         {"a": ONE * (1 + 2.0**-30), "b": ONE * (1 + 2.0**-29)},
     ),
+    "what roundings leave of an argument": (
+        [gemm("x", "a", "h"), gemm("h", "a", "g"), gemm("x", "b", "f"), node("Sub", "g f", "d"), gemm("d", "w", "e"),
+         node("Relu", "e")], (1, 1),
+        {"a": ONE * (1 + 2.0**-30), "b": ONE * (1 + 2.0**-29), "w": ONE * 2.0**60},
+    ),
 }  # fmt: skip
-REACHED = {"what roundings leave": 2.0**-60}
+REACHED = {"what roundings leave": 2.0**-60, "what roundings leave of an argument": 1.0}
 
 
 def part_of(values: Sequence[str], *weights: Any) -> dict[str, Any]:
