@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -66,6 +67,24 @@ def xp(request: pytest.FixtureRequest) -> Iterator[Lib]:
         yield lib
     finally:
         manager.__exit__(None, None, None)
+
+
+@pytest.fixture
+def torch() -> Any:
+    """Torch; where it is missing, the test is skipped."""
+    return pytest.importorskip("torch", exc_type=ImportError)
+
+
+@pytest.fixture
+def jax() -> Any:
+    """JAX, likewise."""
+    return pytest.importorskip("jax", exc_type=ImportError)
+
+
+@pytest.fixture
+def nnx() -> Any:
+    """Flax's modules, likewise."""
+    return pytest.importorskip("flax.nnx", exc_type=ImportError)
 
 
 @pytest.fixture

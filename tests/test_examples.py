@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,8 +28,7 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+def test_four_ways_to_train(torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     program = example("train_lipschitz", monkeypatch)
     try:
@@ -55,8 +55,7 @@ def test_four_ways_to_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert {path.name for path in tmp_path.glob("*.svg")} == {"accuracy.svg", "norms.svg"}
 
 
-def test_curvature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch")
+def test_curvature(torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     example("train_lipschitz", monkeypatch)
     program = example("certify_curvature", monkeypatch)
@@ -72,9 +71,8 @@ def test_curvature(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| tanh | 0.01 |" in (tmp_path / "README.md").read_text(encoding="utf-8")
 
 
-def test_what_is_certified_of_the_stored_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_certified_of_the_stored_networks(torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The images are the program's, the command gives the stored rows, and no safe label falls to another attack."""
-    torch = pytest.importorskip("torch")
     onnx = pytest.importorskip("onnx", exc_type=ImportError)
     pytest.importorskip("click")
     program = example("train_certified", monkeypatch)

@@ -14,12 +14,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 QUICK: dict[str, Any] = tomllib.loads((ROOT / "tests" / "quick.toml").read_text(encoding="utf-8"))
-LIBRARIES = {"train": "torch", "torch": "torch", "jax": "jax"}
+LIBRARIES = {"train": "torch", "train-jax": "jax", "torch": "torch", "jax": "jax"}
 
 
 @pytest.mark.sampled(18)
-@pytest.mark.parametrize("number", range(5))
-@pytest.mark.parametrize("package", QUICK)
+@pytest.mark.parametrize(("package", "number"), [(x, n) for x in QUICK for n in range(len(QUICK[x]["mistakes"]))])
 def test_a_mistake_in_a_package_is_noticed_by_its_quick_run(package: str, number: int) -> None:
     pytest.importorskip(LIBRARIES.get(package, "numpy"), exc_type=ImportError)
     loop = QUICK[package]
@@ -35,5 +34,5 @@ def test_a_mistake_in_a_package_is_noticed_by_its_quick_run(package: str, number
     assert run.returncode == pytest.ExitCode.TESTS_FAILED, f"{wrong!r} in {path} was not noticed: {run.stdout}"
 
 
-def test_every_package_has_five_mistakes() -> None:
-    assert {package: len(loop["mistakes"]) for package, loop in QUICK.items()} == dict.fromkeys(QUICK, 5)
+def test_every_package_has_five_mistakes_or_more() -> None:
+    assert min(len(loop["mistakes"]) for loop in QUICK.values()) == 5

@@ -139,9 +139,8 @@ def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
     A sample of each step at the last radius: constants with their search, over all samples; then logits, attack, linear
     bounds, for ten that need the last.
     """
-    from specnorm_networks import margins, network_graph, within
+    from specnorm_networks import certified_accuracy, network_graph, within
     from specnorm_networks.local import radii as search
-    from specnorm_networks.local.accuracy import certified_accuracy
     from specnorm_networks.tools import Measure
 
     data, radii = np.load(FOLDER / told["data"]), [each["radius"] for each in told["radii"]]
@@ -149,10 +148,9 @@ def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
     x, y = data["x"].astype(float), data["y"].astype(int)
     graph = within(network_graph(FOLDER / f"{name}.onnx", {"x": (1, 1, SIDE, SIDE)}), 0, 1)
     start = time.process_time()
-    known = margins(graph)
-    real = certified_accuracy(graph, x, y, radii, margins_everywhere=known)
+    real = certified_accuracy(graph, x, y, radii)
     seconds = [(time.process_time() - start) / len(x)]
-    of, left = search.Radii(graph, known, Measure()), (real.radius <= radii[-1]) & (status[-1] != "unsafe")
+    of, left = search.Radii(graph, real.margins, Measure()), (real.radius <= radii[-1]) & (status[-1] != "unsafe")
     steps = (
         lambda x, _: graph.run({"x": x}),
         lambda x, y: of.attacked(x, y, radii[-1]),

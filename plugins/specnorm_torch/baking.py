@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import remove_spectral_norm
 from torch.nn.utils.weight_norm import remove_weight_norm
 
-from specnorm_torch.layers import at_inference, makers_of_tensors
+from specnorm_torch.layers import at_inference, check_is_module, makers_of_tensors
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -34,6 +34,7 @@ def bake_(model: nn.Module) -> list[str]:
     list of str
         Names of the tensors that are plain parameters now, and of the modules that were replaced.
     """
+    check_is_module(model)
     baked_names = []
     for prefix, module in list(model.named_modules()):
         if "parametrizations" in prefix.split("."):
@@ -71,6 +72,7 @@ def baked(model: ModuleT) -> ModuleT:
     -------
     Module
     """
+    check_is_module(model)
     # Tensors that old-style hooks computed belong to the graph of a forward pass, which `deepcopy` cannot copy.
     graph_tensors = []
     for module in model.modules():

@@ -102,6 +102,8 @@ def rescale(
 
     Raises
     ------
+    KernelError
+        If the dtype cannot represent a multiple of the kernel with such a norm.
     MethodError
         Under a tracer: a proof needs values.
     Undecided
@@ -159,6 +161,7 @@ def _rescaled(
         # takes for 0.
         with arithmetic.exact(given, backend=backend):
             closer: ArrayT = _times(kernel, 1 / _OVERFLOWN if is_too_small else _OVERFLOWN, backend)
+        _check_range(closer, bound, backend)
         result, upper = _enclosed_closely(closer, clock, backend, geometry)
         return _rescaled(closer, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
@@ -167,6 +170,7 @@ def _rescaled(
     for attempt in range(20):
         with arithmetic.exact(given, backend=backend):
             shrunk: Any = _times(given, factor, backend)
+        _check_range(shrunk, bound, backend)
         claim = norm_of_multiple(upper, host, factor, np.asarray(backend.to_numpy(shrunk), dtype=np.float64))
         # In half precision the bound of the rounding is far above what it does: measured again, it loses less.
         if claim > bound * (1 + _CLOSE) and not clock.expired:
@@ -182,6 +186,18 @@ def _rescaled(
         # The rounding of the product may lift the norm again, most in half precision: a little more each round.
         factor *= bound / claim.value * (1 - 2**attempt * eps / 64)
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
+
+
+def _check_range(multiple: Any, bound: float, backend: Backend) -> None:
+    """Refuse a multiple of a nonzero kernel whose entries are beyond the range of its dtype."""
+    entries = backend.to_numpy(backend.detach(multiple))
+    is_finite = bool(np.isfinite(entries).all())
+    if not is_finite or not entries.any():
+        word, entry = ("small", "0") if is_finite else ("large", "infinite")
+        raise KernelError(
+            f"bound={bound!r} is too {word} for a kernel in {multiple.dtype}: entries of the scaled kernel would be "
+            f"{entry}. Give another bound, or the kernel in a wider dtype."
+        )
 
 
 @takes_layers
@@ -207,8 +223,8 @@ def clip(
     bound : float, default 1
         Positive.
     n_iter : int, default 20
-        Largest number of rounds of clipping and cropping. The rounds end when no singular value on the grid exceeds the
-        bound by more than 0.5 %.
+        Largest number of rounds of clipping and cropping. 0: the result of `rescale`. The rounds end when no singular
+        value on the grid exceeds the bound by more than 0.5 %.
     budget : float or None, default 60
         Time limit in seconds. When it is reached, no further proof is begun, and the kernel is scaled by the best bound
         so far. None: no limit.
@@ -224,7 +240,7 @@ def clip(
     Raises
     ------
     MethodError
-        Under a tracer; if ``n_iter`` is not a positive integer; or if a derivative with respect to the kernel is
+        Under a tracer; if ``n_iter`` is not an integer of at least 0; or if a derivative with respect to the kernel is
         requested.
     Undecided
         If no bound on the norm could be proven within the budget.

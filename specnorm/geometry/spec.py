@@ -93,12 +93,12 @@ class Geometry(Layer, total=False):
         "circular" (SciPy's "wrap"), "zeros" (SciPy's "constant"), "reflect", where the edge pixel is not repeated
         (torch, JAX, NumPy; SciPy's "mirror"), "symmetric", where it is (NumPy, MATLAB; SciPy's "reflect"), or
         "replicate" (SciPy's "nearest").
-    padding : str, int or sequence of pairs, default "same"
+    padding : str, int or sequence of int or pairs, default "same"
         "same" pads by ``dilation * (k - 1)`` pixels in total, for every stride; if this is odd, the extra pixel is
         added after the input. "same_upper" is the SAME of TensorFlow and JAX: with a stride, the fewest pixels that
         give ``ceil(n / stride)`` outputs. "same_lower" is ONNX's SAME_LOWER, with the extra pixel before the input, as
-        in SciPy's ``ndimage.correlate``. "valid" does not pad. Or an int, or a (before, after) pair per axis. For a
-        transposed layer, ``padding`` is the amount cropped from the output.
+        in SciPy's ``ndimage.correlate``. "valid" does not pad. Or an int; or, for each axis, an int or a (before,
+        after) pair. For a transposed layer, ``padding`` is the amount cropped from the output.
     input_shape : int, sequence of int or None
         Spatial input sizes; an int is used for every axis. None: the result holds for all sizes at once; with circular
         padding and a stride, for all sizes that the stride divides. At other sizes the norm may be larger; a bound
@@ -680,20 +680,22 @@ def _check_axes(shape: tuple[int, ...], ndim: int, geometry: dict[str, Any]) -> 
             raise GeometryError(
                 f"{name}={value!r} has as many entries as the array of shape {shape} has axes. A kernel is (cout, "
                 f"cin // groups, *kernel_shape), here with {counted(ndim, *_SPATIAL_AXES)}: "
-                f"{_advice_on_size(name, value, ndim)}if this array is one filter psf, give psf[None, None]."
+                f"{_advice_on_entries(name, value, ndim)}if this array is one filter psf, give psf[None, None]."
             )
         if len(value) == len(shape) - 1:
             raise GeometryError(
                 f"{name}={value!r} has {len(value)} entries; an array of shape {shape} is a kernel with "
                 f"{counted(ndim, *_SPATIAL_AXES)}, (cout, cin // groups, *kernel_shape): "
-                f"{_advice_on_size(name, value, ndim)}if the array is a "
+                f"{_advice_on_entries(name, value, ndim)}if the array is a "
                 "stack of filters, give kernel[:, None] (one input channel) or kernel[None] (one output channel); if "
                 "it is a single filter psf, psf[None, None]."
             )
 
 
-def _advice_on_size(name: str, value: Sequence[Any], ndim: int) -> str:
-    """Advice to leave batch and channels out of an input size; empty for other arguments."""
+def _advice_on_entries(name: str, value: Sequence[Any], ndim: int) -> str:
+    """Advice to leave batch and channels out of an input size, and to pair paddings; empty for other arguments."""
+    if name == "padding":
+        return "give one (before, after) pair per axis, such as padding=[(1, 2)] for one axis; or, "
     return f"give spatial sizes alone, {name}={tuple(value[-ndim:])}; or, " if name == "input_shape" else ""
 
 

@@ -423,7 +423,7 @@ class Stepped(Method):
         """What is left of the way (b,) after which a sweep is due; not at least 0 if it is."""
         raise NotImplementedError
 
-    def sweeps_due(self, way: Array, *, xp: Namespace) -> Array:
+    def sweeps_due(self, way: Array, *, ops: ArrayOps) -> Array:
         """Number of sweeps (b,) after such a way; 0 if none is due."""
         raise NotImplementedError
 

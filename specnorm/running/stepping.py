@@ -190,13 +190,13 @@ class SteppedProgram(Program):
             return state
         if sweeps is not None:
             return self._passed(rows, self._sweep(kernels, state, sketch, run, sweeps, way), sweeps, run)
-        due = stepped.sweeps_due(way, xp=run.xp)
-        counts = np.max(run.to_numpy(due).reshape(-1, groups), axis=1)
-        for count in sorted({*counts.tolist()} - {0}):
-            chosen = np.flatnonzero(counts == count)
-            if len(chosen) == len(counts):
+        counts = run.to_numpy(stepped.sweeps_due(way, ops=run)).reshape(-1, groups).max(axis=1)
+        wanted = {*counts.tolist()}
+        for count in sorted(wanted - {0}):
+            if len(wanted) == 1:
                 state = self._passed(rows, self._sweep(kernels, state, sketch, run, int(count)), int(count), run)
                 continue
+            chosen = np.flatnonzero(counts == count)
             places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
             some_kernels = arrays.rows(kernels, chosen, ops=run)
             some_rows, some_sketch, *some = (arrays.rows(x, places, ops=run) for x in (rows, sketch, *state))
@@ -273,7 +273,7 @@ class SteppedProgram(Program):
             return left_over - 1, found.value, found.left, found.right, *moved
 
         integer = arrays.counter(state[0], ops=run)
-        due = xp.astype(stepped.sweeps_due(way, xp=xp), integer.dtype)
+        due = xp.astype(stepped.sweeps_due(way, ops=run), integer.dtype)
         counts = xp.max(by_layer(due), axis=1)
         _, *swept = run.loop(lambda x: xp.any(x[0] > 0), next_swept, (counts, *state))
         has_more = stepped.passes(counts, self.spec) > 1
@@ -353,7 +353,7 @@ class SteppedProgram(Program):
         if run.concrete and not run.asynchronous:
             # Layers whose norms are between 2**-16 and 2**16 are not scaled, which saves a copy.
             squares = xp.vecdot(layers, layers)
-            if xp.all((squares * 2.0**32 > 1) & (squares < 2.0**32)):
+            if all(2.0**-32 < x < 2.0**32 for x in run.to_numpy(squares).tolist()):
                 return blocks, xp.zeros_like(squares)
         layers, exponent = arrays.scale(layers, xp=xp)
         return xp.reshape(layers, blocks.shape), exponent

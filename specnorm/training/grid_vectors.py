@@ -251,10 +251,10 @@ class PlaneWaves:
     @functools.cached_property
     def phases(self) -> Array:
         """``e^{i k.theta}``: see the attribute above."""
-        xp = self.ops.xp
+        xp, b = self.ops.xp, self.rows.shape[0]
         phases = phases_of(self.grid, self.count, self.rows, ops=self.ops)
-        phases = xp.conj(phases) if self.is_wide else phases
-        return xp.broadcast_to(phases, (self.rows.shape[0], *phases.shape))
+        phases = xp.conj(phases)[None, ...] if self.is_wide else phases[None, ...]
+        return xp.broadcast_to(phases, (b, *phases.shape[1:])) if b > 1 else phases
 
     def times(self, right: Array, phases: Array) -> Array:
         """``G(theta) v`` of right vectors (b, p, g), shape (b, m, g)."""
@@ -271,7 +271,9 @@ class PlaneWaves:
         xp = self.ops.xp
 
         def of_chunk(left: Array, phases: Array) -> Array:
-            return xp.sum(self.tap_products(left) * self._by_taps(xp.conj(phases)), axis=1 if self.taps_first else 2)
+            products = self.tap_products(left)
+            products *= self._by_taps(xp.conj(phases))
+            return xp.sum(products, axis=1 if self.taps_first else 2)
 
         return self._by_chunks(of_chunk, left, phases)
 
@@ -315,6 +317,7 @@ def most_waves(kernel_shape: tuple[int, ...], points: int) -> int:
     return min(WAVES[axes > 2], points)
 
 
+@functools.lru_cache(maxsize=64)
 def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     """Return the number of points along each axis with which the constraint holds in training loops.
 

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
 from specnorm.training import bundle, grid_scalars, grid_vectors, matrix_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves
+from specnorm.training.grid_vectors import Grid, PlaneWaves, placed
 from specnorm.training.proof import attained_down
 
 if TYPE_CHECKING:
@@ -206,14 +208,11 @@ class SymbolNorm(Stepped):
         """Negative for kernels that have moved by `_LEAST_WAY`."""
         return _LEAST_WAY - way
 
-    def sweeps_due(self, way: Array, *, xp: Namespace) -> Array:
+    def sweeps_due(self, way: Array, *, ops: ArrayOps) -> Array:
         """0, 1, 4, 6 or 12: few numbers, since layers that need as many are swept together."""
-        zeros = xp.zeros_like(way)
+        ways, added = placed("sweeps", _ways_and_sweeps, way, ops=ops)
         # What is not a number counts as far.
-        due = xp.where(way <= _LEAST_WAY, zeros, xp.ones_like(way))
-        for times, more in _SWEEPS.items():
-            due = xp.where(way <= times * _FAR, due, zeros + more)
-        return due
+        return ops.xp.sum(ops.xp.where(way[:, None] <= ways, 0.0, added), axis=1)
 
     def passes(self, sweeps: Any, spec: ConvSpec) -> Any:
         """More after a long way: a wave from a point of the grid needs some steps of its frequency."""
@@ -294,6 +293,12 @@ class SymbolNorm(Stepped):
 
     def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
         return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
+
+
+def _ways_and_sweeps(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
+    """The ways beyond which kernels are swept more often, and how much more often."""
+    ways = [_LEAST_WAY, *(times * _FAR for times in _SWEEPS)]
+    return np.array(ways, dtype), np.diff([0, 1, *_SWEEPS.values()]).astype(dtype)
 
 
 def _kept(spec: ConvSpec, new: int) -> int:

@@ -56,23 +56,19 @@ def test_a_number_in_an_array_is_a_number(xp: Lib) -> None:
     assert specnorm.enclose(kernel, np.int64(4)).upper > 0
 
 
-def test_tracers_name_static_argnums() -> None:
-    jax: Any = pytest.importorskip("jax")
+def test_tracers_name_static_argnums(jax: Any) -> None:
     kernel = jax.numpy.asarray(KERNEL)
     calls: tuple[Callable[[Any], Any], ...] = (
-        lambda n: specnorm.gram_bound(kernel, n),
-        lambda n: specnorm.gram_bound(kernel, (n, 8)),
-        lambda bound: specnorm.certify(kernel, bound),
-        lambda bound: specnorm.rescale(kernel, bound),
-    )
+        lambda n: specnorm.gram_bound(kernel, n), lambda n: specnorm.gram_bound(kernel, (n, 8)),
+        lambda bound: specnorm.certify(kernel, bound), lambda bound: specnorm.rescale(kernel, bound),
+    )  # fmt: skip
     for call in calls:
         with pytest.raises(specnorm.SpecnormError, match="static_argnums"):
             jax.jit(call)(8)
 
 
-def test_a_search_under_a_tracer_names_the_function_that_was_called() -> None:
+def test_a_search_under_a_tracer_names_the_function_that_was_called(jax: Any) -> None:
     """Not one that it calls, nor its method; and one that answers the same question there."""
-    jax: Any = pytest.importorskip("jax")
     calls: dict[tuple[str, str], Callable[[Any], Any]] = {
         ("condition_number", "isometry_bound"): lambda k: specnorm.condition_number(k).upper,
         ("rescale", "gram_rescaling"): lambda k: specnorm.rescale(k, 1.0),
@@ -137,11 +133,8 @@ def root_of_squares(_: Any, blocks: Any, __: Any, *, ops: Any) -> Evaluation:
 def written(wrong: Any = None, **members: Any) -> Any:
     """A method that a user writes: the Frobenius norm, with one member changed."""
     values: dict[str, Any] = {
-        "name": "mine",
-        "promise": "estimate",
-        "forward": root_of_squares,
-        "__module__": "stranger_methods",
-    }
+        "name": "mine", "promise": "estimate", "forward": root_of_squares, "__module__": "stranger_methods",
+    }  # fmt: skip
     cls = type("Mine", (Method,), {k: v for k, v in (values | members).items() if v is not None})
     return dataclass(frozen=True)(cls) if wrong is None else wrong(cls)
 

@@ -244,8 +244,7 @@ def test_mixed_devices_are_refused(xp: Lib) -> None:
         backends.backend_for(first, second)
 
 
-def test_torch_objects() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_torch_objects(torch: Any) -> None:
     dense = torch.ones(2, 2, 3)
     with pytest.raises(NoBackend, match=r"torch\.sparse_coo.*to_dense"):
         specnorm.f4_bound(dense.to_sparse())
@@ -271,8 +270,7 @@ def test_torch_objects() -> None:
     assert float(specnorm.f4_bound(dense.as_subclass(Mine))) == float(specnorm.f4_bound(dense))
 
 
-def test_jax_objects() -> None:
-    jax: Any = pytest.importorskip("jax")
+def test_jax_objects(jax: Any) -> None:
     with pytest.raises(NoBackend, match="ShapeDtypeStruct is not an array"):
         specnorm.f4_bound(jax.ShapeDtypeStruct((2, 2), np.float32))
     with pytest.raises(NoBackend, match="is not an array"):

@@ -135,9 +135,8 @@ def test_what_is_not_finite_is_named(bad: float) -> None:
     assert np.isfinite(stack[1]).all()
 
 
-def test_half_precision_is_counted() -> None:
+def test_half_precision_is_counted(torch: Any) -> None:
     """In float16 and bfloat16 the rounding of the answer alone may lift a norm by several percent."""
-    torch = pytest.importorskip("torch", exc_type=ImportError)
     for dtype in (torch.float16, torch.bfloat16):
         for seed in range(20):
             random = np.random.RandomState(seed)
@@ -147,8 +146,7 @@ def test_half_precision_is_counted() -> None:
             assert 0.9 <= norm_on_a_grid(direction.double().numpy(), 1) <= 1
 
 
-def test_a_derivative_is_refused() -> None:
-    torch = pytest.importorskip("torch", exc_type=ImportError)
+def test_a_derivative_is_refused(torch: Any) -> None:
     kernel = torch.ones(2, 2, 3, requires_grad=True)
     with pytest.raises(MethodError, match="a derivative through lmo"):
         specnorm.lmo(kernel).sum().backward()
@@ -170,8 +168,7 @@ def assert_as_good(found: Any, eager: Any) -> None:
 
 
 @pytest.mark.usefixtures("jax32")
-def test_traced_by_jax() -> None:
-    jax = pytest.importorskip("jax")
+def test_traced_by_jax(jax: Any) -> None:
     eager = np.stack([in_groups(x) for x in GRADIENTS])
     for transformed in (jax.jit(jax.vmap(in_groups)), jax.vmap(in_groups)):
         found = np.asarray(transformed(jax.numpy.asarray(GRADIENTS)))
@@ -182,8 +179,7 @@ def test_traced_by_jax() -> None:
 
 @pytest.mark.usefixtures("fresh_torch")
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.nightly)])
-def test_traced_by_torch(compiler: str) -> None:
-    torch = pytest.importorskip("torch", exc_type=ImportError)
+def test_traced_by_torch(torch: Any, compiler: str) -> None:
     eager = np.stack([in_groups(x) for x in GRADIENTS])
     compiled = torch.compile(in_groups, fullgraph=True, backend=compiler)
     given = torch.tensor(GRADIENTS)

@@ -26,17 +26,12 @@ def drawn(*shape: int, seed: int = 0) -> NDArray[Any]:
 KERNEL = drawn(4, 3, 5)
 TRUE = float(np.linalg.norm(np.fft.fft(KERNEL, 4096).transpose(2, 0, 1), 2, axis=(1, 2)).max())
 BOUNDS: dict[str, tuple[Callable[..., Any], float, float]] = {
-    "upper end": (lambda k: specnorm.enclose(k).upper, 1 - 1e-9, 3.0),
-    "tn_bound": (specnorm.tn_bound, 1 - 1e-9, 3.0),
-    "f4_bound": (specnorm.f4_bound, 1 - 1e-9, 3.0),
-    "gram_bound": (specnorm.gram_bound, 1 - 1e-9, 3.0),
-    "grid_bound": (specnorm.grid_bound, 1 - 1e-9, 3.0),
-    "completion_bound": (specnorm.completion_bound, 1 - 1e-9, 3.0),
-    "lower end": (lambda k: specnorm.enclose(k).lower, 0.3, 1 + 1e-6),
-    "conv_norm": (specnorm.conv_norm, 0.3, 1 + 1e-6),
-    "symbol_norm": (specnorm.symbol_norm, 0.3, 1 + 1e-6),
-    "reshaped_norm": (specnorm.reshaped_norm, 0.3, 1 + 1e-6),
-}
+    "upper end": (lambda k: specnorm.enclose(k).upper, 1 - 1e-9, 3.0), "tn_bound": (specnorm.tn_bound, 1 - 1e-9, 3.0),
+    "f4_bound": (specnorm.f4_bound, 1 - 1e-9, 3.0), "gram_bound": (specnorm.gram_bound, 1 - 1e-9, 3.0),
+    "grid_bound": (specnorm.grid_bound, 1 - 1e-9, 3.0), "completion_bound": (specnorm.completion_bound, 1 - 1e-9, 3.0),
+    "lower end": (lambda k: specnorm.enclose(k).lower, 0.3, 1 + 1e-6), "conv_norm": (specnorm.conv_norm, 0.3, 1 + 1e-6),
+    "symbol_norm": (specnorm.symbol_norm, 0.3, 1 + 1e-6), "reshaped_norm": (specnorm.reshaped_norm, 0.3, 1 + 1e-6),
+}  # fmt: skip
 """Functions, and the least and the largest part of the norm that they may return."""
 
 
@@ -105,8 +100,7 @@ def test_what_is_no_bound_is_refused_with_the_real_form(name: str) -> None:
     assert "float32" not in str(caught.value)
 
 
-def test_a_gradient_is_refused_with_the_real_form() -> None:
-    torch = pytest.importorskip("torch")
+def test_a_gradient_is_refused_with_the_real_form(torch: Any) -> None:
     kernel = torch.tensor(KERNEL, requires_grad=True)
     upper: Any = specnorm.enclose(kernel).upper
     for value in (specnorm.gram_bound(kernel), upper, specnorm.matrix_norm(kernel)[0]):
@@ -115,8 +109,7 @@ def test_a_gradient_is_refused_with_the_real_form() -> None:
             value.backward()
 
 
-def test_layers_of_torch_with_complex_weights() -> None:
-    torch = pytest.importorskip("torch")
+def test_layers_of_torch_with_complex_weights(torch: Any) -> None:
     layer = torch.nn.Conv1d(3, 4, 5, padding=2, bias=False, dtype=torch.complex128)
     layer.weight.data = torch.tensor(KERNEL)
     weight: Any = layer
@@ -125,7 +118,6 @@ def test_layers_of_torch_with_complex_weights() -> None:
     assert float(upper) >= TRUE * (1 - 1e-9)
 
 
-def test_compiled_bounds() -> None:
-    jax = pytest.importorskip("jax")
+def test_compiled_bounds(jax: Any) -> None:
     value = jax.jit(lambda k: specnorm.gram_bound(k))(jax.numpy.asarray(KERNEL))
     assert float(value) >= TRUE * (1 - 1e-9)

@@ -53,16 +53,11 @@ def test_memory_follows_the_budget_and_not_the_size(monkeypatch: pytest.MonkeyPa
 
 
 BACKWARDS: dict[str, tuple[Plan, dict[str, Any]]] = {
-    "grid": (Grid(n=5), {}),
-    "gram, circular": (Gram(), {"input_shape": 8, **CIRCULAR}),
-    "gram": (Gram(), {}),
-    "gram, two products": (Gram(n_iter=2), {}),
-    "fft": (ExactFFT(), {"input_shape": 8, **CIRCULAR}),
-    "power": (Power(n_iter=4), {"input_shape": 8, **CIRCULAR}),
-    "matrix norm": (MatrixNorm(), {}),
-    "power iteration": (MatrixPowerIteration(n_iter=4), {}),
-    "Gram iteration of a matrix": (MatrixGramIteration(), {}),
-}
+    "grid": (Grid(n=5), {}), "gram, circular": (Gram(), {"input_shape": 8, **CIRCULAR}), "gram": (Gram(), {}),
+    "gram, two products": (Gram(n_iter=2), {}), "fft": (ExactFFT(), {"input_shape": 8, **CIRCULAR}),
+    "power": (Power(n_iter=4), {"input_shape": 8, **CIRCULAR}), "matrix norm": (MatrixNorm(), {}),
+    "power iteration": (MatrixPowerIteration(n_iter=4), {}), "Gram iteration of a matrix": (MatrixGramIteration(), {}),
+}  # fmt: skip
 
 
 def kernels_of_memory(plan: Plan, kernel: np.ndarray, geometry: dict[str, Any]) -> tuple[float, float]:
@@ -116,9 +111,8 @@ def test_a_search_of_a_small_kernel_makes_few_calls() -> None:
     assert 1000 < calls(lambda: specnorm.enclose(kernel), ("call", "c_call")) < CALLS
 
 
-def test_a_shape_is_traced_once_by_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shape_is_traced_once_by_jax(jax: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another function under `jit` runs what was traced before for the shape; another shape does not."""
-    jax = pytest.importorskip("jax")
     traced = 0
 
     def counted(self: Any, *given: Any, forward: Any = FantasticFour.forward, **named: Any) -> Any:
@@ -192,15 +186,12 @@ def planned(method: Method | None = None, dtype: str = "float64", **geometry: An
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        ({"input_shape": 8}, {"input_shape": (8, 8)}),
-        ({"input_shape": [8, 8]}, {"input_shape": (8, 8)}),
-        ({"padding": "same"}, {"padding": ((1, 1), (1, 1))}),
-        ({"padding": 1}, {}),
-        ({"stride": 2, "groups": 1}, {"groups": 1, "stride": (2, 2)}),
-        ({"layout": "OIHW"}, {"layout": None}),
+        ({"input_shape": 8}, {"input_shape": (8, 8)}), ({"input_shape": [8, 8]}, {"input_shape": (8, 8)}),
+        ({"padding": "same"}, {"padding": ((1, 1), (1, 1))}), ({"padding": 1}, {}),
+        ({"stride": 2, "groups": 1}, {"groups": 1, "stride": (2, 2)}), ({"layout": "OIHW"}, {"layout": None}),
     ],
     ids=str,
-)
+)  # fmt: skip
 def test_one_problem_has_one_program(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert planned(**one) is planned(**other)
     assert planned(dtype="torch.float64", **one) is planned(**other)

@@ -49,8 +49,7 @@ def test_folded_is_both_one_after_the_other(xp: Lib, case: str, transposed: bool
     np.testing.assert_allclose(dense_matrix(host, (4, 4), **options), both, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_by_finite_differences() -> None:
-    torch = pytest.importorskip("torch")
+def test_gradients_by_finite_differences(torch: Any) -> None:
     kernel = Recipe((4, 3, 3), seed=1).kernel
     gamma, variance = statistics(4, "float64")
 

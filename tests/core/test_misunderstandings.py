@@ -81,10 +81,8 @@ def test_a_bare_filter_is_said_to_be_a_matrix() -> None:
         with pytest.warns(UserWarning, match=r"taken for a 9 x 9 matrix.* give psf\[None, None\]"):
             assert "a 9 x 9 matrix" in str(shown(PSF)) or shown is specnorm.condition_number
     calls: list[Callable[[], Any]] = [
-        lambda: specnorm.certify(PSF, 0.5),
-        lambda: specnorm.conv_norm(PSF),
-        lambda: specnorm.rescale(PSF),
-    ]
+        lambda: specnorm.certify(PSF, 0.5), lambda: specnorm.conv_norm(PSF), lambda: specnorm.rescale(PSF),
+    ]  # fmt: skip
     for call in calls:
         with pytest.warns(UserWarning, match="taken for a 9 x 9 matrix"):
             call()
@@ -115,15 +113,9 @@ def test_a_kernel_in_another_frameworks_order_is_noticed(shape: tuple[int, ...])
 @pytest.mark.parametrize(
     "shape",
     [
-        (16, 3, 3, 3),
-        (3, 3, 3, 3),
-        (3, 3, 7, 7),
-        (3, 3, 15, 15),
-        (768, 3, 16, 16),
-        (3, 3, 1, 1),
-        (3, 1, 1, 7),
+        (16, 3, 3, 3), (3, 3, 3, 3), (3, 3, 7, 7), (3, 3, 15, 15), (768, 3, 16, 16), (3, 3, 1, 1), (3, 1, 1, 7),
         (258, 1, 256),
     ],
-)
+)  # fmt: skip
 def test_usual_kernels_of_torch_are_not_doubted(shape: tuple[int, ...]) -> None:
     specnorm.f4_bound(np.ones(shape))

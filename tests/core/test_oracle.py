@@ -47,13 +47,9 @@ def test_dense_matrix_is_what_torch_computes_on_every_axis(mode: str, ndim: int)
     """Each mode with uneven padding, stride and dilation at once, whatever the strategy happens to draw."""
     recipe = Recipe((4, 1, *(3, 2, 2)[:ndim]), seed=ndim)
     geometry: dict[str, Any] = {
-        "stride": (2, 1, 1)[:ndim],
-        "dilation": (1, 2, 1)[:ndim],
-        "groups": 2,
-        "transposed": False,
-        "padding_mode": mode,
-        "padding": [(1, 2), (2, 0), (0, 1)][:ndim],
-    }
+        "stride": (2, 1, 1)[:ndim], "dilation": (1, 2, 1)[:ndim], "groups": 2, "transposed": False,
+        "padding_mode": mode, "padding": [(1, 2), (2, 0), (0, 1)][:ndim],
+    }  # fmt: skip
     layer = Layer(recipe, (5, 4, 3)[:ndim], geometry)
     ours: NDArray[Any] = dense_matrix(layer.kernel, layer.input_shape, **geometry)
     np.testing.assert_allclose(

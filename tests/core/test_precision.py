@@ -35,11 +35,6 @@ def exact(name: str) -> np.ndarray:
 
 
 # -- torch -------------------------------------------------------------------------------------------------------
-@pytest.fixture
-def torch() -> Any:
-    return pytest.importorskip("torch")
-
-
 @contextlib.contextmanager
 def matmul_precision(torch: Any, value: str) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
@@ -84,18 +79,14 @@ def test_torch_matmul_precision(torch: Any, name: str, precision: str) -> None:
 def torch_globals(torch: Any) -> dict[str, Any]:
     """Everything that a library could quietly change for the rest of the process."""
     return {
-        "dtype": torch.get_default_dtype(),
-        "device": str(torch.get_default_device()),
+        "dtype": torch.get_default_dtype(), "device": str(torch.get_default_device()),
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "matmul": torch.get_float32_matmul_precision(),
-        "gradients": torch.is_grad_enabled(),
-        "inference": torch.is_inference_mode_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "anomaly": torch.is_anomaly_enabled(),
+        "matmul": torch.get_float32_matmul_precision(), "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(), "autocast": torch.is_autocast_enabled("cpu"),
+        "deterministic": torch.are_deterministic_algorithms_enabled(), "anomaly": torch.is_anomaly_enabled(),
         "random": torch.random.get_rng_state().tolist(),
         "compiler": {k: v for k, v in torch._dynamo.config.get_config_copy().items() if isinstance(v, (bool, int))},
-    }
+    }  # fmt: skip
 
 
 @every

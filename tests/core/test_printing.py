@@ -82,8 +82,7 @@ def test_a_comparison_is_a_table() -> None:
 
 
 @pytest.mark.nightly
-def test_answers_under_a_tracer_print() -> None:
-    jax: Any = pytest.importorskip("jax")
+def test_answers_under_a_tracer_print(jax: Any) -> None:
     seen = []
 
     def traced(kernel: Any) -> Any:
@@ -95,7 +94,6 @@ def test_answers_under_a_tracer_print() -> None:
     assert "f4" in str(found)
 
 
-def test_a_gradient_is_no_trouble() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_a_gradient_is_no_trouble(torch: Any) -> None:
     value = str(specnorm.measure(torch.tensor(KERNEL, requires_grad=True), FantasticFour()))
     assert value == str(specnorm.measure(KERNEL, FantasticFour()))

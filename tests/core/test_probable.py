@@ -279,8 +279,7 @@ def test_a_generator_takes_the_place_of_the_seed() -> None:
 
 
 # -- matrices and operators of other libraries -----------------------------------------------------------------------
-def test_matrices_of_torch() -> None:
-    torch = pytest.importorskip("torch")
+def test_matrices_of_torch(torch: Any) -> None:
     matrix = torch.tensor(np.random.default_rng(0).standard_normal((30, 20)))
     true = float(np.linalg.norm(matrix.numpy(), 2))
     sparse = (matrix.to_sparse(), matrix.to_sparse_csr(), matrix.to_sparse_csc(), matrix.float().to_sparse_csr())
@@ -299,8 +298,7 @@ def test_matrices_of_torch() -> None:
 
 @pytest.mark.sampled("BCOO")
 @pytest.mark.parametrize("kind", ["array", "BCOO", "COO", "CSR", "CSC"])
-def test_matrices_of_jax(kind: str) -> None:
-    jax = pytest.importorskip("jax")
+def test_matrices_of_jax(jax: Any, kind: str) -> None:
     sparse: Any = pytest.importorskip("jax.experimental.sparse")
     matrix = jax.numpy.asarray(np.random.default_rng(0).standard_normal((30, 20)))
     true = float(np.linalg.norm(matrix, 2))

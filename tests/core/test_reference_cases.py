@@ -84,11 +84,6 @@ def at_a_size(case: dict[str, Any]) -> bool:
     return case["input_shape"] is not None
 
 
-def not_a_circle(case: dict[str, Any]) -> bool:
-    """At one size, and no circle onto itself."""
-    return at_a_size(case) and (case["padding_mode"] != "circular" or case["name"].startswith("uneven pads, circular"))
-
-
 UNSEEN = {
     "sum of neighbours, zero padding", "difference on one pixel: wraps to zero",
     "ones, replicate padding, one pixel", "ones, reflect padding, borders overlap",
@@ -99,7 +94,6 @@ UNSEEN = {
 """No output reads a whole patch of pixels, so the reshaped kernel is no lower bound."""
 
 REFUSED: dict[str, Callable[[dict[str, Any]], bool]] = {
-    "conv_norm": lambda case: not at_a_size(case) and not_a_circle(case),
     "power_norm": lambda case: not at_a_size(case),
     "reshaped_norm": lambda case: case["name"] in UNSEEN,
 }
@@ -111,16 +105,11 @@ def bound(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "enclose": specnorm.enclose,
-    "conv_norm": specnorm.conv_norm,
-    "power_norm": specnorm.power_norm,
-    "reshaped_norm": bound(specnorm.reshaped_norm),
-    "tn_bound": bound(specnorm.tn_bound),
-    "f4_bound": bound(specnorm.f4_bound),
-    "unfolding_bounds": bound(specnorm.unfolding_bounds),
-    "grid_bound": bound(specnorm.grid_bound),
-    "gram_bound": specnorm.gram_bound,
-}
+    "enclose": specnorm.enclose, "conv_norm": specnorm.conv_norm, "power_norm": specnorm.power_norm,
+    "reshaped_norm": bound(specnorm.reshaped_norm), "tn_bound": bound(specnorm.tn_bound),
+    "f4_bound": bound(specnorm.f4_bound), "unfolding_bounds": bound(specnorm.unfolding_bounds),
+    "grid_bound": bound(specnorm.grid_bound), "gram_bound": specnorm.gram_bound,
+}  # fmt: skip
 
 
 @pytest.mark.sampled(2)

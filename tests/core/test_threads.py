@@ -148,9 +148,8 @@ def test_a_search_whose_parts_are_shared_ends(monkeypatch: pytest.MonkeyPatch) -
     assert answers[0].upper <= answers[0].lower * 1.0001 * (1 + 1e-9)
 
 
-def test_a_constant_tensor_is_rescaled_without_torchs_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_constant_tensor_is_rescaled_without_torchs_threads(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch takes two threads for 32,768 numbers, which wait for each other: 40 ms a product on a busy machine."""
-    torch: Any = pytest.importorskip("torch")
     kernel = np.random.default_rng(0).standard_normal((8, 8, 3, 3)).astype(np.float32)
     expected = specnorm.rescale(kernel)
     tensor = torch.from_numpy(kernel)

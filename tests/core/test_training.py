@@ -23,20 +23,14 @@ from specnorm.tensor_norm.method import TensorNorm
 
 TN = TensorNorm(proven=False)
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "tn": (TN, {}),
-    "power": (Power(), {"input_shape": 6, "padding_mode": "zeros"}),
-    "gram": (Gram(n_iter=2), {}),
-}
+    "tn": (TN, {}), "power": (Power(), {"input_shape": 6, "padding_mode": "zeros"}), "gram": (Gram(n_iter=2), {}),
+}  # fmt: skip
 every = pytest.mark.parametrize("name", METHODS)
 
 LAYERS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
-    ((4, 3, 3, 2), {}),
-    ((5, 7), {}),
-    ((4, 2, 5), {"groups": 2, "stride": 2}),
-    ((4, 3, 2, 2, 3), {}),
-    ((6, 2, 3, 3), {"groups": 2, "transposed": True, "stride": 2}),
-    ((3, 3, 2, 4), {"layout": "HWIO", "dilation": 2}),
-]
+    ((4, 3, 3, 2), {}), ((5, 7), {}), ((4, 2, 5), {"groups": 2, "stride": 2}), ((4, 3, 2, 2, 3), {}),
+    ((6, 2, 3, 3), {"groups": 2, "transposed": True, "stride": 2}), ((3, 3, 2, 4), {"layout": "HWIO", "dilation": 2}),
+]  # fmt: skip
 
 
 def normal(*shape: int, seed: int = 0, dtype: str = "float64") -> Any:

@@ -19,10 +19,8 @@ from specnorm.errors import GeometryError
 from specnorm.methods import ExactFFT, TensorNorm
 
 UPPER: dict[str, Callable[[NDArray[Any]], Any]] = {
-    "f4": specnorm.f4_bound,
-    "grid": specnorm.grid_bound,
-    "unfoldings": lambda k: np.min(specnorm.unfolding_bounds(k)),
-}
+    "f4": specnorm.f4_bound, "grid": specnorm.grid_bound, "unfoldings": lambda k: np.min(specnorm.unfolding_bounds(k)),
+}  # fmt: skip
 """Proven upper bounds of the supremum."""
 
 

@@ -23,11 +23,8 @@ Shape = tuple[int, ...]
 Random = np.random.RandomState
 
 FEW_LAYERS: tuple[tuple[Shape, Shape], ...] = (
-    ((3, 2), ()),
-    ((1, 2, 4), (3,)),
-    ((4, 4, 3, 3), (4, 5)),
-    ((2, 1, 2, 1, 2), (2, 3, 2)),
-)
+    ((3, 2), ()), ((1, 2, 4), (3,)), ((4, 4, 3, 3), (4, 5)), ((2, 1, 2, 1, 2), (2, 3, 2)),
+)  # fmt: skip
 """Kernel and input shapes for libraries that compile anew for every shape: 0 to 3 axes, one channel, rectangular, even,
 a kernel larger than its input."""
 
@@ -77,16 +74,11 @@ def _corners(random: Random, shape: Shape) -> NDArray[Any]:
 
 FAMILIES: dict[str, Callable[[Random, Shape], NDArray[Any]]] = {
     "normal": lambda random, shape: random.standard_normal(shape),
-    "integer": lambda random, shape: random.randint(-2, 3, size=shape).astype(float),
-    "one_entry": _one_entry,
-    "zero": lambda _, shape: np.zeros(shape),
-    "rank_one": _rank_one,
-    "corners": _corners,
-    "zero_mean": _zero_mean,
-    "orthogonal": _orthogonal,
-    "ones": lambda _, shape: np.ones(shape),
+    "integer": lambda random, shape: random.randint(-2, 3, size=shape).astype(float), "one_entry": _one_entry,
+    "zero": lambda _, shape: np.zeros(shape), "rank_one": _rank_one, "corners": _corners, "zero_mean": _zero_mean,
+    "orthogonal": _orthogonal, "ones": lambda _, shape: np.ones(shape),
     "spread": lambda random, shape: random.standard_normal(shape) * 10.0 ** random.uniform(-6, 0, size=shape),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -233,21 +225,15 @@ def layers(
 def functions(size: int = 7, k: int = 3) -> dict[str, Callable[[Any], Any]]:
     """Every differentiable function of a kernel; for the last three it is a stack of matrices."""
     return {
-        "tn_bound": lambda x: specnorm.tn_bound(x, proven=False),
-        "f4_bound": specnorm.f4_bound,
-        "unfolding_bounds": specnorm.unfolding_bounds,
-        "gram_bound": lambda x: specnorm.gram_bound(x, size),
-        "grid_bound": specnorm.grid_bound,
-        "conv_norm": lambda x: specnorm.conv_norm(x, size),
-        "singular_values": lambda x: specnorm.singular_values(x, 5, k=k),
-        "gram_bound, every size": specnorm.gram_bound,
+        "tn_bound": lambda x: specnorm.tn_bound(x, proven=False), "f4_bound": specnorm.f4_bound,
+        "unfolding_bounds": specnorm.unfolding_bounds, "gram_bound": lambda x: specnorm.gram_bound(x, size),
+        "grid_bound": specnorm.grid_bound, "conv_norm": lambda x: specnorm.conv_norm(x, size),
+        "singular_values": lambda x: specnorm.singular_values(x, 5, k=k), "gram_bound, every size": specnorm.gram_bound,
         "power_norm": lambda x: specnorm.power_norm(x, size, padding_mode="zeros"),
-        "reshaped_norm": specnorm.reshaped_norm,
-        "symbol_norm": specnorm.symbol_norm,
-        "matrix_norm": specnorm.matrix_norm,
-        "power_iteration": lambda x: specnorm.power_iteration(x, n_iter=400),
+        "reshaped_norm": specnorm.reshaped_norm, "symbol_norm": specnorm.symbol_norm,
+        "matrix_norm": specnorm.matrix_norm, "power_iteration": lambda x: specnorm.power_iteration(x, n_iter=400),
         "gram_iteration": specnorm.gram_iteration,
-    }
+    }  # fmt: skip
 
 
 def _at_a_size(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -255,19 +241,13 @@ def _at_a_size(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 PUBLIC: dict[str, Callable[..., Any]] = {
-    "tn_bound": specnorm.tn_bound,
-    "f4_bound": specnorm.f4_bound,
-    "unfolding_bounds": specnorm.unfolding_bounds,
-    "gram_bound": _at_a_size(specnorm.gram_bound),
-    "grid_bound": specnorm.grid_bound,
+    "tn_bound": specnorm.tn_bound, "f4_bound": specnorm.f4_bound, "unfolding_bounds": specnorm.unfolding_bounds,
+    "gram_bound": _at_a_size(specnorm.gram_bound), "grid_bound": specnorm.grid_bound,
     "completion_bound": specnorm.completion_bound,
     "complete": lambda x, **geometry: specnorm.complete(x, **geometry).bound,
-    "conv_norm": _at_a_size(specnorm.conv_norm),
-    "singular_values": _at_a_size(specnorm.singular_values),
-    "reshaped_norm": specnorm.reshaped_norm,
-    "symbol_norm": specnorm.symbol_norm,
-    "power_norm": _at_a_size(specnorm.power_norm),
-    "gram_rescaling": specnorm.gram_rescaling,
+    "conv_norm": _at_a_size(specnorm.conv_norm), "singular_values": _at_a_size(specnorm.singular_values),
+    "reshaped_norm": specnorm.reshaped_norm, "symbol_norm": specnorm.symbol_norm,
+    "power_norm": _at_a_size(specnorm.power_norm), "gram_rescaling": specnorm.gram_rescaling,
     "enclose": lambda x, **geometry: specnorm.enclose(x, **geometry).upper,
     "enclose_smallest": lambda x, **geometry: specnorm.enclose_smallest(x, **geometry).upper,
     "condition_number": lambda x, **geometry: specnorm.condition_number(x, **geometry).upper,
@@ -276,10 +256,8 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "is_isometry": lambda x, **geometry: specnorm.is_isometry(x, 0.5, **geometry),
     "certify": lambda x, **geometry: specnorm.certify(x, 1.0, **geometry),
     "measure": lambda x, **geometry: specnorm.measure(x, Grid(), **geometry).value,
-    "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value,
-    "lmo": specnorm.lmo,
-    "rescale": specnorm.rescale,
-    "clip": specnorm.clip,
+    "compare": lambda x, **geometry: specnorm.compare(x, **geometry)["f4"].value, "lmo": specnorm.lmo,
+    "rescale": specnorm.rescale, "clip": specnorm.clip,
     "value_and_grad": lambda x, **geometry: specnorm.value_and_grad(x, FantasticFour(), **geometry)[1],
-}
+}  # fmt: skip
 """Numbers of every public function of a kernel, to be called with geometry by keyword."""

@@ -356,18 +356,13 @@ def rounding_uncounted(tree: ast.AST) -> Sites:
 
 
 ARITHMETIC: dict[str, Callable[[ast.AST], Sites]] = {
-    "the largest for the product": everywhere(largest_for_product),
-    "an axis forgotten": everywhere(axis_forgotten),
-    "the other end": everywhere(other_end),
-    "on the wrong side": everywhere(rounded_inward),
-    "a term left out": everywhere(term_left_out),
-    "an epsilon left out": everywhere(epsilon_left_out),
-}
+    "the largest for the product": everywhere(largest_for_product), "an axis forgotten": everywhere(axis_forgotten),
+    "the other end": everywhere(other_end), "on the wrong side": everywhere(rounded_inward),
+    "a term left out": everywhere(term_left_out), "an epsilon left out": everywhere(epsilon_left_out),
+}  # fmt: skip
 HYPOTHESES: dict[str, Callable[[ast.AST], Sites]] = {
-    "not asked": condition_left_out,
-    "weaker by one": weaker_by_one,
-    "any for all": any_for_all,
-}
+    "not asked": condition_left_out, "weaker by one": weaker_by_one, "any for all": any_for_all,
+}  # fmt: skip
 CLAIMS = {"too sharp": everywhere(claim_too_sharp)}
 ROUNDINGS = {"uncounted": rounding_uncounted}
 KINDS = ARITHMETIC | HYPOTHESES | CLAIMS | ROUNDINGS

@@ -33,13 +33,10 @@ def real_layers(model: str) -> list[tuple[str, NDArray[np.float32], dict[str, An
         kernel = np.ascontiguousarray(stored.transpose(layer["axes"]), dtype=np.float32)
         kernel.flags.writeable = False
         geometry = {
-            "stride": tuple(layer["stride"]),
-            "dilation": tuple(layer["dilation"]),
-            "groups": layer["groups"],
-            "transposed": layer["kind"].startswith("conv_transpose"),
-            "padding_mode": "zeros",
+            "stride": tuple(layer["stride"]), "dilation": tuple(layer["dilation"]), "groups": layer["groups"],
+            "transposed": layer["kind"].startswith("conv_transpose"), "padding_mode": "zeros",
             "padding": _padding(layer["padding"], kernel.ndim - 2),
-        }
+        }  # fmt: skip
         rows.append((layer["name"], kernel, geometry))
     return rows
 

@@ -54,18 +54,13 @@ def haar() -> Kernel:
 
 
 KNOWN: dict[str, tuple[Kernel, dict[str, Any], float]] = {
-    "shift": (shift(), {}, 1.0),
-    "scaled": (shift(scale=0.25), {}, 0.25),
-    "haar": (haar(), {"stride": 2}, 1.0),
-    "two taps": (np.asarray([[[3.0, 1.0]]]), {}, 2.0),
-    "two equal taps": (np.asarray([[[1.0, 1.0]]]), {}, 0.0),
-    "two axes": (np.asarray([[[[8.0, 1.0], [2.0, -1.0]]]]), {}, 4.0),
-    "matrix": (np.diag([4.0, 2.0, 1.0]), {}, 1.0),
+    "shift": (shift(), {}, 1.0), "scaled": (shift(scale=0.25), {}, 0.25), "haar": (haar(), {"stride": 2}, 1.0),
+    "two taps": (np.asarray([[[3.0, 1.0]]]), {}, 2.0), "two equal taps": (np.asarray([[[1.0, 1.0]]]), {}, 0.0),
+    "two axes": (np.asarray([[[[8.0, 1.0], [2.0, -1.0]]]]), {}, 4.0), "matrix": (np.diag([4.0, 2.0, 1.0]), {}, 1.0),
     "dead channel": (np.concatenate([np.ones((4, 1, 3)), np.zeros((4, 1, 3))], axis=1), {}, 0.0),
-    "zeros": (np.zeros((3, 2, 3)), {}, 0.0),
-    "unread pixels": (np.ones((3, 1, 2)), {"stride": 3}, 0.0),
+    "zeros": (np.zeros((3, 2, 3)), {}, 0.0), "unread pixels": (np.ones((3, 1, 2)), {"stride": 3}, 0.0),
     "low rank": (np.einsum("o,i,k->oik", np.arange(1.0, 6.0), np.ones(3), np.ones(2)), {}, 0.0),
-}
+}  # fmt: skip
 
 _ROTATION = np.zeros((2, 2, 2))
 _ROTATION[:, :, 0] = np.eye(2)
@@ -75,18 +70,12 @@ _DIAGONAL = np.zeros((1, 1, 3, 3))
 _DIAGONAL[0, 0, 0, 0] = _DIAGONAL[0, 0, 2, 2] = 1
 
 CLOSED_FORMS: dict[str, tuple[Kernel, dict[str, Any], float]] = {
-    "sum of two": (np.ones((1, 1, 2)), {}, 2),
-    "difference": (np.array([[[1.0, -1.0]]]), {}, 2),
-    "second sum": (np.array([[[1.0, 2.0, 1.0]]]), {}, 4),
-    "second difference": (np.array([[[1.0, -2.0, 1.0]]]), {}, 4),
-    "ones 2-D": (np.ones((1, 1, 3, 3)), {}, 9),
-    "ones 3-D": (np.ones((1, 1, 2, 2, 2)), {}, 8),
-    "ones with channels": (np.ones((3, 2, 2, 3)), {}, 6 * math.sqrt(6)),
-    "identity and rotation": (_ROTATION, {}, 2),
-    "two corners": (_DIAGONAL, {}, 2),
-    "matrix": (np.array([[3.0, 0.0], [4.0, 0.0]]), {}, 5),
-    "zero": (np.zeros((2, 3, 3)), {}, 0),
-    "stride that separates": (np.ones((1, 1, 2)), {"stride": 2}, math.sqrt(2)),
+    "sum of two": (np.ones((1, 1, 2)), {}, 2), "difference": (np.array([[[1.0, -1.0]]]), {}, 2),
+    "second sum": (np.array([[[1.0, 2.0, 1.0]]]), {}, 4), "second difference": (np.array([[[1.0, -2.0, 1.0]]]), {}, 4),
+    "ones 2-D": (np.ones((1, 1, 3, 3)), {}, 9), "ones 3-D": (np.ones((1, 1, 2, 2, 2)), {}, 8),
+    "ones with channels": (np.ones((3, 2, 2, 3)), {}, 6 * math.sqrt(6)), "identity and rotation": (_ROTATION, {}, 2),
+    "two corners": (_DIAGONAL, {}, 2), "matrix": (np.array([[3.0, 0.0], [4.0, 0.0]]), {}, 5),
+    "zero": (np.zeros((2, 3, 3)), {}, 0), "stride that separates": (np.ones((1, 1, 2)), {"stride": 2}, math.sqrt(2)),
     "stride beyond the kernel": (np.ones((1, 1, 2)), {"stride": 3}, math.sqrt(2)),
     "stride that overlaps": (np.ones((1, 1, 3)), {"stride": 2}, math.sqrt(5)),
     "dilation": (np.ones((1, 1, 2)), {"dilation": 3}, 2),
@@ -95,5 +84,5 @@ CLOSED_FORMS: dict[str, tuple[Kernel, dict[str, Any], float]] = {
     "transposed": (np.array([[[1.0, 2.0, 1.0]]]), {"transposed": True}, 4),
     "identity": (np.eye(3)[:, :, None, None], {}, 1),
     "Laplacian": (np.array([[[[0.0, 1, 0], [1, -4, 1], [0, 1, 0]]]]), {}, 8),
-}
+}  # fmt: skip
 """Kernels whose norm over all sizes is known."""

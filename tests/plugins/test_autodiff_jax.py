@@ -150,16 +150,14 @@ def second_derivatives(function: Function, x: Any) -> dict[str, Callable[[], Any
         TRAP: lambda: jax.jit(jax.grad(lambda k: penalty(k) + (k**3).sum()))(x),
         "compiled hessian": lambda: jax.jit(jax.hessian(function))(x),
         "compiled jvp": lambda: jax.jit(lambda k: jax.jvp(function, (k,), (k,)))(x),
-        "jvp": lambda: jax.jvp(function, (x,), (x,)),
-        "grad of grad": lambda: jax.grad(penalty)(x),
+        "jvp": lambda: jax.jvp(function, (x,), (x,)), "grad of grad": lambda: jax.grad(penalty)(x),
         "grad of compiled grad": lambda: jax.grad(lambda k: (jax.jit(jax.grad(function))(k) ** 2).sum())(x),
         "vmap of grad of grad": lambda: jax.vmap(jax.grad(penalty))(x[None]),
         "grad of vmap of grad": lambda: jax.grad(lambda k: (jax.vmap(jax.grad(function))(k[None]) ** 2).sum())(x),
-        "hessian": lambda: jax.hessian(function)(x),
-        "jacrev of jacrev": lambda: jax.jacrev(jax.jacrev(function))(x),
+        "hessian": lambda: jax.hessian(function)(x), "jacrev of jacrev": lambda: jax.jacrev(jax.jacrev(function))(x),
         "jacfwd of grad": lambda: jax.jacfwd(jax.grad(function))(x),
         "linearize": lambda: jax.linearize(function, x)[1](x),
-    }
+    }  # fmt: skip
 
 
 WAYS = tuple(second_derivatives(abs, None))

@@ -130,15 +130,13 @@ def second_derivatives(name: str) -> dict[str, Callable[[], Any]]:
 
     func = torch.func
     return {
-        "gradient penalty": penalty,
-        "gradient penalty with another term": penalty_with_another_term,
+        "gradient penalty": penalty, "gradient penalty with another term": penalty_with_another_term,
         "backward twice": backward_twice,
         "grad of grad": lambda: func.grad(lambda k: func.grad(function)(k).square().sum())(x),
-        "hessian": lambda: func.hessian(function)(x),
-        "jacrev of jacrev": lambda: func.jacrev(func.jacrev(function))(x),
+        "hessian": lambda: func.hessian(function)(x), "jacrev of jacrev": lambda: func.jacrev(func.jacrev(function))(x),
         "autograd's hessian": lambda: torch.autograd.functional.hessian(function, x),
         "vmap of grad of grad": lambda: func.vmap(func.grad(lambda k: func.grad(function)(k).square().sum()))(x[None]),
-    }
+    }  # fmt: skip
 
 
 @every

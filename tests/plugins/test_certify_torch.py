@@ -24,12 +24,10 @@ pytestmark = [
 
 def hooked() -> Any:
     model = nn.Sequential(
-        torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1)),
-        nn.ReLU(),
-        torch.nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)),
-        nn.Flatten(),
+        torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 3, padding=1)), nn.ReLU(),
+        torch.nn.utils.spectral_norm(nn.Conv2d(4, 4, 3)), nn.Flatten(),
         torch.nn.utils.parametrizations.weight_norm(nn.Linear(4 * 4 * 4, 5)),
-    )
+    )  # fmt: skip
     # What the hooks compute hangs on the graph of a forward pass.
     model(torch.randn(2, 3, 6, 6)).sum().backward()
     return model
@@ -78,6 +76,13 @@ def test_everything_is_put_back_when_the_last_check_fails() -> None:
     assert [(name, value) for name, value in model.state_dict().items() if not torch.equal(kept[name], value)] == []
     assert torch.equal(model[0](x), nn.Sequential(model[0])(x))
     assert before.shape == model(x).shape
+
+
+def test_the_smaller_of_two_bounds_is_that_of_both_constraints() -> None:
+    layer = specnorm_torch.gram_rescaling(specnorm_torch.spectral_norm(nn.Conv2d(3, 4, 3), bound=2.0))
+    assert specnorm_torch.rescale_(layer, only_shrink=False) == [""]
+    assert specnorm.certify(layer.weight, 1.0)
+    assert specnorm.enclose(layer.weight.detach()).lower >= 1 - 2e-3
 
 
 def test_every_layer_is_brought_to_the_bound() -> None:

@@ -36,23 +36,20 @@ def check(layer: Any, truth: float, **size: Any) -> None:
 
 
 TORCH: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
-    "plain": ("Conv2d", (2, 3, 3), {}),
-    "strided": ("Conv2d", (2, 4, 3), {"stride": 2, "padding": (1, 0), "groups": 2}),
+    "plain": ("Conv2d", (2, 3, 3), {}), "strided": ("Conv2d", (2, 4, 3), {"stride": 2, "padding": (1, 0), "groups": 2}),
     "dilated same": ("Conv1d", (2, 3, 3), {"dilation": 2, "padding": "same"}),
     "circular": ("Conv2d", (2, 3, 3), {"padding": 1, "padding_mode": "circular"}),
     "circular same": ("Conv2d", (2, 4, (3, 2)), {"padding": "same", "padding_mode": "circular"}),
     "reflect": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "reflect"}),
     "transposed": ("ConvTranspose2d", (2, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
     "transposed groups": ("ConvTranspose1d", (2, 4, 3), {"stride": 2, "groups": 2}),
-    "volume": ("Conv3d", (1, 2, 2), {"padding": "valid"}),
-    "linear": ("Linear", (6, 4), {}),
-}
+    "volume": ("Conv3d", (1, 2, 2), {"padding": "valid"}), "linear": ("Linear", (6, 4), {}),
+}  # fmt: skip
 
 
 @pytest.mark.usefixtures("seeded_torch")
 @pytest.mark.parametrize("name", TORCH)
-def test_torch_layers(name: str) -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_torch_layers(torch: Any, name: str) -> None:
     kind, args, options = TORCH[name]
     layer = getattr(torch.nn, kind)(*args, **options)
     spatial = 0 if kind == "Linear" else int(kind[-2])
@@ -74,9 +71,8 @@ def table_of(kind: str, module: Any) -> np.ndarray:
 
 @pytest.mark.usefixtures("seeded_torch")
 @pytest.mark.parametrize("kind", ["Embedding", "EmbeddingBag", "Bilinear"])
-def test_torch_modules_with_a_matrix(kind: str) -> None:
+def test_torch_modules_with_a_matrix(torch: Any, kind: str) -> None:
     """What is constrained is measured: the matrix of the outputs, whose rows the weight holds."""
-    torch: Any = pytest.importorskip("torch")
     pytest.importorskip("onnxscript", reason="audit_module")
     import specnorm_torch
 
@@ -127,8 +123,7 @@ def hooked(module: Any) -> Any:
     ],
     ids=["scaled embedding", "scaled bilinear", "max_norm", "mode max", "hook"],
 )
-def test_matrices_that_are_not_used_as_they_are_stored_are_refused(make: Any, has: str) -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_matrices_that_are_not_used_as_they_are_stored_are_refused(torch: Any, make: Any, has: str) -> None:
     import specnorm_torch
 
     module = make(torch.nn)
@@ -148,8 +143,7 @@ def test_matrices_that_are_not_used_as_they_are_stored_are_refused(make: Any, ha
         specnorm_torch.spectral_norm(model)
 
 
-def test_torch_parametrised_layers_have_their_gradient() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_torch_parametrised_layers_have_their_gradient(torch: Any) -> None:
     layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 3, stride=2))
     value = specnorm.grid_bound(layer)
     value.backward()
@@ -160,8 +154,7 @@ def test_torch_parametrised_layers_have_their_gradient() -> None:
 
 
 @pytest.mark.usefixtures("seeded_torch")
-def test_a_torch_layer_whose_hook_changes_its_map_is_refused() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_a_torch_layer_whose_hook_changes_its_map_is_refused(torch: Any) -> None:
     layer = torch.nn.Linear(4, 4)
     layer.register_forward_hook(lambda _module, _inputs, _output: None)
     assert specnorm.certify(layer, 10.0)
@@ -191,8 +184,7 @@ EVERY = PUBLIC | {
 
 @pytest.mark.usefixtures("seeded_torch")
 @pytest.mark.parametrize("name", EVERY)
-def test_every_function_takes_a_layer(name: str) -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_every_function_takes_a_layer(torch: Any, name: str) -> None:
     layer = torch.nn.Conv2d(2, 4, 3, stride=2, groups=2, bias=False)
     geometry = {"stride": 2, "groups": 2, "padding": 0, "padding_mode": "zeros"}
     assert bool(np.all(np.asarray(EVERY[name](layer) == EVERY[name](layer.weight, **geometry))))
@@ -208,8 +200,7 @@ def test_every_function_takes_a_layer(name: str) -> None:
         ({"transposed": True}, "transposed=True contradicts"),
     ],
 )
-def test_a_keyword_that_contradicts_the_layer_is_refused(said: dict[str, Any], has: str) -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_a_keyword_that_contradicts_the_layer_is_refused(torch: Any, said: dict[str, Any], has: str) -> None:
     layer = torch.nn.Conv2d(4, 4, 3, stride=2, groups=2)
     with pytest.raises(GeometryError, match=has):
         specnorm.enclose(layer, **said)
@@ -218,8 +209,7 @@ def test_a_keyword_that_contradicts_the_layer_is_refused(said: dict[str, Any], h
     )  # the same, in words
 
 
-def test_what_is_no_layer_names_what_to_call() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_what_is_no_layer_names_what_to_call(torch: Any) -> None:
     layer = torch.nn.Conv1d(2, 2, 3)
     many: Any
     for many in (layer.state_dict(), [layer.weight], {"block": {"kernel": layer.weight}}, "model.pt", Path("m.onnx")):
@@ -238,27 +228,23 @@ def test_what_is_no_layer_names_what_to_call() -> None:
 
 # -- Flax and Equinox ----------------------------------------------------------------------------------------------
 FLAX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
-    "same": ("Conv", (2, 3, (3, 3)), {}),
-    "strided same": ("Conv", (2, 3, (3, 3)), {"strides": 2}),
+    "same": ("Conv", (2, 3, (3, 3)), {}), "strided same": ("Conv", (2, 3, (3, 3)), {"strides": 2}),
     "valid, groups": ("Conv", (2, 4, (3,)), {"padding": "VALID", "feature_group_count": 2, "kernel_dilation": 2}),
     "pairs": ("Conv", (2, 3, (3, 2)), {"padding": ((1, 0), (2, 1))}),
     "circular": ("Conv", (2, 3, (4, 3)), {"padding": "CIRCULAR"}),
-    "reflect": ("Conv", (2, 3, (3,)), {"padding": "REFLECT"}),
-    "causal": ("Conv", (2, 3, (3,)), {"padding": "CAUSAL"}),
+    "reflect": ("Conv", (2, 3, (3,)), {"padding": "REFLECT"}), "causal": ("Conv", (2, 3, (3,)), {"padding": "CAUSAL"}),
     "transposed": ("ConvTranspose", (2, 3, (3, 4)), {"strides": 2}),
     "transposed valid": ("ConvTranspose", (2, 3, (2,)), {"strides": 3, "padding": "VALID"}),
     "transposed pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((1, 2),)}),
     "transposed kernel": ("ConvTranspose", (2, 3, (4, 3)), {"strides": (4, 2), "transpose_kernel": True}),
     "kernel, pairs": ("ConvTranspose", (2, 3, (4,)), {"strides": 2, "padding": ((0, 2),), "transpose_kernel": True}),
-    "linear": ("Linear", (6, 4), {}),
-    "embedding": ("Embed", (6, 4), {}),
-}
+    "linear": ("Linear", (6, 4), {}), "embedding": ("Embed", (6, 4), {}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FLAX)
 @pytest.mark.sampled("same", "groups", "linear", "embedding")
-def test_flax_layers(name: str) -> None:
-    nnx: Any = pytest.importorskip("flax.nnx")
+def test_flax_layers(nnx: Any, name: str) -> None:
     kind, args, options = FLAX[name]
     layer = getattr(nnx, kind)(*args, **options, rngs=nnx.Rngs(0))
     if kind == "Embed":
@@ -285,31 +271,27 @@ def test_flax_layers_with_products_of_their_own_are_refused() -> None:
             specnorm.enclose(layer)
 
 
-def test_a_dilation_of_another_number_of_axes_is_named() -> None:
-    nnx = pytest.importorskip("flax.nnx")
+def test_a_dilation_of_another_number_of_axes_is_named(nnx: Any) -> None:
     layer = nnx.Conv(2, 4, (3, 3), kernel_dilation=(1, 2, 3), rngs=nnx.Rngs(0))
     with pytest.raises(GeometryError, match=r"kernel_dilation=\(1, 2, 3\) has 3 entries"):
         specnorm.enclose(layer)
 
 
 EQUINOX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {
-    "plain": ("Conv2d", (2, 3, 3), {}),
-    "strided same": ("Conv1d", (2, 3, 3), {"stride": 2, "padding": "SAME"}),
+    "plain": ("Conv2d", (2, 3, 3), {}), "strided same": ("Conv1d", (2, 3, 3), {"stride": 2, "padding": "SAME"}),
     "same, lower": ("Conv1d", (2, 3, 4), {"padding": "SAME_LOWER"}),
     "groups": ("Conv2d", (2, 4, 3), {"groups": 2, "padding": ((1, 0), (2, 2)), "dilation": (1, 2)}),
     "circular": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "CIRCULAR"}),
     "replicate": ("Conv1d", (2, 3, 3), {"padding": 1, "padding_mode": "REPLICATE"}),
     "transposed": ("ConvTranspose2d", (2, 4, 3), {"stride": 2, "padding": 1, "output_padding": 1, "groups": 2}),
-    "linear": ("Linear", (6, 4), {}),
-    "embedding": ("Embedding", (6, 4), {}),
-}
+    "linear": ("Linear", (6, 4), {}), "embedding": ("Embedding", (6, 4), {}),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", EQUINOX)
 @pytest.mark.sampled("groups", "transposed", "embedding")
-def test_equinox_layers(name: str) -> None:
+def test_equinox_layers(jax: Any, name: str) -> None:
     eqx: Any = pytest.importorskip("equinox")
-    jax: Any = pytest.importorskip("jax")
     kind, args, options = EQUINOX[name]
     layer = getattr(eqx.nn, kind)(*args, **options, key=jax.random.key(0), dtype=np.float32)
     if kind == "Embedding":
@@ -321,8 +303,7 @@ def test_equinox_layers(name: str) -> None:
     check(layer, truth, **({"input_shape": SIZE} if spatial else {}))
 
 
-def test_a_kernel_in_another_order_is_not_returned() -> None:
-    nnx: Any = pytest.importorskip("flax.nnx")
+def test_a_kernel_in_another_order_is_not_returned(nnx: Any) -> None:
     with pytest.raises(GeometryError, match="rescale returns a kernel, and ConvTranspose"):
         specnorm.rescale(nnx.ConvTranspose(2, 3, (3,), rngs=nnx.Rngs(0)))
     rescaled = specnorm.rescale(nnx.Conv(2, 3, (3,), rngs=nnx.Rngs(0)), 0.1)
@@ -387,8 +368,7 @@ def test_keras_layers_belong_to_the_plugin_of_their_arrays(library: str) -> None
 
 
 # -- what frameworks wrap arrays in -----------------------------------------------------------------------------------
-def test_variables_of_flax_are_their_arrays() -> None:
-    nnx: Any = pytest.importorskip("flax.nnx")
+def test_variables_of_flax_are_their_arrays(nnx: Any) -> None:
     linen: Any = pytest.importorskip("flax.linen")
     layer = nnx.Conv(2, 3, (3, 3), rngs=nnx.Rngs(0))
     array = layer.kernel[...]
@@ -406,8 +386,7 @@ def test_variables_of_flax_are_their_arrays() -> None:
     assert bool((specnorm.matrix_norm(stack) == specnorm.matrix_norm(stack[...])).all())
 
 
-def test_a_subclass_of_torchs_parameters_is_a_tensor() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_a_subclass_of_torchs_parameters_is_a_tensor(torch: Any) -> None:
 
     class Weight(torch.nn.Parameter):  # type: ignore[misc]
         """A parameter that some library marks as its own."""
@@ -416,9 +395,8 @@ def test_a_subclass_of_torchs_parameters_is_a_tensor() -> None:
     assert float(specnorm.enclose(Weight(weight)).upper) == float(specnorm.enclose(weight).upper)
 
 
-def test_a_parameter_of_convolution_shape_is_not_read_in_torchs_order() -> None:
+def test_a_parameter_of_convolution_shape_is_not_read_in_torchs_order(nnx: Any) -> None:
     """Ones of (3, 3, 1, 1) are a blur of norm 9 in Flax's order, and three channels of norm 3 in torch's."""
-    nnx: Any = pytest.importorskip("flax.nnx")
     jnp: Any = pytest.importorskip("jax.numpy")
     conv = nnx.Conv(1, 1, (3, 3), use_bias=False, rngs=nnx.Rngs(0))
     conv.kernel[...] = jnp.ones((3, 3, 1, 1))

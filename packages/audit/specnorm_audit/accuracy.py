@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-from specnorm_networks import Graph, Multipliers, certified_accuracy, within
+from specnorm_networks import Graph, Multipliers, certified_accuracy
 from specnorm_networks.model_arrays import ModelArrays
 from specnorm_networks.tools import moved_up
 
@@ -20,12 +20,12 @@ import specnorm
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, counted, number, visible
 from specnorm_audit import tables
-from specnorm_audit.measuring import checked_range
 from specnorm_audit.network import ask
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.renderers import to_csv
 from specnorm_audit.rows import finite
+from specnorm_audit.settings import checked_range
 from specnorm_audit.streams import Tick
 
 SAMPLE_SECONDS = 60.0
@@ -88,10 +88,11 @@ def certified(
     progress: Tick | None = None,
 ) -> Accuracy:
     """Run `specnorm_networks.certified_accuracy` with ``local=True`` on files."""
-    x, y = _samples(data, max_bytes, checked_range(input_range))
+    x, y = _samples(data, max_bytes)
+    input_range = checked_range(input_range)
     ascending = tuple(sorted(set(map(float, radii))))
     seconds_each = SAMPLE_SECONDS if budget is None else 10 * budget
-    seconds = GRAPH_SECONDS + len(x) * len(ascending) * seconds_each
+    seconds = GRAPH_SECONDS + y.size * len(ascending) * seconds_each
     limit = seconds if seconds < 1e9 else None
     with open_model(model, max_bytes) as arrays:
         if arrays.network is None:
@@ -103,8 +104,8 @@ def certified(
     return Accuracy(model, data, ascending, tuple(samples), input_range, budget, margin)
 
 
-def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> tuple[AnyArray, AnyArray]:
-    """Return the arrays x (samples, ...) and y (labels) of a file; refuse others, and samples out of the range."""
+def _samples(path: str, max_bytes: int) -> tuple[AnyArray, AnyArray]:
+    """Return the arrays x (samples, ...) and y (labels) of a file."""
     with open_model(path, max_bytes) as arrays:
         try:
             x = np.asarray(arrays.array("x"))
@@ -114,29 +115,7 @@ def _samples(path: str, max_bytes: int, between: tuple[float, float] | None) -> 
             raise ModelFileError(f"{path} holds {names}; expected the arrays x (samples) and y (labels).") from error
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {error}") from error
-    if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise ModelFileError(f"{path}: y has shape {y.shape} of {y.dtype}; expected one integer for each sample.")
-    if x.ndim < 2 or len(x) != len(y) or not x.size:
-        raise ModelFileError(f"{path}: x has shape {x.shape} and y {y.shape}; expected (samples, ...) and (samples,).")
-    if not _fit_float64(x):
-        raise ModelFileError(
-            f"{path}: x is of {x.dtype}; expected numbers of float64, without NaN, infinity, or integers beyond 2**53."
-        )
-    low, high = (-math.inf, math.inf) if between is None else between
-    if not low <= x.min() <= x.max() <= high:
-        raise MethodError(
-            f"{path}: samples have entries from {x.min():g} to {x.max():g}, outside of the input range {low:g} to "
-            f"{high:g}: give the range of the data as the network takes it."
-        )
     return x, y
-
-
-def _fit_float64(x: AnyArray) -> bool:
-    """Return whether float64 holds all numbers of an array exactly: finite ones, integers up to 2**53."""
-    if x.dtype.kind in "iu":
-        return bool(-(2**53) <= x.min() <= x.max() <= 2**53)
-    is_narrow = x.dtype.kind == "f" and x.dtype.itemsize <= np.dtype(np.float64).itemsize
-    return is_narrow and bool(np.isfinite(x).all())
 
 
 # -- where the model's file is open ------------------------------------------------------------------------------------
@@ -156,9 +135,6 @@ def _certified(
     """
     graph = _network(model, x.shape[1:])
     shape = graph.by_name[graph.inputs[0]].shape
-    if input_range is not None:
-        graph = within(graph, *input_range)
-    x = x.reshape(len(x), *(shape or ())[1:]).astype(np.float64)
 
     def tick(done: int, total: int) -> None:
         if progress is not None:
@@ -166,10 +142,11 @@ def _certified(
 
     method = replace(Multipliers(), progress=progress)
     answer = certified_accuracy(
-        graph, x, y, radii, local=True, budget=budget, margin=margin, method=method, progress=tick
-    )
+        graph, x, y, radii, local=True, budget=budget, margin=margin, method=method, input_range=input_range,
+        progress=tick,
+    )  # fmt: skip
     samples = []
-    for position, sample in enumerate(x):
+    for position, sample in enumerate(x.reshape(len(x), *(shape or ())[1:]).astype(np.float64)):
         label = int(y[position])
         predicted, logit_margin = _prediction(graph, sample, label)
         attacked = None
@@ -230,7 +207,9 @@ def _rows_of_samples(answer: Accuracy) -> list[list[str]]:
     columns = [f"at {radius:g}" for radius in answer.radii]
     rows = [["sample", "label", "predicted", "margin", "radius", "attacked", *columns]]
     for sample_index, sample in enumerate(answer.samples):
-        rows.append([str(sample_index), *_cells(sample), *sample.status])
+        predicted = "-" if sample.predicted is None else str(sample.predicted)
+        numbers = [number(sample.margin), number(sample.radius, "lower"), number(sample.attacked, "upper")]
+        rows.append([str(sample_index), str(sample.label), predicted, *numbers, *sample.status])
     return rows
 
 
@@ -305,11 +284,3 @@ def failures_below_share(answer: Accuracy, share: float | None) -> list[str]:
                 f"{undecided} {_are(undecided)} open."
             )
     return lines
-
-
-def _cells(sample: Sample) -> list[str]:
-    """Return label, prediction, margin, radius and attack of a sample, rounded so that each keeps its promise."""
-    predicted = "-" if sample.predicted is None else str(sample.predicted)
-    radius = number(sample.radius, "lower")
-    attacked = number(sample.attacked, "upper")
-    return [str(sample.label), predicted, number(sample.margin), radius, attacked]

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 import specnorm
-from specnorm.errors import BackendError, ModelFileError
+from specnorm.errors import BackendError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
-from specnorm_audit.geometry import FILTER, at_rank, check_names, may_be_filters, spatial_sizes
-from specnorm_audit.layers import Layer, Selection, select
+from specnorm_audit.geometry import FILTER, at_rank, overrides, spatial_sizes
+from specnorm_audit.layers import Selection, select
 from specnorm_audit.live import dtype_of, of_live_model
-from specnorm_audit.question import Question
 from specnorm_audit.readers import MAX_BYTES, isolated, open_model
 from specnorm_audit.report import Report, environment
-from specnorm_audit.rows import Row
+from specnorm_audit.rows import COLUMNS, SMALLEST_COLUMNS, Row, joined
+from specnorm_audit.settings import BUDGET, Settings, checked_names, checked_range, library
 from specnorm_audit.streams import Tick
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def audit(
     methods: Sequence[str] = (),
     smallest: bool = False,
     rtol: float = 1e-3,
-    budget: float | None = measuring.BUDGET,
+    budget: float | None = BUDGET,
     executor: Executor | None = None,
     layers: str | Sequence[str] | None = None,
     layout: Layout | None = None,
@@ -53,6 +53,7 @@ def audit(
     assume_stored: str | Sequence[str] = (),
     ignore: str | Sequence[str] = (),
     attention: Mapping[str, Any] | Literal["auto"] | None = None,
+    gate: float | None = None,
 ) -> Report:
     """Prove bounds on the spectral norm of every convolution and linear layer of a model.
 
@@ -122,6 +123,9 @@ def audit(
         heads, rotary positions and norms are those of ``config.json`` beside the file, for the model types llama,
         mistral, mixtral, qwen2, qwen3, gpt2, bert, roberta and vit. A mapping has further facts, or others, by the same
         names; ``names`` are those of the arrays (`docs/audit.md`).
+    gate : float, optional
+        If this lies between the bounds of a layer, `specnorm.certify` decides in the rest of the layer's budget whether
+        the norm is at most that.
 
     Returns
     -------
@@ -142,84 +146,72 @@ def audit(
     >>> [(row.name, f"{row.upper:.1f}") for row in report.layers]
     [('conv.weight', '28.7')]
     """
-    question = Question.of(
-        input_shape=input_shape,
-        input_range=input_range,
-        methods=methods,
-        smallest=smallest,
-        rtol=rtol,
-        budget=budget,
-        layers=layers,
-        layout=layout,
-        padding_mode=padding_mode,
-        geometry=geometry,
-        backend=backend,
-        device=device,
-        max_bytes=max_bytes,
-        certificate=certificate,
-        assume_stored=assume_stored,
-        ignore=ignore,
-        attention=attention,
-    )
-    return answered(source, question, executor=executor, progress=progress)
-
-
-def answered(
-    source: Any, question: Question, *, executor: Executor | None = None, progress: Tick | None = None
-) -> Report:
-    """Answer a question about one model."""
-    settings, sizes, patterns = question.settings, question.sizes, question.layers
+    shapes = None
+    if isinstance(input_shape, Mapping):
+        shapes = {name: tuple(shape) for name, shape in input_shape.items()}
+        input_shape = None
+    of_layers: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
+    sizes = None if of_layers == "file" else of_layers
+    settings = Settings(
+        methods=checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
+        input_shape=of_layers,
+        layout=layout, padding_mode=padding_mode, backend=backend, device=device, geometry=overrides(geometry),
+        rtol=rtol, budget=budget, gate=gate,
+    )  # fmt: skip
+    settings.check()
+    patterns = None if layers is None else _patterns(layers)
+    stored, ignored = _patterns(assume_stored), _patterns(ignore)
+    input_range = checked_range(input_range)
+    for name, value in (("input_range", input_range), ("input_shape by name", shapes)):
+        if value is not None and patterns is not None:
+            raise MethodError(f"{name} is about the whole network, and layers chooses a part of it: leave one out.")
+    if not (attention in (None, "auto") or isinstance(attention, Mapping)):
+        raise MethodError(f'attention={attention!r} is neither "auto" nor a mapping of facts, as in config.json.')
     measuring.check_executor(executor)
     with ExitStack() as stack:
-        path, model = _opened(stack, source, question.max_bytes, sizes.of_caller)
-        label = path
-        if path is None:
-            label = f"the {'mapping' if isinstance(source, Mapping) else type(source).__name__}"
+        path, model = _opened(stack, source, max_bytes, sizes)
+        kind = "mapping" if isinstance(source, Mapping) else type(source).__name__
+        label = f"the {kind}" if path is None else path
         if model.network is None:
-            _refuse_questions_about_inputs(label, question.input_range, sizes.by_name)
+            _refuse_questions_about_inputs(label, input_range, shapes)
         selection = select(
             model.arrays, patterns, arrays_are_the_callers=path is None, written_in=model.convention,
-            assume_stored=question.assume_stored, ignore=question.ignore,
+            assume_stored=stored, ignore=ignored,
         )  # fmt: skip
         selected = selection.layers
-        kernels = [layer.tensor for layer in selected]
-        others = frozenset(selection.skipped)
-        settings = replace(settings, input_shape=spatial_sizes(sizes.of_layers, kernels, others))
-        if may_be_filters(kernels, others):
-            selected = [replace(layer, note=_as_matrix(layer.tensor)) for layer in selected]
-        unmeasured = []
-        for layer in selection.unmeasured:
-            unmeasured.append(Row(layer.tensor.name, layer.kind, layer.tensor.shape, None, reason=layer.refusal))
+        of_layers = spatial_sizes(of_layers, selected, are_filters=selection.are_filters)
+        unmeasured = [Row(x.name, "none", x.shape, None, reason=x.refusal) for x in selection.unmeasured]
         _check_selection(selection, patterns, unmeasured, label)
         names = [*selection.names, *(tensor.name for tensor in model.arrays)]
-        _check_patterns(question.assume_stored, names, label, "assume_stored")
-        _check_patterns(question.ignore, names, label, "ignore")
-        check_names(settings.geometry, selection.names)
-        rows = _measured(selected, settings, executor, progress)
+        _check_patterns(stored, names, label, "assume_stored")
+        _check_patterns(ignored, names, label, "ignore")
+        _check_patterns(list(settings.geometry), selection.names, label, "geometry")
+        rows = _measured(selected, replace(settings, input_shape=of_layers), executor, progress)
+        if selection.are_filters:
+            matrix = "taken as the {}x{} matrix of a linear layer. " + FILTER
+            rows = [replace(row, note=joined(matrix.format(*row.shape), row.note)) for row in rows]
         logits: tuple[LogitRow, ...] = ()
-        if question.attention is not None:
-            logits = _logits(model, selection, path, question, executor)
+        if attention is not None:
+            from specnorm_audit.attention.measuring import rows as logit_rows  # most audits do not ask for it
+
+            stated = attention if isinstance(attention, Mapping) else {}
+            logits = tuple(logit_rows(model.arrays, selection.matrices, path, stated, executor))
         network = None
-        seconds = _seconds_of_network(settings.budget)
+        seconds = _seconds_of_network(budget)
         if patterns is None and model.network is not None:  # a part of the layers is no network
             from specnorm_audit.network import network_of  # an audit without a graph imports no code for networks
 
-            shapes = sizes.by_name or sizes.of_caller
             network = network_of(
-                model, rows, shapes, input_range=question.input_range, budget=settings.budget, progress=progress,
+                model, rows, shapes or sizes, input_range=input_range, budget=budget, progress=progress,
                 seconds=seconds,
             )  # fmt: skip
         claims = None
         without_claim: list[str] = []
-        if question.certificate:
-            from specnorm_audit.certifying import claim_of_network, claims_of_layers  # not needed for most audits
+        if certificate:
+            from specnorm_audit.certifying import claims_of  # not needed for most audits
 
-            claims, without_claim = claims_of_layers(model, selected, rows)
-            if network is not None and path is not None:
-                network_claim, reasons = claim_of_network(model, path, network, seconds)
-                claims += network_claim
-                without_claim += reasons
-        used_backends = [measuring.library(settings.backend)] if settings.backend else []
+            claims, without_claim = claims_of(model, selected, rows, path, network, seconds)
+        used_backends = [library(backend)] if backend else []
         if path is None:
             used_backends += _library_of_caller(model)
     is_live_model = path is None and not isinstance(source, Mapping)
@@ -237,32 +229,14 @@ def answered(
         without_claim=tuple(without_claim),
         inert=model.inert,
         live=is_live_model,
-        assume_stored=question.assume_stored,
-        ignore=question.ignore,
+        assume_stored=stored,
+        ignore=ignored,
         attention=logits,
     )
 
 
-def _logits(
-    model: ModelArrays, selection: Selection, path: str | None, question: Question, executor: Executor | None
-) -> tuple[LogitRow, ...]:
-    """Return the rows of attention layers; their matrices are those that layers are known to use."""
-    from specnorm_audit.attention.measuring import rows  # most audits do not ask for it
-
-    layers = selection.layers
-    if question.layers is not None:
-        layers = select(
-            model.arrays, arrays_are_the_callers=path is None, written_in=model.convention,
-            assume_stored=question.assume_stored,
-        ).layers  # fmt: skip
-    used = {layer.tensor.name: layer.tensor for layer in layers if layer.refusal is None and layer.kind == "linear"}
-    return tuple(rows(model.arrays, used, path, question.attention or {}, executor))
-
-
-def _as_matrix(tensor: Tensor) -> str:
-    """Return a note about an array with two axes whose name is not that of a layer."""
-    rows, columns = tensor.shape
-    return f"taken as the {rows}x{columns} matrix of a linear layer. {FILTER}"
+def _patterns(words: str | Sequence[str]) -> tuple[str, ...]:
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
 def _seconds_of_network(budget: float | None) -> float | None:
@@ -284,8 +258,8 @@ def _refuse_questions_about_inputs(label: str | None, input_range: Any, shapes_b
 
 
 def _measured(
-    selected: Sequence[Layer],
-    settings: measuring.Settings,
+    selected: Sequence[Tensor],
+    settings: Settings,
     executor: Executor | None,
     progress: Tick | None,
 ) -> list[Row]:
@@ -311,10 +285,7 @@ def _check_selection(
     selection: Selection, patterns: Sequence[str] | None, unmeasured: Sequence[Row], label: str | None
 ) -> None:
     """Refuse a selection without layers, or a pattern that matches none: an empty report would pass every gate."""
-    unmatched = []
-    for pattern in patterns or ():
-        if not any(fnmatchcase(name, pattern) for name in selection.names):
-            unmatched.append(pattern)
+    unmatched = _unmatched(patterns or (), selection.names)
     if selection.layers and not unmatched:
         return
     condition = f" whose name matches {' or '.join(unmatched)}" if unmatched else ""
@@ -332,11 +303,14 @@ def _check_selection(
 
 def _check_patterns(patterns: Sequence[str], names: Sequence[str], label: str | None, argument: str) -> None:
     """Refuse a pattern of an argument that matches no array: it was meant for one."""
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ModelFileError(
-                f"{label} holds no array whose name matches {argument}={pattern!r}. Arrays are {tables.some(names)}."
-            )
+    for pattern in _unmatched(patterns, names):
+        raise ModelFileError(
+            f"{label} holds no array whose name matches {argument}={pattern!r}. Arrays are {tables.some(names)}."
+        )
+
+
+def _unmatched(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in names)]
 
 
 def _opened(

@@ -18,14 +18,14 @@ from specnorm_check import (
     read_content,
     without_claim,
 )
-from specnorm_networks.model_arrays import ModelArrays
+from specnorm_networks.model_arrays import ModelArrays, Tensor
 from specnorm_networks.tools import NetworkBound
 
 from specnorm import SpecnormError
 from specnorm.errors import CertificateError, ModelFileError
-from specnorm.proof import backends, number
+from specnorm.proof import number
 from specnorm_audit.layer_certificates import Certificate, certificate_of
-from specnorm_audit.layers import Layer
+from specnorm_audit.measuring import on_host
 from specnorm_audit.network_certificates import certificate_of_network
 from specnorm_audit.readers import MAX_BYTES, open_model
 from specnorm_audit.readers.isolated import GRAPH_SECONDS
@@ -38,27 +38,43 @@ Key = tuple[str, tuple[int, ...], str]
 """Dtype, shape and digest of an array."""
 
 
-def claims_of_layers(
+def claims_of(
     model: ModelArrays,
-    layers: Sequence[Layer],
+    layers: Sequence[Tensor],
     rows: Sequence[Row],
+    path: str | None,
+    network: NetworkBound | None,
+    seconds: float | None,
 ) -> tuple[Certificate, list[str]]:
-    """Return claims for the rows with a bound, and for each row without a claim a line with the reason."""
-    names: dict[Key, list[str]] | None = model.ask(None, stored_names)
+    """Return claims for the rows with a bound and for the network of a file, and a line with the reason for each other.
+
+    ``seconds`` limits the processor time for the network, in a process that reads files.
+    """
+    certificate, missing = _claims_of_layers(model, layers, rows)
+    if network is None or path is None:
+        return certificate, missing
+    claim, reasons = _claim_of_network(model, path, network, seconds)
+    return certificate + claim, missing + reasons
+
+
+def _claims_of_layers(
+    model: ModelArrays, layers: Sequence[Tensor], rows: Sequence[Row]
+) -> tuple[Certificate, list[str]]:
+    names = model.ask(None, stored_names)
     loads = {tensor.name: tensor.load for tensor in model.arrays}
     certificate = Certificate(())
     missing = []
     for layer, row in zip(layers, rows, strict=True):
-        if row.status != "ok" or row.spec is None:
+        if row.status != "ok":
             continue
-        if not row.spec.ndim and len(layer.tensor.shape) > 2:
+        if not row.spec.ndim and len(layer.shape) > 2:
             missing.append(f"{row.name}: it is read as a stack of matrices, which certificates do not support.")
             continue
-        if loads.get(row.name) is not layer.tensor.load:
+        if loads.get(row.name) is not layer.load:
             missing.append(f"{row.name}: its weight is computed from others, and none that the file holds.")
             continue
         try:
-            kernel = backends.backend_for(layer.tensor.load()).to_numpy(layer.tensor.load())
+            kernel = on_host(layer.load())
             certificate += certificate_of(kernel, row.spec, row.name, _name_in_file(kernel, row.name, names))
         except SpecnormError as error:
             missing.append(f"{row.name}: {error}")
@@ -73,11 +89,8 @@ def are_all_claimed(certificate: Certificate, report: Report) -> bool:
     return wanted <= {str(claim.statement["name"]) for claim in certificate.claims}
 
 
-def claim_of_network(
-    model: ModelArrays,
-    path: str,
-    network: NetworkBound,
-    seconds: float | None = GRAPH_SECONDS,
+def _claim_of_network(
+    model: ModelArrays, path: str, network: NetworkBound, seconds: float | None
 ) -> tuple[Certificate, list[str]]:
     """Return the claim about the network of an ONNX file, and a line if it is missing or weaker than the bound."""
     if network.claim is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import json
 import sys
 import tomllib
 import traceback
@@ -81,7 +82,7 @@ def _defaults() -> dict[str, Any]:
     if unknown:
         what = f"{path}: [tool.specnorm] has {unknown[0]!r}, which is no option of audit."
         raise click.ClickException(what + _meant(unknown[0], named))
-    return {str(named[name].name): _as_typed(value) for name, value in table.items()}
+    return {str(named[name].name): _as_typed(value, named[name].multiple) for name, value in table.items()}
 
 
 def _meant(word: str, known: Iterable[str]) -> str:
@@ -90,11 +91,14 @@ def _meant(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def _as_typed(value: Any) -> Any:
-    """Return a value of TOML as the command line has it: numbers as text, since options read text."""
+def _as_typed(value: Any, is_repeated: bool) -> Any:
+    """Return a value of TOML as options read it: as text, tables as JSON, and a list for an option that is repeated."""
     if isinstance(value, list):
-        return [_as_typed(entry) for entry in value]
-    return value if isinstance(value, bool) else str(value)
+        return [_as_typed(entry, False) for entry in value]
+    if isinstance(value, bool):
+        return value
+    text = json.dumps(value, default=str) if isinstance(value, dict) else str(value)
+    return [text] if is_repeated else text
 
 
 class _Commands(click.Group):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from specnorm import ConvSpec
 from specnorm.errors import GeometryError
 from specnorm.proof import Layout, counted, padding_rules
 from specnorm_audit.accounts.names import BIASES, parts_of
+from specnorm_audit.settings import Settings
 from specnorm_audit.tables import some
 
 SIZED = ("same_upper", "same_lower")
@@ -24,21 +25,13 @@ more is added after ("same_upper") or before ("same_lower")."""
 _KEYS = (*DEFAULTS, "layout", "padding", "stack")
 
 
-@dataclass(frozen=True)
-class Override:
-    """The geometry that a user states for the layers whose names match ``pattern``."""
-
-    pattern: str
-    stated: Stated
-
-
-def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Override, ...]:
+def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> dict[str, Stated]:
     """Check and return the geometry that a user states, by shell patterns on names, with some of `Stated`'s keys."""
     if geometry is None:
-        return ()
+        return {}
     if not isinstance(geometry, Mapping):
         raise GeometryError(f"geometry={geometry!r} does not map patterns on names to geometries.")
-    checked = []
+    checked = {}
     for pattern, stated in geometry.items():
         if not isinstance(stated, Mapping):
             raise GeometryError(f"geometry of {pattern!r} is {stated!r}; expected a mapping such as {{'stride': 2}}.")
@@ -47,22 +40,15 @@ def overrides(geometry: Mapping[str, Mapping[str, Any]] | None) -> tuple[Overrid
             raise GeometryError(
                 f"geometry of {pattern!r} has {', '.join(map(repr, unknown))}; expected some of {', '.join(_KEYS)}."
             )
-        checked.append(Override(str(pattern), Stated(**stated)))  # type: ignore[typeddict-item]
-    return tuple(checked)
-
-
-def check_names(user_overrides: Sequence[Override], names: Sequence[str]) -> None:
-    """Refuse a pattern that matches none of the model's layers: its geometry would be lost silently."""
-    for override in user_overrides:
-        if not any(fnmatchcase(name, override.pattern) for name in names):
-            raise GeometryError(f"geometry: {override.pattern!r} matches no layer. Layers are {some(names) or 'none'}.")
+        checked[str(pattern)] = Stated(**stated)  # type: ignore[typeddict-item]
+    return checked
 
 
 FILTER = "A blur or another filter of one channel is a kernel with four axes: save psf[None, None]."
 """Advice about a matrix that may be a filter."""
 
 
-def may_be_filters(tensors: Sequence[Tensor], names: Collection[str] = ()) -> bool:
+def may_be_filters(tensors: Sequence[Tensor], names: Collection[str]) -> bool:
     """Return whether all kernels are matrices, and neither file nor names say of one that it is a linear layer's.
 
     ``names`` are those of the model's other arrays, such as biases.
@@ -71,7 +57,7 @@ def may_be_filters(tensors: Sequence[Tensor], names: Collection[str] = ()) -> bo
     return are_matrices and not any(_is_linear(tensor, names) for tensor in tensors)
 
 
-def spatial_sizes(sizes: Any, tensors: Sequence[Tensor], names: Collection[str] = ()) -> Any:
+def spatial_sizes(sizes: Any, tensors: Sequence[Tensor], *, are_filters: bool = False) -> Any:
     """Return spatial sizes without channels, if the user gave both; other sizes as they are.
 
     Parameters
@@ -79,8 +65,8 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor], names: Collection[str] 
     sizes : tuple of int, int, "file" or None
     tensors : sequence of Tensor
         Kernels, in the model's order.
-    names : collection of str
-        Names of the model's other arrays.
+    are_filters : bool
+        Whether the kernels may be filters (`may_be_filters`).
 
     Raises
     ------
@@ -89,7 +75,7 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor], names: Collection[str] 
     """
     kernels = [tensor for tensor in tensors if len(tensor.shape) > 2 and tensor.conventions != ("stack",)]
     ranks = {len(tensor.shape) - 2 for tensor in kernels}
-    if sizes not in (None, (), "file") and may_be_filters(tensors, names):
+    if sizes not in (None, (), "file") and are_filters:
         raise GeometryError(
             f"input_shape={sizes!r} is the size of images or signals, and {some([t.name for t in tensors])} "
             f"{'is a matrix' if len(tensors) == 1 else 'are matrices'}, whose norm needs no input_shape: leave it out. "
@@ -108,7 +94,7 @@ def spatial_sizes(sizes: Any, tensors: Sequence[Tensor], names: Collection[str] 
     axes = " or ".join(map(str, sorted(ranks)))
     meant = sizes[-most:] if len(sizes) > most else sizes[:1] * most
     raise GeometryError(
-        f"input_shape {shown} has {counted(len(sizes), 'size')}, and the model's convolutions have "
+        f"the input shape {shown} has {counted(len(sizes), 'size')}, and the model's convolutions have "
         f"{axes} spatial axes: give "
         f"spatial sizes alone, without batch and channels, such as {'x'.join(map(str, meant))}. A kernel has two axes "
         "for channels before these: save psf[None, None] of one filter, kernel[:, None] of several."
@@ -136,29 +122,23 @@ def _channels(kernel: Tensor) -> set[int]:
 
 
 def resolve(
-    name: str,
-    shape: Sequence[int],
-    stated: Stated,
-    user_overrides: Sequence[Override],
-    layout: str | None,
-    padding_mode: padding_rules.PaddingMode | None,
-    input_shape: int | tuple[int, ...] | None,
-    convention: str = "OIHW",
+    tensor: Tensor, convention: str, settings: Settings, input_shape: int | tuple[int, ...] | None
 ) -> tuple[ConvSpec, tuple[str, ...]]:
-    """Return the geometry of one layer, and what of it is assumed.
+    """Return the geometry of one layer at an input size, and what of it is assumed.
 
-    For each key the last matching override counts, then ``padding_mode``, then what the file states, then ``layout``.
-    Missing keys are assumed: stride 1, dilation 1, one group, not transposed, the order of ``convention``, zeros,
-    "same". Assumptions are returned as ``name=value``. A matrix has none: it has no geometry, and its transpose has the
-    same norm. ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel as "WIO". A geometry that
-    does not fit the shape raises.
+    For each key the last matching override of ``settings`` counts, then their ``padding_mode``, then what the file
+    states, then their ``layout``. Missing keys are assumed: stride 1, dilation 1, one group, not transposed, the order
+    of ``convention``, zeros, "same". Assumptions are returned as ``name=value``. A matrix has none: it has no geometry,
+    and its transpose has the same norm. ``layout`` and ``convention`` name a convention: "HWIO" reads a 3-axis kernel
+    as "WIO". A geometry that does not fit the shape raises.
     """
+    shape, stated, layout = tensor.shape, tensor.geometry, settings.layout
     geometry: dict[str, Any] = dict(stated)
     if layout is not None and "layout" not in geometry:
         geometry["layout"] = at_rank(layout, len(shape))
-    if padding_mode is not None:
-        geometry["padding_mode"] = padding_mode
-    geometry |= _overridden(name, user_overrides)
+    if settings.padding_mode is not None:
+        geometry["padding_mode"] = settings.padding_mode
+    geometry |= _overridden(tensor.name, settings.geometry)
     geometry.pop("stack", None)
     assumed = [f"{key}={value}" for key, value in DEFAULTS.items() if key not in geometry and key != "padding_mode"]
     if "layout" not in geometry:
@@ -172,24 +152,28 @@ def resolve(
     if amount is None:
         assumed.append("padding=same")
     if len(shape) == 2:
-        return _of_matrix(shape, DEFAULTS | geometry, sized=input_shape is not None), ()
+        # What is said of sizes and padding is meant for the convolutions.
+        of_matrix = {key: (DEFAULTS | geometry)[key] for key in ("groups", "transposed", "layout")}
+        return replace(ConvSpec.of(shape, **of_matrix), input_shape=None if input_shape is None else ()), ()
     without_padding = ConvSpec.of(shape, **DEFAULTS | geometry)
-    if amount in SIZED and input_shape is None and _depends_on_size(without_padding):
+    strides = zip(without_padding.stride, without_padding.kernel_shape, strict=True)
+    depends_on_size = not without_padding.transposed and any(s > 1 and k > 1 for s, k in strides)
+    if amount in SIZED and input_shape is None and depends_on_size:
         assumed.append(f"padding={amount} of sizes that the stride divides")
     padding = _pairs("same" if amount is None else amount, without_padding, input_shape)
     spec = ConvSpec.of(shape, **DEFAULTS | geometry | {"padding": padding, "input_shape": input_shape})
     return spec, tuple(assumed)
 
 
-def readings(tensor: Tensor, user_overrides: Sequence[Override], layout: str | None) -> tuple[str, ...]:
+def readings(tensor: Tensor, settings: Settings) -> tuple[str, ...]:
     """Return the ways to read a kernel: orders of its axes, and "stack", if neither file nor user states which.
 
     A user who states any geometry of a layer, or a layout, says that it is a convolution. `resolve` applies the layout.
     """
-    said = _overridden(tensor.name, user_overrides)
+    said = _overridden(tensor.name, settings.geometry)
     if said.get("stack"):
         return ("stack",)
-    if said or layout is not None:
+    if said or settings.layout is not None:
         return tuple(reading for reading in tensor.conventions if reading != "stack") or ("OIHW",)
     return tensor.conventions
 
@@ -205,30 +189,19 @@ def of_stack(shape: Sequence[int], *, sized: bool) -> tuple[ConvSpec, tuple[str,
     return replace(spec, input_shape=() if sized else None), ("kind=stack of matrices",)
 
 
-def _overridden(name: str, user_overrides: Sequence[Override]) -> dict[str, Any]:
+def _overridden(name: str, user_overrides: Mapping[str, Stated]) -> dict[str, Any]:
     """Return what overrides say of a layer; of several that match its name, the last one counts."""
     geometry: dict[str, Any] = {}
-    for override in user_overrides:
-        if fnmatchcase(name, override.pattern):
-            geometry.update(override.stated)
+    for pattern, stated in user_overrides.items():
+        if fnmatchcase(name, pattern):
+            geometry.update(stated)
     return geometry
-
-
-def _of_matrix(shape: Sequence[int], geometry: Mapping[str, Any], *, sized: bool) -> ConvSpec:
-    """Return the geometry of a linear layer: what is said of sizes and padding is meant for the convolutions."""
-    spec = ConvSpec.of(shape, **{key: geometry[key] for key in ("groups", "transposed", "layout")})
-    return replace(spec, input_shape=() if sized else None)
 
 
 def at_rank(layout: str, axes: int) -> Layout:
     """Return the layout of a kernel with so many axes, in the convention that ``layout`` names."""
     spatial = "DHW"[5 - axes :]
     return cast(Layout, f"{spatial}IO" if layout.endswith("IO") else f"OI{spatial}")
-
-
-def _depends_on_size(spec: ConvSpec) -> bool:
-    """Return whether "same" padding with the fewest zeros differs from size to size."""
-    return not spec.transposed and any(s > 1 and k > 1 for s, k in zip(spec.stride, spec.kernel_shape, strict=True))
 
 
 def _pairs(amount: Any, spec: ConvSpec, size: int | Sequence[int] | None) -> Any:

@@ -103,9 +103,7 @@ class Certificate:
 
         for statement, completion in self.claims:
             if "parts" in statement:
-                parts = []
-                for part, part_completion in zip(statement["parts"], completion, strict=True):
-                    parts.append(with_array(part, part_completion))
+                parts = [with_array(part, array) for part, array in zip(statement["parts"], completion, strict=True)]
                 statements.append({**statement, "parts": parts})
             else:
                 statements.append(with_array(statement, completion))
@@ -282,12 +280,7 @@ def _search(blocks: FloatArray, aim: float) -> tuple[FloatArray, float]:
     """
     groups, rows, channels, *taps = blocks.shape
     if math.prod(taps) == 1:
-        roots = []
-        bounds = []
-        for block in blocks:
-            root, bound = _root(block.reshape(rows, channels), aim)
-            roots.append(root)
-            bounds.append(bound)
+        roots, bounds = zip(*(_root(block.reshape(rows, channels), aim) for block in blocks), strict=True)
         return np.stack(roots).reshape(-1, channels, channels, *taps), max(bounds)
     points = math.prod(2 * k - 1 for k in taps) / 2
     work_of_product = groups * points * max(4 * channels, 8) * channels * (8 * channels + 6 * math.prod(taps))

@@ -19,8 +19,10 @@ from specnorm_networks.model_arrays import Kind, Tensor
 from specnorm.proof import AnyArray, backends, counted
 from specnorm_audit.accounts import names
 from specnorm_audit.accounts.accounting import FLOATING, accounted
+from specnorm_audit.accounts.conventions.recipe import Shape
 from specnorm_audit.accounts.names import BIASES, parts_of
-from specnorm_audit.accounts.places import Shape, Words, has_one_output, stacked
+from specnorm_audit.accounts.places import Words, has_one_output, stacked
+from specnorm_audit.geometry import may_be_filters
 
 Convention: TypeAlias = Literal["OIHW", "HWIO", "stack"]
 Biases: TypeAlias = Mapping[Words, list[Shape]]
@@ -30,7 +32,7 @@ MIN_AXES = 2
 MAX_AXES = 5
 """Numbers of axes of a layer's kernel."""
 _ATTENTION = ("query", "key", "value", "out")
-_PARTS = [[word] for word in _ATTENTION]
+_PARTS = [(word,) for word in _ATTENTION]
 """Names of parts of attention in Flax, whose kernels of 3 axes are matrices."""
 _FACTORS = ("scale", "gamma", "beta", "offset", "mean", "var")
 """Names of parameters of normalizations, which show how many outputs or members stand before them."""
@@ -49,27 +51,29 @@ _FLATTENED = (
 
 
 @dataclass(frozen=True)
-class Layer:
-    """An array that is read as a layer's kernel, or (kind "none") that could be one and is not measured."""
-
-    tensor: Tensor
-    kind: Kind
-    refusal: str | None = None
-    assumed: tuple[str, ...] = ()
-    note: str | None = None
-
-
-@dataclass(frozen=True)
 class Selection:
     """The arrays of a model that are to be measured, in the model's order."""
 
-    layers: list[Layer]
-    unmeasured: list[Layer]
-    """Arrays that could be layers and are not measured, each with the reason."""
+    layers: list[Tensor]
+    """Kernels, each with its kind."""
+    unmeasured: list[Tensor]
+    """Arrays of kind "none" that could be layers and are not measured, each with the reason."""
     skipped: list[str]
     """Names of all arrays that are not in ``layers``."""
-    names: list[str]
-    """Names of all layers, also of those that were not asked for."""
+    everything: list[Tensor]
+    """All layers, also those that were not asked for."""
+    are_filters: bool
+    """Whether the layers may be filters instead (`geometry.may_be_filters`)."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all layers."""
+        return [layer.name for layer in self.everything]
+
+    @property
+    def matrices(self) -> dict[str, Tensor]:
+        """Matrices of linear layers that are known to be used as they are, by name, of all layers."""
+        return {layer.name: layer for layer in self.everything if layer.kind == "linear" and layer.refusal is None}
 
 
 def select(
@@ -107,51 +111,53 @@ def select(
     biases = _biases(everything)
     everything = [_with_readings(t, orders[t.name], biases) if t.name in orders else t for t in everything]
     candidates = [layer for layer in map(_as_layer, everything) if layer is not None]
-    names = [layer.tensor.name for layer in candidates if layer.kind != "none"]
+    all_layers = [layer for layer in candidates if layer.kind != "none"]
     if patterns is not None:
-        candidates = [layer for layer in candidates if any(fnmatchcase(layer.tensor.name, p) for p in patterns)]
+        candidates = [layer for layer in candidates if any(fnmatchcase(layer.name, p) for p in patterns)]
     layers = [layer for layer in candidates if layer.kind != "none"]
     unmeasured = [layer for layer in candidates if layer.kind == "none"]
-    measured = {layer.tensor.name for layer in layers}
+    measured = {layer.name for layer in layers}
     skipped = [tensor.name for tensor in everything if tensor.name not in measured]
-    return Selection(layers, unmeasured, skipped, names)
+    are_filters = may_be_filters([tensor for tensor in everything if tensor.name in measured], frozenset(skipped))
+    return Selection(layers, unmeasured, skipped, all_layers, are_filters)
 
 
-def _as_layer(tensor: Tensor) -> Layer | None:
-    """Return an array as a layer, or as a layer of kind "none" if it could be one and is not measured.
-
-    None: it is no layer.
-    """
+def _as_layer(tensor: Tensor) -> Tensor | None:
+    """Return a layer's kernel with its kind, "none" if it could be a kernel and is not measured; None: it is none."""
     leaf = parts_of(tensor.name)[-1:]
     if leaf and _FLAT.fullmatch(leaf[0]):
-        return Layer(tensor, "none", _FLATTENED)
+        return _refused(tensor, "none", _FLATTENED)
     unreadable = next((why for start, why in _UNREADABLE.items() if tensor.dtype.startswith(start)), None)
     if tensor.kind == "none":
-        return Layer(tensor, "none", unreadable or tensor.refusal) if tensor.refusal else None
+        return _refused(tensor, "none", unreadable or tensor.refusal) if tensor.refusal else None
     if tensor.kind is not None:
         is_bias = tensor.kind == "unknown" and leaf[0] not in names.KERNELS and names.conditions_of(leaf)
-        return Layer(tensor, "none" if is_bias else tensor.kind, tensor.refusal, tensor.assumed)
+        return replace(tensor, kind="none") if is_bias else tensor
     return _as_layer_by_name(tensor, unreadable)
 
 
-def _as_layer_by_name(tensor: Tensor, unreadable: str | None) -> Layer:
+def _as_layer_by_name(tensor: Tensor, unreadable: str | None) -> Tensor:
     """`_as_layer` for a kernel of which the file states nothing; ``unreadable`` is why its entries cannot be read."""
     axes = len(tensor.shape)
     is_quantised = tensor.dtype.startswith(("int", "uint"))
     if not MIN_AXES <= axes <= MAX_AXES:
         reason = f"it has {counted(axes, 'axis', 'axes')}, and a layer {MIN_AXES} to {MAX_AXES}."
-        return Layer(tensor, "none", unreadable or reason)
+        return _refused(tensor, "none", unreadable or reason)
     if unreadable is None and not is_quantised and not tensor.dtype.startswith(FLOATING):
         reason = f"its numbers are {tensor.dtype}, but a layer has real floating-point entries."
-        return Layer(tensor, "none", reason)
+        return _refused(tensor, "none", reason)
     kind: Kind = "linear" if axes == MIN_AXES or tensor.conventions == ("stack",) else "conv"
     words = parts_of(tensor.name)
     if axes == 3 and words[-1] == "kernel" and words[-2:-1] and words[-2] in _ATTENTION:
-        return Layer(tensor, kind, f"it is the {words[-2]} of an attention by its name, which is not measured.")
+        return _refused(tensor, kind, f"it is the {words[-2]} of an attention by its name, which is not measured.")
     if is_quantised:
         reason = f"its numbers are {tensor.dtype}: a quantized kernel is not measured. Apply its scale first."
-        return Layer(tensor, kind, f"{reason} {tensor.refusal}" if tensor.refusal else reason)
-    return Layer(tensor, kind, tensor.refusal or unreadable, tensor.assumed)
+        return _refused(tensor, kind, f"{reason} {tensor.refusal}" if tensor.refusal else reason)
+    return replace(tensor, kind=kind, refusal=tensor.refusal or unreadable)
+
+
+def _refused(tensor: Tensor, kind: Kind, reason: str | None) -> Tensor:
+    return replace(tensor, kind=kind, refusal=reason, assumed=())
 
 
 def _of_attention(tensor: Tensor, everything: Container[str]) -> Tensor:
@@ -186,7 +192,7 @@ def _biases(tensors: Sequence[Tensor]) -> Biases:
     """Return the shapes of biases and scales by the names of their scopes, and of the scopes around these."""
     shapes: dict[Words, list[Shape]] = {}
     for tensor in tensors:
-        words = tuple(parts_of(tensor.name))
+        words = parts_of(tensor.name)
         if words[-1].endswith(BIASES) or words[-1] in _FACTORS:
             shapes.setdefault(words[:-1], []).append(tensor.shape)
             shapes.setdefault((*words[:-2], "*"), []).append(tensor.shape)
@@ -203,7 +209,7 @@ def _with_readings(
     A bias of shape (member, out) tells a stack, also those of the layers beside it; a bias with one axis, and a word in
     its name, a convolution. Where nothing tells, both readings count.
     """
-    words = tuple(parts_of(tensor.name))
+    words = parts_of(tensor.name)
     of_layer = [shape for shape in biases.get(words[:-1], ()) if shape != tensor.shape]
     members = max((stacked(tensor.shape, shape) for shape in of_layer), default=0)
     beside = [shape for shape in biases.get((*words[:-2], "*"), ()) if shape != tensor.shape]
@@ -214,19 +220,13 @@ def _with_readings(
             reason = "by its bias it is a stack of convolutions: give the kernel of each member."
             return tensor.refused(reason)
         return replace(tensor, conventions=("stack",))
+    # In one of the orders of axes two or more have few taps.
+    has_small_taps = len(tensor.shape) > 3 and min(max(tensor.shape[2:]), max(tensor.shape[:-2])) <= _TAPS
     has_one_each = any(has_one_output(tensor.shape, shape) for shape in of_layer)
     is_convolution = not has_one_each and (
-        of_layer
-        or "stride" in tensor.geometry
-        or any("conv" in word.lower() for word in words)
-        or _has_small_taps(tensor.shape)
+        of_layer or "stride" in tensor.geometry or any("conv" in word.lower() for word in words) or has_small_taps
     )
     return replace(tensor, conventions=orders if is_convolution else (*orders, "stack"))
-
-
-def _has_small_taps(shape: Sequence[int]) -> bool:
-    """Whether an array has two axes or more of few taps, in one of the orders of axes."""
-    return len(shape) > 3 and (max(shape[2:]) <= _TAPS or max(shape[:-2]) <= _TAPS)
 
 
 # -- the order of the axes ---------------------------------------------------------------------------------------------
@@ -241,13 +241,11 @@ def conventions(
     names suggest an order. ``written_in`` counts in place of all names.
     """
     kernels = [t for t in tensors if t.kind is None and 3 <= len(t.shape) <= 5 and "float" in t.dtype]
-    vectors = {tuple(parts_of(t.name)): t.shape[0] for t in tensors if len(t.shape) == 1}
+    vectors = {parts_of(t.name): t.shape[0] for t in tensors if len(t.shape) == 1}
     by_shape = {t.name: _by_bias(t, vectors) for t in kernels}
     by_name = {t.name: written_in or _by_name(parts_of(t.name)[-1]) for t in kernels}
-    seen_in_shapes: set[Convention | None] = {*by_shape.values(), _by_channels(kernels)}
-    seen_in_shapes.discard(None)
-    seen = seen_in_shapes | set(by_name.values())
-    seen.discard(None)
+    seen_in_shapes = {*by_shape.values(), _by_channels(kernels)} - {None}
+    seen = seen_in_shapes | {*by_name.values()} - {None}
     if not seen:
         return dict.fromkeys(by_name, silent)
     if seen == {"OIHW"}:

@@ -3,114 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Collection, Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import reduce
+from contextlib import closing
+from dataclasses import replace
+from functools import partial, reduce
 from time import monotonic
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from specnorm_networks.model_arrays import Tensor
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, certify, enclose_isometry
 from specnorm.errors import BackendError, GeometryError, MethodError
-from specnorm.methods import METHODS, Enclose, ExactFFT, FantasticFour, Method, Smallest, TensorNorm
-from specnorm.proof import ArrayObject, Upper, backends, digest_of, padding_rules, proven, status_of
-from specnorm_audit.geometry import Override, of_stack, readings, resolve
-from specnorm_audit.layers import Layer
-from specnorm_audit.processes import WorkerLost, Workers
+from specnorm.methods import ExactFFT, FantasticFour
+from specnorm.proof import ArrayObject, Upper, backends, digest_of, proven, status_of
+from specnorm_audit.geometry import of_stack, readings, resolve
+from specnorm_audit.processes import WorkerLost, Workers, in_order
 from specnorm_audit.proof import condition_up
-from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, least_upper
+from specnorm_audit.rows import CIRCULAR, CONDITION, Row, Value, either, is_of_the_norm, joined, least_upper
+from specnorm_audit.settings import Settings, library
 
-# A column has the name of its method, but for two: `CIRCULAR` is measured by the method "fft", `CONDITION` by none.
-NEEDS_A_SIZE = frozenset({"power", CIRCULAR})
-"""Columns that have numbers at one input size only."""
 AT_A_SIZE = frozenset({"power", "fft", "gram", "enclose", "smallest", "isometry"})
 """Methods that answer at the input size if one is given. The other methods answer for every size at once."""
 
 ALWAYS = FantasticFour.name
 """Method whose bound is computed for every layer: it costs little, and is exact for isometries, unlike a search."""
 
-BUDGET = 60.0
-"""Default time limit of a layer in seconds."""
 IN_FLIGHT = 512 * 2**20
 """Largest number of bytes of kernels that an executor measures at once; a single kernel may be larger."""
-ARRAY_API = "array-api"
-"""Name of the backend for libraries without a plugin."""
 _LEAST = 1e-3
 """Time limit in seconds of a column if the layer's time is up: a budget of 0 is invalid."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Arguments of `audit` that say how layers are measured; plain values, which can be sent to other processes.
-
-    If a layer's interval contains ``gate``, the bound of a gate, then it is decided whether the norm is at most that.
-    """
-
-    methods: tuple[str, ...] = ()
-    input_shape: int | tuple[int, ...] | Literal["file"] | None = None
-    layout: str | None = None
-    padding_mode: padding_rules.PaddingMode | None = None
-    backend: str | None = None
-    device: str | None = None
-    geometry: tuple[Override, ...] = ()
-    rtol: float = 1e-3
-    budget: float | None = None
-    gate: float | None = None
-
-    def method(self, name: str) -> Method:
-        """Return the method of a name, with the tolerance and budget of these settings."""
-        if name == Enclose.name:
-            return Enclose(rtol=self.rtol, budget=self.budget)
-        if name == Smallest.name:
-            return Smallest(rtol=self.rtol, budget=self.budget)
-        method = METHODS[name]()
-        if isinstance(method, TensorNorm | ExactFFT):
-            return replace(method, budget=self.budget)
-        return method
-
-
-def checked_names(methods: Sequence[str], allowed: Collection[str], more: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the columns to measure, each once: ``methods``, refused if one is not ``allowed``, and ``more``."""
-    if isinstance(methods, str):
-        raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
-    unknown = [name for name in methods if name not in allowed]
-    if unknown:
-        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(allowed)}.")
-    return tuple(dict.fromkeys((*methods, *more)))
-
-
-def checked_range(input_range: Sequence[float] | None) -> tuple[float, float] | None:
-    """Return the ends of an input range as two floats; refuse them unless the first is smaller."""
-    if input_range is None:
-        return None
-    with suppress(TypeError, ValueError):
-        low, high = map(float, input_range)
-        if low < high:
-            return low, high
-    raise MethodError(f"input_range={input_range!r}; expected two numbers, the smaller one first.")
-
-
-def describe(layer: Layer, settings: Settings) -> Row:
+def describe(layer: Tensor, settings: Settings) -> Row:
     """Return the row of a layer before it is measured: its geometry, and which facts of it are assumed."""
-    tensor = layer.tensor
-    row = Row(tensor.name, layer.kind, tensor.shape, None, values=dict.fromkeys(settings.methods),
-              reason=layer.refusal, note=layer.note, unsettled=tensor.unsettled)  # fmt: skip
+    row = Row(layer.name, layer.kind or "unknown", layer.shape, None, values=dict.fromkeys(settings.methods),
+              reason=layer.refusal, unsettled=layer.unsettled)  # fmt: skip
     if layer.kind == "unknown":
-        return replace(row, reason=layer.refusal or "it is not known what this array is.")
-    size = tensor.input_shape if settings.input_shape == "file" else settings.input_shape
+        return row
+    size = layer.input_shape if settings.input_shape == "file" else settings.input_shape
     found: dict[ConvSpec, tuple[str, ...]] = {}
     reason = None
-    for reading in readings(tensor, settings.geometry, settings.layout):
+    for reading in readings(layer, settings):
         try:
             if reading == "stack":
-                spec, assumed = of_stack(tensor.shape, sized=size is not None)
+                spec, assumed = of_stack(layer.shape, sized=size is not None)
             else:
-                stated = settings.geometry, settings.layout, settings.padding_mode
-                spec, assumed = resolve(tensor.name, tensor.shape, tensor.geometry, *stated, size, reading)
+                spec, assumed = resolve(layer, reading, settings, size)
             found.setdefault(spec, assumed)
         except SpecnormError as error:
             reason = str(error)
@@ -160,7 +100,7 @@ def fill(row: Row, kernel: ArrayObject | None, settings: Settings) -> Row:
         interval = results.of("enclose")
         lower = _number(interval.stats["lower"])
         upper = _number(interval.value)
-        row = replace(row, lower=lower, upper=upper, note=_joined(row.note, _why_wide(interval)))
+        row = replace(row, lower=lower, upper=upper, note=joined(row.note, _why_wide(interval)))
         row = least_upper(_with_column(row, ALWAYS, results))
         row = _decided(row, results)
         for column in row.values:
@@ -206,7 +146,7 @@ def _decided(row: Row, results: _Results) -> Row:
         return row
     if is_within:
         return replace(row, upper=bound)
-    return replace(row, lower=bound, note=_joined(row.note, f"its norm is proven to be above {bound!r}"))
+    return replace(row, lower=bound, note=joined(row.note, f"its norm is proven to be above {bound!r}"))
 
 
 def _with_column(row: Row, column: str, results: _Results) -> Row:
@@ -221,14 +161,17 @@ def _with_column(row: Row, column: str, results: _Results) -> Row:
         if isinstance(error, GeometryError) and is_of_the_norm(column):
             raise
         # If borders cut taps off, a layer has no bound on the smallest singular value, but its norm is bounded.
-        return replace(row, note=_joined(row.note, f"{column}: {error}"))
-    value = results.isometry_defect(result) if column == "isometry" else _value(result)
+        return replace(row, note=joined(row.note, f"{column}: {error}"))
+    numbers = on_host(result.value).tolist()
+    value: Value = tuple(numbers) if isinstance(numbers, list) else numbers
+    if column == "isometry":
+        value = results.isometry_defect(result)
     return replace(row, values={**row.values, column: value}, promises={**row.promises, column: result.kind})
 
 
 def _with_condition(row: Row, results: _Results) -> Row:
     """Return a row with a bound of the condition number, if it was asked for and both ends are known."""
-    if CONDITION not in row.values or row.reason is not None or row.upper is None:
+    if CONDITION not in row.values or row.reason is not None:
         return row
     try:
         smallest = _number(results.of("smallest").value)
@@ -244,11 +187,6 @@ def _why_wide(interval: Result) -> str | None:
     upper = backends.backend_for(interval.value).as_proven(interval.value)
     status = status_of(replace(interval, value=upper))
     return None if is_explained or status.startswith("converged") else status
-
-
-def _joined(*notes: str | None) -> str | None:
-    """Return some notes as one; None if there is none."""
-    return "; ".join(note for note in notes if note) or None
 
 
 def _has_circular(spec: ConvSpec) -> bool:
@@ -310,8 +248,7 @@ class _Results:
         budget = self.settings.budget
         if budget is None:
             return None
-        least = _LEAST if budget == 0 else min(_LEAST, budget)
-        return max(self.begin + budget - monotonic(), least)
+        return max(self.begin + budget - monotonic(), min(_LEAST, budget))
 
     def isometry_defect(self, by_method: Result) -> float:
         """Return an upper bound of the isometry defect: the smaller one of the method's result and of a search's."""
@@ -326,46 +263,18 @@ class _Results:
         return min(claims, key=float, default=None)
 
 
-def _value(result: Result) -> Value:
-    """Return a method's number, or its numbers."""
-    if len(result.value.shape) == 0:
-        return _number(result.value)
-    return tuple(float(x) for x in _on_host(result.value).reshape(-1))
-
-
 def _number(x: ArrayObject) -> float:
-    return float(_on_host(x))
+    return float(on_host(x))
 
 
-def _on_host(x: ArrayObject) -> np.ndarray:
+def on_host(x: ArrayObject) -> np.ndarray:
     """Return an array in NumPy, exactly; through the plugin, which knows how to detach it."""
     return backends.backend_for(x).to_numpy(x)
 
 
-def check_target(name: str | None, device: str | None) -> None:
-    """Refuse a plugin or a device that is not available, before any file is read."""
-    if name is None:
-        if device is not None:
-            raise BackendError(f"device={device!r} needs a backend to go with it: say which array library to use.")
-        return
-    devices = library(name).devices()
-    if device is not None and device not in devices:
-        raise BackendError(f"device={device!r} is not one of {name}'s devices here: {', '.join(devices) or 'none'}.")
-
-
-def library(name: str) -> backends.Backend:
-    """Return the backend of a library, by the name of its plugin."""
-    if name == ARRAY_API:
-        raise BackendError(
-            f"backend={name!r} is for arrays that are given: it makes none. Name a library with a plugin."
-        )
-    plugin: backends.Backend = backends.load(name)
-    return plugin
-
-
 def moved_to(kernel: ArrayObject, name: str, device: str | None = None) -> ArrayObject:
     """Return a copy of a kernel in the library of a plugin; refuse a copy with another dtype."""
-    values = _on_host(kernel)
+    values = on_host(kernel)
     copy: ArrayObject = library(name).asarray(values, device)
     dtype_name = str(copy.dtype).rpartition(".")[2]  # without the "torch." of torch's dtypes
     if dtype_name != values.dtype.name:
@@ -387,71 +296,47 @@ def check_executor(executor: object) -> None:
         )
 
 
-def measured(layers: Sequence[Layer], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
+def measured(layers: Sequence[Tensor], settings: Settings, executor: Executor | None) -> Generator[Row, None, None]:
     """Yield the rows of measured layers, in order.
 
     Without an executor, or if the kernels are too small to start `Workers`, this process measures them, one after the
     other. An executor gets kernels of `IN_FLIGHT` bytes at once. If it loses a layer, the layer's row says how.
     """
-    if executor is None or not _pays_workers(layers, executor):
-        for layer in layers:
-            row, kernel = _loaded(layer, settings)
-            yield fill(row, kernel, settings)
-        return
-    waiting: deque[_Waiting] = deque()
-    try:
-        for layer in layers:
-            while waiting and (waiting[0].future.done() or _bytes(layer) + _in_flight(waiting) > IN_FLIGHT):
-                yield _answer(waiting.popleft(), settings)
-            waiting.append(_submitted(layer, settings, executor))
-        while waiting:
-            yield _answer(waiting.popleft(), settings)
-    finally:
-        for entry in waiting:
-            entry.future.cancel()
+    used = executor if executor is not None and _pays_workers(layers, executor) else None
+    with closing(in_order(layers, partial(_submitted, settings, used), _bytes, IN_FLIGHT)) as answers:
+        for sent, future in answers:
+            yield _answer(sent, future)
 
 
-def _pays_workers(layers: Sequence[Layer], executor: Executor) -> bool:
+def _pays_workers(layers: Sequence[Tensor], executor: Executor) -> bool:
     """Return whether the executor measures the layers: `Workers` do from their ``least_bytes`` of kernels."""
     if not isinstance(executor, Workers) or not executor.least_bytes:
         return True
     return len(layers) > 1 and sum(map(_bytes, layers)) >= executor.least_bytes
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """A layer that an executor measures."""
-
-    layer: Layer
-    sent: Row
-    """Row that was sent, with the digest of the kernel."""
-    future: Future[Row]
-
-
-def _in_flight(waiting: Iterable[_Waiting]) -> int:
-    """Return the bytes of kernels that the executor has not measured."""
-    return sum(_bytes(entry.layer) for entry in waiting if not entry.future.done())
-
-
-def _bytes(layer: Layer) -> int:
+def _bytes(layer: Tensor) -> int:
     """Return the memory of a layer's kernel; half precision counts as the float32 that it becomes."""
-    width = 8 if "64" in layer.tensor.dtype else 4
-    return math.prod(layer.tensor.shape) * width
+    width = 8 if "64" in layer.dtype else 4
+    return math.prod(layer.shape) * width
 
 
-def _submitted(layer: Layer, settings: Settings, executor: Executor) -> _Waiting:
-    """Send a layer to an executor; a layer that cannot be read or sent is answered at once."""
+def _submitted(settings: Settings, executor: Executor | None, layer: Tensor) -> tuple[Row, Future[Row]]:
+    """Send a layer to an executor, and return the row that was sent, with the digest of the kernel.
+
+    A layer that cannot be read or sent is answered at once; without an executor it is measured here.
+    """
     row, kernel = _loaded(layer, settings)
     done: Future[Row] = Future()
-    if row.reason is not None or kernel is None:
-        done.set_result(row)
-        return _Waiting(layer, row, done)
+    if executor is None or kernel is None:
+        done.set_result(fill(row, kernel, settings))
+        return row, done
     row = replace(row, digest=_digest(kernel))
     try:
-        return _Waiting(layer, row, executor.submit(_fill_in_worker, row, kernel, settings))
+        return row, executor.submit(_fill_in_worker, row, kernel, settings)
     except Exception as error:  # the executor is broken or shut down, or cannot send the kernel
         done.set_exception(error)
-        return _Waiting(layer, row, done)
+        return row, done
 
 
 def _fill_in_worker(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
@@ -459,33 +344,29 @@ def _fill_in_worker(row: Row, kernel: ArrayObject, settings: Settings) -> Row:
     return fill(replace(row, digest=_digest(kernel)), kernel, settings)
 
 
-def _is_about(answer: Row, sent: Row) -> bool:
-    """Return whether an answer is about the layer that was sent: its name, kernel and geometry."""
-    return all(getattr(answer, name) == getattr(sent, name) for name in ("name", "digest", "spec", "others"))
-
-
 def _digest(kernel: ArrayObject) -> str:
-    return digest_of(_on_host(kernel))
+    return digest_of(on_host(kernel))
 
 
-def _answer(waiting: _Waiting, settings: Settings) -> Row:
+def _answer(sent: Row, future: Future[Row]) -> Row:
     """Wait for a layer's row, and return it; a row of another layer, kernel or geometry is refused.
 
     `fill` raises no errors, so an error is the executor's.
     """
     try:
-        failure = waiting.future.exception()
+        failure = future.exception()
     except Exception as error:  # it was cancelled
         failure = error
-    if failure is None:
-        answer: Any = waiting.future.result()  # an executor may return any object
-        if isinstance(answer, Row) and _is_about(answer, waiting.sent):
-            return answer
-        name = answer.name if isinstance(answer, Row) else type(answer).__name__
-        return replace(waiting.sent, reason=f"the executor returned another row (of {name}).")
     if isinstance(failure, KeyboardInterrupt):
         raise failure
-    return replace(describe(waiting.layer, settings), reason=_why_lost(failure))
+    if failure is not None:
+        return replace(sent, reason=_why_lost(failure))
+    answer: Any = future.result()  # an executor may return any object
+    facts = ("name", "digest", "spec", "others")
+    if isinstance(answer, Row) and all(getattr(answer, fact) == getattr(sent, fact) for fact in facts):
+        return answer
+    name = answer.name if isinstance(answer, Row) else type(answer).__name__
+    return replace(sent, reason=f"the executor returned another row (of {name}).")
 
 
 def _why_lost(failure: BaseException) -> str:
@@ -497,13 +378,13 @@ def _why_lost(failure: BaseException) -> str:
     return f"the executor failed with {type(failure).__name__}{reason}."
 
 
-def _loaded(layer: Layer, settings: Settings) -> tuple[Row, ArrayObject | None]:
+def _loaded(layer: Tensor, settings: Settings) -> tuple[Row, ArrayObject | None]:
     """Return the row of a layer and its kernel; if it is refused or cannot be read, None and a row with the reason."""
     row = describe(layer, settings)
     if row.reason is not None:
         return row, None
     try:
-        return row, layer.tensor.load()
+        return row, layer.load()
     except Exception as error:  # a damaged array must not lose the others
         prefix = "" if isinstance(error, SpecnormError) else "cannot be read: "
         return replace(row, reason=prefix + in_words(error)), None

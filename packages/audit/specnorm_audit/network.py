@@ -15,7 +15,6 @@ from specnorm_networks.tools import Measure, NetworkBound, UnknownNode, bound
 from specnorm import ConvSpec, SpecnormError
 from specnorm.errors import GeometryError, MethodError, ModelFileError
 from specnorm.proof import Upper
-from specnorm_audit.readers.isolated import GRAPH_SECONDS
 from specnorm_audit.rows import Row
 from specnorm_audit.streams import Tick
 
@@ -41,20 +40,18 @@ def network_of(
     rows: Sequence[Row],
     input_shape: Sizes,
     *,
-    input_range: tuple[float, float] | None = None,
-    budget: float | None = 60.0,
-    progress: Tick | None = None,
-    seconds: float | None = GRAPH_SECONDS,
-) -> NetworkBound | None:
-    """Bound the network of a model, in the process that has its file open; None: the file has no graph.
+    input_range: tuple[float, float] | None,
+    budget: float | None,
+    progress: Tick | None,
+    seconds: float | None,
+) -> NetworkBound:
+    """Bound the network of a model with a graph, in the process that has its file open.
 
     The upper bounds of ``rows`` are used for layers of the same geometry. ``budget``: as for `network_bound`, whose
     method is used. ``seconds`` limits the processor time in a
     process that reads files. An error of the graph becomes the reason of an unknown network; only wrong shapes of its
     inputs raise.
     """
-    if model.network is None:
-        return None
     try:
         answer: NetworkBound = ask(
             model, seconds, _bounded, tuple(rows), input_shape, input_range, budget, progress=progress
@@ -75,13 +72,13 @@ def _bounded(
     progress: Tick | None = None,
 ) -> NetworkBound:
     """Bound the network, in the process that has the file open."""
-    measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok" and row.spec is not None}
+    measured = {(row.name, _key(row.spec)): row for row in rows if row.status == "ok"}
     stored = {tensor.name: tensor for tensor in model.arrays}
 
     def claim_of_row(layer: GraphLayer, spec: ConvSpec) -> Upper | None:
         row = measured.get((layer.name, _key(spec)))
         tensor = stored.get(layer.name)
-        if row is None or row.upper is None or row.claim is None or row.spec is None:
+        if row is None or row.claim is None:
             return None
         # Names are not unique: the row's kernel has to be the layer's.
         if tensor is None or not np.array_equal(np.asarray(tensor.load()), np.asarray(layer.load())):

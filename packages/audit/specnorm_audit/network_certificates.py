@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up
+from specnorm_check import LAYER_OPERATORS, Claim, Network, Part, Refused, Together, float_up, plain
 from specnorm_check import Units as AllUnits
 from specnorm_check.branches import starts_of
 from specnorm_check.inequality import MOST_NUMBERS, MOST_UNITS, Form, new_units
@@ -27,16 +27,20 @@ from specnorm_networks.tools import RATE, Inequality, NetworkBound, Proposal, Ru
 
 from specnorm.errors import CertificateError
 from specnorm.proof import Clock
-from specnorm_audit.layer_certificates import COLUMNS, WORTH, Certificate, FloatArray, search_completion
+from specnorm_audit.layer_certificates import (
+    AIM,
+    COLUMNS,
+    MATRIX_AIM,
+    WORTH,
+    Certificate,
+    FloatArray,
+    search_completion,
+)
 
-AIM = 0.008
-"""Relative distance of the network's certified constant from the product of the norms; the layers share it."""
 ABOVE_PRODUCT = 0.01
 """Relative distance by which a certified constant may be above the product of the norms; a larger one is refused."""
 LEAST_AIM = 1e-3
 """Smallest relative distance from the norm with which H is searched for a convolution."""
-MATRIX_AIM = 2.5e-4
-"""Relative distance from the norm with which H is computed for a matrix."""
 WIDEST = 640
 """Largest number of channels on the smaller side of a kernel of several layers. A search for H with that many takes
 minutes and 1.5 GB."""
@@ -65,7 +69,7 @@ OPERATORS = {
         "LpNormalization", "RMSNormalization", "ReduceL2", "ReduceLogSumExp", "Softmax",
     },
 }  # fmt: skip
-"""Operators that may need them."""
+"""Operators that may need rules that the checker lacks."""
 SECONDS = 8.0
 """Time limit of a search for multipliers of units."""
 STEPS = 100
@@ -103,8 +107,11 @@ def certificate_of_network(
     Raises
     ------
     CertificateError
-        If the format has no claim about such a network, or only one above the product of the constants.
+        If the network has no bound, or the format no claim about it, or only one above the product of the constants.
     """
+    if answer.upper is None:
+        node = answer.unknown[0]
+        raise CertificateError(f"the network has no bound, because of {plain(node.operator)}: {node.reason}.")
     shapes = list(answer.input_shapes.values())
     if len(shapes) != 1:
         raise CertificateError("it cannot be certified: it has several inputs.")
@@ -124,7 +131,7 @@ def certificate_of_network(
             f"it would state {upper:.6g}, above the product of the constants of its operators, {answer.product:.6g}. "
             f"{_lacking(network, content)} Certify the layers alone."
         )
-    is_loose = answer.upper is not None and upper > answer.upper * (1 + LOOSE)
+    is_loose = upper > answer.upper * (1 + LOOSE)
     statement = {
         "name": name, "sha256": hashlib.sha256(content).hexdigest(), "input_shape": shape, "upper": upper.hex(),
         "parts": parts,
@@ -202,7 +209,10 @@ def _least_parts(network: Network, answer: NetworkBound) -> list[ProvenPart]:
 
     runs = [*answer.runs, *answer.others]
     for run in runs:
-        candidates += _as_a_whole(network, run)
+        with contextlib.suppress(Refused, KeyError, ValueError, IndexError):  # the format has no such part
+            end = network.first.get(run.end, run.end)
+            units = _proven_units(network, run.start, end, run.upper, _multipliers_of(network, run))
+            candidates.append([units])
     if not is_close() and len(network.ends) == 1:
         with contextlib.suppress(Refused):
             (end,) = network.ends
@@ -216,14 +226,6 @@ def _least_parts(network: Network, answer: NetworkBound) -> list[ProvenPart]:
     if not candidates:
         raise refusal or Refused("no parts prove a constant")
     return min(candidates, key=lambda parts: _constant(network, parts))
-
-
-def _as_a_whole(network: Network, run: RunBound) -> list[list[ProvenPart]]:
-    """Return one part of all units of a network that was bounded as a whole; none if the format has no such part."""
-    end = network.first.get(run.end, run.end)
-    with contextlib.suppress(Refused, KeyError, ValueError, IndexError):
-        return [[_proven_units(network, run.start, end, run.upper, _multipliers_of(network, run))]]
-    return []
 
 
 def _proven_units(
@@ -249,7 +251,9 @@ def _proposed(network: Network, start: str, end: str, clock: Clock, aim: float =
     ones = {name: np.ones(int(is_new.sum())) for name, is_new in functions.items()}
     form = Form(network, _part_of_units(network, start, end, 1.0, ones))
     if not functions:
-        return max(_largest_norm(form.ends), LEAST), {}
+        if not np.isfinite(form.ends).all():
+            raise Refused("a part has numbers that are not finite")
+        return max(float(np.linalg.norm(form.ends, 2)), LEAST), {}
     units = tuple(Units(name, np.flatnonzero(is_new)) for name, is_new in functions.items())
     matrix = np.concatenate([form.arguments, form.ends])
     inequality = Inequality(form.inputs, units, matrix, np.zeros_like(matrix))
@@ -398,17 +402,13 @@ def _parts_of_run(network: Network, run: RunBound) -> Iterator[Together]:
         first, *others = statement.values
         start = first if first == run.start else _before_flattening(network, first)
         values = (start, *(_before_flattening(network, value) for value in others))
-        begin, last = 0, len(values)
-        while begin < last - 1:
-            end = last
-            while not _can_be_completed(network, part := _slice(values, statement.multipliers, begin, end)):
-                end -= 1
+        begin = 0
+        while begin < len(values) - 1:
+            part = Together(values[begin:], statement.multipliers[begin:])
+            while not _can_be_completed(network, part):
+                part = Together(part.values[:-1], part.multipliers[:-1])
             yield part
-            begin = end - 1
-
-
-def _slice(values: Sequence[str], weights: Sequence[FloatArray], first: int, end: int) -> Together:
-    return Together(tuple(values[first:end]), tuple(weights[first:end]))
+            begin += len(part.values) - 1
 
 
 def _can_be_completed(network: Network, part: Together) -> bool:
@@ -440,12 +440,6 @@ def _starts_of(network: Network, end: str) -> Iterator[str]:
             yield start
 
 
-def _largest_norm(matrix: FloatArray) -> float:
-    """Return about the norm of a matrix."""
-    gram = matrix @ matrix.T if matrix.shape[1] > matrix.shape[0] else matrix.T @ matrix
-    return math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0))
-
-
 def _prove(network: Network, part: Together) -> ProvenPart:
     """Compute H for a part; return the part with its exponent and sizes, and H."""
     joint = network.joint(part)
@@ -455,7 +449,7 @@ def _prove(network: Network, part: Together) -> ProvenPart:
     if math.prod(joint.kernel.shape[2:]) == 1:
         aim = MATRIX_AIM / amplification
     else:
-        aim = max(AIM / max(layers, amplification), LEAST_AIM)
+        aim = max(AIM / max(layers, amplification), LEAST_AIM)  # the layers share the distance of the product
     own_size: Any = ()
     if part.sizes == "every":
         with contextlib.suppress(Refused):

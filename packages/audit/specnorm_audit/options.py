@@ -11,8 +11,6 @@ from typing import Any, TypeAlias
 import click
 from click.shell_completion import CompletionItem
 
-from specnorm_audit.rows import CIRCULAR, USUAL_COLUMNS
-
 Stated: TypeAlias = tuple[dict[str, Any], list[str]]
 """Facts that JSON states, and the file that has it, if it is one."""
 FURTHEST = 1e100
@@ -48,7 +46,10 @@ def _number(wanted: str, is_accepted: Callable[[float], bool], unit: str = "") -
     """
 
     def read(text: str) -> float:
-        x = _float_or_nan(text.strip().removesuffix(unit))
+        try:
+            x = math.nan if "_" in text else float(text.strip().removesuffix(unit))  # Python allows underscores
+        except ValueError:
+            x = math.nan
         if not is_accepted(x):
             raise click.BadParameter(f"{text!r} is not {wanted}.")
         return x
@@ -56,21 +57,10 @@ def _number(wanted: str, is_accepted: Callable[[float], bool], unit: str = "") -
     return read
 
 
-def _float_or_nan(text: str) -> float:
-    """Return the number that a text is, without the underscores that Python allows; nan if it is none."""
-    if "_" in text:
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
 tolerance = _number("a number between 0 and 1", lambda x: 0 < x < 1)
 seconds = _number("a time: give seconds above 0, such as 10, 10s or inf", lambda x: x > 0, "s")
 bound = _number("a finite number of at least 0", lambda x: 0 <= x < math.inf)
 share = _number("a share from 0 to 1", lambda x: 0 <= x <= 1)
-margin = _number("a margin: give a finite number of at least 0", lambda x: 0 <= x < math.inf)
 radius = _number(f"a radius: give a number from 0 to {FURTHEST:g}", lambda x: 0 <= x <= FURTHEST)
 
 
@@ -142,12 +132,6 @@ def sizes(_: click.Context, __: click.Parameter, values: Sequence[tuple[str, Any
     if numbers == "file":
         return numbers
     return numbers[0] if len(numbers) == 1 else numbers
-
-
-def usual_columns(input_shape: Any) -> tuple[str, ...]:
-    """Return the columns of JSON and CSV, and of tables with ``--all``."""
-    has_a_size = input_shape is not None and not isinstance(input_shape, dict)
-    return (*USUAL_COLUMNS, CIRCULAR) if has_a_size else USUAL_COLUMNS
 
 
 def output_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:

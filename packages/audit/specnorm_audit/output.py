@@ -6,39 +6,11 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from specnorm_audit.readers.safetensors import files_of
 
-
-def check_outputs(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
-    """Refuse outputs that cannot be written, or that would replace an input or another output, before measuring.
-
-    ``outputs`` has the path that each option writes. ``inputs`` are the paths that the command reads; all files of a
-    sharded model count.
-    """
-    written = {option: path for option, path in outputs.items() if path is not None}
-    if not written:
-        return
-    used: list[tuple[Path, str]] = []
-    for model in inputs:
-        for part in files_of(Path(model)):
-            used.append((part, "this command reads it"))
-    for option, path in written.items():
-        try:
-            for other, use in used:
-                if _is_same_file(path, other):
-                    raise OSError(f"{path} would be replaced, and {use}")
-            check_output(path)
-        except OSError as error:
-            reason = f"{path}: {error.strerror}" if error.strerror else str(error)
-            raise OSError(f"{option}: {reason}") from error
-        used.append((path, f"{option} writes it"))
-
-
-def _is_same_file(path: Path, other: Path) -> bool:
+def is_same_file(path: Path, other: Path) -> bool:
     """Whether two paths are one file, by their names or by a link."""
     if path.resolve() == other.resolve():
         return True

@@ -10,10 +10,11 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 """Environment variables for numbers of threads, which are 1 in a worker if they are not set. Answers do not depend on
@@ -221,6 +222,34 @@ class Workers(ThreadPoolExecutor):
     def __exit__(self, *error: object) -> None:
         """Shut down; after an error or an interruption, without waiting for calls."""
         self.shutdown(cancel_futures=error[0] is not None)
+
+
+Sent: TypeAlias = tuple[Any, "Future[Any]"]
+"""What was sent to an executor, and the future of its answer."""
+
+
+def in_order(
+    jobs: Iterable[Any], submit: Callable[[Any], Sent], size: Callable[[Any], int], most: int
+) -> Generator[Sent, None, None]:
+    """Submit jobs to an executor, and yield them in order, finished or not.
+
+    The ``size`` of all jobs under way is at most ``most``; a single job may be larger.
+    """
+    waiting: deque[tuple[Sent, int]] = deque()
+    try:
+        for job in jobs:
+            while waiting:
+                under_way = sum(its_size for (_, future), its_size in waiting if not future.done())
+                (_, first), _ = waiting[0]
+                if not first.done() and under_way + size(job) <= most:
+                    break
+                yield waiting.popleft()[0]
+            waiting.append((submit(job), size(job)))
+        while waiting:
+            yield waiting.popleft()[0]
+    finally:
+        for (_, future), _ in waiting:
+            future.cancel()
 
 
 def cpus() -> int:

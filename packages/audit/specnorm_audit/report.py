@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from specnorm.proof import backends, counted, number, visible
 from specnorm_audit import tables
-from specnorm_audit.rows import Row, finite
+from specnorm_audit.rows import Row
 
 if TYPE_CHECKING:
     from specnorm_networks.tools import NetworkBound
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 
 Outcome: TypeAlias = Literal["passed", "failed", "undecided"]
-_ANSWERS = {"passed": "gate passed", "failed": "gate failed", "undecided": "gate not decided"}
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,11 @@ class Gate:
     @property
     def sentence(self) -> str:
         """The answer in words, without the places."""
-        return f"{_ANSWERS[self.outcome]}: {self.reason}"
+        return f"gate {'not decided' if self.outcome == 'undecided' else self.outcome}: {self.reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data."""
-        return {
-            "option": self.option, "bound": self.bound, "outcome": self.outcome, "reason": self.sentence,
-            "places": list(self.places),
-        }  # fmt: skip
+        return {**vars(self), "reason": self.sentence, "places": list(self.places)}
 
 
 @dataclass(frozen=True)
@@ -137,9 +133,9 @@ class Report:
             "ignore": list(self.ignore),
         }
         summary |= {name: value for name, value in others.items() if value}
-        largest = max(measured, key=lambda row: row.upper or 0, default=None)
-        summary["max_lower"] = finite(max((row.lower or 0 for row in measured), default=None))
-        summary["max_upper"] = None if largest is None else finite(largest.upper)
+        largest = max(measured, key=lambda row: row.upper, default=None)
+        summary["max_lower"] = max((row.lower for row in measured), default=None)
+        summary["max_upper"] = None if largest is None else largest.upper
         summary["max_upper_layer"] = None if largest is None else largest.name
         summary["network"] = None if self.network is None else self.network.to_dict()
         return summary
@@ -230,8 +226,10 @@ def notes(report: Report) -> list[str]:
     lines += _counted(report)
     if report.summary["max_upper_layer"] is not None:
         lines.append(_largest(report.summary))
-        promises = tables.promises_in_words(report.layers)
-        lines.append(f"lower and upper are proven, {tables.sizes_in_words(report.layers)}. {promises}".rstrip())
+        promises = tables.promises(report.layers).items()
+        columns = "; ".join(f"{name}: {tables.PROMISES_IN_WORDS[kind]}" for name, kind in promises)
+        proven = f"lower and upper are proven, {tables.sizes_in_words(report.layers)}."
+        lines.append(f"{proven} {columns}.".removesuffix(" ."))
     if report.live:
         lines.append("Weights are those that the model uses at inference (in eval()), whatever mode it is in.")
     lines += tables.assumptions(report.layers)
@@ -239,7 +237,7 @@ def notes(report: Report) -> list[str]:
         lines += report.network.lines()
     lines += _attention(report)
     refused = _shared((row.name, row.reason) for row in report.layers if row.reason is not None)
-    lines += [f"{tables.some(list(map(visible, names)))}: error: {visible(reason)}" for names, reason in refused]
+    lines += [f"{tables.some(names)}: error: {visible(reason)}" for names, reason in refused]
     for patterns, use in (
         (report.assume_stored, "Used as they are stored, as the user states, whatever is beside them"),
         (report.ignore, "Used by no layer, as the user states"),
@@ -248,7 +246,7 @@ def notes(report: Report) -> list[str]:
             lines.append(f"{use}: {', '.join(map(visible, patterns))}")
     remarks = [(row.name, note) for row in report.layers for note in (row.note, row.unsettled) if note is not None]
     for names, note in _shared(remarks):
-        lines.append(f"{tables.some(list(map(visible, names)))}: {visible(note).rstrip('.')}.")
+        lines.append(f"{tables.some(names)}: {visible(note).rstrip('.')}.")
     return lines
 
 
@@ -286,10 +284,10 @@ def _counted(report: Report) -> list[str]:
     errors = counted(summary["errors"], "error")
     skipped = f"{counted(len(report.skipped), 'other array')} skipped"
     if report.skipped:
-        skipped += f": {tables.some([visible(name) for name in report.skipped])}"
+        skipped += f": {tables.some(report.skipped)}"
     lines = [f"{layers}, {errors}; {skipped}."]
     if report.inert:
-        names = tables.some([visible(name) for name in report.inert])
+        names = tables.some(report.inert)
         lines.append(f"The file's pickle names {names}, of which nothing was constructed.")
     for reason in dict.fromkeys(row.reason for row in report.unmeasured):
         names = ", ".join(visible(row.name) for row in report.unmeasured if row.reason == reason)
@@ -429,21 +427,16 @@ def gate_network(report: Report, bound: float) -> Gate:
     return Gate(option, bound, "passed", f"the network is {wanted}: {constant}.")
 
 
-def gates_of(
-    report: Report,
-    *,
-    layers: float | None = None,
-    network: float | None = None,
-    smallest: float | None = None,
-    isometries: float | None = None,
-) -> tuple[Gate, ...]:
-    """Judge the gates that are asked for.
+GATES: dict[str, Callable[[Report, float], Gate]] = {
+    "fail_above": gate_layers,
+    "fail_above_network": gate_network,
+    "fail_below": partial(gate_column, column="smallest"),
+    "fail_isometry": partial(gate_column, column="isometry"),
+}
+"""Functions that judge a report, by the options of the command, as Python spells these."""
 
-    ``layers`` bounds every layer's norm, ``network`` the network's constant, ``smallest`` every layer's smallest
-    singular value, ``isometries`` every isometry defect; None: not asked for.
-    """
-    gates = (
-        (gate_layers, layers), (gate_network, network), (partial(gate_column, column="smallest"), smallest),
-        (partial(gate_column, column="isometry"), isometries),
-    )  # fmt: skip
-    return tuple(judge(report, bound) for judge, bound in gates if bound is not None)
+
+def gates_of(report: Report, bounds: Mapping[str, float | None]) -> tuple[Gate, ...]:
+    """Judge the gates of `GATES` that have a bound; None: the gate is not asked for."""
+    asked = {option: bound for option, bound in bounds.items() if bound is not None}
+    return tuple(judge(report, asked[option]) for option, judge in GATES.items() if option in asked)

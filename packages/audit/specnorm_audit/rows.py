@@ -96,7 +96,7 @@ class Row:
     @property
     def note_of_all(self) -> str | None:
         """Remark about the measurement, and about what gates need."""
-        return "; ".join(text for text in (self.note, self.unsettled) if text) or None
+        return joined(self.note, self.unsettled)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, in the order of the documentation; numbers that are not finite become None."""
@@ -108,6 +108,11 @@ class Row:
         row |= {"assumed": list(self.assumed), "lower": finite(self.lower), "upper": finite(self.upper)}
         row |= {name: finite(value) for name, value in self.values.items()}
         return row | {"status": self.status, "reason": self.reason, "note": self.note_of_all}
+
+
+def joined(*notes: str | None) -> str | None:
+    """Return some notes as one; None if there is none."""
+    return "; ".join(note for note in notes if note) or None
 
 
 def is_of_the_norm(column: str) -> bool:
@@ -136,20 +141,17 @@ def least_upper(row: Row) -> Row:
 def either(a: Row, b: Row) -> Row:
     """Return a row that holds for both readings of a layer: its interval contains both intervals."""
     reason = a.reason or b.reason
-    if reason is not None or a.lower is None or b.lower is None or a.upper is None or b.upper is None:
+    if reason is not None:
         return replace(a, lower=None, upper=None, reason=reason, claim=None)
-    values: dict[str, Value] = {}
-    for name, value in a.values.items():
-        values[name] = _either_value(value, b.values.get(name), is_lower=a.promises.get(name) == "lower")
-    promises: dict[str, Promise] = {}
-    for name, promise in a.promises.items():
-        promises[name] = _either_promise(promise, b.promises.get(name))
     return replace(
         a,
         lower=min(a.lower, b.lower),
         upper=max(a.upper, b.upper),
-        values=values,
-        promises=promises,
+        values={
+            name: _either_value(value, b.values.get(name), is_lower=a.promises.get(name) == "lower")
+            for name, value in a.values.items()
+        },
+        promises={name: _either_promise(promise, b.promises.get(name)) for name, promise in a.promises.items()},
         note=a.note or b.note,
         claim=None,
     )

@@ -16,9 +16,9 @@ from specnorm.proof import visible
 
 Tick = Callable[[int, int, str], None]
 """Called with (number of steps done, number of steps, name of the last one)."""
-_PARAMETER = re.compile(
-    r"\b(assume_stored|attention|geometry|ignore|input_range|input_shape|layers|layout|max_bytes|padding_mode)="
-    r"(?=[\s.,:;)]|$|(?P<quote>'))"
+_PARAMETER = (
+    r"\b(?P<parameter>assume_stored|attention|geometry|ignore|input_range|input_shape|layers|layout|max_bytes"
+    r"|padding_mode)=(?=[\s.,:;)]|$|(?P<quote>['(]))"
 )
 """Parameters of functions that are options of the commands too, as errors and reports name them."""
 _BAR = 24
@@ -42,13 +42,15 @@ def in_options(text: str, names: Iterable[str] = ()) -> str:
 
     What the text says of a model's own ``names`` stays as it is.
     """
-    kept = sorted(filter(_PARAMETER.search, names), key=len, reverse=True)
-    parts = re.split(f"({'|'.join(map(re.escape, kept))})", text) if kept else [text]
-    for place in range(0, len(parts), 2):
-        parts[place] = _PARAMETER.sub(
-            lambda match: f"--{match[1].replace('_', '-')}{' ' if match['quote'] else ''}", parts[place]
-        )
-    return "".join(parts)
+    kept = sorted(filter(re.compile(_PARAMETER).search, names), key=len, reverse=True)
+    return re.sub("|".join([*map(re.escape, kept), _PARAMETER]), _as_option, text)
+
+
+def _as_option(match: re.Match[str]) -> str:
+    parameter = match["parameter"]
+    if parameter is None:  # a name
+        return match[0]
+    return f"--{parameter.replace('_', '-')}{' ' if match['quote'] else ''}"
 
 
 def write(stream: TextIO, text: str, raw: bool = False) -> str | None:
@@ -88,6 +90,8 @@ def progress(model: str, shown: bool) -> Iterator[Tick]:
 
     def line(text: str) -> None:
         nonlocal longest
+        if not is_seen:
+            return
         shortened = visible(text)[: shutil.get_terminal_size().columns - 1]
         write(sys.stderr, f"\r{shortened:<{longest}}\r{shortened}", raw=True)
         longest = len(shortened)
@@ -95,22 +99,18 @@ def progress(model: str, shown: bool) -> Iterator[Tick]:
     def tick(done: int, total: int, name: str) -> None:
         nonlocal latest
         latest = (done, total, name)
-        if is_seen:
-            line(_line_of_progress(done, max(total, 1), name, monotonic() - begin))
+        line(_line_of_progress(done, max(total, 1), name, monotonic() - begin))
 
     try:
-        if is_seen:
-            line(Path(model).name)
+        line(Path(model).name)
         yield tick
     except (SystemExit, KeyboardInterrupt):
-        if is_seen:
-            line("")
+        line("")
         where = "before the first step" if latest is None else f"after {latest[0]} of {latest[1]} steps ({latest[2]})"
         complain(f"interrupted {where} of {Path(model).name}: no report is written.")
         raise
     finally:
-        if is_seen:
-            line("")
+        line("")
 
 
 def _line_of_progress(done: int, total: int, name: str, seconds: float) -> str:

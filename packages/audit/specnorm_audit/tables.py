@@ -39,7 +39,7 @@ def remarks(rows: Sequence[Row]) -> list[str]:
 
 def _remark(row: Row) -> str:
     """Return in words on which side of 1 a norm is, or why that is not known."""
-    if row.status != "ok" or row.lower is None or row.upper is None:
+    if row.status != "ok":
         return "error"
     if row.upper == 0:
         return "zero"
@@ -54,11 +54,8 @@ def _remark(row: Row) -> str:
 
 def numbers(row: Row, methods: Sequence[str]) -> list[str]:
     """Return a row's lower, upper, and a number a method: rounded so that each keeps its promise."""
-    cells = [number(row.lower, "lower"), number(row.upper, "upper")]
-    for name in methods:
-        promise = row.promises.get(name, "exact")
-        cells.append(_cell(row.values.get(name), promise))
-    return cells
+    cells = [_cell(row.values.get(name), row.promises.get(name, "exact")) for name in methods]
+    return [number(row.lower, "lower"), number(row.upper, "upper"), *cells]
 
 
 def texts(rows: Sequence[Row]) -> list[list[str]]:
@@ -99,8 +96,8 @@ def _cell(value: Value, promise: str) -> str:
 
 
 def some(names: Sequence[str]) -> str:
-    """Return the first `NAMED` names, and the number of the others."""
-    first = ", ".join(names[:NAMED])
+    """Return the first `NAMED` names, without control characters, and the number of the others."""
+    first = ", ".join(map(visible, names[:NAMED]))
     others = len(names) - NAMED
     return f"{first} and {others} more" if others > 0 else first
 
@@ -112,7 +109,7 @@ def assumptions(rows: Sequence[Row]) -> list[str]:
         facts = tuple(fact for fact in row.assumed if fact != AS_STORED)
         is_measured = row.reason is None or row.assumed
         if facts or (row.kind == "conv" and is_measured):
-            groups.setdefault(facts, []).append(visible(row.name))
+            groups.setdefault(facts, []).append(row.name)
     lines = []
     for facts, names in groups.items():
         of_layers = "" if len(groups) == 1 else f" of {some(names)}"
@@ -145,9 +142,3 @@ def promises(rows: Sequence[Row]) -> dict[str, str]:
             if kinds.get(name) != "estimate":
                 kinds[name] = kind
     return kinds
-
-
-def promises_in_words(rows: Sequence[Row]) -> str:
-    """Return in words what each column promises."""
-    words = [f"{name}: {PROMISES_IN_WORDS[kind]}" for name, kind in promises(rows).items()]
-    return "; ".join(words) + "." if words else ""

@@ -41,9 +41,10 @@ from specnorm import ConvSpec
 from specnorm.errors import GeometryError, MethodError
 from specnorm.methods import METHODS
 from specnorm_audit.layers import MIN_AXES
-from specnorm_audit.measuring import BUDGET, Settings, checked_names, fill, in_words
+from specnorm_audit.measuring import fill, in_words
 from specnorm_audit.report import Report
 from specnorm_audit.rows import SMALLEST_COLUMNS, Row
+from specnorm_audit.settings import BUDGET, Settings, checked_names
 
 _SOURCES = ("", "_orig", "_g", "_v", "_u")
 """Ends of the names of tensors from which torch's hooks compute a kernel."""
@@ -159,13 +160,10 @@ def _unmeasured(skipped: Sequence[tuple[str, Tensor]], rows: Sequence[Row]) -> t
     """
     measured_modules = [row.name.rpartition(".")[0] for row in rows if row.reason is None]
     prefixes = tuple(f"{name}." for name in measured_modules if name)
-    unmeasured = []
-    for name, x in skipped:
-        may_be_kernel = x.ndim >= MIN_AXES and isinstance(x, nn.Parameter)
-        if may_be_kernel and not name.startswith(prefixes):
-            reason = "its module was not found to be a product with this matrix."
-            unmeasured.append(Row(name, "none", tuple(x.shape), None, reason=reason))
-    return tuple(unmeasured)
+    reason = "its module was not found to be a product with this matrix."
+    kernels = [(name, x) for name, x in skipped if x.ndim >= MIN_AXES and isinstance(x, nn.Parameter)]
+    others = [(name, x) for name, x in kernels if not name.startswith(prefixes)]
+    return tuple(Row(name, "none", tuple(x.shape), None, reason=reason) for name, x in others)
 
 
 def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -177,13 +175,10 @@ def _others(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         if is_quantised(module):
             inside_quantised += (f"{name}.",)
         parametrisations: Any = getattr(module, "parametrizations", {})
-        if _has_matrix(module) or len(parametrisations) or is_quantised(module):
+        parameters = [x for x in module._parameters.values() if x is not None]
+        has_matrix = any(not is_lazy(x) and x.ndim >= MIN_AXES for x in parameters)
+        if has_matrix or len(parametrisations) or is_quantised(module):
             yield name, module
-
-
-def _has_matrix(module: nn.Module) -> bool:
-    """Whether a module has a parameter of its own with two axes or more."""
-    return any(not is_lazy(x) and x.ndim >= MIN_AXES for x in module._parameters.values() if x is not None)
 
 
 def _example(
@@ -192,10 +187,9 @@ def _example(
     input_shape: int | Sequence[int] | Tensor | tuple[Tensor, ...],
 ) -> tuple[Tensor, ...]:
     """Return the inputs for the forward pass: zeros of the shape that was given, or the given inputs."""
-    if isinstance(input_shape, Tensor):
-        return (input_shape,)
-    if isinstance(input_shape, tuple) and input_shape and all(isinstance(x, Tensor) for x in input_shape):
-        return input_shape
+    inputs: tuple[Any, ...] = input_shape if isinstance(input_shape, tuple) else (input_shape,)
+    if inputs and all(isinstance(x, Tensor) for x in inputs):
+        return inputs
     shape: tuple[Any, ...] = tuple(input_shape) if isinstance(input_shape, Sequence) else (input_shape,)
     if not all(_is_positive_int(n) for n in shape):
         raise MethodError(
@@ -259,7 +253,8 @@ def _kernel_in_use(module: nn.Module, call: _Call) -> _Kernel:
         If the module is not shown to be one product with a kernel.
     """
     if is_matrix(module):
-        return _kernel_of_matrix(module)
+        check_matrix(module)
+        return _Kernel(weight_of(module).detach().flatten(1), {}, None, "weight")
     with torch.autocast(*call.autocast):
         kernel = _kernel_of_layer(module, call)
         if kernel is not None:
@@ -298,12 +293,6 @@ def _kernel_of_layer(module: nn.Module, call: _Call) -> _Kernel | None:
             if weight is not None:
                 return _Kernel(weight, geometry_of(candidate, _size(candidate, x)), note, "weight")
     return None
-
-
-def _kernel_of_matrix(module: nn.Module) -> _Kernel:
-    """Return the weight of an embedding or a bilinear layer, as a matrix."""
-    check_matrix(module)
-    return _Kernel(weight_of(module).detach().flatten(1), {}, None, "weight")
 
 
 def _size(layer: nn.Module, x: Tensor) -> tuple[int, ...]:
@@ -424,8 +413,5 @@ def _skipped(model: nn.Module, row_names: Sequence[str]) -> list[tuple[str, Tens
         measured |= {f"{row_name}{end}" for end in _SOURCES}
         module_name, dot, tensor_name = row_name.rpartition(".")
         prefixes.append(f"{module_name}{dot}parametrizations.{tensor_name}.")
-    skipped = []
-    for name, x in [*model.named_parameters(), *model.named_buffers()]:
-        if name not in measured and not name.startswith(tuple(prefixes)):
-            skipped.append((name, x))
-    return skipped
+    everything = [*model.named_parameters(), *model.named_buffers()]
+    return [(name, x) for name, x in everything if name not in measured and not name.startswith(tuple(prefixes))]

@@ -29,6 +29,14 @@ def require(condition: object, reason: str) -> None:
         raise Refused(reason)
 
 
+def entries_at(array: Array, *places: Any) -> Array:
+    """Return the entries of an array at some places; refuse places that it has not."""
+    try:
+        return np.asarray(array[places])
+    except IndexError as error:
+        raise Refused(f"entries are read that are not there: {error}") from None
+
+
 # -- integers --------------------------------------------------------------------------
 def exact_products(left: Array, right: Array) -> Array:
     """Return left right^T for whole numbers, exactly (Arithmetic, step 3).

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from specnorm_check.arithmetic import Array, Refused, require
+from specnorm_check.arithmetic import Array, Refused, entries_at, require
 from specnorm_check.statements import NUMBER_LIMIT, digest, plain, whole_numbers
 
 FLOATING_ELEM_TYPES = {1, 10, 11, 16}  # float32, float16, float64, bfloat16 in ONNX
@@ -24,9 +24,9 @@ LONGEST_OPERATOR = 80  # characters of its name
 MOST_ENTRIES = 2**32  # of one tensor
 
 OPERATORS = """
-    Abs Add Asinh Atan Clip Cos Div Erf Expand HardSwish Identity MatMul Max Min Mish \
-    Mul Neg PRelu Reciprocal Relu Sigmoid Sin Slice Softplus Softsign Squeeze Sub Sum \
-    Tanh Tile Unsqueeze Where:
+    Abs Add Asinh Atan Clip Cos Div Erf Exp Expand HardSwish Identity Log MatMul Max Min \
+    Mish Mul Neg Pow PRelu Reciprocal Relu Sigmoid Sign Sin Slice Softplus Softsign Sqrt \
+    Squeeze Sub Sum Tanh Tile Unsqueeze Where:
     Attention: is_causal qk_matmul_output_mode scale softcap
     AveragePool Conv ConvTranspose MaxPool: auto_pad dilations kernel_shape pads strides
     AveragePool MaxPool: ceil_mode
@@ -153,8 +153,6 @@ class Graph:
         attributes = attributes_of(node)
         if op == "Mul" and inputs[0] in self.arrays:
             inputs = inputs[::-1]
-        if op == "Mul" and (x := self._gated_by_its_sigmoid(inputs)):
-            op, inputs = "Swish", [x]
         if op == "PRelu":
             slopes = self.arrays.get(inputs[1], np.full((), np.nan))
             shape = self.shapes.get(inputs[0], ())
@@ -177,14 +175,6 @@ class Graph:
         for index, name in enumerate(node.output):
             op_of_output = op if index == 0 else f"output {index} of {op}"
             yield name, Node(op_of_output, inputs, attributes)
-
-    def _gated_by_its_sigmoid(self, inputs: Sequence[str]) -> str:
-        """Return x if the inputs are x and Sigmoid(x), in either order, else no name."""
-        for x, gate in (inputs, inputs[::-1]):
-            node = self.nodes.get(gate)
-            if node is not None and node.op == "Sigmoid" and node.inputs == [x]:
-                return x
-        return ""
 
     def sources(self, name: str) -> list[str]:
         """Return the values from which Lemma 7 reads a value, one for each use."""
@@ -333,7 +323,10 @@ def inferred_shapes(model: Any) -> dict[str, tuple[int, ...]]:
             output.type.tensor_type.ClearField("shape")
         graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     except Exception as error:  # onnx raises many kinds
+        unknown = {known_operator(node) for node in graph.node} - {*ALLOWED_ATTRIBUTES}
         message = f"onnx finds fault with the model: {error}"
+        if unknown and isinstance(error, onnx.shape_inference.InferenceError):
+            message = f"onnx infers nothing beyond one of {', '.join(sorted(unknown))}"
         raise Refused(message[:300]) from None
     shapes = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -406,7 +399,7 @@ def array_of(
         more = -1 if node.op_type == "Squeeze" else 1
         return given[0].reshape((1,) * max(given[0].ndim + more, 0))
     if node.op_type == "Gather" and given[0].ndim == 1:
-        return np.asarray(given[0][given[1]])
+        return entries_at(*given)
     if node.op_type in WHOLE_ARITHMETIC:
         if node.op_type in ("Div", "Mod") and not given[1].min() > 0:
             return None

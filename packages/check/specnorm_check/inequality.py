@@ -61,6 +61,7 @@ class Form:
     Their entries are correct up to ``error`` times the magnitudes.
     """
 
+    @np.errstate(over="ignore", invalid="ignore")  # no such number proves anything
     def __init__(self, graph: Graph, part: Part) -> None:
         start = part.values[0]
         end = part.values[-1]
@@ -109,6 +110,7 @@ class Form:
         return squares
 
     # -- steps C and D ------------------------------------------------------------------
+    @np.errstate(over="ignore", invalid="ignore")
     def is_nonnegative(self) -> bool:
         """Return whether the form is proven to be at least 0."""
         g = float(self.q_0[0])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from specnorm_check.arithmetic import Array, require
+from specnorm_check.arithmetic import Array, entries_at, require
 from specnorm_check.graphs import Graph
 from specnorm_check.layers import matrix_at_size
 from specnorm_check.moves import MOVES, moved
@@ -173,7 +173,8 @@ def step_of_scatter(graph: Graph, name: str, sources: list[str]) -> Step:
         places = list(np.indices(array.shape))
         places[node.attributes.get("axis", 0) % len(shape)] = array
     reduction = node.attributes.get("reduction", b"none")
-    written = np.arange(math.prod(shape)).reshape(shape)[tuple(places)].reshape(-1)
+    every = np.arange(math.prod(shape)).reshape(shape)
+    written = entries_at(every, *places).reshape(-1)
     is_once = len(np.unique(written)) == len(written)
     require(reduction == b"add" or (is_once and reduction == b"none"), message)
 

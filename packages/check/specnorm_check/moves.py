@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from specnorm_check.arithmetic import Array, require
+from specnorm_check.arithmetic import Array, entries_at, require
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.statements import plain
 
@@ -98,11 +98,12 @@ def moved_alone(graph: Graph, name: str, before: Array, rank: int) -> Array:
         return np.broadcast_to(before.reshape(*more, *before.shape), (*shape, *last))
     if node.op == "Gather":
         axis = node.attributes.get("axis", 0) % rank
-        return np.take(before, graph.arrays[node.inputs[1]], axis)
+        whole = [slice(None)] * axis
+        return entries_at(before, *whole, graph.arrays[node.inputs[1]])
     if node.op == "GatherND":
         require(not node.attributes.get("batch_dims"), "such a GatherND has no rule")
         places = np.moveaxis(graph.arrays[node.inputs[1]], -1, 0)
-        return np.asarray(before[tuple(places)])
+        return entries_at(before, *places)
     if node.op == "Tile":
         repeats = graph.arrays[node.inputs[1]].tolist()
         return np.tile(before, (*repeats, *[1] * len(last)))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -24,13 +24,20 @@ import numpy as np
 from specnorm_check.arithmetic import Array, Refused, require, root_up
 from specnorm_check.attention import Factor, factors_of_value
 from specnorm_check.branches import Link, links_by_branches
-from specnorm_check.graphs import Graph, Node
+from specnorm_check.curves import Curves
+from specnorm_check.graphs import Graph
 from specnorm_check.inequality import Form
 from specnorm_check.layers import proven_norm
 from specnorm_check.maxima import write_out_maxima
 from specnorm_check.moves import MOVES, copies_of
-from specnorm_check.parts import Joint, Slopes, growth, joint_of_part
-from specnorm_check.rules import ONE, SUMS, factor_of_operator, root_of_squares, slopes_of
+from specnorm_check.parts import Joint, growth, joint_of_part
+from specnorm_check.rules import (
+    ONE,
+    SUMS,
+    factor_of_operator,
+    largest_slope,
+    root_of_squares,
+)
 from specnorm_check.statements import (
     Part,
     Statement,
@@ -123,6 +130,7 @@ class Network(Graph):
     def __init__(self, content: bytes, input_shape: object) -> None:
         super().__init__(content, input_shape)
         self.stated = list(self.nodes)
+        self.curves = Curves(self)
         write_out_maxima(self)
 
     def constant(self, parts: Sequence[Part], completions: Sequence[Array]) -> Fraction:
@@ -222,12 +230,11 @@ class Network(Graph):
         if not changing:
             return None
         if node.op in SUMS and self.have_shape(changing, name):
-            of_one_value = self.bounds_of_functions(node, changing, bounds_of)
-            return min([sum(bounds, Fraction(0)), *of_one_value])
+            return min([sum(bounds, Fraction(0)), *self.bounds_of_curve(name, bounds_of)])
         if node.op in MOVES:
             return self.bound_of_moved(name, bounds_of)
         if node.op in ("Max", "Min") and self.have_shape(changing, name):
-            return root_of_squares(bounds)
+            return min([root_of_squares(bounds), *self.bounds_of_curve(name, bounds_of)])
         if changing != node.inputs[:1] or not self.has_fixed_inputs(node):
             return None
         factor = factor_of_operator(self, name)
@@ -270,31 +277,16 @@ class Network(Graph):
         ]
         return None if len(terms) < len(bounds) else sum(terms, Fraction(0)) or None
 
-    def bounds_of_functions(
-        self, node: Node, summands: Sequence[str], bounds_of: Mapping[str, ValueBounds]
-    ) -> Iterator[Fraction]:
-        """Yield bounds of a sum of functions of one value's entries (Networks, step 2).
+    def bounds_of_curve(
+        self, name: str, bounds_of: Mapping[str, ValueBounds]
+    ) -> list[Fraction]:
+        """Return a bound of a value whose entries are functions of those of another one.
 
-        A summand may be the value itself, whose slope is 1.
+        None is listed if there is no other value.
         """
-        arguments: list[dict[str, Slopes]] = []
-        for summand in summands:
-            arguments.append({summand: (1.0, 1.0)})
-            before = self.nodes[summand]
-            slopes = slopes_of(before)
-            if slopes is not None and self.has_fixed_inputs(before):
-                arguments[-1][before.inputs[0]] = slopes
-        is_difference = node.op == "Sub" and len(summands) == 2
-        signs = [1, -1] if is_difference else [1] * len(summands)
-        for value in set.intersection(*map(set, arguments)):
-            low = high = Fraction(0)
-            for sign, slopes_by_value in zip(signs, arguments, strict=True):
-                ends = [sign * Fraction(end) for end in slopes_by_value[value]]
-                low += min(ends)
-                high += max(ends)
-            bound = bounds_of[value].without_multipliers
-            if bound is not None:
-                yield bound * max(-low, high)
+        base, slopes = self.curves.nearest(name)
+        bound = bounds_of[base].without_multipliers
+        return [bound * largest_slope(slopes)] if base and bound is not None else []
 
     def constant_of_part(self, part: Part, completion: Array) -> Fraction:
         """Return c with |q_n d_n| <= c |q_0 d_0| for a part's first and last value."""

@@ -349,6 +349,9 @@ def read_kernel(
         kernel = graph.arrays[node.inputs[1]].astype(np.float64)
         taps = [*kernel.shape[2:]]
         require(node.attributes.get("kernel_shape", taps) == taps, message)
+        biases = [graph.shape_of(x) for x in node.inputs[2:] if x]
+        is_one_a_channel = node.op == "Gemm" or biases in ([], [output_shape[1:2]])
+        require(is_one_a_channel, f"{message}: its bias is not one number a channel")
     require(kernel.ndim == len(input_shape), message)
     if node.op == "Gemm":
         matrix = kernel if node.attributes.get("transB") else kernel.T

@@ -40,6 +40,7 @@ FACTOR_ONE = {"Neg", "ReduceL2", "ReduceLogSumExp", "ReduceMax", "ReduceMin", "T
 SUMS = {"Add", "Sub", "Sum"}
 POOLS = {"AveragePool", "MaxPool"}
 REDUCTIONS = {"ReduceMean", "ReduceSum"}
+SEVERAL = "several operators"  # which Lemma 9 has read; no operator has this name
 
 ONE = Fraction(1)
 ROUNDING = 1 + Fraction(1, 2**50)  # 8 times 2^-53: covers 7 roundings; at most 4 occur
@@ -82,7 +83,9 @@ def slopes_of(node: Node) -> tuple[float, float] | None:
     default = float(np.float32(DEFAULT_ALPHA.get(node.op, 1.0)))
     alpha = given.get("alpha", default)
     ends: tuple[float, ...]
-    if node.op in ("LeakyRelu", "PRelu"):
+    if node.op == SEVERAL:
+        ends = given["slopes"]
+    elif node.op in ("LeakyRelu", "PRelu"):
         ends = 1.0, *given.get("alphas", [alpha])
     elif node.op == "Elu":
         ends = 0.0, 1.0, alpha

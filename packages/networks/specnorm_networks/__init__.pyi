@@ -6,7 +6,7 @@ from specnorm_networks.certified.operators.registry import register_operator as 
 from specnorm_networks.certified.ranges import within as within
 from specnorm_networks.live import network_bound as network_bound
 from specnorm_networks.live import network_graph as network_graph
-from specnorm_networks.local.labels import certified_accuracy as certified_accuracy
+from specnorm_networks.local.accuracy import certified_accuracy as certified_accuracy
 from specnorm_networks.local.margins import margins as margins
 from specnorm_networks.methods import Multipliers as Multipliers
 from specnorm_networks.methods import Product as Product

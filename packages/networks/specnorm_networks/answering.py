@@ -149,7 +149,8 @@ def by_channels_and_units(
     # The proof of what the search begins with has its time, however short the budget is.
     clock = measure.clock if search is None else search.clock_of_others
     limited = replace(measure, clock=clock)
-    answer = bounded(graph, limited, method if has_pixels or search is None else Product(), known)
+    of_channels = method if has_pixels or search is None else Product()
+    answer = bounded(graph, limited, of_channels, known, has_whole=search is not None)
     measure.clock.has_cut |= clock.has_cut or clock.expired
     if search is not None:
         with suppress(NoBoundError):

@@ -55,6 +55,8 @@ def bounded(
     measure: Measure,
     method: Method,
     known: Ranges | None = None,
+    *,
+    has_whole: bool = False,
 ) -> NetworkBound:
     """Bound the Lipschitz constant of a network with the slopes that the graph states, as `near.bound` promises.
 
@@ -62,6 +64,9 @@ def bounded(
     ----------
     known : Ranges, optional
         Ranges of the values. Default: those on the box that the graph states.
+    has_whole : bool
+        Whether the network is bounded as a whole afterwards. Then runs that end on a finer grid than they have are left
+        out: they take long, and the whole is hardly ever larger.
     """
     graph = prepare(graph)
     work = len(graph.inputs) * sum(1 + len(node.inputs) for node in graph.nodes)
@@ -71,15 +76,21 @@ def bounded(
             f"{MOST_WORK} steps in all. Give a network with fewer inputs, or one with a single input that is split."
         )
     values = LazyRanges(graph, known)
-    answer = _bounded(graph, measure, method, values)
+    answer = _bounded(graph, measure, method, values, has_whole)
     if isinstance(method, Searching) and abs(upper_of(answer) - 1) <= NEAR_1 and not measure.clock.expired:
         rtol = min(measure.rtol, max(measure.rtol / 10, CLOSE))
         finer = Measure(rtol, measure.known, measure.clock, cut=measure.cut)
         longer = replace(method, steps=4 * method.steps)
-        second = _bounded(graph, finer, longer, values)
+        second = _bounded(graph, finer, longer, values, has_whole)
         if upper_of(second) < upper_of(answer):
             return second
     return answer
+
+
+def _is_on_own_grid(run: Run, graph: Graph) -> bool:
+    """Whether the channels of a run's last value are those of its node, and not phases of its pixels."""
+    last = run.links[-1]
+    return last.width * last.repeat in (graph.by_name[run.end].shape or ())
 
 
 def upper_of(answer: NetworkBound) -> float:
@@ -92,6 +103,7 @@ def _bounded(
     measure: Measure,
     method: Method,
     values: LazyRanges,
+    has_whole: bool,
 ) -> NetworkBound:
     measure_for_rules = measure
     if isinstance(method, Searching):
@@ -106,7 +118,8 @@ def _bounded(
     # The rules are applied once more to what a search has found, and to norms that were cut short.
     before_rules = replace(measure, clock=measure.clock.before(seconds_of_rules))
     if has_constant and isinstance(method, Searching) and not measure.clock.expired:
-        improved_runs = _improved_runs(runs(graph), before_rules, method, by_rules)
+        candidates = [run for run in runs(graph) if not has_whole or _is_on_own_grid(run, graph)]
+        improved_runs = _improved_runs(candidates, before_rules, method, by_rules)
         measure.clock.has_cut |= before_rules.clock.has_cut or before_rules.clock.expired
     has_cut_norms = measure_for_rules.clock.expired and not before_rules.clock.expired
     if improved_runs or has_cut_norms:

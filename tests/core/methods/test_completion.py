@@ -18,14 +18,11 @@ from specnorm.completion import search
 from specnorm.errors import MixedBackends
 
 HOSTILE: dict[str, Any] = {
-    "zeros": lambda h: 0 * h,
-    "huge": lambda h: np.full_like(h, np.finfo(h.dtype).max / 4),
+    "zeros": lambda h: 0 * h, "huge": lambda h: np.full_like(h, np.finfo(h.dtype).max / 4),
     "tiny": lambda h: np.full_like(h, np.finfo(h.dtype).smallest_subnormal),
-    "nan": lambda h: np.where(h > 0, np.nan, h),
-    "infinite": lambda h: np.where(h > 0, np.inf, h),
-    "random": lambda h: h * 10,
-    "one row": lambda h: h * (np.arange(h.shape[1]) == 0).reshape(-1, *(1,) * (h.ndim - 2)),
-}
+    "nan": lambda h: np.where(h > 0, np.nan, h), "infinite": lambda h: np.where(h > 0, np.inf, h),
+    "random": lambda h: h * 10, "one row": lambda h: h * (np.arange(h.shape[1]) == 0).reshape(-1, *(1,) * (h.ndim - 2)),
+}  # fmt: skip
 
 
 def drawn(shape: tuple[int, ...], recipe: Recipe, seed: int) -> NDArray[Any]:
@@ -80,8 +77,7 @@ def test_a_completion_is_a_start_for_the_kernel_that_has_moved() -> None:
     assert float(bound) <= 1.0101 * sigma_star(kernel, max_cells=3000).hi
 
 
-def test_a_start_of_another_library_is_refused() -> None:
-    torch = pytest.importorskip("torch")
+def test_a_start_of_another_library_is_refused(torch: Any) -> None:
     with pytest.raises(MixedBackends):
         specnorm.complete(Recipe((4, 3, 3, 2)).kernel, start=torch.zeros(1, 12, 3, 3, 2))
 

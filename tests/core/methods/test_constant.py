@@ -23,18 +23,15 @@ def graded(n: int, m: int, values: Any) -> Any:
 
 RNG = np.random.default_rng(0)
 MATRICES: dict[str, Any] = {
-    "square": RNG.standard_normal((100, 100)),
-    "wide": RNG.standard_normal((70, 300)),
-    "tall": RNG.standard_normal((300, 70)),
-    "orthogonal": orthogonal(90),
+    "square": RNG.standard_normal((100, 100)), "wide": RNG.standard_normal((70, 300)),
+    "tall": RNG.standard_normal((300, 70)), "orthogonal": orthogonal(90),
     "rank one": np.outer(RNG.standard_normal(80), RNG.standard_normal(120)),
     "two nearly equal": graded(90, 80, np.r_[1.0, 1.0 - 1e-7, np.linspace(0.9, 0, 78)]),
     "graded": graded(90, 80, 10.0 ** -np.arange(80.0)),
     "flat but for 1e-5": graded(80, 80, 1 - 1e-5 * np.linspace(0, 1, 80) ** 2),
-    "large": 1e200 * RNG.standard_normal((66, 66)),
-    "small": 1e-200 * RNG.standard_normal((66, 66)),
+    "large": 1e200 * RNG.standard_normal((66, 66)), "small": 1e-200 * RNG.standard_normal((66, 66)),
     "start vector missed": np.diag(np.r_[np.zeros(79), 1.0]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("rtol", [1e-3, 1e-8])

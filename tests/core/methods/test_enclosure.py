@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers.cases import Recipe
@@ -52,9 +54,8 @@ def test_symbol_that_cancels_to_subnormal_numbers() -> None:
         assert np.isfinite(float(specnorm.gram_bound(kernel, n)))
 
 
-def test_torch_searches_where_numpy_cannot_look(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_searches_where_numpy_cannot_look(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU the search runs in torch: the same code, here on CPU tensors that NumPy is told not to read."""
-    torch = pytest.importorskip("torch")
     from specnorm_torch.arrays import TorchArrays
 
     for seed, shape in enumerate([(3, 2, 3, 3), (16, 16, 3, 3), (2, 5, 4), (4, 4)]):

@@ -109,13 +109,11 @@ def memory_variants(kernel: NDArray[Any]) -> dict[str, NDArray[Any]]:
     strided = np.zeros((*kernel.shape[:-1], 2 * kernel.shape[-1]), dtype=kernel.dtype)[..., ::2]
     strided[...] = kernel
     return {
-        "read-only": readonly,
-        "Fortran order": np.asfortranarray(kernel),
-        "every other": strided,
+        "read-only": readonly, "Fortran order": np.asfortranarray(kernel), "every other": strided,
         "channels last": np.ascontiguousarray(np.moveaxis(kernel, 1, -1)).swapaxes(1, -1).swapaxes(2, -1),
         "negative strides": np.ascontiguousarray(kernel[::-1, ::-1])[::-1, ::-1],
         "broadcast": np.broadcast_to(kernel[:1], kernel.shape),
-    }
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -21,8 +21,7 @@ def test_the_gradient_of_an_exact_norm_is_that_at_the_maximum() -> None:
     assert np.linalg.norm(loose - close) <= 1e-5 * np.linalg.norm(close)
 
 
-def test_the_norms_gradient_is_that_of_the_dense_matrix() -> None:
-    torch = pytest.importorskip("torch", exc_type=ImportError)
+def test_the_norms_gradient_is_that_of_the_dense_matrix(torch: Any) -> None:
     kernel = Recipe((3, 2, 3, 3), seed=4).kernel
     layers: list[tuple[Any, dict[str, Any]]] = [("zeros", {"dilation": 2}), ("zeros", {"stride": 2}), ("reflect", {})]
     for mode, options in layers:

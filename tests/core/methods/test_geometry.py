@@ -237,14 +237,10 @@ def circular_norm(kernel: NDArray[Any], n: int, stride: int) -> Truth:
 
 
 CASES: list[tuple[dict[str, Any], bool]] = [
-    ({"stride": 2}, True),
-    ({}, False),
-    ({"stride": 2, "padding_mode": "zeros"}, False),
-    ({"stride": 2, "padding_mode": "reflect"}, False),
-    ({"stride": 2, "padding": 0}, False),
-    ({"stride": 2, "padding": 1}, True),
-    ({"stride": 2, "transposed": True}, False),
-]
+    ({"stride": 2}, True), ({}, False), ({"stride": 2, "padding_mode": "zeros"}, False),
+    ({"stride": 2, "padding_mode": "reflect"}, False), ({"stride": 2, "padding": 0}, False),
+    ({"stride": 2, "padding": 1}, True), ({"stride": 2, "transposed": True}, False),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("geometry", "divided"), CASES)
@@ -257,9 +253,8 @@ def test_a_result_says_which_sizes(geometry: dict[str, Any], divided: bool) -> N
         assert at_every_size(geometry) == geometry
 
 
-def test_certify_in_place_means_every_size() -> None:
+def test_certify_in_place_means_every_size(torch: Any) -> None:
     """A circular layer with a stride is shrunk by what bounds sizes that the stride does not divide, too."""
-    torch = pytest.importorskip("torch")
     specnorm_torch = pytest.importorskip("specnorm_torch")
     layer = torch.nn.Conv1d(1, 1, 3, stride=2, padding=1, padding_mode="circular", bias=False, dtype=torch.float64)
     layer.weight.data.fill_(1.0)

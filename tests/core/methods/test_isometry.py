@@ -132,9 +132,8 @@ def test_kernels_far_from_the_scale(exponent: int) -> None:
 @pytest.mark.parametrize("name", ["isometry_bound", "tn_bound", "f4_bound", "completion_bound", "conv_norm"])
 @pytest.mark.parametrize("entry", [3e38, 1e20])
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_parameter_has_the_value_of_its_numbers(name: str, entry: float) -> None:
+def test_a_parameter_has_the_value_of_its_numbers(torch: Any, name: str, entry: float) -> None:
     """Also where the value or its gradient overflows: it was NaN."""
-    torch = pytest.importorskip("torch")
     kernel = torch.full((2, 2, 3), entry)
     bound = getattr(specnorm, name)
     assert float(bound(torch.nn.Parameter(kernel)).detach()) == float(bound(kernel))
@@ -169,9 +168,8 @@ def test_undecided_says_what_is_known() -> None:
 
 
 # -- training --------------------------------------------------------------------------------------------------------
-def test_the_sum_of_squares_is_that_of_the_published_code() -> None:
+def test_the_sum_of_squares_is_that_of_the_published_code(torch: Any) -> None:
     """Of the convolution of the kernel with itself, as the paper's authors compute it, squared."""
-    torch = pytest.importorskip("torch")
     for shape, stride in (((8, 3, 3, 3), 1), ((4, 8, 3, 3), 1), ((6, 8, 4, 4), 2)):
         kernel = torch.from_numpy(np.random.RandomState(0).standard_normal(shape))
         rows = shape[0] <= shape[1] * stride**2

@@ -49,14 +49,11 @@ class Problem:
         gain, bias = array(self.gain), (array(self.query_bias), array(self.key_bias))
         rope: Any = (ANGLES[: self.pairs], self.offsets)
         return specnorm.logit_bound(
-            array(self.query),
-            array(self.key),
-            heads=self.heads,
-            kv_heads=self.kv_heads,
+            array(self.query), array(self.key), heads=self.heads, kv_heads=self.kv_heads,
             gain=(gain, array(self.shift)) if self.is_layer_norm else gain,
             bias=None if bias[0] is None and bias[1] is None else bias,
             rope=((*rope, "interleaved") if self.is_interleaved else rope) if self.pairs else None,
-        )
+        )  # fmt: skip
 
     def attacked(self) -> list[float]:
         rng = np.random.RandomState(0)
@@ -225,9 +222,8 @@ def test_gradient_is_the_slope(xp: Lib, name: str) -> None:
         assert np.sum(gradients[n] * change) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
 
-def test_under_a_compiler() -> None:
+def test_under_a_compiler(jax: Any) -> None:
     """JAX: the same without rotations, the bound for every offset with them."""
-    jax = pytest.importorskip("jax")
     for name, offsets in (("shared keys", ()), ("rotary", None)):
         problem = replace(PROBLEMS[name], offsets=offsets)
         single = [x.astype(np.float32) for x in (problem.query, problem.key, problem.gain) if x is not None]

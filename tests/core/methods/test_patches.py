@@ -44,9 +44,8 @@ def test_all_singular_values_are_those_of_the_layer(drawn: tuple[Recipe, tuple[i
 
 
 @pytest.mark.usefixtures("seeded_torch")
-def test_values_of_pixels_that_no_tap_reads_have_no_gradient() -> None:
+def test_values_of_pixels_that_no_tap_reads_have_no_gradient(torch: Any) -> None:
     """27 of 75 values are 0: more than a patch has values, so their slopes would be counted as those of a copy."""
-    torch: Any = pytest.importorskip("torch")
     layer = torch.nn.Conv2d(3, 64, 2, 2, bias=False).double()
     found = specnorm.singular_values(layer, 5)
     assert (found.shape, int((found == 0).sum())) == ((75,), 27)

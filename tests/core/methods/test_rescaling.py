@@ -66,9 +66,8 @@ def test_channels_at_the_ends_of_the_numbers_are_rescaled_as_others(xp: Lib, exp
     assert np.abs(got).max() > 0.02
 
 
-def test_gradient_of_channels_at_the_ends_of_the_numbers() -> None:
+def test_gradient_of_channels_at_the_ends_of_the_numbers(torch: Any) -> None:
     """Rescaling is homogeneous of degree 0, so its derivative is one of degree -1."""
-    torch = pytest.importorskip("torch")
 
     def gradient(exponent: int) -> Any:
         kernel = torch.tensor(np.ldexp(KERNEL.astype(np.float32), exponent), requires_grad=True)
@@ -92,8 +91,7 @@ def slope(bound: float) -> float:
 
 
 @pytest.mark.parametrize("bound", [1.0, 100.0])
-def test_rescale_has_its_derivative_in_torch(bound: float) -> None:
-    torch = pytest.importorskip("torch")
+def test_rescale_has_its_derivative_in_torch(torch: Any, bound: float) -> None:
     kernel = torch.tensor(KERNEL, requires_grad=True)
     scaled = specnorm.rescale(kernel, bound)
     np.testing.assert_array_equal(scaled.detach().numpy(), specnorm.rescale(KERNEL, bound))
@@ -120,9 +118,8 @@ def test_a_kernel_is_brought_to_the_bound(xp: Lib) -> None:
     assert not xp.to_numpy(specnorm.rescale(0 * small, 1.0, only_shrink=False)).any()
 
 
-def test_rescaling_with_a_gradient_warns_of_nothing() -> None:
+def test_rescaling_with_a_gradient_warns_of_nothing(torch: Any) -> None:
     """torch (2.13) warns of numbers that are read from tensors with a gradient: kernels of three axes were."""
-    torch = pytest.importorskip("torch")
     torch.set_warn_always(True)
     try:
         specnorm.rescale(torch.tensor(np.cos(np.arange(27.0)).reshape(1, 1, 3, 3, 3), requires_grad=True), 0.1)
@@ -155,8 +152,7 @@ def test_a_matrix_is_clipped_exactly(shape: tuple[int, int]) -> None:
     np.testing.assert_array_equal(few, specnorm.clip(matrix, 1.0))
 
 
-def test_a_derivative_through_clip_is_refused() -> None:
-    torch = pytest.importorskip("torch")
+def test_a_derivative_through_clip_is_refused(torch: Any) -> None:
     clipped = specnorm.clip(torch.tensor(KERNEL, requires_grad=True), 1.0)
     assert specnorm.certify(clipped.detach(), 1.0)
     with pytest.raises(MethodError, match="rescale, which is differentiable"):

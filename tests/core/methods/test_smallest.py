@@ -181,18 +181,13 @@ def test_a_proof_is_explained() -> None:
 
 # -- all of the spectrum ---------------------------------------------------------------------------------------------
 SQUARE: dict[str, tuple[tuple[int, ...], Any, dict[str, Any]]] = {
-    "odd size": ((3, 3, 3), 5, {}),
-    "even size": ((3, 3, 3), 6, {}),
-    "even kernel": ((3, 3, 2), 4, {}),
+    "odd size": ((3, 3, 3), 5, {}), "even size": ((3, 3, 3), 6, {}), "even kernel": ((3, 3, 2), 4, {}),
     "two axes": ((2, 2, 3, 2), (4, 6), {"padding": [(0, 2), (1, 0)]}),
-    "uneven padding": ((3, 3, 2), 6, {"padding": [(1, 0)]}),
-    "groups": ((4, 2, 3), 6, {"groups": 2}),
-    "dilation": ((4, 2, 3), 8, {"groups": 2, "dilation": 2}),
-    "transposed": ((3, 3, 2), 6, {"transposed": True}),
-    "matrix": ((3, 3), (), {}),
-    "longer than the input": ((2, 2, 7), 4, {}),
+    "uneven padding": ((3, 3, 2), 6, {"padding": [(1, 0)]}), "groups": ((4, 2, 3), 6, {"groups": 2}),
+    "dilation": ((4, 2, 3), 8, {"groups": 2, "dilation": 2}), "transposed": ((3, 3, 2), 6, {"transposed": True}),
+    "matrix": ((3, 3), (), {}), "longer than the input": ((2, 2, 7), 4, {}),
     "three axes": ((1, 1, 2, 2, 2), (2, 3, 2), {}),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SQUARE)
@@ -246,17 +241,13 @@ def test_the_largest_values_need_few_frequencies(xp: Lib, monkeypatch: pytest.Mo
 
 
 LAYERS: tuple[tuple[tuple[int, ...], Any, dict[str, Any]], ...] = (
-    ((3, 4, 3), 6, {}),
-    ((4, 2, 3), 6, {"groups": 2}),
-    ((3, 2, 2, 2), 4, {"stride": 2}),
-    ((9, 1, 2), 6, {"stride": 3}),
+    ((3, 4, 3), 6, {}), ((4, 2, 3), 6, {"groups": 2}), ((3, 2, 2, 2), 4, {"stride": 2}), ((9, 1, 2), 6, {"stride": 3}),
     ((3, 4, 3), 6, {"padding_mode": "zeros"}),
     ((4, 2, 3, 2), (3, 4), {"groups": 2, "padding_mode": "reflect", "padding": 1}),
-    ((3, 2, 2, 2), 4, {"stride": 2, "padding_mode": "zeros"}),
-    ((2, 3, 3), 5, {"padding_mode": "replicate"}),
+    ((3, 2, 2, 2), 4, {"stride": 2, "padding_mode": "zeros"}), ((2, 3, 3), 5, {"padding_mode": "replicate"}),
     ((3, 2, 4), 6, {"padding": 0}),
     ((2, 4, 3), 5, {"transposed": True, "groups": 2, "stride": 2, "padding_mode": "zeros"}),
-)
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("shape", "size", "geometry"), LAYERS)

@@ -70,15 +70,12 @@ def clustered(size: int, spread: float) -> NDArray[Any]:
 
 
 LARGE: dict[str, NDArray[Any]] = {
-    "iterated": Recipe((80, 72, 3, 3), seed=1).kernel,
-    "wide": Recipe((24, 160, 3, 3), seed=2).kernel,
-    "float32 search": Recipe((130, 128, 3, 3), seed=3).kernel,
-    "one dimension": Recipe((90, 80, 5), seed=4).kernel,
-    "every value equal": clustered(90, 0.0),
-    "clustered": clustered(90, 1e-9),
+    "iterated": Recipe((80, 72, 3, 3), seed=1).kernel, "wide": Recipe((24, 160, 3, 3), seed=2).kernel,
+    "float32 search": Recipe((130, 128, 3, 3), seed=3).kernel, "one dimension": Recipe((90, 80, 5), seed=4).kernel,
+    "every value equal": clustered(90, 0.0), "clustered": clustered(90, 1e-9),
     "loosely clustered": clustered(200, 1e-5),
     "rank one": np.outer(np.arange(1.0, 101.0), np.arange(1.0, 91.0))[:, :, None, None],
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LARGE)

@@ -54,20 +54,12 @@ def supremum(kernel: Any, points: int = 0) -> float:
 
 
 KERNELS: dict[str, Any] = {
-    "difference": alternating(2),
-    "corner": alternating(2, 2),
-    "long corner": alternating(2, 3),
-    "cube": alternating(2, 2, 2),
-    "one tap": delta(np.diag([2.0, 1.0]), (1, 0), (2, 3)),
-    "wide": normal(2, 5, 3, 2),
-    "tall": normal(5, 2, 2, 3, seed=1),
-    "line": normal(3, 3, 4, seed=2),
-    "box": normal(2, 2, 2, 3, 2, seed=3),
-    "row": normal(1, 4, 2, 2, seed=4),
-    "column": normal(4, 1, 3, 2, seed=5),
-    "graded": normal(6, 6, 2, 2, seed=6) * 4.0 ** -np.arange(6)[:, None, None],
-    "matrix": normal(4, 3, seed=7),
-}
+    "difference": alternating(2), "corner": alternating(2, 2), "long corner": alternating(2, 3),
+    "cube": alternating(2, 2, 2), "one tap": delta(np.diag([2.0, 1.0]), (1, 0), (2, 3)), "wide": normal(2, 5, 3, 2),
+    "tall": normal(5, 2, 2, 3, seed=1), "line": normal(3, 3, 4, seed=2), "box": normal(2, 2, 2, 3, 2, seed=3),
+    "row": normal(1, 4, 2, 2, seed=4), "column": normal(4, 1, 3, 2, seed=5),
+    "graded": normal(6, 6, 2, 2, seed=6) * 4.0 ** -np.arange(6)[:, None, None], "matrix": normal(4, 3, seed=7),
+}  # fmt: skip
 
 
 @functools.cache
@@ -79,12 +71,10 @@ def fixed_cost() -> Iterator[str]:
     for name, kernel in KERNELS.items():
         truth = truth_of(name)
         uppers = {
-            "tn": specnorm.tn_bound(kernel),
-            "f4": specnorm.f4_bound(kernel),
-            "gram": specnorm.gram_bound(kernel, n_iter=6),
-            "gram of one product": specnorm.gram_bound(kernel, n_iter=1),
+            "tn": specnorm.tn_bound(kernel), "f4": specnorm.f4_bound(kernel),
+            "gram": specnorm.gram_bound(kernel, n_iter=6), "gram of one product": specnorm.gram_bound(kernel, n_iter=1),
             "completion": specnorm.completion_bound(kernel),
-        }
+        }  # fmt: skip
         for label, value in uppers.items():
             yield from wrong(f"{label} of {name}", value, "upper", truth)
         for value in np.atleast_1d(specnorm.unfolding_bounds(kernel)):

@@ -95,19 +95,13 @@ def of_layer() -> Claims:
 DEFECT_CHECKS: dict[str, Callable[[], Claims]] = {
     **dict.fromkeys(
         (
-            "smallest_down",
-            "smallest_at",
-            "smallest_on_grid",
-            "smallest_of_parts",
-            "norm_by_taps",
-            "no_smallest",
-            "condition",
-            "isometry_ends",
+            "smallest_down", "smallest_at", "smallest_on_grid", "smallest_of_parts", "norm_by_taps", "no_smallest",
+            "condition", "isometry_ends",
         ),
         of_line,
     ),
     **dict.fromkeys(("LayerGram.smallest_near", "smallest_quotients", "smallest_of_groups"), of_layer),
-}
+}  # fmt: skip
 
 
 def plain(blocks: Any, centre: float) -> defect.Defect:

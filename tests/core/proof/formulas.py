@@ -370,24 +370,19 @@ def outward() -> Violations:
             "add_up": 0 <= Fraction(host.add_up(a, b)) / (x + y) - 1 <= Fraction(1, 2**48),
             "hypot_up": 0 <= Fraction(host.hypot_up(a, b)) ** 2 / (x * x + y * y) - 1 <= Fraction(1, 2**45),
             "float_up": 0 <= Fraction(host.float_up(x / 3)) / (x / 3) - 1 <= Fraction(1, 2**51),
-            "root_up": Fraction(host.root_up(y / 7)) ** 2 >= y / 7,
-            "div_up": Fraction(host.div_up(a, b)) >= x / y,
-            "sqrt_up": Fraction(host.sqrt_up(a)) ** 2 >= x,
-            "mul_down": Fraction(host.mul_down(a, b)) <= x * y,
-            "sub_down": Fraction(host.sub_down(a, b)) <= x - y,
-            "div_down": Fraction(host.div_down(a, b)) <= x / y,
+            "root_up": Fraction(host.root_up(y / 7)) ** 2 >= y / 7, "div_up": Fraction(host.div_up(a, b)) >= x / y,
+            "sqrt_up": Fraction(host.sqrt_up(a)) ** 2 >= x, "mul_down": Fraction(host.mul_down(a, b)) <= x * y,
+            "sub_down": Fraction(host.sub_down(a, b)) <= x - y, "div_down": Fraction(host.div_down(a, b)) <= x / y,
             "sqrt_down": Fraction(host.sqrt_down(a)) ** 2 <= x,
             "cos_down": a > 2 or Fraction(float(host.cos_down(a))) <= cosine(x),
             "sin_up": a > 2 or Fraction(float(host.sin_up(a))) ** 2 >= 1 - cosine(x) ** 2,
             "raised": not 0.5 < b < 1.5 or Fraction(host.inflate(a * b * b * b, 3)) >= x * y**3,
-        }
+        }  # fmt: skip
         yield from (f"{name} of {a} and {b}" for name, holds in held.items() if not holds)
     extremes = {
-        "a product with 0": host.mul_up(2.0, 0.0, math.inf) == 0,
-        "an underflow": host.mul_up(5e-324, 5e-324) > 0,
-        "an overflow": host.mul_up(1e300, 1e300) == math.inf,
-        "no length": host.hypot_up() == 0,
-    }
+        "a product with 0": host.mul_up(2.0, 0.0, math.inf) == 0, "an underflow": host.mul_up(5e-324, 5e-324) > 0,
+        "an overflow": host.mul_up(1e300, 1e300) == math.inf, "no length": host.hypot_up() == 0,
+    }  # fmt: skip
     yield from (name for name, holds in extremes.items() if not holds)
 
 

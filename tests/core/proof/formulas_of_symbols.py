@@ -70,10 +70,6 @@ def contractions() -> Violations:
         yield "lags in parts"
 
 
-def tuple_sums(sizes: tuple[int, ...], angles: Any) -> Any:
-    return np.asarray(np.indices(sizes).reshape(len(sizes), -1).T @ angles)
-
-
 def phase() -> float:
     return phase_error(DOUBLE)
 
@@ -109,7 +105,8 @@ def scalars() -> Violations:
         points = Frequencies(np.asarray([[1, 2, 3, 1], [2, 1, 0, 3]])[:, : len(shape)], (5, 7, 4, 9)[: len(shape)])
         planes, _ = Polynomial(columns, xp=OPS.xp).gram(by_axis=True, ops=OPS).planes_at(points, np.asarray([0, 1]))
         angles = 2 * math.pi * points.numerators / np.asarray(points.denominators)
-        waves = np.exp(1j * np.stack([tuple_sums(shape, x) for x in angles]))
+        taps = np.indices(shape).reshape(len(shape), -1).T
+        waves = np.exp(1j * np.stack([taps @ x for x in angles]))
         exact = (np.abs((columns.reshape(2, 4, -1) * waves[:, None, :]).sum(axis=2)) ** 2).sum(axis=1)
         yield from between("planes", np.abs(np.asarray(planes)[:, 0, 0] / exact - 1).max(), 0.0, 1e-12)
     sizes = (5, 6, 7)

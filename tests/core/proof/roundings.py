@@ -244,24 +244,13 @@ def parts_by_parity() -> bool:
 
 
 _HOLDS: dict[str, Callable[[], bool]] = {
-    "other_parts_up": parts_by_parity,
-    "GramProof.norm_up_near": frobenius_with_its_trace,
-    "matrix_norm_up": matrix,
-    "gram_norm_up": gram_norm,
-    "gram_iteration_of_parts_up": first_gram_product,
-    "ritz_down": ritz,
-    "GramIterates.square": lost_terms,
-    "_rest_norm_up": blocks,
-    "lag_norms": lag_norms_of_ones,
-    "Polynomial.lags": lags_of_ones,
-    "gram_error": own,
-    "residuals_up": residuals,
-    "quotient_of_waves_down": quotients_of_waves,
-    "column_error": scalar,
-    "scalar_error": sum_of_squares,
-    "smallest_quotients": smallest_quotient,
-    "singular_values_down": singular_value,
-}
+    "other_parts_up": parts_by_parity, "GramProof.norm_up_near": frobenius_with_its_trace, "matrix_norm_up": matrix,
+    "gram_norm_up": gram_norm, "gram_iteration_of_parts_up": first_gram_product, "ritz_down": ritz,
+    "GramIterates.square": lost_terms, "_rest_norm_up": blocks, "lag_norms": lag_norms_of_ones,
+    "Polynomial.lags": lags_of_ones, "gram_error": own, "residuals_up": residuals,
+    "quotient_of_waves_down": quotients_of_waves, "column_error": scalar, "scalar_error": sum_of_squares,
+    "smallest_quotients": smallest_quotient, "singular_values_down": singular_value,
+}  # fmt: skip
 """Function -> what holds only as it counts."""
 
 

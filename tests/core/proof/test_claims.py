@@ -84,15 +84,12 @@ def test_claims_are_made_in_files_of_proofs_alone() -> None:
     "source",
     [
         *("Upper(1.0, 'sigma*', 'no rule')", "bound.Lower(1.0, 'sigma*', 'no rule')"),
-        "from specnorm.proofs.bound import make_upper",
-        "from specnorm.proofs.bound import Upper, make_lower as make",
-        "bound.Upper._by_rule(1.0, 'sigma*', 'no rule')",
-        "Upper._made(1.0, bound.ALL_FREQUENCIES, 'no rule')",
-        *("Interval(low, high)", "base.Slopes(low, high, regions)"),
-        "from specnorm.proofs.interval import _interval",
+        "from specnorm.proofs.bound import make_upper", "from specnorm.proofs.bound import Upper, make_lower as make",
+        "bound.Upper._by_rule(1.0, 'sigma*', 'no rule')", "Upper._made(1.0, bound.ALL_FREQUENCIES, 'no rule')",
+        *("Interval(low, high)", "base.Slopes(low, high, regions)"), "from specnorm.proofs.interval import _interval",
         *("cover._fathomed[:] = True", "cover._largest_threshold = 0.0", "cover._note(index, 1.0)"),
     ],
-)
+)  # fmt: skip
 def test_the_ban_on_making_claims_can_fail(source: str) -> None:
     assert list(made(ast.parse(source)))
 

@@ -20,10 +20,6 @@ from specnorm.supremum.proof import Cover
 from specnorm.symbols.proofs.polynomial import GramPolynomial, Polynomial
 
 
-def blocks_of(seed: int, *shape: int) -> Any:
-    return np.random.RandomState(seed).standard_normal((1, *shape)) / 4
-
-
 def norm_at(block: Any, theta: Any) -> float:
     taps = np.stack(np.meshgrid(*map(np.arange, block.shape[2:]), indexing="ij"), axis=-1)
     phase = np.exp(1j * (taps @ theta))
@@ -44,7 +40,7 @@ def with_sharp_truncation(blocks: Any, basis: Any, part: float = 1.0) -> GramPol
 def test_what_is_fathomed_holds_no_norm_above_the_threshold(seed: int) -> None:
     """Whatever the search asks: random cells, random limits to prove, matrices reduced for random limits."""
     random = np.random.RandomState(seed)
-    blocks = blocks_of(seed, 5, 4, 3, 2)
+    blocks: Any = np.random.RandomState(seed).standard_normal((1, 5, 4, 3, 2)) / 4
     basis: Any = np.linalg.qr(random.standard_normal((1, 4, 4)))[0]
     truth = sigma_star(blocks[0], max_cells=3000)
     polynomials = [

@@ -42,18 +42,6 @@ def test_both_ends_of_a_norm_meet() -> None:
             assert bounds.high - bounds.low <= bounds.high * arb("1e-12") + tiny
 
 
-def test_a_quotient_is_below_the_norm() -> None:
-    exact = balls.Exact(np.random.RandomState(0).standard_normal((4, 3, 2)))
-    symbol = exact.symbol([Fraction(1, 7)])
-    bounds = balls.norm(symbol)
-    for seed in range(10):
-        vector = np.random.RandomState(seed).standard_normal(3) + 1j * np.random.RandomState(seed + 50).standard_normal(
-            3
-        )
-        assert balls.quotient(symbol, vector) < bounds.high
-    assert balls.quotient(symbol, balls.top_vector(symbol)) > bounds.high * arb("0.999999")
-
-
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_closed_forms(family: str) -> None:
     """Each closed form against the search for peaks, which knows nothing of it, and against the other oracle."""
@@ -86,18 +74,10 @@ def wrong(act: str, value: float) -> list[str]:
 @pytest.mark.parametrize(
     ("act", "value", "count"),
     [
-        ("upper", 1.0, 0),
-        ("upper", 1 - 2**-53, 1),
-        ("upper", math.nan, 1),
-        ("upper", math.inf, 1),
-        ("upper", -1.0, 1),
-        ("lower", 1.0, 0),
-        ("lower", 1 + 2**-52, 1),
-        ("lower", math.nan, 1),
-        ("lower", -1.0, 1),
-        ("lower", 0.0, 0),
+        ("upper", 1.0, 0), ("upper", 1 - 2**-53, 1), ("upper", math.nan, 1), ("upper", math.inf, 1), ("upper", -1.0, 1),
+        ("lower", 1.0, 0), ("lower", 1 + 2**-52, 1), ("lower", math.nan, 1), ("lower", -1.0, 1), ("lower", 0.0, 0),
     ],
-)
+)  # fmt: skip
 def test_checkers_can_fail(act: str, value: float, count: int) -> None:
     """By one unit in the last place."""
     assert len(wrong(act, value)) == count

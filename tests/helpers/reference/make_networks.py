@@ -72,10 +72,8 @@ def all_on(w: Weights) -> Iterator[Float]:
 JACOBIANS: dict[str, Callable[[Weights], Iterator[Float]]] = {
     "dense-relu": lambda w: switched(w["b"], w["a"], (0.0, 1.0)),
     "dense-abs": lambda w: switched(w["b"], w["a"], (-1.0, 1.0)),
-    "residual": lambda w: switched(w["b"], w["a"], (0.25, 1.0), 1.0),
-    "convolutions": all_on,
-    "pooling": pooling,
-}
+    "residual": lambda w: switched(w["b"], w["a"], (0.25, 1.0), 1.0), "convolutions": all_on, "pooling": pooling,
+}  # fmt: skip
 """Every matrix that a network's Jacobian may be, of its weights."""
 
 

@@ -27,8 +27,8 @@ from specnorm_audit.accounts.places import Array, File, is_part, role_of
 
 FLOATING = ("float", "bfloat")
 """Beginnings of the names of dtypes of real floating numbers."""
-_OF_MASKS = ("int", "uint", "bool")
-"""Beginnings of the names of dtypes that masks, and settings in bytes, have besides."""
+_OF_PARTS = (*FLOATING, "int", "uint", "bool")
+"""The same of masks, and of settings in bytes."""
 BY_USER = "weight=as stored, as the user says of"
 """Beginning of the assumption about a kernel that the user says is used as it is stored."""
 BY_USER_AS_TORCH = "weight=as torch's own class computes it, as the user says of"
@@ -62,7 +62,9 @@ def accounted(tensors: Iterable[Tensor], assume_stored: Sequence[str] = (), igno
     """
     everything = [replace(t, kind="none", refusal=None, doubt=None) if _pattern(t.name, ignore) else t for t in tensors]
     by_name = {t.name: t for t in everything}
-    stored = {name: t for name, t in by_name.items() if t.kind is None and _may_be_part(t)}
+    # A weight may be computed from real numbers, masks, and settings.
+    dtypes = {name: _OF_PARTS if name.endswith(("mask", SETTINGS)) else FLOATING for name in by_name}
+    stored = {name: t for name, t in by_name.items() if t.kind is None and t.dtype.startswith(dtypes[name])}
     weights: dict[str, Tensor] = {}
     explained: set[str] = set()
     rows = (convention.recipe(name, stored) for convention in TORCH for name in stored)
@@ -82,7 +84,7 @@ def accounted(tensors: Iterable[Tensor], assume_stored: Sequence[str] = (), igno
 
 
 def _file_of(tensors: Sequence[Tensor]) -> File:
-    words_of = [tuple(parts_of(t.name)) or (t.name,) for t in tensors]
+    words_of = [parts_of(t.name) or (t.name,) for t in tensors]
     # Somebody's list of kernels has names of one word, which say nothing, and no vectors.
     is_list = all(len(words) == 1 and len(t.shape) > 1 for t, words in zip(tensors, words_of, strict=True))
     is_list = is_list and not any(ADDED.fullmatch(words[0]) for words in words_of)
@@ -156,12 +158,6 @@ def _with_users_word(tensor: Tensor, patterns: Sequence[str]) -> Tensor:
 def _pattern(name: str, patterns: Sequence[str]) -> str | None:
     """Return the first shell pattern that a name matches; None: it matches none."""
     return next((pattern for pattern in patterns if fnmatchcase(name, pattern)), None)
-
-
-def _may_be_part(tensor: Tensor) -> bool:
-    """Whether a weight may be computed from an array: from real numbers, masks, and settings."""
-    is_mask = tensor.name.endswith(("mask", SETTINGS)) and tensor.dtype.startswith(_OF_MASKS)
-    return is_mask or tensor.dtype.startswith(FLOATING)
 
 
 def _weight(recipe: Recipe, parts: Sequence[Tensor]) -> Tensor:

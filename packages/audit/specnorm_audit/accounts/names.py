@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
 
 _SEPARATOR = re.compile(r"[./:]|__")
 _PATH = re.compile(r"(?!.*//)[\w.:/~()',@+-]+")
@@ -56,84 +55,90 @@ ADDED = re.compile(
 """Names of what adapters add to another layer's weight, by a factor that is in their code (PEFT, LyCORIS, loralib)."""
 WRAPPED = ("base_layer", "original_module", "original_layer")
 """Names of the layer inside an adapter: what stands beside them changes it."""
-_OF_SECOND_MODELS = frozenset({
-    "ema", "avg", "averaged", "swa", "shadow", "target", "online", "teacher", "student", "encoder", "decoder",
-    "actor", "critic", "generator", "discriminator", "g", "d", "gen", "disc", "netg", "netd", "policy", "value",
-    "model", "module", "net", "network", "params", "q", "k", "query", "key", "left", "right", "source", "text",
-    "vision", "image", "audio", "visual", "rgb", "flow", "a", "b", "ab", "ba", "forward", "backward",
+_OF_SECOND_MODELS = re.compile(
+    r"ema|avg|averaged|swa|shadow|target|online|teacher|student|encoder|decoder|actor|critic|generator|discriminator"
+    r"|g|d|gen|disc|netg|netd|policy|value|model|module|net|network|params|q|k|query|key|left|right|source|text"
+    r"|vision|image|audio|visual|rgb|flow|a|b|ab|ba|forward|backward"
     # Halves of transformers, and branches of multi-scale networks
-    "l", "h", "joint", "single", "double", "early", "late", "img", "txt", "stream", "modulation", "modulations",
-    "transformer", "blocks", "modules", "transition", "downsamp",
-})  # fmt: skip
+    r"|l|h|joint|single|double|early|late|img|txt|stream|modulation|modulations|transformer|blocks|modules|transition"
+    r"|downsamp"
+)
 """Words of trees that are models of their own: averages, twins, both halves of a pair."""
 
 
-class Known(NamedTuple):
-    """A row of the table: whose names these are, a pattern of the last word, and a condition on shape and place."""
-
-    of: str
-    leaf: str
-    fits: str
-    """Name of a method of `specnorm_audit.accounts.places.File`."""
-
-
 TABLE = (
-    Known("every framework", r"bias|biases|b|bias_[ih]h(_l\d+)?(_reverse)?|in_proj_bias|bias_[kv]"
-          r"|e_score_correction_bias", "is_bias"),
-    Known("flat files", r"\w+_(bias|biases|b)", "is_bias_of_flat_file"),
-    Known("torch, Flax, Keras", r"(running|moving)_(mean|var|variance|std)|num_batches_tracked", "is_statistic"),
-    Known("torch, Flax, Keras", r"weight|scale|gamma|beta|bias|offset|mean|var(iance)?|alpha|variable(_\d+)?"
-          r"|translate|log_scale", "is_of_norm"),
-    Known("Haiku", r"average|hidden|counter", "is_average_of_norm"),
-    Known("activations", r"weight|bias|alpha|beta|alpha_[pn]|eps|filter", "is_of_activation"),
-    # What blocks add to their features, or scale them by
-    Known("biases of blocks", r"(\w+_)?(bias|biases)(_factor|_\d+)?", "is_added"),
-    Known("layer scales", r"(ffn_)?gamma(_?\d+|_xca)?|ls\d+|lambda_?[qk]?_?\d+|layer_scal(ar|e(_parameter|_?\d+)?)"
-          r"|(text_audio_)?logit_scale(_[at])?|skipinit_gain|temperature|gating_param|sinks|per_dim_scale"
-          r"|(num|n)_points_scale|reg_scale|mix_factor|(vision|text)_param|(residual|hidden_states|input_hidden_states"
-          r"|router_states|correct_output|global)_scale|(gate|alpha)_(attn|ffn|dense|cross_attn)"
-          r"|cross_attn_(attn|mlp)_gate|recall_gate|high_res_vision_alpha|latent_(scaling|bias)_factor|closure_weight",
-          "is_vector_of_block"),
-    Known("state spaces, decays", r"A_log|D|dt_bias|time_(decay|first)|recurrent_param|slope_rate", "is_decay"),
-    Known("state spaces, decays", r"time_mix_\w+|(query|key|diagonal)_decay", "is_sequence"),
-    Known("tokens", r"cls|(\w+_)?(tokens?|newline|separator|probe|latents?|quer(y|ies)|prompt|view_separator)(_?\d+)?"
-          r"|(\w+_)?(embed|embeds|embeddings?|emb|encoding|pointer)(_parameter|_window|_?\d+)?|\w+_feature_extensor"
-          r"|image_(begin|end|sep)|z_L_init|(segment|type)_token_\w+|codevectors|mean|std"
-          r"|(encoder|norm|clip|global|latents|_latents|image|pixel)_(mean|std|invstd)", "is_sequence"),
-    Known("positions", r"(\w+_)?pos(ition(al)?)?_?(embed(ding)?s?|enc(oding)?|emb|frequencies|bias)?(_?\d+|_\w+)?"
-          r"|(\w+_)?(scale_shift|modulate|modulation)(_table)?|pe|emb_rel_[kv]|gru_rel_pos_const|pad_(up|down|left|right)",
-          "is_sequence"),
-    Known("positions", r"(\w+_)?pos(ition(al)?)?_?(embed(ding)?s?|enc(oding)?|emb)(_[thwxy]|_vlm)?|(\w+_)?latents"
-          r"|cls_register_token|latent_quer(y|ies)|memory_tokens", "is_table_of_positions"),
-    Known("modulation", r"(\w+_)?scale_shift_table|level_embed", "is_table_of_modulation"),
-    Known("attention", r"relative_position_bias_table|attention_biases|(height|width)_rel|rel_pos_[hw]",
-          "is_table_of_attention"),
-    Known("attention", r"(pos_)?bias_[uv]|r_[wrs]_bias", "is_bias_of_heads"),
-    Known("detectors", r"(cell_)?anchors?(_grid)?", "is_boxes"),
-    Known("attention", r"relative_coords_table|anchors|stride|inv_freq|rot_emb|bias", "is_constant"),
-    Known("attention", r"mask|masked_bias|(attn|causal|attention)_mask", "is_mask_of_attention"),
-    Known("rotary embeddings", r"inv_freq", "is_alone"),
-    # Numbers and positions
-    Known("counters", r"step|steps|epoch|iterations?|global_step|count|counter|num_updates|decay|n_averaged|version"
-          r"|learning_rate|num_batches_\w+|eps", "is_counter"),
-    Known("positions of entries", r"(\w+_)?(position_ids|relative_position_index|attention_bias_idxs|token_type_ids)"
-          r"|(\w+_)?idxs|tid2eid|seed_generator_state", "is_index"),
+    # Every framework
+    (r"bias|biases|b|bias_[ih]h(_l\d+)?(_reverse)?|in_proj_bias|bias_[kv]"
+     r"|e_score_correction_bias", "is_bias"),
+    # Flat files
+    (r"\w+_(bias|biases|b)", "is_bias_of_flat_file"),
+    # Torch, Flax, Keras
+    (r"(running|moving)_(mean|var|variance|std)|num_batches_tracked", "is_statistic"),
+    (r"weight|scale|gamma|beta|bias|offset|mean|var(iance)?|alpha|variable(_\d+)?"
+     r"|translate|log_scale", "is_of_norm"),
+    # Haiku
+    (r"average|hidden|counter", "is_average_of_norm"),
+    # Activations
+    (r"weight|bias|alpha|beta|alpha_[pn]|eps|filter", "is_of_activation"),
+    # Biases of blocks
+    (r"(\w+_)?(bias|biases)(_factor|_\d+)?", "is_added"),
+    # Layer scales
+    (r"(ffn_)?gamma(_?\d+|_xca)?|ls\d+|lambda_?[qk]?_?\d+|layer_scal(ar|e(_parameter|_?\d+)?)"
+     r"|(text_audio_)?logit_scale(_[at])?|skipinit_gain|temperature|gating_param|sinks|per_dim_scale"
+     r"|(num|n)_points_scale|reg_scale|mix_factor|(vision|text)_param|(residual|hidden_states|input_hidden_states"
+     r"|router_states|correct_output|global)_scale|(gate|alpha)_(attn|ffn|dense|cross_attn)"
+     r"|cross_attn_(attn|mlp)_gate|recall_gate|high_res_vision_alpha|latent_(scaling|bias)_factor|closure_weight",
+     "is_vector_of_block"),
+    # State spaces, decays
+    (r"A_log|D|dt_bias|time_(decay|first)|recurrent_param|slope_rate", "is_decay"),
+    (r"time_mix_\w+|(query|key|diagonal)_decay", "is_sequence"),
+    # Tokens
+    (r"cls|(\w+_)?(tokens?|newline|separator|probe|latents?|quer(y|ies)|prompt|view_separator)(_?\d+)?"
+     r"|(\w+_)?(embed|embeds|embeddings?|emb|encoding|pointer)(_parameter|_window|_?\d+)?|\w+_feature_extensor"
+     r"|image_(begin|end|sep)|z_L_init|(segment|type)_token_\w+|codevectors|mean|std"
+     r"|(encoder|norm|clip|global|latents|_latents|image|pixel)_(mean|std|invstd)", "is_sequence"),
+    # Positions
+    (r"(\w+_)?pos(ition(al)?)?_?(embed(ding)?s?|enc(oding)?|emb|frequencies|bias)?(_?\d+|_\w+)?"
+     r"|(\w+_)?(scale_shift|modulate|modulation)(_table)?|pe|emb_rel_[kv]|gru_rel_pos_const|pad_(up|down|left|right)",
+     "is_sequence"),
+    (r"(\w+_)?pos(ition(al)?)?_?(embed(ding)?s?|enc(oding)?|emb)(_[thwxy]|_vlm)?|(\w+_)?latents"
+     r"|cls_register_token|latent_quer(y|ies)|memory_tokens", "is_table_of_positions"),
+    # Modulation
+    (r"(\w+_)?scale_shift_table|level_embed", "is_table_of_modulation"),
+    # Attention
+    (r"relative_position_bias_table|attention_biases|(height|width)_rel|rel_pos_[hw]", "is_table_of_attention"),
+    (r"(pos_)?bias_[uv]|r_[wrs]_bias", "is_bias_of_heads"),
+    # Detectors
+    (r"(cell_)?anchors?(_grid)?", "is_boxes"),
+    # Attention
+    (r"relative_coords_table|anchors|stride|inv_freq|rot_emb|bias", "is_constant"),
+    (r"mask|masked_bias|(attn|causal|attention)_mask", "is_mask_of_attention"),
+    # Rotary embeddings
+    (r"inv_freq", "is_alone"),
+    # Counters
+    (r"step|steps|epoch|iterations?|global_step|count|counter|num_updates|decay|n_averaged|version"
+     r"|learning_rate|num_batches_\w+|eps", "is_counter"),
+    # Positions of entries
+    (r"(\w+_)?(position_ids|relative_position_index|attention_bias_idxs|token_type_ids)"
+     r"|(\w+_)?idxs|tid2eid|seed_generator_state", "is_index"),
 )  # fmt: skip
+"""Patterns of the last word of a name, each with its condition on shape and place: a method of
+`specnorm_audit.accounts.places.File`."""
 
 
-def parts_of(name: str) -> list[str]:
+def parts_of(name: str) -> tuple[str, ...]:
     """Return the words of an array's name, outermost first, without TensorFlow's counter.
 
     A name with characters that no framework writes is one word, unless it ends in a kernel's name. Haiku writes the
     name of a kernel as one word of a state's name: ``mlp___tilde__linear_0__w``.
     """
-    words = [word for word in _SEPARATOR.split(COUNTER.sub("", name).replace("_tilde", "~")) if word]
-    return words if _PATH.fullmatch(name) or (words[-1:] and words[-1] in KERNELS) else [name]
+    words = tuple(filter(None, _SEPARATOR.split(COUNTER.sub("", name).replace("_tilde", "~"))))
+    return words if _PATH.fullmatch(name) or (words[-1:] and words[-1] in KERNELS) else (name,)
 
 
 def last_word(name: str) -> str:
     """Return the last word of a name."""
-    return (parts_of(name) or [name])[-1]
+    return (parts_of(name) or (name,))[-1]
 
 
 def flat_layer(leaf: str) -> str | None:
@@ -150,10 +155,10 @@ def is_quantised(leaf: str) -> bool:
 def is_second_model(word: str) -> bool:
     """Whether a tree of this name is a model of its own, and no mask of another one."""
     tokens = [token for token in re.split(r"[_\d]+", word.lower().replace("state_dict", "model")) if token]
-    return len("".join(tokens)) > 1 and all(token in _OF_SECOND_MODELS for token in tokens)
+    return len("".join(tokens)) > 1 and all(map(_OF_SECOND_MODELS.fullmatch, tokens))
 
 
-_PATTERNS = [(re.compile(row.leaf), row.fits) for row in TABLE]
+_PATTERNS = [(re.compile(leaf), fits) for leaf, fits in TABLE]
 
 
 def conditions_of(words: Sequence[str]) -> list[str]:

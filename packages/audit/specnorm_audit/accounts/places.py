@@ -22,10 +22,9 @@ from typing import Literal, TypeAlias
 from specnorm_networks.model_arrays import Tensor
 
 from specnorm_audit.accounts import names
-from specnorm_audit.accounts.conventions.recipe import is_vector
+from specnorm_audit.accounts.conventions.recipe import Shape, is_vector
 
 Words: TypeAlias = tuple[str, ...]
-Shape: TypeAlias = tuple[int, ...]
 Role: TypeAlias = Literal["only kernel", "one of several kernels", "explained", "other"]
 _COUNT = re.compile(r"(\d+[a-zA-Z]?|(?<=_)[a-zA-Z])(?![a-zA-Z])|\d+")
 _LAST: Words = ("\U0010ffff",)
@@ -409,11 +408,11 @@ def is_part(array: Array) -> bool:
     return not array.is_vector and (is_named or any(map(names.ADDED.fullmatch, words)))
 
 
-def stacked(kernel: Sequence[int], bias: Sequence[int]) -> int:
+def stacked(kernel: Shape, bias: Shape) -> int:
     """Return how many axes in front count the members of a stack of matrices, by a bias of each; 0: it is no stack."""
-    sizes = [n for n in bias if n != 1]
+    sizes = tuple(n for n in bias if n != 1)
     axes = len(sizes) - 1
-    is_stack = axes > 0 and tuple(kernel[:axes]) == tuple(sizes[:axes])
+    is_stack = axes > 0 and kernel[:axes] == sizes[:axes]
     return axes if is_stack and sizes[-1] in kernel[axes:] and len(kernel) - axes >= 2 else 0
 
 
@@ -434,18 +433,18 @@ def _shares_length(array: Array, kernel: Array, *, is_number: bool) -> bool:
     return bool(own & lengths) if own else is_number
 
 
-def has_one_output(kernel: Sequence[int], bias: Sequence[int]) -> bool:
+def has_one_output(kernel: Shape, bias: Shape) -> bool:
     """Whether a kernel may be a stack of matrices with one output, (member, in, 1), by its bias (member, 1)."""
-    return len(bias) > 1 and bias[-1] == 1 and (*kernel[: len(bias) - 1], kernel[-1]) == tuple(bias)
+    return len(bias) > 1 and bias[-1] == 1 and (*kernel[: len(bias) - 1], kernel[-1]) == bias
 
 
-def _goes_with(shape: Sequence[int], kernel: Sequence[int]) -> bool:
+def _goes_with(shape: Shape, kernel: Shape) -> bool:
     """Whether an array goes with a kernel entry by entry, and is no vector: of its shape, or with axes of length 1."""
     if is_vector(shape):
-        return tuple(shape) == tuple(kernel) and len(shape) > 1
+        return shape == kernel and len(shape) > 1
     if len(shape) == len(kernel):
         return all(n in (1, m) for n, m in zip(shape, kernel, strict=True))
-    return len(kernel) > 2 and tuple(shape) in (tuple(kernel[:2]), tuple(kernel[-2:]))
+    return len(kernel) > 2 and shape in (kernel[:2], kernel[-2:])
 
 
 def _has_kernels_of_its_own(tree: Mapping[Words, Shape], other: Mapping[Words, Shape]) -> bool:

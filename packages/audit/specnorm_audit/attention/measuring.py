@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ import specnorm
 from specnorm.errors import ModelFileError, SpecnormError
 from specnorm_audit.attention import config as configs
 from specnorm_audit.attention.config import Attention, Missing
+from specnorm_audit.processes import in_order
 
 _WAITING = 4
 """Layers whose arrays an executor has at once."""
@@ -96,36 +98,31 @@ def rows(
     if not places:
         query = attention.names.query.replace("{}", "*")
         raise ModelFileError(f"no array is called {query}.weight, as queries of this model are. {advice}.")
-    waiting: deque[tuple[str, Future[LogitRow]]] = deque()
-    for number, place in enumerate(places):
-        waiting.append((place, _submitted(place, number, attention, by_name, used, executor)))
-        while waiting[0][1].done() or len(waiting) > _WAITING:
-            yield _answer(*waiting.popleft())
-            if not waiting:
-                break
-    for entry in waiting:
-        yield _answer(*entry)
+    submit = partial(_submitted, attention, by_name, used, executor)
+    with closing(in_order(enumerate(places), submit, lambda _: 1, _WAITING + 1)) as answers:
+        for place, future in answers:
+            yield _answer(place, future)
 
 
 def _submitted(
-    place: str,
-    number: int,
     attention: Attention,
     by_name: Mapping[str, Tensor],
     used: Mapping[str, Tensor],
     executor: Executor | None,
-) -> Future[LogitRow]:
+    numbered: tuple[int, str],
+) -> tuple[str, Future[LogitRow]]:
     """Read a layer and have it bounded; a layer of which something is missing is answered at once."""
+    number, place = numbered
     done: Future[LogitRow] = Future()
     try:
         job = _Job.of(place, number, attention, by_name, used)
     except (Missing, ModelFileError) as error:
         done.set_result(LogitRow(place, reason=f"{str(error).rstrip('.')}."))
-        return done
+        return place, done
     if executor is not None:
-        return executor.submit(bounded, job)
+        return place, executor.submit(bounded, job)
     done.set_result(bounded(job))
-    return done
+    return place, done
 
 
 def _answer(place: str, future: Future[LogitRow]) -> LogitRow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from specnorm.errors import MethodError
@@ -96,16 +96,7 @@ _LLAMA = Names(
     beside=("v_proj", "o_proj"),
     rotary=True,
 )
-_QWEN3 = Names(
-    "{}.self_attn.q_proj",
-    "{}.self_attn.k_proj",
-    "{}.input_layernorm",
-    "{}.self_attn.",
-    beside=("v_proj", "o_proj"),
-    rotary=True,
-    query_norm="{}.self_attn.q_norm",
-    key_norm="{}.self_attn.k_norm",
-)
+_QWEN3 = replace(_LLAMA, query_norm="{}.self_attn.q_norm", key_norm="{}.self_attn.k_norm")
 _BERT = Names(
     "{}.attention.self.query",
     "{}.attention.self.key",

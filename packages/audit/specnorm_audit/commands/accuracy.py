@@ -25,7 +25,7 @@ _SAMPLE_FORMATS = ("table", "json", "csv")
 )  # fmt: skip
 @RANGE
 @click.option(
-    "--margin", type=options.margin, metavar="M", default="0",
+    "--margin", type=options.bound, metavar="M", default="0",
     help="The label's logit must exceed every other one by more than M. Default: 0.",
 )  # fmt: skip
 @click.option(

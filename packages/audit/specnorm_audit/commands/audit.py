@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +18,14 @@ import specnorm
 from specnorm.errors import ModelFileError
 from specnorm.proof import Layout, backends, padding_rules, visible
 from specnorm_audit import options
-from specnorm_audit.auditing import answered
+from specnorm_audit.auditing import audit
 from specnorm_audit.commands import EXIT_CODES, GATE_FAILED, OK, TROUBLE, print_text
 from specnorm_audit.commands.reporting import RANGE, check, reporting, write_file
-from specnorm_audit.measuring import BUDGET
 from specnorm_audit.processes import Workers, cpus
-from specnorm_audit.question import Question
 from specnorm_audit.renderers import FORMATS, render
-from specnorm_audit.report import Report, gates_of, verdict
-from specnorm_audit.rows import COLUMNS
+from specnorm_audit.report import GATES, Report, gates_of, verdict
+from specnorm_audit.rows import CIRCULAR, COLUMNS, USUAL_COLUMNS
+from specnorm_audit.settings import BUDGET
 from specnorm_audit.streams import complain, in_options, progress
 
 LEAST_BYTES_FOR_WORKERS = 4 * 2**20
@@ -37,7 +36,7 @@ _BACKENDS = ("numpy", "torch", "jax", "cupy")
 
 
 @click.command("audit", epilog=EXIT_CODES)
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True, shell_complete=options.completed(files=True))
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path())
 @click.option("--layers", multiple=True, metavar="GLOB", help="Only layers whose name matches; repeatable.")
 @click.option(
     "--input-shape", multiple=True, type=options.size, callback=options.sizes, metavar="N|NxM|file|NAME=NxM",
@@ -126,10 +125,6 @@ def command(
     output: Path | None,
     quiet: bool,
     certificate: Path | None,
-    fail_above: float | None,
-    fail_above_network: float | None,
-    fail_below: float | None,
-    fail_isometry: float | None,
     jobs: int | None,
     layers: tuple[str, ...],
     geometry: options.Stated | None,
@@ -144,6 +139,7 @@ def command(
 
     A file of weights does not state strides and groups; below the table, the report says what was assumed.
     """
+    bounds = {option: arguments.pop(option) for option in GATES}
     stated_geometry, geometry_files = geometry or (None, [])
     stated_attention, attention_files = attention or (None, [])
     inputs = [*models, *geometry_files, *attention_files]
@@ -154,39 +150,30 @@ def command(
     columns = arguments["methods"] or ()
     is_for_programs = report_format in ("json", "csv")
     if all_columns or (is_for_programs and not columns):
-        columns += options.usual_columns(arguments["input_shape"])
-    if fail_isometry is not None:
+        columns += USUAL_COLUMNS
+        if not isinstance(arguments["input_shape"], dict | None):
+            columns += (CIRCULAR,)
+    if bounds["fail_isometry"] is not None:
         columns += ("isometry",)
     arguments |= {
         "layers": layers or None,
         "geometry": stated_geometry,
         "attention": stated_attention,
         "methods": columns,
-        "smallest": arguments["smallest"] or fail_below is not None,
+        "smallest": arguments["smallest"] or bounds["fail_below"] is not None,
         "certificate": certificate is not None,
-        "gate": fail_above,
+        "gate": bounds["fail_above"],
     }
 
-    question = Question.of(**arguments)
     reports: list[Report] = []
-    uses_device = question.settings.backend not in (None, "numpy")
+    uses_device = arguments["backend"] not in (None, "numpy")
     count = jobs or (1 if uses_device else cpus())
     least_bytes = LEAST_BYTES_FOR_WORKERS if jobs is None else 0
     with _executor(count, least_bytes) as executor:
         for model in models:
-            with _from_stdin(question.max_bytes) if model == "-" else nullcontext(model) as path:
-                report = _audited(path, quiet, executor, question)
-            report = _of_command(report)
-            if path != model:
-                report = replace(report, model="standard input")
-            gates = gates_of(
-                report,
-                layers=fail_above,
-                network=fail_above_network,
-                smallest=fail_below,
-                isometries=fail_isometry,
-            )
-            reports.append(replace(report, gates=gates))
+            with _from_stdin(arguments["max_bytes"]) if model == "-" else nullcontext(model) as path:
+                report = _of_command(_audited(path, model, quiet, executor, arguments))
+            reports.append(replace(report, gates=gates_of(report, bounds)))
 
     text = partial(render, reports, report_format, many=len(models) > 1)
     if quiet and output_format is None and output is None:
@@ -209,16 +196,18 @@ def _verdicts(reports: Sequence[Report]) -> str:
     return "".join(f"{name}{verdict(report)}\n" for name, report in zip(names, reports, strict=True))
 
 
-def _audited(model: str, quiet: bool, executor: Workers | None, question: Question) -> Report:
-    """Audit one model; a model that cannot be read has a report that says why."""
+def _audited(path: str, model: str, quiet: bool, executor: Workers | None, arguments: dict[str, Any]) -> Report:
+    """Audit the file of one model; a model that cannot be read has a report that says why."""
+    name = "standard input" if model == "-" else model
     try:
-        with progress(model, shown=not quiet) as tick:
-            return answered(model, question, progress=tick, executor=executor)
+        with progress(name, shown=not quiet) as tick:
+            return replace(audit(path, progress=tick, executor=executor, **arguments), model=name)
     except ModelFileError as error:
-        complain(in_options(str(error), [model]))
+        message = str(error).replace(path, name)
+        complain(in_options(message, [name]))
         return Report(
-            specnorm.__version__, model, (), (), error=str(error), assume_stored=question.assume_stored,
-            ignore=question.ignore,
+            specnorm.__version__, name, (), (), error=message, assume_stored=arguments["assume_stored"],
+            ignore=arguments["ignore"],
         )  # fmt: skip
 
 
@@ -227,25 +216,21 @@ def _of_command(report: Report) -> Report:
     rows: tuple[Any, ...] = (*report.layers, *report.unmeasured, *report.attention)
     names = [report.model or "", *report.skipped, *(row.name for row in rows)]
 
-    def told(texts: Any, *fields: str) -> Any:
-        """Return dataclasses with these texts in them."""
-        found = []
-        for each in texts:
-            changed = {name: in_options(text, names) for name in fields if (text := getattr(each, name)) is not None}
-            found.append(replace(each, **changed))
-        return tuple(found)
+    def told(row: Any) -> Any:
+        texts = {name: getattr(row, name, None) for name in ("reason", "note", "unsettled")}
+        return replace(row, **{name: in_options(text, names) for name, text in texts.items() if text is not None})
 
     network = report.network
     if network is not None:
         names += [node.name for node in network.unknown]
-        network = replace(network, unknown=told(network.unknown, "reason"))
+        network = replace(network, unknown=tuple(map(told, network.unknown)))
     return replace(
         report,
         error=report.error and in_options(report.error, names),
         network=network,
-        layers=told(report.layers, "reason", "note", "unsettled"),
-        unmeasured=told(report.unmeasured, "reason"),
-        attention=told(report.attention, "reason"),
+        layers=tuple(map(told, report.layers)),
+        unmeasured=tuple(map(told, report.unmeasured)),
+        attention=tuple(map(told, report.attention)),
         without_claim=tuple(in_options(line, names) for line in report.without_claim),
     )
 
@@ -285,13 +270,9 @@ def _executor(count: int, least_bytes: int) -> Iterator[Workers | None]:
 
     Each process has one BLAS thread, and so has this one meanwhile: numbers do not depend on the number of processes.
     """
-    one_thread: AbstractContextManager[object] = backends.load("numpy").precise(np.empty(0))
-    with one_thread:
-        if count == 1:
-            yield None
-            return
-        with Workers(count, least_bytes) as workers:
-            yield workers
+    one_thread = backends.load("numpy").precise(np.empty(0))
+    with one_thread, nullcontext() if count == 1 else Workers(count, least_bytes) as workers:
+        yield workers
 
 
 def _write_claims(report: Report, path: Path) -> bool:

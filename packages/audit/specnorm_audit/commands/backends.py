@@ -6,7 +6,7 @@ import click
 
 from specnorm.proof import backends, visible
 from specnorm_audit.commands import OK, TROUBLE, print_text
-from specnorm_audit.measuring import ARRAY_API
+from specnorm_audit.settings import ARRAY_API
 from specnorm_audit.streams import complain
 
 

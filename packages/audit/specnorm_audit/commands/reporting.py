@@ -9,8 +9,9 @@ import click
 
 from specnorm.proof import visible
 from specnorm_audit import options
-from specnorm_audit.output import check_outputs, replace_file
+from specnorm_audit.output import check_output, is_same_file, replace_file
 from specnorm_audit.readers import MAX_BYTES
+from specnorm_audit.readers.safetensors import files_of
 from specnorm_audit.streams import complain
 
 RANGE = click.option(
@@ -49,11 +50,24 @@ def reporting(formats: Sequence[str]) -> Callable[[Callable[..., int]], Callable
 
 
 def check(outputs: Mapping[str, Path | None], inputs: Iterable[str]) -> None:
-    """Refuse outputs that cannot be written, or that would replace an input."""
-    try:
-        check_outputs(outputs, inputs)
-    except OSError as error:
-        raise click.UsageError(visible(f"{error}.")) from error
+    """Refuse outputs that cannot be written, or that would replace an input or another output, before measuring.
+
+    ``outputs`` has the path that each option writes. ``inputs`` are the paths that the command reads; all files of a
+    sharded model count.
+    """
+    used = [(part, "this command reads it") for model in inputs for part in files_of(Path(model))]
+    for option, path in outputs.items():
+        if path is None:
+            continue
+        try:
+            for other, use in used:
+                if is_same_file(path, other):
+                    raise OSError(f"{path} would be replaced, and {use}")
+            check_output(path)
+        except OSError as error:
+            reason = f"{path}: {error.strerror}" if error.strerror else str(error)
+            raise click.UsageError(visible(f"{option}: {reason}.")) from error
+        used.append((path, f"{option} writes it"))
 
 
 def write_file(path: Path, content: Callable[[], str | bytes], has_content: bool = True) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from importlib import import_module
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from specnorm_networks.model_arrays import Tensor
 
 from specnorm.errors import ModelFileError
+from specnorm.proof import install
 
 DAMAGE = (
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ArithmeticError, MemoryError,
@@ -40,6 +42,14 @@ def check_shrinking(claimed: int, stored: int) -> None:
             f"its arrays claim {claimed} bytes, of which {stored} are stored: weights do not compress that much. If "
             "the file is yours, save it without compression."
         )
+
+
+def library(name: str, files: str, extra: str) -> Any:
+    """Import the package that reads some ``files``, or say which ``extra`` installs it."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ModelFileError(f"{files} need the package {name}: {install(extra)}.") from error
 
 
 def zip_of(file: BinaryIO) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:

@@ -13,7 +13,7 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -183,23 +183,22 @@ def _seconds(size: int) -> float:
 
 @atexit.register
 def _end() -> None:
-    while _spare:
-        owner, worker = _spare.pop()
-        if owner == os.getpid():
-            worker.close()
+    while worker := _spare_worker():
+        worker.close()
 
 
 # -- in the child --------------------------------------------------------------------------------------------------
 _model = ModelArrays(())
 """The model that this process has open; it reads one file at a time."""
-_open_files: list[BinaryIO] = []
+_file = ExitStack()
+"""Closes its file."""
 
 
 def _list(read: Reader, path: str, max_bytes: int) -> ModelArrays:
     """List the arrays of a file, and return them with functions that can be sent to the parent."""
-    _open_files.append(Path(path).open("rb"))  # noqa: SIM115 - arrays are read from it later
     global _model
-    _model = read(_open_files[0], path, max_bytes)
+    file = _file.enter_context(Path(path).open("rb"))  # noqa: SIM115 - arrays are read from it later
+    _model = read(file, path, max_bytes)
     arrays = [replace(tensor, load=_not_here) for tensor in _model.arrays]
     return replace(_model, arrays=arrays, network=None if _model.network is None else _not_here, stored=None)
 
@@ -218,8 +217,7 @@ def _forget() -> None:
     """Close the file."""
     global _model
     _model = ModelArrays(())
-    while _open_files:
-        _open_files.pop().close()
+    _file.close()
 
 
 def _not_here(*_: Any) -> Any:

@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 from specnorm.errors import ModelFileError
-from specnorm.proof import install
 from specnorm_audit.accounts.conventions.recipe import is_vector
 from specnorm_audit.accounts.names import COUNTER
 from specnorm_audit.geometry import at_rank
-from specnorm_audit.readers.common import check_shrinking, check_size, native, unreadable, zip_of
+from specnorm_audit.readers.common import check_shrinking, check_size, library, native, unreadable, zip_of
 
 if TYPE_CHECKING:
     import h5py
@@ -50,18 +49,14 @@ _MAX_CONFIG = 64 * 2**20
 _KERNEL = "kernel"
 _DEPTHWISE = "depthwise_kernel"
 _POINTWISE = "pointwise_kernel"
-_EMBEDDINGS = "embeddings"
 ROLES = {
-    **{f"Conv{d}D{end}": {"0": _KERNEL, _KERNEL: _KERNEL} for d in (1, 2, 3) for end in ("", "Transpose")},
-    **{f"DepthwiseConv{d}D": dict.fromkeys(("0", _KERNEL, _DEPTHWISE), _DEPTHWISE) for d in (1, 2)},
-    **{
-        f"SeparableConv{d}D": {"0": _DEPTHWISE, "1": _POINTWISE, _DEPTHWISE: _DEPTHWISE, _POINTWISE: _POINTWISE}
-        for d in (1, 2)
-    },
-    "Dense": {"0": _KERNEL, _KERNEL: _KERNEL},
-    "Embedding": {"0": _EMBEDDINGS, _EMBEDDINGS: _EMBEDDINGS},
+    **{f"Conv{d}D{end}": (_KERNEL,) for d in (1, 2, 3) for end in ("", "Transpose")},
+    **{f"DepthwiseConv{d}D": (_DEPTHWISE,) for d in (1, 2)},
+    **{f"SeparableConv{d}D": (_DEPTHWISE, _POINTWISE) for d in (1, 2)},
+    "Dense": (_KERNEL,),
+    "Embedding": ("embeddings",),
 }
-"""Kernels of layers: by class, and then by the variable's name or number. Their other variables are no kernels."""
+"""Kernels of layers by class, which are their first variables. Their other variables are no kernels."""
 _NO_KERNELS = frozenset({
     "BatchNormalization", "LayerNormalization", "GroupNormalization", "RMSNormalization",
     "UnitNormalization", "Normalization", "PReLU", "SpectralNormalization", "Discretization", "Rescaling",
@@ -128,10 +123,7 @@ def read_archive(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
 # -- HDF5, looked at link by link, so that nothing outside the file is ever opened -------------------------------------
 def _opened(file: BinaryIO) -> h5py.File:
     """Open an HDF5 file."""
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise ModelFileError(f"Keras files need the package h5py: {install('keras')}.") from error
+    h5py = library("h5py", "Keras files", "keras")
     try:
         return h5py.File(file, "r")
     except Exception as error:
@@ -390,14 +382,12 @@ def _with_doubt(place: Place, tensor: Tensor, weights: Mapping[Place, Tensor]) -
 def _separable(depthwise: Tensor, pointwise: Tensor, stored: tuple[Tensor, Tensor]) -> Tensor:
     """Return the kernel of a separable layer, which is that of its depthwise and its pointwise step together."""
     *spatial, cin, _ = stored[0].shape
-    cout = stored[1].shape[-1]
-    geometry: Stated = {**depthwise.geometry, "groups": 1}
     return replace(
         depthwise,
         name=depthwise.name.rpartition(".")[0],
-        shape=(*spatial, cin, cout),
+        shape=(*spatial, cin, stored[1].shape[-1]),
         dtype="float64",
-        geometry=geometry,
+        geometry={**depthwise.geometry, "groups": 1},
         load=partial(_product, stored[0].load, stored[1].load),
         refusal=depthwise.refusal or pointwise.refusal,
     )
@@ -504,9 +494,12 @@ def _unknown_role(tensor: Tensor, owner: _Owner) -> Tensor:
 
 def _role(owner: _Owner, leaf: str) -> str | None:
     """Return which kernel a variable of this name is; None: it is none, or that is not known."""
-    if owner.kind in ROLES:
-        return ROLES[owner.kind].get(leaf)
-    return leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
+    if owner.kind not in ROLES:
+        return leaf if leaf in (_DEPTHWISE, _POINTWISE) else None
+    roles = ROLES[owner.kind]
+    if leaf == _KERNEL and len(roles) == 1:  # of a depthwise convolution, too
+        return roles[0]
+    return dict(zip("01", roles, strict=False)).get(leaf, leaf if leaf in roles else None)
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,9 @@ _CONVOLUTIONS = {f"{OF_TORCH}conv.Conv{end}{d}d": end == "Transpose" for d in (1
 """Classes of convolutions, and whether they are transposed."""
 _BILINEAR = f"{OF_TORCH}linear.Bilinear"
 _MODES = ("zeros", "circular", "reflect", "replicate")
-_CONTAINERS = ("_parameters", "_buffers")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 _METHODS = ("forward", "_conv_forward", "_call_impl")
 """Methods of torch's layers that an attribute of one object may replace."""
-
-
-def container_of(key: Any, owner: Any) -> Inert | None:
-    """Return the module whose parameters or buffers an entry holds; None: it is no such entry of a module."""
-    return owner if isinstance(owner, Inert) and key in _CONTAINERS else None
 
 
 def attributes_of(module: Inert) -> dict[str, Any]:

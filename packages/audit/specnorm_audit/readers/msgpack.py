@@ -17,8 +17,7 @@ import numpy as np
 from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
-from specnorm.proof import install
-from specnorm_audit.readers.common import DAMAGE, check_size, native, unreadable
+from specnorm_audit.readers.common import DAMAGE, check_size, library, native, unreadable
 
 _ARRAY = 1
 """Type of the extension that is an array."""
@@ -39,10 +38,7 @@ def read(file: BinaryIO, _path: str, max_bytes: int) -> ModelArrays:
 
 def _unpacked(data: bytes) -> Any:
     """Return what is packed, with extensions as msgpack's ``ExtType``; its lengths are limited by those of the data."""
-    try:
-        import msgpack
-    except ModuleNotFoundError as error:
-        raise ModelFileError(f"Flax's files need the package msgpack: {install('cli')}.") from error
+    msgpack = library("msgpack", "Flax's files", "cli")
     try:
         return msgpack.unpackb(data, object_pairs_hook=_unique, strict_map_key=False)
     except (*DAMAGE, TypeError, msgpack.UnpackException) as error:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -26,12 +26,12 @@ from specnorm.errors import ModelFileError
 from specnorm.proof import counted
 from specnorm_audit.readers.archives import Entry, stored_entries
 from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
-from specnorm_audit.readers.modules import container_of, hooks_of, is_recomputed, stated
+from specnorm_audit.readers.modules import hooks_of, is_recomputed, stated
 from specnorm_audit.readers.pickles import Inert, Scan, Storage, StoredTensor
 
 _LEGACY = (0x1950A86A20F9469CFC6C, 1001)
 """Values of the first two pickles of the old layout."""
-_ORDERS = {b"little": "<", b"big": ">"}
+_ORDERS: dict[bytes, Literal["<", ">"]] = {b"little": "<", b"big": ">"}
 
 _WRAPPERS = (
     "state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "weights", "params_ema",
@@ -59,7 +59,7 @@ class _Storages:
     file: BinaryIO
     starts: dict[str, int]
     """Positions of the storages' first bytes, by their keys."""
-    order: str = "<"
+    order: Literal["<", ">"] = "<"
     """Byte order of the numbers."""
     entries: dict[str, Entry] = field(default_factory=dict)
     """Entries of storages whose checksum has not been compared yet."""
@@ -71,7 +71,7 @@ class _Storages:
         if tensor.dtype.startswith("float8"):
             raise not_measured(tensor.dtype)
         stored = "uint16" if tensor.dtype == "bfloat16" else tensor.dtype
-        layout = np.dtype(stored).newbyteorder("<" if self.order == "<" else ">")
+        layout = np.dtype(stored).newbyteorder(self.order)
         entry = self.entries.pop(tensor.key, None)
         if entry is not None:
             entry.check(self.file)
@@ -208,7 +208,7 @@ def _tensors(loaded: Any) -> Iterator[tuple[str, StoredTensor | str, Inert | Non
                 is_wrapper = key == wrapper and isinstance(value, dict | Inert)
                 is_part_of_module = isinstance(current, Inert) and key in _OF_MODULES
                 inner_prefix = prefix if is_wrapper or is_part_of_module else f"{name}."
-                owner = container_of(key, current)
+                owner = current if is_part_of_module else None
                 if id(value) not in seen:
                     seen.add(id(value))
                     waiting.append((inner_prefix, value, owner))

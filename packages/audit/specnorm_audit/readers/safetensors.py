@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from specnorm_networks.model_arrays import ModelArrays, Tensor
 
 from specnorm.errors import ModelFileError
-from specnorm.proof import install
-from specnorm_audit.readers.common import check_size, native, not_measured, unreadable
+from specnorm_audit.readers.common import check_size, library, native, not_measured, unreadable
 
 SUFFIX = ".safetensors.index.json"
 MAX_HEADER = 100_000_000
@@ -37,19 +36,16 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
 
 
 def _listing(file: BinaryIO, path: str, max_bytes: int) -> list[Tensor]:
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ModuleNotFoundError as error:
-        raise ModelFileError(f"safetensors files need the package safetensors: {install('cli')}.") from error
+    safetensors = library("safetensors", "safetensors files", "cli")
     size = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     if length > min(MAX_HEADER, size - 8):
         raise ModelFileError(f"its header claims {length} bytes; the file has {size}. It is damaged or cut short.")
     try:
-        with safe_open(path, framework="np"):
+        with safetensors.safe_open(path, framework="np"):
             pass  # opening checks that names are unique, and that the arrays fill the file without overlap
-    except (SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(f"it is damaged or cut short: {error}.") from error
     try:
         header: dict[str, Any] = json.loads(file.read(length))
@@ -150,9 +146,7 @@ def _weight_map(file: BinaryIO) -> dict[str, str]:
         weight_map = index.get("weight_map")
         if weight_map is None:
             raise ValueError("it has no such entry")
-        if not weight_map:
-            raise ValueError("it names no files")
-        if not all(isinstance(text, str) for text in (*weight_map.keys(), *weight_map.values())):
+        if not weight_map or not all(isinstance(text, str) for text in (*weight_map, *weight_map.values())):
             raise ValueError("it names no files")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelFileError(
@@ -165,7 +159,7 @@ def _weight_map(file: BinaryIO) -> dict[str, str]:
 def _beside(index: Path, shard: str) -> Path:
     """Return the path of a shard; refuse one outside of the index's folder, by its name or by a link."""
     path = index.parent / shard
-    if "/" in shard or "\\" in shard or "\0" in shard or Path(shard).name != shard:
+    if "\\" in shard or "\0" in shard or Path(shard).name != shard:
         raise ModelFileError(f"it names the shard {shard!r}, which is no plain name of a file beside it: not opened.")
     # If the index is a link, as in a cache of downloads, its target's folder is allowed, too.
     allowed_folders = {index.parent.resolve(), index.resolve().parent}

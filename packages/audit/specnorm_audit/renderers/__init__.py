@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
@@ -20,7 +20,6 @@ from specnorm_audit.report import Report, notes, verdict
 from specnorm_audit.rows import GEOMETRY, Row
 
 FORMATS = ("table", "json", "csv", "markdown", "html", "junit", "github", "sarif")
-_DOCUMENTS = {"junit": junit, "github": github, "sarif": sarif}
 _PLAIN = re.compile(r"[\w./:=,()-]+(?: [\w./:=,()-]+)*")
 """Text in which Markdown sees nothing special between backticks."""
 
@@ -37,19 +36,12 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
     """
     if output_format not in FORMATS:
         raise ValueError(f"{output_format!r} is none of {', '.join(FORMATS)}")
-    if output_format == "html":
-        return _html(reports)
     if output_format in _DOCUMENTS:
         return _DOCUMENTS[output_format](reports)
     if output_format == "json":
         data = [report.to_dict() for report in reports]
         # ASCII, so that no character of a layer's name can act on a terminal.
         return json.dumps(data if many else data[0], indent=2, allow_nan=False) + "\n"
-    if output_format == "csv":
-        rows: list[dict[str, Any]] = []
-        for report in reports:
-            rows += _csv_rows(report)
-        return to_csv(rows)
     return "\n".join(map(_markdown if output_format == "markdown" else str, reports))
 
 
@@ -64,6 +56,13 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
     writer.writerow(columns)
     writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
     return text.getvalue()
+
+
+def _csv(reports: Sequence[Report]) -> str:
+    rows: list[dict[str, Any]] = []
+    for report in reports:
+        rows += _csv_rows(report)
+    return to_csv(rows)
 
 
 def _csv_rows(report: Report) -> list[dict[str, Any]]:
@@ -145,14 +144,15 @@ def _html(reports: Sequence[Report]) -> str:
     )  # fmt: skip
     environment.filters["visible"] = visible
     environment.filters["name"] = lambda name: Markup(".<wbr>").join(visible(name).split("."))  # escapes the parts
+    environment.globals |= {"number": number, "tables": tables, "notes": notes, "verdict": verdict, "cells": _cells}
     script = _file("report.js")
     return environment.get_template("report.html").render(
-        reports=[_section(i, report) for i, report in enumerate(reports)],
+        reports=reports,
+        facts=GEOMETRY,
+        geometry_of=_geometry,
         style=_file("report.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        version=reports[0].version if reports else "",
-        environment=reports[0].environment if reports else {},
     )
 
 
@@ -160,57 +160,17 @@ def _file(name: str) -> str:
     return resources.files(__package__).joinpath("page", name).read_text(encoding="utf-8")
 
 
-def _section(position: int, report: Report) -> dict[str, Any]:
-    """Return the variables of the page's template for one report."""
-    methods = tables.columns(report.layers)
-    rows = []
-    for row, remark in zip(report.layers, tables.remarks(report.layers), strict=True):
-        rows.append(_row_of_page(row, remark, methods))
-    explanation = ""
-    if report.network is not None and report.network.claim:
-        explanation = report.network.explain()
-    return {
-        "id": f"m{position}",
-        "model": visible(report.model) if report.model is not None else "a mapping of names to arrays",
-        "verdict": verdict(report),
-        "error": report.error is not None,
-        "summary": report.summary,
-        "number": number,
-        "notes": notes(report),
-        "columns": _columns_of_page(report, methods),
-        "rows": rows,
-        "methods": methods,
-        "geometry": [name.replace("_", " ") for name in GEOMETRY],
-        "explained": explanation,
-    }
-
-
-def _columns_of_page(report: Report, methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the columns of numbers: each with its name and the promise of its numbers."""
-    kinds = tables.promises(report.layers)
-    words = {"upper": "upper bound", "lower": "lower bound"}
-    columns = [("lower", "proven"), ("upper", "proven")]
-    for method in methods:
-        kind = kinds.get(method, "not measured")
-        columns.append((method, words.get(kind, kind)))
-    return columns
-
-
-def _row_of_page(row: Row, remark: Any, methods: Sequence[str]) -> dict[str, Any]:
-    """Return the template's variables for one layer; a cell is a text and the number by which it is sorted."""
+def _cells(row: Row, methods: Sequence[str]) -> Iterator[tuple[str, float | None]]:
+    """Yield the numbers of a layer: each as text, and as the number by which it is sorted."""
     values = [row.lower, row.upper, *map(row.values.get, methods)]
-    sort_keys = [min(x, default=None) if isinstance(x, tuple) else x for x in values]
+    for text, value in zip(tables.numbers(row, methods), values, strict=True):
+        yield text, min(value, default=None) if isinstance(value, tuple) else value
+
+
+def _geometry(row: Row) -> list[str]:
+    """Return the facts of a layer's geometry in words."""
     data = row.to_dict()
-    geometry = ["-"] * len(GEOMETRY)
-    if row.kind == "conv":
-        geometry = [_words(data[name]) for name in GEOMETRY]
-    return {
-        "row": row,
-        "remark": remark,
-        "cells": list(zip(tables.numbers(row, methods), sort_keys, strict=True)),
-        "geometry": geometry,
-        "assumed": [visible(word) for word in row.assumed],
-    }
+    return [_words(data[name]) if row.kind == "conv" else "-" for name in GEOMETRY]
 
 
 def _words(value: Any) -> str:
@@ -222,3 +182,7 @@ def _words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return str(value)
+
+
+_DOCUMENTS = {"csv": _csv, "html": _html, "junit": junit, "github": github, "sarif": sarif}
+"""Functions that write all reports at once, by format."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
+from urllib.parse import quote
 
 from specnorm.proof import visible
-from specnorm_audit.report import Gate, Report, verdict
+from specnorm_audit.report import Report, verdict
 
 Level = Literal["error", "warning", "note"]
 _LEVELS: dict[str, Level] = {"failed": "error", "undecided": "error", "passed": "note"}
@@ -58,15 +59,13 @@ def _findings(report: Report) -> Iterator[_Finding]:
         if row.status == "error":
             yield _Finding("layer", "warning", f"{visible(row.name)}: {visible(row.reason or 'no bounds')}", row.name)
     for gate in report.gates:
-        yield _Finding(gate.option.split()[0], _LEVELS[gate.outcome], _answer(gate))
-
-
-def _answer(gate: Gate) -> str:
-    return "\n".join([gate.sentence, *map(visible, gate.places)])
+        answer = "\n".join([gate.sentence, *map(visible, gate.places)])
+        yield _Finding(gate.option.split()[0], _LEVELS[gate.outcome], answer)
 
 
 def _result(report: Report, finding: _Finding) -> dict[str, Any]:
-    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": visible(report.model or "arrays")}}}
+    uri = quote(visible(report.model or "arrays"))
+    location: dict[str, Any] = {"physicalLocation": {"artifactLocation": {"uri": uri}}}
     if finding.layer:
         location["logicalLocations"] = [{"name": visible(finding.layer)}]
     return {

@@ -111,15 +111,13 @@ def _parts(depth: int, length: int) -> bytes:
 _ORDERED, _COUNTER = files.name("collections", "OrderedDict"), files.name("collections", "Counter")
 _OF_ONE = GET + b"\1"
 TORCH: dict[str, Callable[[], bytes]] = {
-    "100,000 axes": partial(_shaped, 100_000, 2**62),
-    "100,000 axes of 0": partial(_shaped, 100_000, 0),
+    "100,000 axes": partial(_shaped, 100_000, 2**62), "100,000 axes of 0": partial(_shaped, 100_000, 0),
     "20,000 axes of 250 bytes": partial(_shaped, 20_000, 2**1990),
     "10,000 ordered dictionaries": lambda: _made(10_000, _pairs(10_000), _ORDERED + _OF_ONE + b"\x85R"),
     "10,000 counters": lambda: _made(10_000, _table(10_000), _COUNTER + _OF_ONE + b"\x85R"),
     "10,000 states": lambda: _made(10_000, _table(10_000), _ORDERED + b")R" + _OF_ONE + b"b"),
-    "name of 1,500 parts": partial(_parts, 1500, 5000),
-    "name of 20,000 parts": partial(_parts, 20_000, 1),
-}
+    "name of 1,500 parts": partial(_parts, 1500, 5000), "name of 20,000 parts": partial(_parts, 20_000, 1),
+}  # fmt: skip
 """By name; each below 6 MB, and most of it in the zip archive without compression."""
 
 

@@ -30,13 +30,9 @@ def kernels(seed: int = 0) -> dict[str, NDArray[np.float32]]:
         return random.standard_normal(shape).astype(np.float32)
 
     return {
-        "conv1.weight": normal(4, 3, 3, 3),
-        "bn1.weight": normal(4),
-        "bn1.running_mean": normal(4),
-        "conv2.weight": normal(2, 4, 5),
-        "fc.weight": normal(3, 8),
-        "fc.bias": normal(3),
-    }
+        "conv1.weight": normal(4, 3, 3, 3), "bn1.weight": normal(4), "bn1.running_mean": normal(4),
+        "conv2.weight": normal(2, 4, 5), "fc.weight": normal(3, 8), "fc.bias": normal(3),
+    }  # fmt: skip
 
 
 def unread(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Tensor:

@@ -51,11 +51,9 @@ def _arrays() -> dict[str, NDArray[np.float32]]:
 
 def _layer(kind: str, name: str, **config: Any) -> dict[str, Any]:
     return {
-        "class_name": kind,
-        "name": name,
-        "config": {"name": name} | config,
+        "class_name": kind, "name": name, "config": {"name": name} | config,
         "build_config": {"input_shape": [None, 9, 9, 3]},
-    }
+    }  # fmt: skip
 
 
 def _config(canary: Path) -> dict[str, Any]:

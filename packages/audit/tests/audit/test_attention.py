@@ -80,6 +80,15 @@ def test_llama(tmp_path: Path) -> None:
     assert report.to_dict()["attention"][0]["heads"] == HEADS
 
 
+def test_an_ignored_array_is_ignored_where_layers_are_chosen(tmp_path: Path) -> None:
+    arrays = llama()
+    arrays["scores.model.layers.0.self_attn.q_proj.weight"] = normal(HEADS * 4, D)
+    path = saved(tmp_path, arrays, LLAMA)
+    for ignored, status in (((), "error"), ("scores.*", "ok")):
+        report = specnorm.audit(path, attention="auto", layers="*v_proj*", ignore=ignored)
+        assert report.attention[0].status == status
+
+
 def test_gpt2_has_one_matrix_with_inputs_in_its_rows(tmp_path: Path) -> None:
     arrays = gpt2()
     (row,) = specnorm.audit(saved(tmp_path, arrays, GPT2), attention="auto").attention

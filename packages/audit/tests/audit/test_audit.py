@@ -68,17 +68,13 @@ def test_a_bad_layer_is_a_row_and_the_others_are_kept(tmp_path: Path) -> None:
     ("arguments", "error", "word"),
     [
         ({"methods": ["tn", "nonsense"]}, MethodError, "reshaped"),
-        ({"methods": ["power"]}, MethodError, "input_shape"),
-        ({"layout": "OHWI"}, GeometryError, "HWIO"),
-        ({"padding_mode": "mirror"}, GeometryError, "zeros"),
-        ({"input_shape": 0}, GeometryError, "positive"),
-        ({"input_shape": (4, -1)}, GeometryError, "positive"),
-        ({"input_shape": 2.5}, GeometryError, "positive"),
-        ({"backend": "nonsense"}, BackendError, "numpy"),
-        ({"device": "cpu"}, BackendError, "backend"),
+        ({"methods": ["power"]}, MethodError, "input_shape"), ({"layout": "OHWI"}, GeometryError, "HWIO"),
+        ({"padding_mode": "mirror"}, GeometryError, "zeros"), ({"input_shape": 0}, GeometryError, "positive"),
+        ({"input_shape": (4, -1)}, GeometryError, "positive"), ({"input_shape": 2.5}, GeometryError, "positive"),
+        ({"backend": "nonsense"}, BackendError, "numpy"), ({"device": "cpu"}, BackendError, "backend"),
         ({"backend": "numpy", "device": "cuda:0"}, BackendError, "cpu"),
     ],
-)
+)  # fmt: skip
 def test_wrong_arguments_are_refused_before_the_file_is_read(
     arguments: dict[str, Any], error: type[Exception], word: str
 ) -> None:

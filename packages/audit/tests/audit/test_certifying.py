@@ -129,11 +129,9 @@ def test_onnx_layers(tmp_path: Path) -> None:
     arrays = {"w": draw(3, 2, 3, 3), "t": draw(3, 2, 2, 2), "m": draw(50, 4), "n": draw(5, 4)}
     nodes = [
         node("Conv", "x", "w", out="a", strides=[2, 2], pads=[1, 1, 1, 1]),
-        node("ConvTranspose", "a", "t", out="b", strides=[2, 2], pads=[1, 1, 2, 2]),
-        node("Flatten", "b", out="c"),
-        node("MatMul", "c", "m", out="d"),
-        node("Gemm", "d", "n", transB=1),
-    ]
+        node("ConvTranspose", "a", "t", out="b", strides=[2, 2], pads=[1, 1, 2, 2]), node("Flatten", "b", out="c"),
+        node("MatMul", "c", "m", out="d"), node("Gemm", "d", "n", transB=1),
+    ]  # fmt: skip
     model, proof = saved(single(nodes, (1, 2, 6, 6), arrays), tmp_path / "m.onnx"), tmp_path / "proof.npz"
     report = audit(model, certificate=True)
     assert report.certificate is not None

@@ -60,15 +60,12 @@ def test_names_outside_a_state_dict_are_inert_and_hide_no_tensor(called: str, mo
 @pytest.mark.parametrize(
     "tensor",
     [
-        files.tensor(files.storage(1), (1000, 1000), (0, 0)),
-        files.tensor(files.storage(4), (2, 2), (4, 1)),
-        files.tensor(files.storage(4), (4,), (1,), offset=1),
-        files.tensor(files.storage(4), (2**40, 2**40), (1, 1)),
-        files.tensor(files.storage(4), (2, 2), (2,)),
-        files.tensor(files.storage(4), (2, -2), (2, 1)),
+        files.tensor(files.storage(1), (1000, 1000), (0, 0)), files.tensor(files.storage(4), (2, 2), (4, 1)),
+        files.tensor(files.storage(4), (4,), (1,), offset=1), files.tensor(files.storage(4), (2**40, 2**40), (1, 1)),
+        files.tensor(files.storage(4), (2, 2), (2,)), files.tensor(files.storage(4), (2, -2), (2, 1)),
         files.tensor(b"N", (2, 2), (2, 1)),
     ],
-)
+)  # fmt: skip
 def test_tensors_beyond_their_storage_are_refused(tensor: bytes) -> None:
     _refused(files.checkpoint(files.state_dict({"w": tensor}), {"0": DATA}))
 

@@ -87,10 +87,10 @@ def test_exit_codes_of_failures_and_errors(
 def test_a_crash_is_not_taken_for_a_failed_gate(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(audit_command, "answered", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr(audit_command, "audit", Mock(side_effect=ZeroDivisionError))
     assert cli.run(["audit", str(model)]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err
-    monkeypatch.setattr(audit_command, "answered", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr(audit_command, "audit", Mock(side_effect=KeyboardInterrupt))
     assert cli.run(["audit", str(model)]) == 130
 
 
@@ -153,9 +153,9 @@ def test_a_minute_a_layer_unless_told_otherwise(
     model: Path, given: list[str], budget: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audit = Mock(side_effect=ModelFileError("seen"))
-    monkeypatch.setattr(audit_command, "answered", audit)
+    monkeypatch.setattr(audit_command, "audit", audit)
     cli.run(["audit", str(model), *given])
-    assert [call.args[1].settings.budget for call in audit.mock_calls] == [budget]
+    assert [call.kwargs["budget"] for call in audit.mock_calls] == [budget]
 
 
 def test_an_interruption_in_a_search_leaves_what_was_there(
@@ -198,6 +198,11 @@ def test_a_model_from_a_pipe_has_the_rows_of_its_file(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(model.read_bytes())))
     assert cli.run(["audit", "-", "--max-bytes", "10"]) == 2
     assert "standard input has more than 10 bytes: see --max-bytes" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no model")))
+    assert cli.run(["audit", "-", "--format", "json"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("specnorm: standard input: its content is of no known kind")
+    assert json.loads(output.out)["error"].startswith("standard input: its content")
 
 
 def test_defaults_are_those_of_pyproject(
@@ -211,6 +216,10 @@ def test_defaults_are_those_of_pyproject(
     assert output.out.count("\n") == 1
     assert "not proven to have a norm of at most 1" in output.err
     assert cli.run(["audit", model.name, "--fail-above", "1e9"]) == 0
+    defaults.write_text("[tool.specnorm]\nlayers = '*'\ngeometry = {'*' = {stride = 2}}\n", "utf-8")
+    capsys.readouterr()
+    assert cli.run(["audit", model.name, "--format", "json"]) == 0
+    assert [2, 2] in [row["stride"] for row in json.loads(capsys.readouterr().out)["layers"]]
     for text, words in (("fail-abov = 1", "Did you mean 'fail-above'?"), ("= 1", "cannot be read")):
         defaults.write_text(f"[tool.specnorm]\n{text}\n", "utf-8")
         assert cli.run(["audit", model.name]) == 2
@@ -226,6 +235,8 @@ def test_programs_that_review_code_get_gates_and_bad_layers(
     (run,) = json.loads(capsys.readouterr().out)["runs"]
     found = {(result["ruleId"], result["level"]) for result in run["results"]}
     assert found == {("model", "note"), ("layer", "warning"), ("--fail-above", "error")}
+    report = Report("1", "a model", (), ())
+    assert '"uri": "a%20model"' in render([report], "sarif")
     assert {rule["id"] for rule in run["tool"]["driver"]["rules"]} == {rule for rule, _ in found}
     assert cli.run([*words, "github"]) == 1
     lines = capsys.readouterr().out.splitlines()
@@ -238,14 +249,11 @@ def test_programs_that_review_code_get_gates_and_bad_layers(
 @pytest.mark.parametrize(
     ("words", "incomplete", "expected"),
     [
-        ("audit --layout", "HW", {"HWIO"}),
-        ("audit --format", "s", {"sarif"}),
-        ("audit --methods", "tn,f", {"tn,f4", "tn,fft"}),
-        ("audit --backend", "to", {"torch"}),
-        ("audit --jobs", "", {"auto"}),
-        ("audit --fail-above", "", set()),
+        ("audit --layout", "HW", {"HWIO"}), ("audit --format", "s", {"sarif"}),
+        ("audit --methods", "tn,f", {"tn,f4", "tn,fft"}), ("audit --backend", "to", {"torch"}),
+        ("audit --jobs", "", {"auto"}), ("audit --fail-above", "", set()),
     ],
-)
+)  # fmt: skip
 def test_shells_complete_values(words: str, incomplete: str, expected: set[str]) -> None:
     completion = BashComplete(cli.application, {}, "specnorm", "_SPECNORM_COMPLETE")
     assert {item.value for item in completion.get_completions(words.split(), incomplete)} == expected

@@ -38,7 +38,7 @@ def _assert_holds(seed: int) -> None:
     """No row is proven for a weight that is not used, no gate passes on one, and a plain file has all its rows."""
     drawn = draw(seed)
     found = select([Tensor(name, x.shape, x.dtype.name, partial(_of, x)) for name, x in drawn.arrays.items()])
-    is_decided = not found.unmeasured and not any(x.refusal or x.tensor.unsettled for x in found.layers)
+    is_decided = not found.unmeasured and not any(x.refusal or x.unsettled for x in found.layers)
     is_explained = drawn.is_plain or drawn.what.startswith("a stack")
     if is_decided:
         assert is_explained or any("=W·mask" in text for x in found.layers for text in x.assumed), (seed, drawn.what)
@@ -46,8 +46,8 @@ def _assert_holds(seed: int) -> None:
         return
     assert not drawn.is_plain, (seed, found)  # and no gate passes
     for layer in found.layers:
-        name = layer.tensor.name
-        if layer.refusal is None and layer.tensor.unsettled is None:
+        name = layer.name
+        if layer.refusal is None and layer.unsettled is None:
             assert np.array_equal(drawn.arrays[name], drawn.used[name]), (seed, drawn.what, name)
 
 
@@ -102,10 +102,8 @@ def _unaccounted(model: str) -> str | None:
     tensors = [files.unread(name, *rest) for name, rest in _read()[model].items()]
     found = select(tensors, written_in=None if model.startswith(("flax", "keras")) else "OIHW")
     kernels = {t.name for t in tensors if t.name.endswith(("weight", "kernel")) and len(t.shape) > 1}
-    assert model.startswith(WITH_VECTORS) or kernels <= {
-        layer.tensor.name for layer in (*found.layers, *found.unmeasured)
-    }
-    names = [layer.tensor.name for layer in (*found.unmeasured, *found.layers) if layer.refusal]
+    assert model.startswith(WITH_VECTORS) or kernels <= {layer.name for layer in (*found.layers, *found.unmeasured)}
+    names = [layer.name for layer in (*found.unmeasured, *found.layers) if layer.refusal]
     return names[0] if names else None
 
 
@@ -144,7 +142,7 @@ def test_a_usual_name_is_accounted_for_in_its_usual_shape_alone(leaf: str, place
     for shape in ((8, 4, 3, 3), (8, 4)):
         name = f"{place.replace('conv', 'block.conv')}{leaf}"
         found = select([files.unread(*row) for row in (arrays | {name: shape}).items()])
-        assert name in {layer.tensor.name for layer in found.unmeasured} or any(x.refusal for x in found.layers)
+        assert name in {layer.name for layer in found.unmeasured} or any(x.refusal for x in found.layers)
 
 
 OIHW, HWIO = (8, 6, 3, 3), (3, 3, 6, 8)
@@ -171,10 +169,10 @@ def test_nothing_near_a_kernel_is_overlooked(place: str) -> None:
     network, extra = NEAR[place]
     alone = select([files.unread(name, shape) for name, shape in network.items()])
     kernel = next(iter(network))
-    assert kernel in {layer.tensor.name for layer in alone.layers}
+    assert kernel in {layer.name for layer in alone.layers}
     assert not [layer.refusal for layer in (*alone.layers, *alone.unmeasured) if layer.refusal]
     found = select([files.unread(name, shape) for name, shape in {**network, **extra}.items()])
-    refusals = {layer.tensor.name: layer.refusal for layer in found.layers}
+    refusals = {layer.name: layer.refusal for layer in found.layers}
     assert refusals.get(kernel)
     assert [name for name in extra if not refusals.get(name, "no layer")] == []
 

@@ -91,7 +91,7 @@ REFUSED: dict[str, Case] = {
 def test_outputs_that_cannot_be_written_are_refused_before_measuring(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(audit_command, "answered", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(audit_command, "audit", Mock(side_effect=AssertionError))
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
     model = files.save_npz(tmp_path / "model.npz", files.kernels())

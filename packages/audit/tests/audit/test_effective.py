@@ -51,14 +51,12 @@ def _layers(torch: Any) -> list[Callable[[], Any]]:
 def _ways(torch: Any) -> dict[str, Callable[[Any], Any]]:
     utils, prune = torch.nn.utils, pytest.importorskip("torch.nn.utils.prune")
     return {
-        "old spectral": utils.spectral_norm,
-        "new spectral": utils.parametrizations.spectral_norm,
-        "old weight": utils.weight_norm,
-        "new weight": utils.parametrizations.weight_norm,
+        "old spectral": utils.spectral_norm, "new spectral": utils.parametrizations.spectral_norm,
+        "old weight": utils.weight_norm, "new weight": utils.parametrizations.weight_norm,
         "old weight, one length": lambda layer: utils.weight_norm(layer, dim=None),
         "new weight, axis 1": lambda layer: utils.parametrizations.weight_norm(layer, dim=1),
         "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
-    }
+    }  # fmt: skip
 
 
 def _input(torch: Any, layer: Any) -> Any:

@@ -93,12 +93,10 @@ class _Told(Executor):
 @pytest.mark.parametrize(
     ("step", "words"),
     [
-        ("cancel", "CancelledError"),
-        (OSError("gone\naway"), "OSError: gone"),
-        (SystemExit(3), "SystemExit: 3"),
+        ("cancel", "CancelledError"), (OSError("gone\naway"), "OSError: gone"), (SystemExit(3), "SystemExit: 3"),
         ("refuse", "RuntimeError: cannot schedule"),
     ],
-)
+)  # fmt: skip
 def test_every_way_to_lose_a_layer(step: Any, words: str) -> None:
     arrays = _kernels(2)
     report = audit(arrays, executor=_Told(step))

@@ -35,12 +35,10 @@ def chain(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("layers", "network", "code", "outcomes"),
     [
-        ("4", "28", 0, ["passed", "passed"]),
-        ("4", "26", 1, ["passed", "failed"]),
-        ("2", "28", 1, ["failed", "passed"]),
-        ("2", "1e300", 1, ["failed", "passed"]),
+        ("4", "28", 0, ["passed", "passed"]), ("4", "26", 1, ["passed", "failed"]),
+        ("2", "28", 1, ["failed", "passed"]), ("2", "1e300", 1, ["failed", "passed"]),
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("form", ["table", "json", "csv", "markdown", "html"])
 @pytest.mark.sampled("4-28", "json")
 def test_gates_are_in_the_report(

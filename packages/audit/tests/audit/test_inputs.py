@@ -24,13 +24,10 @@ weights = drawing(np.random.RandomState(5))
 def speech(tmp_path: Path) -> Path:
     """A sum over time of one input, and an image with two axes, whose kernel `--input-shape 16000` made 16000x16000."""
     nodes = [
-        node("Conv", "audio", "k", out="a"),
-        node("ReduceSum", "a", "time", keepdims=0, out="s"),
-        node("Conv", "image", "l", out="b"),
-        node("GlobalAveragePool", "b", out="p"),
-        node("Flatten", "p", out="f"),
+        node("Conv", "audio", "k", out="a"), node("ReduceSum", "a", "time", keepdims=0, out="s"),
+        node("Conv", "image", "l", out="b"), node("GlobalAveragePool", "b", out="p"), node("Flatten", "p", out="f"),
         node("Add", "s", "f"),
-    ]
+    ]  # fmt: skip
     shapes: dict[str, list[Any]] = {"audio": ["N", 1, "time"], "image": ["N", 2, "h", "w"]}
     inputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
     arrays = {"k": weights(4, 1, 3), "l": weights(4, 2, 3, 3), "time": np.array([2])}
@@ -54,16 +51,12 @@ def test_shapes_of_inputs_may_be_given_by_name(speech: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["audio=1x1x40", "32"], "no other size beside it"),
-        (["audio=1x1x40", "audio=1x1x50"], "every input once"),
-        (["32", "48"], "by name"),
-        (["=1x3"], "every input once"),
-        (["audio=1x"], "a number is missing in"),
-        (["sound=1x1x40"], "no input 'sound'; it has 'audio', 'image'"),
-        (["audio=40"], "the file states Nx1xtime"),
+        (["audio=1x1x40", "32"], "no other size beside it"), (["audio=1x1x40", "audio=1x1x50"], "every input once"),
+        (["32", "48"], "by name"), (["=1x3"], "every input once"), (["audio=1x"], "a number is missing in"),
+        (["sound=1x1x40"], "no input 'sound'; it has 'audio', 'image'"), (["audio=40"], "the file states Nx1xtime"),
         (["audio=1x2x40"], "with its batch axis"),
     ],
-)
+)  # fmt: skip
 def test_wrong_input_shapes_are_refused_with_the_reason(
     given: list[str], said: str, speech: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from specnorm_audit import audit
-from specnorm_audit.layers import Layer, conventions, select
+from specnorm_audit.layers import conventions, select
 from specnorm_audit.report import gate_layers
 from specnorm_networks.model_arrays import Tensor
 
@@ -50,13 +50,11 @@ def test_names_and_biases_decide_the_order_of_axes(
 @pytest.mark.parametrize(
     "arrays",
     [
-        {"params.conv.kernel": np.ones((3, 3, 1, 1), np.float32)},
-        {"params.conv.kernel": drawn(3, 3, 1, 8)},
-        {"conv/w": drawn(5, 2, 3)},
-        {"conv/w": drawn(3, 3, 4, 4)},
+        {"params.conv.kernel": np.ones((3, 3, 1, 1), np.float32)}, {"params.conv.kernel": drawn(3, 3, 1, 8)},
+        {"conv/w": drawn(5, 2, 3)}, {"conv/w": drawn(3, 3, 4, 4)},
         {"a.weight": drawn(4, 4, 3, 3), "b.kernel": drawn(3, 3, 1, 8)},
     ],
-)
+)  # fmt: skip
 def test_what_is_not_decided_is_read_both_ways(save: Any, arrays: dict[str, Any], tmp_path: Path) -> None:
     report = audit(save(tmp_path / "model", arrays), methods=("tn", "f4", "reshaped"))
     row: Any = next(row for row in report.layers if row.name != "a.weight")
@@ -138,23 +136,18 @@ def test_what_is_no_floating_number_is_undecided(write: Any, kind: str, tmp_path
 
 
 # -- which arrays are layers -----------------------------------------------------------------------------------------
-def _names(layers: list[Layer]) -> list[str]:
-    return [layer.tensor.name for layer in layers]
+def _names(layers: list[Tensor]) -> list[str]:
+    return [layer.name for layer in layers]
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "dtype"),
     [
-        ("scalar", (), "float32"),
-        ("bn.weight", (4,), "float32"),
-        ("six", (1, 2, 1, 1, 1, 2), "float32"),
-        ("index", (4, 4), "int64"),
-        ("mask", (4, 4), "bool"),
-        ("spectrum", (4, 4), "complex64"),
-        ("conv.bias", (1, 2, 1, 1), "float32"),
-        ("other.bias", (3, 4, 1, 1), "float32"),
+        ("scalar", (), "float32"), ("bn.weight", (4,), "float32"), ("six", (1, 2, 1, 1, 1, 2), "float32"),
+        ("index", (4, 4), "int64"), ("mask", (4, 4), "bool"), ("spectrum", (4, 4), "complex64"),
+        ("conv.bias", (1, 2, 1, 1), "float32"), ("other.bias", (3, 4, 1, 1), "float32"),
     ],
-)
+)  # fmt: skip
 def test_arrays_that_are_no_layers_are_skipped(name: str, shape: tuple[int, ...], dtype: str) -> None:
     """And what could be one nevertheless, by its shape and its numbers, is named with the reason."""
     found = select([files.unread(name, shape, dtype), files.unread("conv.weight", (2, 2, 3))])
@@ -176,12 +169,10 @@ def test_what_the_file_says_comes_first() -> None:
     ]
     found = select(said)
     layers = found.layers
-    assert [(layer.tensor.name, layer.kind, layer.refusal) for layer in layers] == [
-        ("a.bias", "conv", None),
-        ("b", "linear", None),
-        ("d.weight", "unknown", "lost"),
+    assert [(layer.name, layer.kind, layer.refusal) for layer in layers] == [
+        ("a.bias", "conv", None), ("b", "linear", None), ("d.weight", "unknown", "lost"),
         ("e.weight", "linear", "damaged"),
-    ]
+    ]  # fmt: skip
     assert layers[0].assumed == ("x",)
     assert len(found.skipped) == 2
-    assert [(layer.tensor.name, layer.refusal) for layer in found.unmeasured] == [("d.bias", "lost")]
+    assert [(layer.name, layer.refusal) for layer in found.unmeasured] == [("d.bias", "lost")]

@@ -52,19 +52,14 @@ def test_external_data_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "entries", "word"),
     [
-        ("../w.bin", {}, "leaves the model's folder"),
-        ("link.bin", {}, "leaves the model's folder"),
-        ("{absolute}", {}, "relative to the model"),
-        ("pipe", {}, "not a regular file"),
-        ("inside.bin", {"offset": 8}, "which has 36"),
-        ("inside.bin", {"length": 35}, "takes 36 bytes"),
+        ("../w.bin", {}, "leaves the model's folder"), ("link.bin", {}, "leaves the model's folder"),
+        ("{absolute}", {}, "relative to the model"), ("pipe", {}, "not a regular file"),
+        ("inside.bin", {"offset": 8}, "which has 36"), ("inside.bin", {"length": 35}, "takes 36 bytes"),
         ("inside.bin", {"offset": -4}, "not a whole number"),
-        ("inside.bin", {"offset": "\u0663"}, "not a whole number"),
-        ("missing.bin", {}, "cannot be read"),
-        ("a\0b", {}, "relative to the model"),
-        ("", {}, "relative to the model"),
+        ("inside.bin", {"offset": "\u0663"}, "not a whole number"), ("missing.bin", {}, "cannot be read"),
+        ("a\0b", {}, "relative to the model"), ("", {}, "relative to the model"),
     ],
-)
+)  # fmt: skip
 def test_external_data_stay_in_the_folder(tmp_path: Path, location: str, entries: dict[str, Any], word: str) -> None:
     folder = tmp_path / "model"
     folder.mkdir()

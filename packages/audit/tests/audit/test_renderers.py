@@ -228,12 +228,10 @@ def test_a_report_is_one_line_where_python_shows_it() -> None:
 def test_junit_has_a_case_for_each_layer_and_gate() -> None:
     """Pages of continuous integration count its failures and errors, and show no name as markup."""
     arrays = {
-        "a.weight": np.eye(2),
-        "b\x1b<i>.weight": np.full((2, 3), np.nan),
-        "c.weight": np.eye(2, 4, dtype=np.int8),
-    }
+        "a.weight": np.eye(2), "b\x1b<i>.weight": np.full((2, 3), np.nan), "c.weight": np.eye(2, 4, dtype=np.int8),
+    }  # fmt: skip
     report = audit({**arrays, "d.bias": np.ones((2, 2, 3))}, assume_stored="a*")
-    report = replace(report, gates=gates_of(report, layers=0.5))
+    report = replace(report, gates=gates_of(report, {"fail_above": 0.5}))
     lost = Report("0", "lost.npz", (), (), error="it is empty.")
     root = ElementTree.fromstring(render([report, lost], "junit"))
     first, second = root
@@ -255,6 +253,6 @@ def test_a_reason_that_many_layers_share_is_said_once() -> None:
     assert "0.weight, 1.weight, 2.weight and 6 more: error: scores stands beside it" in str(report)
     assert verdict(report) == "None of 9 layers was measured."
     assert "proven" not in str(report)
-    layers, scores = gates_of(report, layers=1.0)[0].places
+    layers, scores = gates_of(report, {"fail_above": 1.0})[0].places
     assert layers.startswith("0.weight, 1.weight, 2.weight, 3.weight")
     assert scores.startswith("0.scores, 1.scores")

@@ -19,13 +19,10 @@ from specnorm.errors import ModelFileError
 
 CONTENT: list[tuple[bytes, str]] = [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46830571\n", "git lfs pull"),
-    (b"<!DOCTYPE html>\n<html lang='en'>", "web page"),
-    (b"\n\n  <html><head>", "web page"),
-    (b"\xef\xbb\xbf<!doctype HTML>", "web page"),
-    (b"GGUF\x03\x00\x00\x00", "quantized weights"),
-    (b"\x1f\x8b\x08\x00", "unpack it"),
-    (b"\x28\xb5\x2f\xfd\x04", "unpack it"),
-]
+    (b"<!DOCTYPE html>\n<html lang='en'>", "web page"), (b"\n\n  <html><head>", "web page"),
+    (b"\xef\xbb\xbf<!doctype HTML>", "web page"), (b"GGUF\x03\x00\x00\x00", "quantized weights"),
+    (b"\x1f\x8b\x08\x00", "unpack it"), (b"\x28\xb5\x2f\xfd\x04", "unpack it"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("content", "words"), CONTENT)

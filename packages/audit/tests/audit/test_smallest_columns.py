@@ -59,13 +59,11 @@ def test_borders_that_cut_are_a_note() -> None:
 @pytest.mark.parametrize(
     ("gates", "code"),
     [
-        (["--fail-below", "0.9"], 0),
-        (["--fail-below", "1.1"], 1),
-        (["--fail-isometry", "1e-6"], 0),
+        (["--fail-below", "0.9"], 0), (["--fail-below", "1.1"], 1), (["--fail-isometry", "1e-6"], 0),
         (["--fail-isometry", "1e-20"], 1),
         (["--fail-below", "0.9", "--fail-isometry", "1e-6", "--fail-above", "1.01"], 0),
     ],
-)
+)  # fmt: skip
 def test_gates_on_smallest_singular_values_and_isometries(
     gates: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

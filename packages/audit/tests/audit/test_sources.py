@@ -206,12 +206,10 @@ def test_objects_that_are_no_models_are_refused_with_advice() -> None:
 @pytest.mark.parametrize(
     ("sizes", "code", "words"),
     [
-        ("3x8x8", 0, "for the input shape 8x8."),
-        ("8x8x3", 0, "for the input shape 8x8."),
-        ("1x3x8x8", 2, "such as 8x8."),
-        ("7x8x9", 2, "such as 8x9."),
+        ("3x8x8", 0, "for the input shape 8x8."), ("8x8x3", 0, "for the input shape 8x8."),
+        ("1x3x8x8", 2, "such as 8x8."), ("7x8x9", 2, "such as 8x9."),
     ],
-)
+)  # fmt: skip
 def test_sizes_with_channels_are_understood_or_refused_once(
     sizes: str, code: int, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

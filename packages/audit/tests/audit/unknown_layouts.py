@@ -152,15 +152,11 @@ def _near(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     shape[int(drawing.rng.integers(kernel.ndim))] = 1
     repeated = 3 * normal(*shape)
     kinds: list[tuple[list[Array], Array]] = [
-        ([vector], vector[:, None] * w),
-        ([_along_outputs(drawing, vector, kernel)], vector[:, None] * w),
-        ([a, b], w + b @ a),
-        ([np.array(5, np.float32)], 5 * w),
-        ([np.array([5], np.float32)], 5 * w),
-        ([normal(1, kernel.shape[0], 12, 12)], 3 * w),
-        ([mixer], mixer @ w),
+        ([vector], vector[:, None] * w), ([_along_outputs(drawing, vector, kernel)], vector[:, None] * w),
+        ([a, b], w + b @ a), ([np.array(5, np.float32)], 5 * w), ([np.array([5], np.float32)], 5 * w),
+        ([normal(1, kernel.shape[0], 12, 12)], 3 * w), ([mixer], mixer @ w),
         ([repeated], _matrix(drawing, kernel * repeated)),
-    ]
+    ]  # fmt: skip
     arrays, used = kinds[drawing.rng.integers(len(kinds))]
     place = _places(drawing, scope, far=False)
     for end, x in zip(("", "2"), arrays, strict=False):
@@ -287,19 +283,13 @@ def _parts(drawing: _Drawing, scope: list[str], kernel: Array) -> Array:
     scale = np.abs(normal(rows, 1)) + 0.1
     data = drawing.rng.integers(-100, 100, w.shape).astype(np.int8)
     kinds: list[tuple[dict[str, Array], Array]] = [
-        ({"U": a, "S": s, "V": b}, a @ np.diag(s) @ b),
-        ({"factor_0": a, "factor_1": b}, 3 * a @ b),
-        ({"V": direction, "g": length}, of_length),
-        ({word: a, f"{word}2": b}, 3 * a @ b),
-        ({"centroids": book, "assignments": which}, chosen),
-        ({"codebooks": book, "codes": which}, chosen),
-        ({word: book, f"{word}_idx": which}, chosen),
-        ({f"{below}_data": data, f"{below}_scale": scale}, scale * data),
-        ({"W_q": data, "scale": scale}, scale * data),
-        ({"qweight": data, "scales": scale}, scale * data),
-        ({f"{leaf}_q": data, f"{leaf}_scale": scale}, scale * data),
-        ({leaf: data, word: scale}, scale * data),
-    ]
+        ({"U": a, "S": s, "V": b}, a @ np.diag(s) @ b), ({"factor_0": a, "factor_1": b}, 3 * a @ b),
+        ({"V": direction, "g": length}, of_length), ({word: a, f"{word}2": b}, 3 * a @ b),
+        ({"centroids": book, "assignments": which}, chosen), ({"codebooks": book, "codes": which}, chosen),
+        ({word: book, f"{word}_idx": which}, chosen), ({f"{below}_data": data, f"{below}_scale": scale}, scale * data),
+        ({"W_q": data, "scale": scale}, scale * data), ({"qweight": data, "scales": scale}, scale * data),
+        ({f"{leaf}_q": data, f"{leaf}_scale": scale}, scale * data), ({leaf: data, word: scale}, scale * data),
+    ]  # fmt: skip
     at = drawing.rng.integers(len(kinds))
     place = [[], [leaf, "factors"], [drawing.word()]][drawing.rng.integers(3) if at < 4 else 0]
     arrays, used = kinds[at]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import specnorm_check
-from specnorm_check import Refused, Together
+from specnorm_check import Refused, Together, curves
 from specnorm_check.matrices import step_of, values_between
 from specnorm_check.maxima import MADE
 from specnorm_check.moves import MOVES, copies_of, moved
@@ -252,7 +256,6 @@ def test_maxima_that_are_written_out_are_those_of_onnx() -> None:
 FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     **{name: (node(name, "x"), {}) for name in SLOPES if name not in ("Clip", "Swish")},
     "Clip": (node("Clip", "x l h"), {"l": np.array(-1.0), "h": np.array(0.5)}),
-    "a gate": (node("Mul", "x s"), {}),
     "LeakyRelu": (node("LeakyRelu", "x", alpha=-0.5), {}),
     "PRelu": (node("PRelu", "x s"), {"s": np.array([0.25, -0.75])}),
     "Elu": (node("Elu", "x", alpha=1.5), {}),
@@ -263,25 +266,105 @@ FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "HardSigmoid by default": (node("HardSigmoid", "x"), {}),
     "LeakyRelu by default": (node("LeakyRelu", "x"), {}),
 }
+SEVERAL = {
+    "a logistic function": "Neg x a; Exp a b; Add b 1 c; Reciprocal c y",
+    "one of twice": "Mul x -2 a; Exp a b; Add b 1 c; Div 2 c d; Sub d 1 y",
+    "mish": "Exp x a; Add a 1 b; Log b c; Tanh c d; Mul x d y",
+    "mish by softplus": "Softplus x a; Tanh a b; Mul b x y",
+    "a gate": "Sigmoid x a; Mul x a y",
+    "a gate of less": "Mul x -0.3 a; Add a 1 b; Sigmoid b c; Mul x c y",
+    "gelu by tanh": "Mul x x a; Mul x a b; Mul b 0.044715 c; Add x c d; Mul d 0.7979 e; Tanh e f; Add f 1 g; Mul x g y",
+    "a soft sign": "Abs x a; Add a 1 b; Div x b y",
+    "a soft threshold": "Sign x a; Abs x b; Sub b 0.3 c; Relu c d; Mul a d y",
+    "a step, clamped": "Mul x 2 a; Abs x b; Clip b 0.3 c; Div a c y",
+    "a bell": "Pow x 2 a; Neg a b; Exp b y",
+    "of a root": "Pow x 2 a; Add a 1 b; Sqrt b c; Div x c y",
+    "shifted softplus": "Exp x a; Mul a 0.5 b; Add b 0.5 c; Log c y",
+    "a soft clip": "Softplus x a; Sub x 1 b; Softplus b c; Sub a c y",
+    "hats": "Abs x a; Sub 1 a b; Relu b c; Sub x 1 d; Abs d e; Sub 1 e f; Relu f g; Sum c g g y",
+    "a square, cut": "Clip x -1 0.7 a; Pow a 2 y",
+    "far away": "Sub x 20 a; Relu a b; Clip b 0 1e38 c; Sigmoid c d; Mul c d y",
+    "cut where it is steepest": "Mul x x a; Sub 1 a b; Max 0.1 b y",
+    "the larger": "Tanh x a; Mul x 0.3 b; Max a b y",
+    "the smaller": "Tanh x a; Mul x 0.3 b; Min a b y",
+    "of known slopes": "Gelu x a; Add a x y",
+}
+WITHOUT_BOUND = {
+    "Exp x y", "Log x y", "Sqrt x y", "Sign x y", "Reciprocal x y", "Mul x x y", "Pow x 3 y", "Abs x a; Exp a y",
+    "Mul x x a; Sqrt a y", "Pow x x y", "Clip x 0 2 a; Pow a -1 y", "Sub x 0.3 a; Sign a b; Mul b x y",
+    "Tanh x a; Reciprocal a y", "Tanh x a; Log a y", "Clip x 0 1 a; Log a y", "Clip x 0 1 a; Sqrt a y",
+    "Mul x x a; Exp a b; Abs x c; Mul c -1000 d; Exp d e; Mul b e y",
+    "Sigmoid x a; Mul x a b; Mul b x y", "Clip x 0 2 a; Pow a 1.5 y", "Neg x a; Exp a b; Mul x b y",
+}  # fmt: skip
+
+
+def written(program: str) -> tuple[list[Any], dict[str, Any]]:
+    """Operators, and the numbers that they read."""
+    steps = [step.split() for step in program.split("; ")]
+    words = {word for _, *names in steps for word in names if not word.isalpha()}
+    return [node(op, " ".join(read), out) for op, *read, out in steps], {word: np.array(float(word)) for word in words}
+
+
+DRAWN = {name: ([one], arrays) for name, (one, arrays) in FUNCTIONS.items()}
+DRAWN |= {name: written(program) for name, program in SEVERAL.items()}
 
 
 def steeper() -> Iterator[str]:
     """Which functions have a difference quotient beyond the slopes, or slopes that no quotient comes close to."""
-    x = np.linspace(-60, 60, 60001).reshape(-1, 1) * np.ones(2)
-    for name, (one, arrays) in FUNCTIONS.items():
-        gate = [node("Sigmoid", "x", "s")] if name == "a gate" else []
-        content = file_of([*gate, one], x.shape, arrays, opset=20)
-        network = specnorm_check.Network(content, list(x.shape))
-        slopes = slopes_of(network.nodes["y"])
+    x = np.linspace(-60, 60, 24001).reshape(-1, 1) * np.ones(2)
+    for name, (nodes, arrays) in DRAWN.items():
+        content = file_of(nodes, x.shape, arrays, opset=20)
+        with patch.object(curves, "CLOSE", Decimal("0.01")):
+            network = specnorm_check.Network(content, list(x.shape))
+            slopes = slopes_of(network.nodes["y"])
+            if len(nodes) > 1:
+                slopes = curves.slopes_of_program(network.curves.program("y", "x"))
         y = run(onnx.ModelProto.FromString(content), x)
         quotients = np.diff(y, axis=0) / np.diff(x, axis=0)
         gaps = (-1.0, 1.0) if slopes is None else (quotients.min() - slopes[0], slopes[1] - quotients.max())
-        if min(gaps) < -1e-10 or max(gaps) > 0.02:
+        if min(gaps) < -1e-10 or max(gaps) > 0.02 * max(1, quotients.max()):
             yield name
 
 
 def test_slopes_are_those_of_onnx() -> None:
     assert [*steeper()] == []
+
+
+def test_functions_without_bounded_slopes_have_none() -> None:
+    for program in sorted(WITHOUT_BOUND):
+        nodes, arrays = written(program)
+        network = specnorm_check.Network(file_of(nodes, ROWS, arrays), list(ROWS))
+        assert slopes_of(network.nodes["y"]) is None, program
+        assert network.curves.nearest("y")[0] == "", program
+
+
+def test_ranges_contain_what_balls_compute() -> None:
+    flint = pytest.importorskip("flint", reason="ball arithmetic: pip install python-flint")
+    functions: dict[Any, str] = {curves.exponential: "exp", curves.inverse: "", curves.log: "log", curves.root: "sqrt"}
+    draw = np.random.default_rng(0)
+    flint.ctx.prec = 300
+    for function, name in functions.items():
+        for x in draw.uniform(0.1, 9.0, 20).tolist():
+            value = curves.constant(Fraction(x))
+            found = function(value.range) if name in ("", "exp") else function(value).range
+            truth = 1 / flint.arb(x) if not name else getattr(flint.arb(x), name)()
+            low, high = (flint.arb(str(end)) for end in found[:2])
+            assert low <= truth <= high, (name, x)
+            assert found.high - found.low < Decimal("1e-24")
+
+
+def test_ranges_of_sums_contain_the_sums_of_all_large_numbers() -> None:
+    one, zero = Decimal(1), Fraction(0)
+    kinds: list[tuple[int, Fraction]] = [(-1, zero), (0, Fraction(3)), (2, zero), (0, Fraction(-1))]
+    ranges = [curves.Range(k * one, (k + 1) * one, *kind) for k, kind in enumerate(kinds, -2)]
+
+    def ends(u: curves.Range, y: float) -> Any:
+        return np.array([float(u.low), float(u.high)]) * y**u.power * np.exp(float(u.rate) * y)
+
+    for u, v in itertools.product(ranges[::-1], ranges):
+        for y in (1.0, 1.5, 9.0):
+            sums, found = ends(u, y) + ends(v, y), ends(curves.plus(u, v), y)
+            assert (found * (1, -1) <= sums * (1, -1) + 1e-12 * abs(found)).all()
 
 
 def test_slopes_of_gates_are_proven() -> None:

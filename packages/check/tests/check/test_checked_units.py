@@ -33,6 +33,11 @@ CASES: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Any]]] = {
     "two functions of one entry": (
         [node("Relu", "x", "r"), node("LeakyRelu", "x", "s", alpha=-1.0), node("Add", "r s")], (1, 1), {},
     ),
+    "two functions of several operators": (
+        [node("Sign", "x", "a"), node("Abs", "x", "b"), node("Sub", "b l", "c"), node("Relu", "c", "d"),
+         node("Mul", "a d", "r"), node("Sub", "b m", "e"), node("Relu", "e", "f"), node("Mul", "a f", "s"),
+         node("Sub", "r s")], (1, 1), {"l": ONE / 8, "m": 2 * ONE},
+    ),
     "one function of two entries": (
         [node("Split", "x", "a b", axis=1, num_outputs=2), node("Relu", "a", "r"), node("Relu", "b", "s"),
          node("Sub", "r s")], (1, 2), {},
@@ -61,8 +66,13 @@ CASES: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Any]]] = {
         [gemm("x", "a", "h"), gemm("h", "a", "g"), gemm("x", "b", "f"), node("Sub", "g f")], (1, 1),
         {"a": ONE * (1 + 2.0**-30), "b": ONE * (1 + 2.0**-29)},
     ),
+    "what roundings leave of an argument": (
+        [gemm("x", "a", "h"), gemm("h", "a", "g"), gemm("x", "b", "f"), node("Sub", "g f", "d"), gemm("d", "w", "e"),
+         node("Relu", "e")], (1, 1),
+        {"a": ONE * (1 + 2.0**-30), "b": ONE * (1 + 2.0**-29), "w": ONE * 2.0**60},
+    ),
 }  # fmt: skip
-REACHED = {"what roundings leave": 2.0**-60}
+REACHED = {"what roundings leave": 2.0**-60, "what roundings leave of an argument": 1.0}
 
 
 def part_of(values: Sequence[str], *weights: Any) -> dict[str, Any]:
@@ -103,7 +113,10 @@ def test_no_multipliers_prove_less_than_inputs_reach() -> None:
 
 
 def test_some_multipliers_prove_little_more() -> None:
-    loose = {"two functions of one entry", "curved functions", "two slopes of one PRelu for one entry"}
+    loose = {
+        "two functions of one entry", "two functions of several operators", "curved functions",
+        "two slopes of one PRelu for one entry",
+    }  # fmt: skip
     for name in CASES.keys() - REACHED.keys() - loose:
         nodes, shape, constants = CASES[name]
         content = file_of(nodes, shape, constants, opset=18)

@@ -7,6 +7,7 @@ import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,7 @@ from specnorm_check import (
     attention,
     branches,
     claims,
+    curves,
     files,
     graphs,
     inequality,
@@ -46,7 +48,7 @@ from specnorm_check.graphs import Node
 from specnorm_check.moves import moved
 from specnorm_check.statements import Part, Together, Units
 
-ONE = Fraction(1)
+ONE, ZERO = Fraction(1), Fraction(0)
 
 
 def graph(nodes: list[Any], arrays: dict[str, Any], shape: tuple[int, ...] = SHAPE) -> Network:
@@ -198,6 +200,8 @@ def fake(one: Node, arrays: dict[str, Any] | None = None, **shapes: tuple[int, .
     found.arrays = arrays or {}
     found.fixed = {"", *found.arrays}
     found.written_out = {}
+    found.curves = curves.Curves(found)
+    found.nodes["y"] = one
     return found
 
 
@@ -260,7 +264,7 @@ def added_value() -> None:
 
 
 def kernel(one: Node, taps: int, before: tuple[int, ...], after: tuple[int, ...]) -> Any:
-    return parts.read_kernel(fake(RELU, {"k": np.ones((1, 1, taps))}), one, before, after)
+    return parts.read_kernel(fake(RELU, {"k": np.ones((1, 1, taps)), "b": np.ones((1, 2))}), one, before, after)
 
 
 def transposed(before: int, after: int) -> Any:
@@ -270,7 +274,15 @@ def transposed(before: int, after: int) -> Any:
 def by_fixed() -> Any:
     found = fake(Node("Mul", ["x", "z"], {}))
     found.fixed.add("z")
-    return matrices.step_of(found, "y")
+    return found
+
+
+def large(low: int, high: int, power: int = 0, rate: Fraction = ZERO) -> curves.Range:
+    return curves.Range(Decimal(low), Decimal(high), power, rate)
+
+
+def of(values: curves.Range) -> curves.Value:
+    return curves.Value(values, curves.exactly(1))
 
 
 RELU, TWICE = Node("Relu", ["x"], {}), Node("Add", ["x", "x"], {})
@@ -287,7 +299,8 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a part from a value to itself": (lambda: matrices.values_between(fake(RELU), "y", "y"), "has no operator"),
     "a sum of constants in a matrix": (
         lambda: step("Add", "c", "c", arrays={"c": np.ones(FOUR)}), "Add stands in a matrix"),
-    "a product with what is computed of constants": (lambda: by_fixed(), "Mul stands in a matrix"),
+    "a product with what is computed of constants": (
+        lambda: matrices.step_of(by_fixed(), "y"), "Mul stands in a matrix"),
     "a part that ends at no value": (lambda: matrices.values_between(fake(RELU), "x", "w"), "ends at no computed"),
     "a part of too many values": (lambda: with_limit(matrices, "MOST_VALUES", 3, lambda: chain(4)), "too many values"),
     "a matrix that is computed": (lambda: step("MatMul", "x", "z"), "MatMul stands in a matrix"),
@@ -323,6 +336,30 @@ OPERATORS: dict[str, tuple[Callable[[], Any], str]] = {
     "a sum without axes": (lambda: step("ReduceSum", "x", y=()), "ReduceSum without axes"),
     "averages padded before": (lambda: pool([1, 0]), "fewer pixels"),
     "averages padded behind": (lambda: pool([0, 1]), "fewer pixels"),
+    "a power that falls slowly": (lambda: curves.raised(large(1, 1, 1), 0, ZERO), "grows too slowly"),
+    "a rate that falls slowly": (lambda: curves.raised(large(1, 1, -3, ONE), 0, ZERO), "grows too slowly"),
+    "exp of what rises": (lambda: curves.exp(of(large(-1, 2, 2))), "exponential of a large"),
+    "exp of what may rise": (lambda: curves.exp(of(large(-1, 1, 2))), "exponential of a large"),
+    "exp of what comes to 0": (lambda: curves.exp(of(large(-2, -1, -2))), "exponential of a large"),
+    "exp of what may fall slowly": (lambda: curves.exp(of(large(-2, -1, 0, ONE / 9))), "exponential of a large"),
+    "exp of what comes fast to 0": (lambda: curves.exp(of(large(-2, -1, 1, -ONE))), "exponential of a large"),
+    "the logarithm of a power": (lambda: curves.log(of(large(1, 2, 2))), "logarithm of such"),
+    "the root of an odd power": (lambda: curves.root(of(large(1, 2, 1))), "root of such"),
+    "the root of 0": (lambda: curves.root(of(large(0, 1))), "divides by 0"),
+    "the logarithm of 0": (lambda: curves.log(of(large(0, 1))), "divides by 0"),
+    "a power that changes": (lambda: curves.power(curves.ONE, of(large(1, 2))), "such a power"),
+    "a power that rises": (
+        lambda: curves.power(curves.ONE, curves.ONE._replace(line=(ONE, 2 * ONE))), "such a power"),
+    "a function of a computed number": (lambda: by_fixed().curves.program("y", "x"), "a number that is computed"),
+    "a function of as many operators as the limit": (lambda: with_limit(
+        curves, "MOST_STEPS", 1, lambda: fake(RELU).curves.program("y", "x")), "many operators"),
+    "a function of another value": (lambda: fake(RELU).curves.program("y", "z"), "no function of one entry"),
+    "a place beyond the last": (
+        lambda: move("Gather", "x", "i", axis=2, arrays={"i": np.array([2])}), "entries are read that are not there"),
+    "a place before the first": (
+        lambda: move("GatherND", "x", "i", arrays={"i": np.array([[-2]])}), "entries are read that are not there"),
+    "a bias of two numbers a channel": (lambda: kernel(
+        Node("Conv", ["x", "k", "b"], {}), 1, (1, 1, 2), (1, 1, 2)), "not one number a channel"),
     "averages padded along one axis": (lambda: parts.read_kernel(fake(RELU), Node("AveragePool", ["x"], {
         "kernel_shape": [2, 2], "pads": [0, 1, 0, 0]}), (1, 2, 2, 2), (1, 2, 1, 2)), "fewer pixels"),
     "a weight that is not finite": (lambda: rounded([1.0, math.inf]), "NaN or infinity"),

@@ -195,12 +195,12 @@ def behind_a_layer(operator: str, *inputs: str, **how: Any) -> Any:
     kernel = np.cos(np.arange(144.0) ** 2)[:48].reshape(4, 4, 3)
     arrays: dict[str, Any] = {
         "w": kernel,
-        "one": np.array(1.0),
+        "one": np.ones((4, 1)),
         "ones": np.ones(4),
         "first": np.zeros((1, 4, 6), np.int64),
     }
     nodes = [onnx.helper.make_node("Conv", ["x", "w"], ["c"], pads=[1, 1]), onnx.helper.make_node("Relu", ["c"], ["u"])]
-    if "share" in inputs:  # u / (1 + |u|)
+    if "share" in inputs:  # u / (1 + |u|), with a number for each channel
         steps = ("Abs", ["u"], "a"), ("Add", ["a", "one"], "share")
         nodes += [onnx.helper.make_node(name, given, [out]) for name, given, out in steps]
     nodes.append(onnx.helper.make_node(operator, ["u", *inputs], ["y"], **how))
@@ -245,6 +245,8 @@ def test_the_page_lists_the_rules_that_the_checker_lacks() -> None:
 
 def test_a_bound_without_a_certificate_says_why() -> None:
     model = DOCS / "reference-networks" / "dense-relu.onnx"
+    with pytest.raises(CertificateError, match="no bound, because of Sign: it has a step"):
+        network_bound(behind_a_layer("Sign")).certificate()
     near = network_bound(model, radius=0.001, centre=np.ones((1, 4)))
     assert near.radius is not None
     with pytest.raises(CertificateError, match="on all inputs"):

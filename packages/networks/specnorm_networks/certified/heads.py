@@ -195,6 +195,8 @@ def head_of(run: Run, before: Sequence[Part] = ()) -> Head:
     if not _reads_all_pixels(run.links[matrix_number - 1], sizes[-1]):
         raise NoBoundError("the matrix does not read all pixels")
     grids = grids_of(body)
+    if max(grids[len(body.links)], default=1) > 1:
+        raise NoBoundError("the pixels that the matrix reads are finer than those of another value")
     coarse_body = _on_coarsest_grid(body, grids)
     if not _has_joint_bound(coarse_body):
         raise NoBoundError("the body has no joint bound")

@@ -155,12 +155,14 @@ def constant_of_inequality(
     Raises
     ------
     NoBoundError
-        If the constant is not proven.
+        If the constant is not proven, or the multipliers of a search are out of the range of a proof.
     HypothesisError
         If the multipliers cannot be such, or the inequality was not read off a graph.
     """
-    if multipliers.shape != (inequality.units,) or not _is_moderate(multipliers):
+    if multipliers.shape != (inequality.units,) or not np.all(multipliers >= 0):
         raise HypothesisError(f"no multipliers of {inequality.units} units")
+    if not _is_moderate(multipliers):
+        raise NoBoundError("multipliers are too large or too small for a proof")
     blocks = inequality.blocks
     errors = inequality.errors
     if is_transposed:

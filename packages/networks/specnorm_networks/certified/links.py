@@ -83,6 +83,12 @@ class Term:
         return max(self.stride, default=1) > 1
 
     @property
+    def upsamples(self) -> bool:
+        """Whether there are ``stride`` pixels of the link for each pixel that the term reads, and not the reverse."""
+        spec = None if self.placed_layer is None else self.placed_layer.spec
+        return spec is not None and spec.transposed and self._is_strided
+
+    @property
     def borders(self) -> Borders:
         """Border treatment under which a bound for the whole grid is valid for this term."""
         if self.placed_layer is None:
@@ -94,7 +100,7 @@ class Term:
             return "any"
         has_stride = max(spec.stride) > 1
         if spec.padding_mode == "zeros":
-            return "none" if spec.transposed and has_stride else "zeros"
+            return "zeros"
         keeps_size = not any(spec.extra_outputs) and not has_stride
         if spec.padding_mode == "circular" and keeps_size and not spec.transposed:
             return "circular"
@@ -340,6 +346,8 @@ class Run:
     def on_one_grid(self) -> bool:
         """Whether all values but the first are on one grid; only strided terms may read the first."""
         if len(self._dimensions) > 1 or any(not link.ends_with_function for link in self.links[:-1]):
+            return False
+        if any(term.upsamples for term in self._terms):
             return False
         ones = (1,) * self.axes
         strides_of_first = {term.stride or ones for term in self._terms if term.source == 0}

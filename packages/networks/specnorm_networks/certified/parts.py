@@ -24,11 +24,12 @@ K is a block T and its adjoint. Its largest eigenvalue is ||T||. On a tree, shif
 ||T|| <= s, the weights q_i s^-i have ||T|| <= 1. So the constant is s^l, in the weights q_0 and q_l.
 
 *Otherwise* (sums, concatenation) K itself is a kernel, with its taps at their positions. Its largest eigenvalue is at
-most s = ||K + c I|| - c for any c. If s < 1, s = 1 is taken. The depth d of a value is the number of links on the
-longest way to it; a leaf of link i has the depth of z_i. Let ``t = 1/(2s - 1)``. The weights q_i t^d multiply the
-entries of K between vertices of depths d and d' by ``r_dd' = t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite,
-since the smallest eigenvalue of r is at least ``(1 - t)/(1 + t) = 1 - 1/s`` [2]_; so is its entrywise product with s I
-- K (Schur), which is I less the new K. So the constant is (2s - 1)^d for the depth d of z_l.
+most s = ||K + c I|| - c for any c; if the vertices nevertheless have two colors, it is ||T||, which is faster to bound.
+If s < 1, s = 1 is taken. The depth d of a value is the number of links on the longest way to it; a leaf of link i has
+the depth of z_i. Let ``t = 1/(2s - 1)``. The weights q_i t^d multiply the entries of K between vertices of depths d and
+d' by ``r_dd' = t^|d - d'|``. The matrix r - (1 - 1/s) I is semidefinite, since the smallest eigenvalue of r is at least
+``(1 - t)/(1 + t) = 1 - 1/s`` [2]_; so is its entrywise product with s I - K (Schur), which is I less the new K. So the
+constant is (2s - 1)^d for the depth d of z_l.
 
 Sequences on the whole grid satisfy the form. Sequences that are 0 outside a window see the cropped, zero-padded layers
 there, and add a_i b_i q_i^2 |v_i|^2 <= 0 outside. So the constant holds at every input size.
@@ -42,7 +43,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -175,11 +176,21 @@ def middle_and_leaf_slopes(low: FloatArray, high: FloatArray) -> MiddleAndLeaf:
     return (a + b) / 2, np.sqrt(-a * b)
 
 
-def joint_kernel(edges_of_part: Sequence[Edge], *, is_chain: bool = False) -> FloatArray:
-    """Return K, a map from all vertices to all, or T of a chain: from vertices at even distance from the input to odd.
+def odd_vertices(edges_of_part: Sequence[Edge]) -> set[int]:
+    """Return vertices such that each edge that is not 0 joins one of them to one of the others; none if none do."""
+    odd: set[int] = set()
+    joining = [edge for edge in edges_of_part if edge.kernel.any()]
+    for edge in joining:  # those that end at a vertex stand before those that start there
+        if edge.start not in odd:
+            odd.add(edge.end)
+    return odd if all((edge.start in odd) != (edge.end in odd) for edge in joining) else set()
+
+
+def joint_kernel(edges_of_part: Sequence[Edge], odd: Collection[int] = (), *, is_chain: bool = False) -> FloatArray:
+    """Return K, a map from all vertices to all; or T, from the others to those that are ``odd``, if there are any.
 
     The taps of an edge stand at their positions, and those of its adjoint at the mirrored positions. On a tree, shifts
-    of taps do not change the norm: all kernels begin at the first tap of T.
+    of taps do not change the norm: all kernels of a chain begin at the first tap of T.
 
     Returns
     -------
@@ -189,14 +200,12 @@ def joint_kernel(edges_of_part: Sequence[Edge], *, is_chain: bool = False) -> Fl
     size = {0: edges_of_part[0].kernel.shape[1]} | {edge.end: edge.kernel.shape[0] for edge in edges_of_part}
     rows = columns = consecutive(dict(sorted(size.items())))
     blocks = [*edges_of_part, *map(_adjoint, edges_of_part)]
+    if odd:
+        rows = consecutive({vertex: n for vertex, n in size.items() if vertex in odd})
+        columns = consecutive({vertex: n for vertex, n in size.items() if vertex not in odd})
+        blocks = [edge for edge in blocks if edge.end in odd and edge.start not in odd]
     if is_chain:
-        is_odd = {0: False}
-        for edge in edges_of_part:
-            is_odd[edge.end] = not is_odd[edge.start]
-        rows = consecutive({vertex: n for vertex, n in size.items() if is_odd[vertex]})
-        columns = consecutive({vertex: n for vertex, n in size.items() if not is_odd[vertex]})
-        first_tap = (0,) * len(blocks[0].first_tap)
-        blocks = [edge._replace(first_tap=first_tap) for edge in blocks if is_odd[edge.end]]
+        blocks = [edge._replace(first_tap=(0,) * len(edge.first_tap)) for edge in blocks]
     window = window_of([PlacedKernel(edge.kernel, edge.first_tap) for edge in blocks])
     count = [sum(size[vertex] for vertex in side) for side in (rows, columns)]
     k = np.zeros((*count, *window.shape))
@@ -344,14 +353,14 @@ def _constant_of_kernel(part: Run, weights: Sequence[FloatArray], norms: Norms) 
     *inner, last = part.links
     # The last function has no multiplier. So its slopes are its largest ones.
     slopes = [*(middle_and_leaf_slopes(*link.slopes) for link in inner), (last.largest_slopes, np.zeros(last.width))]
-    kernel = joint_kernel(edges(part, part.kernels, weights, slopes), is_chain=part.is_chain)
-    spec = ConvSpec.of(kernel.shape)
-    shift = 0.0 if part.is_chain else SHIFT
-    rtol = _rtol_of_norm(part, kernel, shift, norms.rtol)
-
     # Rounding of the entries is relative to the sum of the absolute values of the terms of each.
-    magnitudes = joint_kernel(edges(part, part.magnitudes, weights, slopes), is_chain=part.is_chain)
-    rounding_error = scaling_error(magnitudes, spec)
+    magnitudes = edges(part, part.magnitudes, weights, slopes)
+    odd = odd_vertices(magnitudes)
+    kernel = joint_kernel(edges(part, part.kernels, weights, slopes), odd, is_chain=part.is_chain)
+    spec = ConvSpec.of(kernel.shape)
+    shift = 0.0 if odd else SHIFT
+    rtol = _rtol_of_norm(part, kernel, shift, norms.rtol)
+    rounding_error = scaling_error(joint_kernel(magnitudes, odd, is_chain=part.is_chain), spec)
 
     if shift:
         diagonal = np.arange(kernel.shape[0])

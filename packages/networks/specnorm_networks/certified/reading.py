@@ -26,7 +26,8 @@ from specnorm_networks.certified.combinations import (
     shift_rows,
     slice_of,
 )
-from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.graph import Graph, Layer, Node
+from specnorm_networks.certified.kernels import PlacedLayer
 from specnorm_networks.certified.links import Link, Term
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.patterns.curves.composite import SideBySide
@@ -53,8 +54,7 @@ class Value:
 class Reader:
     """Reads a graph; results are the attributes `values` and `escaping`.
 
-    Of a node the reader knows one of these: it is a sum of terms (`_sums`); it is a number times another node
-    (`_multiples`); or nothing. In the last case it becomes a value without a link when a link first reads it
+    A node is a sum of terms (`_sums`), or becomes a value without a link when a link first reads it
     (`_values_without_link`).
     """
 
@@ -70,8 +70,7 @@ class Reader:
         """Nodes as sums of terms."""
         self._values_without_link: dict[tuple[str, int], LinearCombination] = {}
         """Nodes that became values without a link, by the node and the axis of its channels."""
-        self._multiples: dict[str, tuple[str, float]] = {}
-        """Nodes that are a number times another node, whose axis of channels is not known yet."""
+        self._axes = _axes_of_channels(graph)
         self._extendable: set[str] = set()
         """Nodes that are the value of a link and that only one node reads: that node may become a part of the link."""
         for node in graph.nodes:
@@ -118,6 +117,8 @@ class Reader:
                 return self._side_by_side(node, functions)
             case ops.Pad() as pad:
                 return self._pad(node, pad)
+            case ops.Resize() as resize if self._joins(node):
+                return self._repeated(node, resize)
             case _:
                 return self._follow_channelwise(node)
 
@@ -139,9 +140,6 @@ class Reader:
             if self._sums[name].axis != axis:
                 raise NoSumError
             return self._sums[name]
-        if name in self._multiples:
-            source, number = self._multiples[name]
-            return multiply(self._sum_of(source, axis), number)
         shape = self.nodes[name].shape
         if shape is None or not 0 <= axis < len(shape) or not isinstance(shape[axis], int):
             raise NoSumError
@@ -230,11 +228,17 @@ class Reader:
         number = combination.single_value
         return None if number is None else self.values[number].link
 
-    def _known_sum(self, name: str) -> LinearCombination:
-        """Return a node that was read as a sum."""
-        if name not in self._sums:
+    def _known_sum(self, name: str, *, may_be_alone: bool = False) -> LinearCombination:
+        """Return a node as a sum: if it was read as one, or later layers say which axis is that of its channels.
+
+        ``may_be_alone``: whether a node that was not read as a sum may have one reader alone. A run that begins with a
+        function, or with a scale, of its first value has a smaller constant only if other links read that value, too.
+        """
+        axes = {self._sums[name].axis} if name in self._sums else self._axes[name]
+        is_alone = name not in self._sums and self.graph.only_reader(name) is not None
+        if len(axes) != 1 or (is_alone and not may_be_alone):
             raise NoSumError
-        return self._sums[name]
+        return self._sum_of(name, *axes)
 
     def _require_axis_of_channels(self, *combinations: LinearCombination) -> None:
         """Refuse values that were flattened, so that their channels have no axis."""
@@ -260,7 +264,11 @@ class Reader:
     ) -> LinearCombination:
         """Return a layer, with the padding before it and a factor ``alpha``, as terms of the values that it reads."""
         layer = operator.layer
-        source, placed_layer = self.graph.placed_layer(node, layer)
+        return self._placed(node, *self.graph.placed_layer(node, layer), alpha)
+
+    def _placed(self, node: Node, source: Node, placed_layer: PlacedLayer, alpha: float) -> LinearCombination:
+        """Return a layer that reads a node, ``source``, as terms."""
+        layer = placed_layer.layer
         if node.shape is None or source.shape is None or (layer.spatial and len(node.shape) != layer.spatial + 2):
             raise NoSumError
         try:
@@ -297,6 +305,23 @@ class Reader:
             terms.append(term)
         return LinearCombination(tuple(terms), spec.cout, len(node.shape) - 1 - layer.spatial)
 
+    def _joins(self, node: Node) -> bool:
+        """Whether a node alone is read by a sum, or by a concatenation."""
+        reader = self.graph.only_reader(node.name)
+        return reader is not None and isinstance(reader.operator, ops.Add | ops.Concat) and len(reader.inputs) > 1
+
+    def _repeated(self, node: Node, resize: ops.Resize) -> LinearCombination:
+        """Return a value whose pixels are repeated, as a transposed convolution does it with a kernel of ones."""
+        source = self.nodes[node.inputs[0]]
+        before, after = source.shape or (), node.shape or ()
+        repeats = resize.repeats(before, after)
+        if repeats is None:
+            return self._follow_channelwise(node)
+        ones = np.ones((before[1], 1, *repeats))
+        geometry = {"stride": repeats, "transposed": True, "groups": before[1], "padding_mode": "zeros"}
+        layer = Layer("resize", lambda: ones, geometry, len(repeats))
+        return self._placed(node, source, PlacedLayer(layer, geometry, (before[2:], after[2:])), 1.0)
+
     # -- numbers and functions ---------------------------------------------------------------------------------------
     def _scale(self, node: Node, scale: ops.Scale) -> LinearCombination:
         """Return a sum whose channels are multiplied by numbers.
@@ -307,7 +332,7 @@ class Reader:
         if not self._keeps_shape(node, name) or not scale.is_accurate:
             raise NoSumError
         if scale.values.size == 1:
-            return self._multiply(node, name, float(scale.values.item()))
+            return self._multiply(name, float(scale.values.item()))
         combination = self._unflattened(name)
         numbers = scale.factors_along(combination.axis - len(node.shape or ()))
         if numbers is None or numbers.shape != (combination.width,):
@@ -321,19 +346,21 @@ class Reader:
         terms = tuple(replace(term, scale=numbers[term.rows.start : term.rows.stop]) for term in combination.terms)
         return replace(combination, terms=terms)
 
-    def _multiply(self, node: Node, name: str, number: float) -> LinearCombination:
-        """Return a number times a node; if the node is no sum, note the number."""
-        if name not in self._sums:
-            self._multiples[node.name] = (name, number)
-        return multiply(self._unflattened(name), number)
+    def _multiply(self, name: str, number: float) -> LinearCombination:
+        combination = self._known_sum(name, may_be_alone=True)
+        self._require_axis_of_channels(combination)
+        return multiply(combination, number)
 
     def _pointwise(self, node: Node, function: ops.Function) -> LinearCombination:
         """Return a function of each entry: a new value, or the value that it reads with one more function."""
-        combination = self._known_sum(node.inputs[0])
+        name = node.inputs[0]
+        combination = self._known_sum(name)
         low, high = function.by_channel(combination.axis, combination.width)
         if not low.size or len(node.inputs) != 1:
             raise NoSumError
-        if combination.single_value is None:
+        # A value that something else reads, too, is read by a link of the function's own.
+        is_shared = self.graph.only_reader(name) is None and self._repeat(combination) == 1
+        if combination.single_value is None or is_shared:
             link = Link(combination.terms, combination.width, (low, high), node.name)
             return self._append_link(node, combination, link)
         slopes = enclosing((low.min(), high.max()))
@@ -345,7 +372,7 @@ class Reader:
                 return replace(link, factors=(*link.factors, constant), average=None)
             return replace(link, slopes=(enclosing(link.slopes) * slopes).ends)
 
-        return self._extend_link(node, combination, node.inputs[0], compose)
+        return self._extend_link(node, combination, name, compose)
 
     def _with_scaled_functions(
         self, node: Node, combination: LinearCombination, numbers: FloatArray
@@ -409,7 +436,7 @@ class Reader:
             raise NoSumError
         if len(summands) == 1:
             ((name, weight),) = summands
-            return self._same_sum(node, name) if weight == 1 else self._multiply(node, name, weight)
+            return self._same_sum(node, name) if weight == 1 else self._multiply(name, weight)
         axes = {self._sums[name].axis for name, _ in summands if name in self._sums}
         if len(axes) != 1:
             raise NoSumError
@@ -530,3 +557,25 @@ class Reader:
             return replace(link, factors=(*link.factors, factor), average=first_average)
 
         return self._extend_link(node, combination, name, follow)
+
+
+def _axes_of_channels(graph: Graph) -> dict[str, set[int]]:
+    """Return for each value the axes that layers read as that of its channels, after operators that keep it in place.
+
+    A value that does not change with the input has none.
+    """
+    axes: dict[str, set[int]] = {node.name: set() for node in graph.nodes}
+    for node in reversed(graph.nodes):
+        match node.operator:
+            case ops.Convolution(layer=layer) | ops.Matrix(side="right", layer=layer):
+                axes_read = {len(node.shape or ()) - 1 - layer.spatial}
+            case (
+                ops.Function() | ops.Scale() | ops.Add() | ops.Concat(new=False) | ops.Slice() | ops.Pad()
+                | ops.Sort(first=None) | ops.GroupSort() | ops.Reflection() | ops.Identity()
+            ):  # fmt: skip
+                axes_read = axes[node.name]
+            case _:
+                continue
+        for name in {*node.inputs} - graph.fixed_values:
+            axes[name] |= axes_read
+    return axes

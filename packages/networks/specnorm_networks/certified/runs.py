@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from fractions import Fraction
 from heapq import heappop, heappush
 
 import numpy as np
@@ -18,7 +20,7 @@ import numpy as np
 from specnorm_networks.certified.graph import Graph, Layer
 from specnorm_networks.certified.kernels import PlacedLayer
 from specnorm_networks.certified.links import Link, Run, Term
-from specnorm_networks.certified.operators.base import NoBoundError
+from specnorm_networks.certified.operators.base import FloatArray, NoBoundError
 from specnorm_networks.certified.placed_kernels import PlacedKernel, split_into_phases, window_of
 from specnorm_networks.certified.reading import Reader, Value
 
@@ -146,7 +148,7 @@ def by_phases(run: Run) -> Run:
     if not run.axes or run.borders - {"zeros"}:
         raise NoBoundError("layers without pixels, or with borders that are not zeros")
     grids = grids_of(run)
-    if math.prod(grids[0]) > MOST_PHASES:
+    if max(map(math.prod, grids.values())) > MOST_PHASES:
         raise NoBoundError("too many phases")
     polyphase_links = []
     for number, link in enumerate(links, 1):
@@ -159,19 +161,22 @@ def by_phases(run: Run) -> Run:
 
 
 def grids_of(run: Run) -> dict[int, tuple[int, ...]]:
-    """Return for each value how many of its pixels correspond to one pixel of the last value, one number an axis.
+    """Return for each value how many of its pixels correspond to one pixel of the coarsest grid, one number an axis.
 
     `NoBoundError` if two paths to the last value disagree.
     """
     ones = (1,) * run.axes
     count = len(run.links)
-    grids = {count: ones}
+    shares = {count: tuple(map(Fraction, ones))}
+    """Pixels for one pixel of the last value."""
     for number in range(count, 0, -1):
         for term in run.links[number - 1].terms:
-            grid = tuple(a * b for a, b in zip(term.stride or ones, grids[number], strict=True))
-            if grids.setdefault(term.source, grid) != grid:
+            strides = zip(term.stride or ones, shares[number], strict=True)
+            share = tuple(pixels / stride if term.upsamples else pixels * stride for stride, pixels in strides)
+            if shares.setdefault(term.source, share) != share:
                 raise NoBoundError("two paths to the last value disagree")
-    return grids
+    coarsest = [math.lcm(*(pixels.denominator for pixels in axis)) for axis in zip(*shares.values(), strict=True)]
+    return {value: tuple(map(int, map(operator.mul, share, coarsest))) for value, share in shares.items()}
 
 
 def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...], axes: int) -> Term:
@@ -187,14 +192,12 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
     placed: list[PlacedKernel] = []
     for phases in itertools.product(*map(range, after)):
         # On an axis whose grid has r pixels, output r n + phase is that phase at n. With tap t it reads the position
-        # stride (r n + phase) + first_tap + t.
-        start_of_phase = []
-        for tap, stride, phase in zip(first_tap, strides, phases, strict=True):
-            start_of_phase.append(tap + stride * phase)
-        if reads_input:
-            placed.append(PlacedKernel(kernel, tuple(start_of_phase)))
-        else:
-            placed.append(split_into_phases(kernel, tuple(start_of_phase), before))
+        # stride (r n + phase) + first_tap + t, unless it upsamples.
+        starts = [tap + stride * phase for tap, stride, phase in zip(first_tap, strides, phases, strict=True)]
+        read = PlacedKernel(kernel, tuple(starts))
+        if term.upsamples:
+            read = _taps_of_phase(kernel, first_tap, strides, phases)
+        placed.append(read if reads_input else split_into_phases(*read, before))
     columns = placed[0].kernel.shape[1]
     # The window begins at position 0 or before, since a convolution has no negative padding.
     at_0 = PlacedKernel(np.zeros((1, columns, *(1,) * axes)), (0,) * axes)
@@ -217,6 +220,23 @@ def _term_by_phases(term: Term, after: tuple[int, ...], before: tuple[int, ...],
         placed_layer=PlacedLayer(layer, geometry),
         columns=range(columns),
     )
+
+
+def _taps_of_phase(
+    kernel: FloatArray, first_tap: Sequence[int], strides: Sequence[int], phases: Sequence[int]
+) -> PlacedKernel:
+    """Return the taps by which one phase of the outputs reads, of a kernel with ``stride`` outputs for each pixel.
+
+    Output ``o`` has between its pixels zeros that its taps at ``o + first_tap + t`` read, but where that is a multiple
+    of the stride.
+    """
+    taps, starts = [slice(None), slice(None)], []
+    for tap, stride, phase in zip(first_tap, strides, phases, strict=True):
+        skipped = -(tap + phase) % stride
+        taps.append(slice(skipped, None, stride))
+        starts.append((tap + phase + skipped) // stride)
+    missing = [(0, max(stride - n, 0)) for stride, n in zip(strides, kernel.shape[2:], strict=True)]
+    return PlacedKernel(np.pad(kernel, [(0, 0), (0, 0), *missing])[tuple(taps)], tuple(starts))
 
 
 # -- which links have a joint bound ------------------------------------------------------------------------------------

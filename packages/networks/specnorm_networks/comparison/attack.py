@@ -207,6 +207,7 @@ class Pairs:
             self.best = (one, other)
         return outputs
 
+    @np.errstate(invalid="ignore")  # of values beyond the largest number nothing is known
     def _check_range(self, name: str, computed: Value | None) -> None:
         """Refuse a value that lies outside of its proven range by more than its rounding error."""
         proven = self.ranges.get(name)
@@ -250,6 +251,7 @@ def moved(x: Inputs, direction: Inputs, distance: float) -> Inputs:
     return {name: value + share * direction[name] for name, value in x.items()}
 
 
+@np.errstate(all="ignore")
 def gradient(
     graph: Graph,
     linear: Mapping[str, LinearMap],

@@ -182,6 +182,8 @@ class _Search:
         if not self.points_of_last_grid:
             self.points_of_last_grid = first_points
             self.last_grid = first_grid
+        if self.point is not self.states[-1].point:
+            self.states.append(State(math.nan, self.point))  # the last one, however little better it is
         proposals = sorted(self._feasible_states(), key=lambda proposal: proposal[0])
         return [self._weights(value, multipliers) for value, multipliers in proposals]
 
@@ -433,11 +435,13 @@ def highest(
 ) -> float:
     """Return the largest value near the highest points of a grid of angles (f, d), by parabolas along the axes.
 
-    ``spacing``: of the grid's points. ``on_grid``: the values there.
+    ``spacing``: of the grid's points. ``on_grid``: the values there; `ArithmeticError` if one overflowed.
     """
+    best = float(on_grid.max())
+    if not math.isfinite(best):
+        raise ArithmeticError("a value on the grid is not finite")
     step = np.where(grid.any(axis=0), spacing, 0.0)
     centres = _highest_points(grid, step, on_grid)
-    best = float(on_grid.max())
     axes = np.flatnonzero(step)
     count = len(axes)
     for share in (1 / 2, 1 / 4, 1 / 8):

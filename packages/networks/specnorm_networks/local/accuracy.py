@@ -1,4 +1,4 @@
-"""Certified accuracy of a graph, sample by sample.
+"""Certified accuracy of a network of any framework, file or graph, sample by sample.
 
 Lipschitz constants, or linear bounds on a sample's ball, prove that its label stays; an attack shows that it changes.
 """
@@ -9,19 +9,16 @@ import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm_networks import Graph
+from specnorm_networks import Graph, network_graph, within
 from specnorm_networks.local.margins import Margins, before_softmax, margins, require_labels
 from specnorm_networks.local.radii import Radii
-from specnorm_networks.tools import AnswerWithFile, FloatArray, Measure, Method, html_table
-
-Progress = Callable[[int, int], None]
-"""Called after each sample with (number of samples that are done, number of all samples)."""
+from specnorm_networks.tools import AnswerWithFile, FloatArray, Measure, Method, Source, html_table, numbers
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,8 +54,6 @@ class CertifiedAccuracy(AnswerWithFile):
     @property
     def accuracy(self) -> FloatArray:
         """Share of samples that are proven to keep the right label at each radius, shape (radii,)."""
-        if not self.radius.size:
-            return np.zeros(len(self.radii))
         is_safe = self.status == "safe"
         return np.asarray(is_safe.mean(axis=1))
 
@@ -88,74 +83,146 @@ class CertifiedAccuracy(AnswerWithFile):
 
 
 def certified_accuracy(
-    graph: Graph,
-    x: NDArray[np.floating],
-    y: NDArray[np.integer],
+    source: Source,
+    x: Any,
+    y: Any,
     radii: Sequence[float] | NDArray[np.floating],
     *,
+    rtol: float = 1e-3,
+    method: Method | None = None,
     local: bool = False,
     budget: float | None = None,
     margin: float = 0.0,
-    method: Method | None = None,
-    measure: Measure | None = None,
-    margins_everywhere: Margins | None = None,
-    progress: Progress | None = None,
+    input_range: tuple[float, float] | None = None,
+    norm: float = 2,
+    progress: Callable[[int, int], None] | None = None,
 ) -> CertifiedAccuracy:
-    """Certify for each sample that no change of the input up to a radius changes its label, in real arithmetic.
+    """Certify for each sample that no change of the input up to a radius changes its label.
 
-    Constants that hold everywhere come first (`margins`). With ``local``, a sample that they leave open is attacked,
-    and then bounded on its ball (`Radii`). Samples are independent: the answer for one does not depend on the others.
+    A sample with the label y is certified at r if ``f_y(x) - f_j(x) > r L_yj`` for all j, where L_yj is a proven upper
+    bound on the Lipschitz constant of the difference of these two logits (`specnorm_networks.margins`). Samples are
+    independent: the answer for one does not depend on the others.
 
     Parameters
     ----------
-    graph : Graph
-        A classifier with one input, for one sample, and one output of shape (1, classes), computed by a matrix or by a
-        softmax after a matrix. If the graph states a box for its input (`within`), labels are certified in the box.
-    x, y, radii, local, budget, margin, method, progress
-        As for `live.certified_accuracy`. If a sample is "unsafe", its label changes in real arithmetic.
-    margins_everywhere : Margins, optional
-        Constants of the network that were computed before. Default: those by ``method``.
+    source : torch module, JAX function, Flax NNX, Equinox or Keras 3 model, path, ModelProto, or Graph
+        A classifier with one input that ends with a linear layer, or a softmax after one. If a graph states a box for
+        its input (`within`), labels are certified in the box.
+    x : array, shape (samples, ...)
+        Inputs in the form that the model takes; radii are distances between such inputs. Join the batches of a
+        ``DataLoader`` first.
+    y : array, shape (samples,)
+        Labels, whole numbers.
+    radii : sequence of float
+        Radii of the balls around the samples, in the 2-norm.
+    rtol, method
+        As for `network_bound`.
+    local : bool, default False
+        If constants that hold for all inputs cannot decide a sample, attack it and bound the network on its ball. For
+        small convolutional networks, this takes a second or two per sample and radius.
+    budget : float, optional
+        With ``local``, time limit in seconds for each sample and radius; None: a fixed number of steps.
+    margin : float, default 0.0
+        Amount by which the label's logit has to exceed every other logit in the whole ball; before a softmax at the
+        network's end. Twice the largest error of these logits in a runtime certifies the runtime's labels too.
+    input_range : (float, float), optional
+        Range of the input's entries. Labels are certified only for inputs in this range.
+    norm : float, default 2
+        The norm of the radii; only 2 is supported. An error says which radii in the 2-norm cover another norm's.
+    progress : callable, optional
+        Called after each sample with (number of finished samples, number of samples).
+
+    Returns
+    -------
+    CertifiedAccuracy
+        Proven in real arithmetic, in which the label of an "unsafe" sample changes, too. The rounding errors of the
+        logits computed here are included.
 
     Raises
     ------
     MethodError
-        If the network does not end with a matrix or has no bound, or samples, labels, radii and margin do not fit.
+        If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
+        labels do not fit.
     """
+    inputs, labels = _samples(x, y)
     radii_asked = np.asarray(radii, dtype=np.float64).reshape(-1)
-    measure = measure or Measure()
     if not (np.isfinite(radii_asked).all() and (radii_asked >= 0).all()):
         raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
     if not (math.isfinite(margin) and margin >= 0):
         raise MethodError(f"margin={margin!r}; expected a number of at least 0.")
+    if norm != 2:
+        raise MethodError(f"norm={norm!r}: the radii are in the 2-norm. {_radii_that_cover(norm, inputs[0].size)}")
+    graph = source if isinstance(source, Graph) else network_graph(source, inputs.shape[1:])
+    if input_range is not None:
+        graph = within(graph, *input_range)
+        low, high = input_range
+        axes_of_sample = tuple(range(1, inputs.ndim))
+        is_outside = ((inputs < low) | (inputs > high)).any(axis=axes_of_sample)
+        if is_outside.any():
+            raise MethodError(f"sample {int(is_outside.argmax())} of x lies outside of input_range={input_range!r}.")
     graph = before_softmax(graph)
-    if margins_everywhere is None:
-        margins_everywhere = margins(graph, measure, method=method)
+    measure = Measure(rtol)
+    margins_everywhere = margins(graph, measure, method=method)
     # It certifies and attacks one sample at a time.
     classifier = Radii(graph, margins_everywhere, measure, budget, margin)
     if classifier.classes < 2:
         raise MethodError("the network has one output; certified labels need two or more.")
-    x = np.asarray(x, dtype=np.float64)
-    y = np.asarray(y)
-    has_label_of_each = x.ndim >= 1 and y.shape == x.shape[:1]
-    has_size_of_input = math.prod(x.shape[1:]) == math.prod(classifier.shape)
-    if not has_label_of_each or not has_size_of_input:
-        raise MethodError(
-            f"x of shape {x.shape} and y of shape {y.shape}; expected samples of shape {classifier.shape[1:]} along "
-            "the first axis of both."
-        )
-    require_labels(y, classifier.classes)
-    radius = np.zeros(len(x))
-    status = np.full((len(radii_asked), len(x)), "open", dtype="<U6")
+    if inputs[0].size != math.prod(classifier.shape):
+        raise MethodError(f"x of shape {inputs.shape}; expected samples of shape {classifier.shape[1:]}.")
+    require_labels(labels, classifier.classes)
+    radius = np.zeros(len(inputs))
+    status = np.full((len(radii_asked), len(inputs)), "open", dtype="<U6")
     changed: dict[int, FloatArray] = {}
-    for number, (sample, label) in enumerate(zip(x, y, strict=True)):
+    for number, (sample, label) in enumerate(zip(inputs, labels, strict=True)):
         answer = _certify_sample(classifier, sample.reshape(classifier.shape), int(label), radii_asked, local)
         radius[number] = answer.radius
         status[:, number] = answer.status
         if answer.counterexample is not None:
             changed[number] = answer.counterexample
         if progress is not None:
-            progress(number + 1, len(x))
+            progress(number + 1, len(inputs))
     return CertifiedAccuracy(radii_asked, radius, margins_everywhere, status, changed)
+
+
+def _samples(x: Any, y: Any) -> tuple[FloatArray, NDArray[np.integer]]:
+    """Return samples and labels of any framework as NumPy's arrays; refuse what is no such pair: `MethodError`."""
+    if not (hasattr(x, "shape") or isinstance(x, list | tuple)):
+        raise MethodError(
+            f"x is of type {type(x).__name__}; expected an array of samples along the first axis, and their labels as "
+            "y. Join the batches of a DataLoader: x, y = (torch.cat(parts) for parts in zip(*loader))."
+        )
+    given = numbers(x)
+    if given.dtype.kind not in "fiub" or given.dtype.itemsize > 8:
+        raise MethodError(f"x has dtype {given.dtype}; expected real numbers of at most 64 bits.")
+    inputs = given.astype(np.float64)
+    labels = numbers(y)
+    if labels.ndim != 1:
+        raise MethodError(f"y of shape {labels.shape}; expected one whole number for each sample.")
+    if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(inputs):
+        raise MethodError(
+            f"x of shape {inputs.shape} and y of shape {labels.shape}; expected samples along the first axis of both, "
+            "at least one."
+        )
+    if labels.dtype.kind not in "iu":
+        raise MethodError(f"y has dtype {labels.dtype}; expected whole numbers, such as y.astype(int).")
+    is_finite = np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)
+    if not is_finite.all():
+        raise MethodError(f"sample {int(is_finite.argmin())} of x has entries that are not finite.")
+    if given.dtype.kind in "iu" and np.abs(inputs).max() >= 2**53:
+        raise MethodError(f"x has integers up to {np.abs(inputs).max():g}; expected less than 2**53, as float64 holds.")
+    return inputs, labels
+
+
+def _radii_that_cover(norm: object, entries: int) -> str:
+    """Advice on the radii in the 2-norm whose balls contain those of another norm, for inputs of so many entries."""
+    if norm in (math.inf, "inf"):
+        return (
+            f"A ball of radius r in the maximum norm, for inputs of {entries} entries, lies in one of radius "
+            f"r * {entries}**0.5 in the 2-norm: give radii=[r * {entries}**0.5]."
+        )
+    if norm == 1:
+        return "A ball in the 1-norm lies in the one of the same radius in the 2-norm: leave norm out."
+    return "Leave norm out."
 
 
 class _SampleAnswer(NamedTuple):

@@ -47,7 +47,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
         from google.protobuf.message import DecodeError
         from onnx import ModelProto
 
-        from specnorm_networks.onnx.inlining import inline
+        from specnorm_networks.onnx.inlining import inlined
         from specnorm_networks.onnx.sizes import input_shapes
         from specnorm_networks.onnx.tensors import Tensors
         from specnorm_networks.onnx.walk import Walk
@@ -68,7 +68,7 @@ def read(file: BinaryIO, path: str, max_bytes: int) -> ModelArrays:
     if not model.HasField("graph") or not (model.graph.node or model.graph.initializer or model.graph.output):
         raise ModelFileError(f"it holds no graph: it is damaged, or {NO_MODEL}.")
     _sort(model.graph)
-    inline(model)
+    model = inlined(model)
     walk = Walk(model, Tensors(Path(path), max_bytes), {})
 
     def graph(sizes: Sizes) -> Graph:

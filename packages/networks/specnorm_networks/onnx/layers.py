@@ -147,6 +147,8 @@ def convolution(
         "padding": padding,
     }
     channels = kernel.shape[1] * group if is_transposed else kernel.shape[0]
+    if bias is not None and bias.shape != (channels,):
+        raise NoBoundError(f"its bias has shape {bias.shape}, not ({channels},), one number for each channel")
     shape = None if x.shape is None else (x.shape[0], channels, *outputs)
     if ndim > MOST_AXES and not is_transposed and pairs is not None:
         return _sums_over_windows(x, kernel, ops.Windows(*window, pairs), shape)

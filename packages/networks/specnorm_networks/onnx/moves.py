@@ -416,26 +416,19 @@ def columns_to_image(
     if {len(image_shape), len(dilations), len(strides), len(pads) // 2} != {ndim} or min(*strides, *dilations) < 1:
         raise NoBoundError("its image, blocks, strides, dilations and pads do not fit each other")
     channels = rows // math.prod(block_shape)
-    positions = []
-    for size, k, d, s, before, after in zip(
-        image_shape, block_shape, dilations, strides, pads[:ndim], pads[ndim:], strict=True
-    ):
-        count = (size + before + after - d * (k - 1) - 1) // s + 1
-        positions.append(np.arange(k)[:, None] * d + np.arange(max(count, 0)) * s - before)
-    if math.prod(p.shape[1] for p in positions) != columns or channels * math.prod(block_shape) != rows:
-        raise NoBoundError(f"its blocks do not fit a value of shape {x.shape}")
-    # Flat positions in one channel, or -1 outside, along (taps of all axes, blocks along all axes).
-    flat = np.zeros((1, 1), np.int64)
-    inside = np.ones((1, 1), np.bool_)
-    for size, at in zip(image_shape, positions, strict=True):
-        flat = (flat[:, None, :, None] * size + at[None, :, None, :]).reshape(len(flat) * len(at), -1)
-        is_inside = (at >= 0) & (at < size)
-        inside = (inside[:, None, :, None] & is_inside[None, :, None, :]).reshape(flat.shape)
     shape = (n, channels, *image_shape)
-    places = places_of(x).reshape(n * channels, *flat.shape)
     if math.prod(shape) > MAX_KNOWN:
         raise NoBoundError("its output has too many entries")
-    targets = np.arange(n * channels)[:, None, None] * math.prod(image_shape) + flat
-    are_inside = np.broadcast_to(inside, targets.shape)
-    kept = entries(x, places[are_inside])
+    # Numbers of the pixels of each block, or -1 outside of the image: (blocks along all axes, taps along all axes).
+    pixels = np.arange(math.prod(image_shape)).reshape(image_shape)
+    padded = np.pad(pixels, tuple(zip(pads[:ndim], pads[ndim:], strict=True)), constant_values=-1)
+    reach = [d * (k - 1) + 1 for k, d in zip(block_shape, dilations, strict=True)]
+    steps = tuple(slice(None, None, step) for step in (*strides, *dilations))
+    blocks = np.lib.stride_tricks.sliding_window_view(padded, reach)[steps].reshape(-1, math.prod(block_shape))
+    if len(blocks) != columns or channels * math.prod(block_shape) != rows:
+        raise NoBoundError(f"its blocks do not fit a value of shape {x.shape}")
+    pixel_of_entry = np.broadcast_to(blocks.T, (n * channels, *blocks.T.shape))
+    targets = np.arange(n * channels)[:, None, None] * pixels.size + pixel_of_entry
+    are_inside = pixel_of_entry >= 0
+    kept = entries(x, places_of(x).reshape(targets.shape)[are_inside])
     return Output(ops.AddedUp(targets[are_inside], shape), (kept,), shape)

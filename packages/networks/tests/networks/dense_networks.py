@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -27,36 +28,24 @@ Matrix = NDArray[np.float64]
 Sum = dict[int, Matrix]
 """Number of a value -> matrix from it; of -1, which is 1: what is added."""
 FUNCTIONS: dict[str, tuple[operators.Function, float, float]] = {
-    "relu": (operators.ReLU(), 0.0, 1.0),
-    "sigmoid": (operators.Sigmoid(), 0.0, 0.25),
-    "tanh": (operators.Tanh(), 0.0, 1.0),
-    "gelu": (activations.GELU, -0.1289, 1.1289),
-    "silu": (activations.SILU, -0.0998, 1.0998),
-    "abs": (operators.Abs(), -1.0, 1.0),
-    "negative": (operators.Negative(), -1.0, -1.0),
-    "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),
+    "relu": (operators.ReLU(), 0.0, 1.0), "sigmoid": (operators.Sigmoid(), 0.0, 0.25),
+    "tanh": (operators.Tanh(), 0.0, 1.0), "gelu": (activations.GELU, -0.1289, 1.1289),
+    "silu": (activations.SILU, -0.0998, 1.0998), "abs": (operators.Abs(), -1.0, 1.0),
+    "negative": (operators.Negative(), -1.0, -1.0), "leaky": (operators.LeakyReLU(0.2), 0.2, 1.0),
     "prelu": (operators.LeakyReLU(np.array(-0.5)), -0.5, 1.0),
-}
+}  # fmt: skip
 """The function, and slopes that are reached."""
 
 VALUES: dict[str, Callable[[Matrix], Matrix]] = {
-    "relu": lambda v: np.maximum(v, 0),
-    "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
-    "tanh": np.tanh,
-    "silu": lambda v: v / (1 + np.exp(-v)),
-    "abs": np.abs,
-    "negative": np.negative,
+    "relu": lambda v: np.maximum(v, 0), "sigmoid": lambda v: 1 / (1 + np.exp(-v)), "tanh": np.tanh,
+    "silu": lambda v: v / (1 + np.exp(-v)), "abs": np.abs, "negative": np.negative,
     "leaky": lambda v: np.where(v > 0, v, 0.2 * v),
-}
+}  # fmt: skip
 DERIVATIVES: dict[str, Callable[[Matrix], Matrix]] = {
-    "relu": lambda v: (v > 0).astype(float),
-    "sigmoid": lambda v: 1 / (2 + np.exp(-v) + np.exp(v)),
-    "tanh": lambda v: 1 - np.tanh(v) ** 2,
-    "silu": lambda v: (1 + np.exp(-v) + v * np.exp(-v)) / (1 + np.exp(-v)) ** 2,
-    "abs": np.sign,
-    "negative": lambda v: -np.ones_like(v),
-    "leaky": lambda v: np.where(v > 0, 1.0, 0.2),
-}
+    "relu": lambda v: (v > 0).astype(float), "sigmoid": lambda v: 1 / (2 + np.exp(-v) + np.exp(v)),
+    "tanh": lambda v: 1 - np.tanh(v) ** 2, "silu": lambda v: (1 + np.exp(-v) + v * np.exp(-v)) / (1 + np.exp(-v)) ** 2,
+    "abs": np.sign, "negative": lambda v: -np.ones_like(v), "leaky": lambda v: np.where(v > 0, 1.0, 0.2),
+}  # fmt: skip
 
 
 def sorted_pairs(v: Matrix) -> Matrix:
@@ -354,6 +343,15 @@ class Network(Dense):
         self.of[end] = {source: matrix @ m for source, m in self.of[name].items()}
         return end
 
+    def repeat(self, name: str) -> str:
+        """Each pixel twice, along the one axis."""
+        channels, n = self.shapes[name]
+        resize = operators.Resize("nearest", None, (Fraction(1), Fraction(1), Fraction(2)), "asymmetric")
+        here = self._node(f"twice{len(self.nodes)}", resize, (name,), (channels, 2 * n))
+        matrix = np.kron(np.eye(channels * n), np.ones((2, 1)))
+        self.of[here] = {source: matrix @ m for source, m in self._as_read(name).items()}
+        return here
+
     def ending(self, end: str) -> Network:
         """With one output, which is a value."""
         if self.names[-1] != end:
@@ -419,12 +417,12 @@ def residual(seed: int, function: str = "relu", mode: str = "zeros", axes: int =
     return net.ending(net.conv(u, 2, 1))
 
 
-def preactivated(seed: int) -> Network:
+def preactivated(seed: int, *, has_stem: bool = True) -> Network:
     """Batch normalisation and the function before each convolution, nothing after the sum."""
-    net = Network(seed, (2, 5))
-    u = net.conv("x", 3, 3)
+    net = Network(seed, (3, 5))
+    u = net.conv("x", 3, 3) if has_stem else "x"
     for _ in range(2):
-        z = net.function(net.norm(u), "relu")
+        z = net.function(net.norm(u) if has_stem else u, "relu")
         z = net.function(net.norm(net.conv(z, 3, 3, scale=0.5)), "gelu")
         u = net.add(u, net.conv(z, 3, 3, scale=0.5))
     return net.ending(net.function(u, "relu"))
@@ -458,6 +456,19 @@ def linear(seed: int) -> Network:
     return net.ending(net.add("x", net.conv("x", 2, 3), signs=(1, -1)))
 
 
+def pyramid(seed: int) -> Network:
+    """Coarser values that are read on finer grids: pixels that are repeated, and a transposed convolution."""
+    net = Network(seed, (2, 8))
+    fine = net.function(net.conv("x", 2, 3), "relu")
+    half = net.function(net.conv(fine, 3, 3, stride=2, scale=0.5), "gelu")
+    quarter = net.function(net.conv(half, 2, 3, stride=2, scale=0.5), "relu")
+    half = net.function(net.add(net.repeat(net.conv(quarter, 2, 1)), net.conv(half, 2, 1)), "relu")
+    kernel = net.numbers.normal(size=(2, 2, 3))
+    pads = ((seed % 2, 1 - seed % 2),)
+    upper = net.layer(half, Conv(kernel, 2, 1, 1, True, "zeros", pads, None, None))
+    return net.ending(net.function(net.add(upper, net.conv(fine, 2, 1)), "relu"))
+
+
 def bottleneck(seed: int) -> Network:
     """A sum that a convolution reads as it is; two branches beside each other."""
     net = Network(seed, (3, 5))
@@ -477,18 +488,13 @@ def signed(seed: int) -> Network:
 
 
 NETWORKS = {
-    "residual": residual,
-    "residual, curved": lambda seed: residual(seed, "gelu"),
+    "residual": residual, "residual, curved": lambda seed: residual(seed, "gelu"),
     "residual, circular": lambda seed: residual(seed, "prelu", "circular"),
-    "residual, two axes": lambda seed: residual(seed, axes=2),
-    "preactivated": preactivated,
-    "downsampled": downsampled,
-    "concatenated": concatenated,
-    "denoiser": denoiser,
-    "linear": linear,
-    "bottleneck": bottleneck,
+    "residual, two axes": lambda seed: residual(seed, axes=2), "preactivated": preactivated,
+    "preactivated, no stem": lambda seed: preactivated(seed, has_stem=False), "downsampled": downsampled,
+    "concatenated": concatenated, "denoiser": denoiser, "linear": linear, "bottleneck": bottleneck, "pyramid": pyramid,
     "both signs": signed,
-}
+}  # fmt: skip
 
 
 def smallest_eigenvalue(net: Dense, order: Sequence[int], weights: Sequence[Matrix], constant: float) -> float:

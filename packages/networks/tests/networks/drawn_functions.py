@@ -68,14 +68,10 @@ UNARY: dict[str, tuple[Callable[[float], Operator], Callable[..., Any]]] = {
     ),
 }
 MEANT: dict[str, Callable[..., Any]] = {
-    "add": lambda x, y, _: x + y,
-    "less": lambda x, y, _: x - y,
-    "product": lambda x, y, _: x * y,
-    "quotient": lambda x, y, _: x / y,
-    "max": lambda x, y, _: y if y > x else x,
-    "min": lambda x, y, _: y if y < x else x,
-    "logaddexp": lambda x, y, _: (x.exp() + y.exp()).log(),
-}
+    "add": lambda x, y, _: x + y, "less": lambda x, y, _: x - y, "product": lambda x, y, _: x * y,
+    "quotient": lambda x, y, _: x / y, "max": lambda x, y, _: y if y > x else x,
+    "min": lambda x, y, _: y if y < x else x, "logaddexp": lambda x, y, _: (x.exp() + y.exp()).log(),
+}  # fmt: skip
 BINARY: dict[str, Operator] = {
     "add": ops.Add((1.0, 1.0)), "less": ops.Add((1.0, -1.0)), "product": ops.Product(), "quotient": ops.Quotient(),
     "max": ops.Maximum(), "min": ops.Minimum(), "logaddexp": ops.LogAddExp(),

@@ -39,9 +39,6 @@ def lengths(d: Shapes) -> Arguments:
 
 
 STATES = {
-    "LayerNormalization": over_the_last,
-    "RMSNormalization": over_the_last,
-    "InstanceNormalization": over_channels,
-    "GroupNormalization": over_groups,
-    "LpNormalization": lengths,
-}
+    "LayerNormalization": over_the_last, "RMSNormalization": over_the_last, "InstanceNormalization": over_channels,
+    "GroupNormalization": over_groups, "LpNormalization": lengths,
+}  # fmt: skip

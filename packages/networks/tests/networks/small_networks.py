@@ -22,19 +22,11 @@ def chain() -> nn.Module:
     """Three convolutions with several activations and poolings, and a matrix; for inputs (1, 12, 12)."""
     return with_sines(
         nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1, stride=2),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Conv2d(4, 4, 3, padding=1),
-            nn.LeakyReLU(0.1),
-            nn.MaxPool2d(2),
-            nn.Conv2d(4, 3, 3),
-            nn.Tanh(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
+            nn.Conv2d(1, 4, 3, padding=1, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1),
+            nn.LeakyReLU(0.1), nn.MaxPool2d(2), nn.Conv2d(4, 3, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
             nn.Linear(3, 2),
         )
-    )
+    )  # fmt: skip
 
 
 class Block(nn.Module):

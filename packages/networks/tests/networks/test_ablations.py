@@ -96,23 +96,17 @@ def product_with_rows(net: Written) -> str:
 
 OF_PATTERNS: dict[str, Loss] = {
     "_as_earlier_value": Loss(reshaped_and_back),
-    "as_reflection": Loss(lambda net: written.householder(net, products=True)),
-    "as_softmax": Loss(written.softmax),
-    "as_norm": Loss(written.root_of_squares),
-    "as_sorted_axis": Loss(written.pairs_apart, PAIRS),
-    "as_sorted_groups": Loss(sorted_between_layers, 1.1, Scaled(), (1, 6)),
-    "as_spline": Loss(spline),
+    "as_reflection": Loss(lambda net: written.householder(net, products=True)), "as_softmax": Loss(written.softmax),
+    "as_norm": Loss(written.root_of_squares), "as_sorted_axis": Loss(written.pairs_apart, PAIRS),
+    "as_sorted_groups": Loss(sorted_between_layers, 1.1, Scaled(), (1, 6)), "as_spline": Loss(spline),
     "as_normalisation": Loss(lambda net: written.normalised(net, "length, quotient")),
     "as_inverse_of_maximum": Loss(lambda net: net(ops.HardTanh(-math.inf, 1.0), net(ops.Reciprocal(), net(NORM, "x")))),
-    "as_sorted_pairs": Loss(written.pairs_by_relu, PAIRS),
-    "as_softplus": Loss(written.softplus_of_number),
-    "as_sigmoid": Loss(logistic),
-    "as_log_sum_exp": Loss(written.log_sum_exp),
+    "as_sorted_pairs": Loss(written.pairs_by_relu, PAIRS), "as_softplus": Loss(written.softplus_of_number),
+    "as_sigmoid": Loss(logistic), "as_log_sum_exp": Loss(written.log_sum_exp),
     "as_extreme_of_moves": Loss(largest_of_halves, 2.2),
     "as_log_softmax": Loss(lambda net: net(written.MINUS, net(ops.LogSumExp((1,), keep=True), "x"), "x"), 1.2),
-    "as_inner_product": Loss(product_with_rows, 1.2),
-    "as_attention": Loss(attention, 1.5, shape=(1, 5, 4)),
-}
+    "as_inner_product": Loss(product_with_rows, 1.2), "as_attention": Loss(attention, 1.5, shape=(1, 5, 4)),
+}  # fmt: skip
 
 
 # -- rules that see more than one pattern ------------------------------------------------------------------------------

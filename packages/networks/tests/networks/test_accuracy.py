@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from helpers.nightly import NIGHTLY
 from networks.dense_networks import Network, dense
-from specnorm_networks import Multipliers, margins, within
-from specnorm_networks import certified_accuracy as certified_labels
-from specnorm_networks.local.accuracy import CertifiedAccuracy, certified_accuracy
+from specnorm_networks import Multipliers, certified_accuracy, within
+from specnorm_networks.local.accuracy import CertifiedAccuracy
 from specnorm_networks.tools import bound
 
 from specnorm.errors import MethodError
@@ -78,10 +77,9 @@ def test_the_answer_for_a_sample_does_not_depend_on_the_others() -> None:
     chain = dense(0, (4, 8, 8, 3))
     x = np.random.default_rng(0).normal(size=(4, 4))
     y = np.array([int(chain.values(each)[-1].argmax()) for each in x])
-    known = margins(chain.graph, method=METHOD)
 
     def of(part: slice) -> CertifiedAccuracy:
-        return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, margins_everywhere=known)
+        return certified_accuracy(chain.graph, x[part], y[part], RADII, local=True, method=METHOD)
 
     whole = of(slice(None))
     halves = [of(slice(0, 1)), of(slice(1, 4))]
@@ -94,10 +92,9 @@ def test_a_box_around_the_inputs_certifies_larger_radii() -> None:
     chain = dense(1, (4, 8, 3))
     x = np.random.default_rng(1).uniform(0, 0.1, size=(2, 4))
     y = np.array([int(chain.values(each)[-1].argmax()) for each in x])
-    known = margins(chain.graph, method=METHOD)
     radii = np.geomspace(0.01, 10, 12)
     free, boxed = (
-        certified_accuracy(graph, x, y, radii, local=True, margins_everywhere=known).radius
+        certified_accuracy(graph, x, y, radii, local=True, method=METHOD).radius
         for graph in (chain.graph, within(chain.graph, 0.0, 1.0))
     )
     assert (boxed >= free * 0.99).all()
@@ -125,7 +122,7 @@ def test_what_it_takes_is_said() -> None:
         pass
 
     with pytest.raises(MethodError, match=r"x is of type DataLoader.*torch\.cat\(parts\)"):
-        certified_labels(lambda x: x, DataLoader(), None, [0.1])
+        certified_accuracy(lambda x: x, DataLoader(), None, [0.1])
 
 
 X, Y = np.zeros((2, 9)), np.array([0, 1])
@@ -142,4 +139,4 @@ ARGUMENTS: dict[str, tuple[Array, Array, dict[str, Any], str]] = {
 def test_arguments_are_refused_before_the_network_is_bounded(case: str) -> None:
     x, y, options, said = ARGUMENTS[case]
     with pytest.raises(MethodError, match=said):
-        certified_labels(lambda x: x, x, y, [0.1], **options)
+        certified_accuracy(lambda x: x, x, y, [0.1], **options)

@@ -5,8 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from networks.written_networks import Written
-from specnorm_networks import Graph, Node, margins, within
-from specnorm_networks.certified.operators import Input, LeakyReLU, Operator, Product, Sigmoid
+from specnorm_networks import Graph, Layer, Node, margins, within
+from specnorm_networks.certified.operators import (
+    Input,
+    LeakyReLU,
+    Matrices,
+    MatrixProduct,
+    Operator,
+    Permute,
+    Product,
+    Sigmoid,
+    Tanh,
+)
 from specnorm_networks.tools import bound
 
 from specnorm.errors import MethodError
@@ -28,6 +38,16 @@ def test_no_pair_is_tried_outside_of_a_box_around_a_ball_s_centre() -> None:
     graph = Graph((Node("x", Input(), (), (1, 2)), Node("y", LeakyReLU(3.0), ("x",), (1, 2))), ("y",))
     assert bound(within(graph, 0.0, 1.0), radius=0.5, centre=np.full((1, 2), 0.01)).upper == 1.0
     assert bound(within(graph, -1.0, 1.0), radius=0.5, centre=np.full((1, 2), 0.01)).upper == 3.0
+
+
+def test_rows_of_an_outer_product_have_no_length_that_is_known() -> None:
+    """The matrices of ``abc,d->abcd`` read one entry each: there is no axis along which they multiply."""
+    net = Written((1, 3, 2))
+    column = np.arange(1.0, 5.0)
+    layer = Layer("c", lambda: column.reshape(1, 4, 1), {}, 0)
+    value = net(Matrices(layer, "abc,d->abcd", lambda: column), net(Tanh(), "x"))
+    graph = net.graph(net(MatrixProduct(), value, net(Permute((0, 1, 3, 2)), value)))
+    assert "their rows are bounded" in bound(graph).unknown[0].reason
 
 
 def run_gate(x: np.ndarray) -> np.ndarray:

@@ -168,29 +168,19 @@ def smoothed_twice(net: Written) -> str:
 RUNNING_MEAN = np.tril(np.ones((6, 6))) / np.arange(1.0, 7.0)[:, None]
 SMOOTHED_TWICE = np.triu(np.ones((6, 6))) @ np.roll(np.diag(WEIGHTS.ravel()), 1, 0) / WEIGHTS.reshape(6, 1)
 TRUTHS: dict[str, tuple[Callable[[Written], str], float]] = {
-    "LipNeXt-like, depth 4": (deep, 1.0),
-    "halves, one through a function": (one_way, 1.0),
-    "halves into zeros": (into_zeros, 1.0),
-    "corners into zeros": (corners, 1.0),
-    "space to depth": (phases, 1.0),
-    "grouped heads": (heads, 1.0),
-    "x - mean(x), channels": (lambda net: centred(net, 1), 1.0),
-    "x - mean(x), all": (lambda net: centred(net, 1, 2, 3), 1.0),
-    "x - blocks": (smoothed, 1.0),
-    "Haar": (haar, 1.0),
-    "overlap by one channel": (overlapping, 2**0.5),
-    "a choice by entry": (chosen, 5.0),
-    "written over": (overwritten, 1.0),
-    "a coupling": (coupled, (1 + 5**0.5) / 2),
-    "two steps of a recurrent network": (recurrent, (1 + 5**0.5) / 2),
-    "a roll by nothing": (rolled_by_nothing, 1.0),
-    "read backwards": (backwards, 2**0.5),
-    "a roll that wraps": (wrapped, 2**0.5),
+    "LipNeXt-like, depth 4": (deep, 1.0), "halves, one through a function": (one_way, 1.0),
+    "halves into zeros": (into_zeros, 1.0), "corners into zeros": (corners, 1.0), "space to depth": (phases, 1.0),
+    "grouped heads": (heads, 1.0), "x - mean(x), channels": (lambda net: centred(net, 1), 1.0),
+    "x - mean(x), all": (lambda net: centred(net, 1, 2, 3), 1.0), "x - blocks": (smoothed, 1.0), "Haar": (haar, 1.0),
+    "overlap by one channel": (overlapping, 2**0.5), "a choice by entry": (chosen, 5.0),
+    "written over": (overwritten, 1.0), "a coupling": (coupled, (1 + 5**0.5) / 2),
+    "two steps of a recurrent network": (recurrent, (1 + 5**0.5) / 2), "a roll by nothing": (rolled_by_nothing, 1.0),
+    "read backwards": (backwards, 2**0.5), "a roll that wraps": (wrapped, 2**0.5),
     "a running mean": (running_mean, float(np.linalg.norm(RUNNING_MEAN, 2))),
     "a weighted mean": (lambda net: net(ops.Mean((1,)), net.scaled(WEIGHTS)), float(np.linalg.norm(WEIGHTS)) / 6),
     "differences of sums": (differences_of_sums, 1.0),
     "weights, sums, weights": (smoothed_twice, float(np.linalg.norm(SMOOTHED_TWICE, 2))),
-}
+}  # fmt: skip
 """What is written, and its constant."""
 
 

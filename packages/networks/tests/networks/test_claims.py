@@ -14,6 +14,7 @@ from helpers import DOCS
 from helpers.assumptions import assumed
 from helpers.checks import present
 from helpers.processes import python
+from networks.written_networks import Written
 from specnorm_networks import (  # fmt: skip
     Graph,
     Layer,
@@ -108,7 +109,7 @@ def test_ranges_take_claims_about_this_network_alone() -> None:
     other = bound(graph, radius=1e-9, centre=CENTRE)
     for claim in (small.nodes[1].claim, other.claim, assumed(1e-9)):
         assert claim is not None
-        with pytest.raises(HypothesisError, match="no constant of a"):
+        with pytest.raises(HypothesisError, match="no map of this network"):
             ranges(graph, ball, {"a": claim})
     own = present(bound(graph, method=Product()).nodes[1].claim)
     near = ranges(graph, ball, {"a": own})["a"]
@@ -229,6 +230,17 @@ def chain(size: float) -> list[Node]:
     first = Node("a", Matrix(layers[0]), ("x",), shape)
     relu = Node("b", ReLU(), ("a",), shape)
     return [X, first, relu, Node("y", Matrix(layers[1]), ("b",), shape)]
+
+
+@pytest.mark.parametrize("size", [1e-33, 1e-160])
+def test_layers_whose_scales_cancel_have_a_bound(size: float) -> None:
+    """Multipliers of such units are beyond those of a proof, and squares of their layers beyond all numbers."""
+    network = Written((1, 1, 5, 5))
+    tap = np.zeros((1, 1, 3, 3))
+    tap[0, 0, 1, 1] = size
+    value = network(ReLU(), network.convolution(tap, network(ReLU(), network.convolution(tap, "x"))))
+    network.convolution(tap / size / size, network.convolution(tap / size / size, value))
+    assert 1 <= bound(network.graph()).upper < 1.01
 
 
 def test_an_infinite_constant_is_said_of_a_value_and_why() -> None:

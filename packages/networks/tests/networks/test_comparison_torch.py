@@ -201,12 +201,10 @@ def filtered(x: Any, change: Callable[[Any], Any]) -> Any:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda z: z + 1e-9 * z * z * z.conj(),
-        lambda z: z * (1 + 1e-9 * z.real),
-        lambda z: z / (1 + 1e-9 * z.abs()),
+        lambda z: z + 1e-9 * z * z * z.conj(), lambda z: z * (1 + 1e-9 * z.real), lambda z: z / (1 + 1e-9 * z.abs()),
         lambda z: torch.polar(z.abs(), z.angle()),
     ],
-)
+)  # fmt: skip
 def test_complex_parts_are_linear_by_their_operators(change: Any) -> None:
     """On three random inputs a term of 1e-9 is rounding; for large inputs it has no constant."""
     with pytest.raises(MethodError, match="complex values"):

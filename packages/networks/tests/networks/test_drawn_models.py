@@ -19,7 +19,7 @@ from networks.drawn_models.attacks import Attack, Machine, Vectors
 
 COUNTS = {"torch": 500, "jax": 200}
 NEEDS = {"torch": ("torch", "onnxscript"), "jax": ("flax", "equinox", "jax2onnx")}
-SAMPLE = {"torch": (5, 7, 20), "jax": (9,)}
+SAMPLE = {"torch": (0, 1, 7), "jax": (2,)}
 AT_ONCE = 50
 BOUNDED = {"torch": 0.4, "jax": 0.2}
 """Least share of models that have a bound."""
@@ -101,9 +101,8 @@ def test_a_mixture_of_samples_is_seen() -> None:
     assert not Machine(4, lambda x: x - x.mean(1, keepdims=True), pulled).depends_on_batch(rng)
 
 
-def test_a_false_claim_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_false_claim_is_found(torch: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine tenths of what is reached, of a module whose bound is attained."""
-    torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
     from networks.drawn_models import torch_models
 

@@ -29,13 +29,9 @@ from specnorm.proof import OutOfTime
 
 ALL = tuple(FUNCTIONS)
 KINDS: dict[str, dict[str, Any]] = {
-    "zeros": {"plain": True},
-    "geometry": {"layers": 2},
-    "strided": {"plain": True, "first": 2, "layers": 2},
-    "circular": {"mode": "circular"},
-    "two axes": {"axes": 2, "layers": 2},
-    "slopes": {"functions": ALL, "layers": 2},
-}
+    "zeros": {"plain": True}, "geometry": {"layers": 2}, "strided": {"plain": True, "first": 2, "layers": 2},
+    "circular": {"mode": "circular"}, "two axes": {"axes": 2, "layers": 2}, "slopes": {"functions": ALL, "layers": 2},
+}  # fmt: skip
 MEASURE = Measure(1e-4)
 
 

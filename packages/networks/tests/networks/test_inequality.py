@@ -62,11 +62,9 @@ def reused(second: ops.Function = ops.ReLU(), offset: float = 0.0) -> Graph:  # 
 
 
 GRAPHS: dict[str, Callable[[], Graph]] = {
-    "resolutions": resolutions,
-    "few outputs": few_outputs,
-    "another function": lambda: reused(ops.Tanh()),
+    "resolutions": resolutions, "few outputs": few_outputs, "another function": lambda: reused(ops.Tanh()),
     "another argument": lambda: reused(offset=2.0),
-}
+}  # fmt: skip
 
 
 def inequality_of(graph: Graph) -> Inequality:

@@ -19,22 +19,14 @@ from specnorm.errors import GeometryError, MethodError, SpecnormError  # noqa: E
 
 SIZE = 6
 STATED: dict[str, tuple[Any, ...]] = {
-    "the same": (1, 1, SIZE, SIZE),
-    "open": ("N", 1, "h", "w"),
-    "minus one": (-1, 1, -1, "?"),
-    "unknown": (None, 1, None, None),
-    "one of them": (None, 1, "h", SIZE),
-    "another": (1, 1, 2, 2),
+    "the same": (1, 1, SIZE, SIZE), "open": ("N", 1, "h", "w"), "minus one": (-1, 1, -1, "?"),
+    "unknown": (None, 1, None, None), "one of them": (None, 1, "h", SIZE), "another": (1, 1, 2, 2),
     "another width": (-1, 1, "h", 7),
-}
+}  # fmt: skip
 GIVEN: dict[str, Any] = {
-    "an int": SIZE,
-    "spatial sizes": (SIZE, SIZE),
-    "a sample's shape": (1, SIZE, SIZE),
-    "a list": [1, SIZE, SIZE],
-    "by name": {"x": (1, 1, SIZE, SIZE)},
-    "an input": np.zeros((1, 1, SIZE, SIZE)),
-}
+    "an int": SIZE, "spatial sizes": (SIZE, SIZE), "a sample's shape": (1, SIZE, SIZE), "a list": [1, SIZE, SIZE],
+    "by name": {"x": (1, 1, SIZE, SIZE)}, "an input": np.zeros((1, 1, SIZE, SIZE)),
+}  # fmt: skip
 ASK: dict[str, Callable[[str, Any], Any]] = {
     "network_bound": lambda path, shape: network_bound(path, shape, budget=5),
     "of a proto": lambda path, shape: network_bound(onnx.load(path), shape, budget=5),

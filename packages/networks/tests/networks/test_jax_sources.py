@@ -28,8 +28,7 @@ def test_a_function_is_compared_with_its_graph() -> None:
     assert norm * (1 - 1e-6) <= (found.upper or 0) <= norm * (1 + 1e-3)
 
 
-def test_flax_keeps_its_own_mode() -> None:
-    nnx = pytest.importorskip("flax.nnx")
+def test_flax_keeps_its_own_mode(nnx: Any) -> None:
     rngs = nnx.Rngs(0)
     model = nnx.Sequential(nnx.Conv(3, 4, (3, 3), rngs=rngs), nnx.BatchNorm(4, rngs=rngs), nnx.relu)
     assert network_bound(model, (4, 4, 3)).checked.complete
@@ -55,9 +54,8 @@ def test_flax_with_normalised_weights() -> None:
 
 @pytest.mark.parametrize("name", ["Conv", "Linear"])
 @pytest.mark.sampled("Conv")
-def test_a_kernel_that_jax2onnx_cannot_write_is_computed_before(name: str) -> None:
+def test_a_kernel_that_jax2onnx_cannot_write_is_computed_before(nnx: Any, name: str) -> None:
     """NNX sets a whole kernel, which becomes a Reshape of no indices, and multiplies what is no array."""
-    nnx = pytest.importorskip("flax.nnx")
     sizes, shape = ((2, 3, (3, 3)), (3, 3, 2)) if name == "Conv" else ((5, 3), (5,))
     normed = nnx.SpectralNorm(getattr(nnx, name)(*sizes, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
     normed.eval()
@@ -69,16 +67,14 @@ def test_a_kernel_that_jax2onnx_cannot_write_is_computed_before(name: str) -> No
     assert norm * (1 - 1e-5) <= (found.upper or 0) <= norm * 1.01
 
 
-def test_flax_in_halves() -> None:
+def test_flax_in_halves(nnx: Any) -> None:
     """What `nnx.split` returns is the module."""
-    nnx = pytest.importorskip("flax.nnx")
     linear = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     upper = network_bound(nnx.split(linear), (4,)).upper
     assert upper == network_bound(linear, (4,)).upper
 
 
-def test_training_modes_are_told() -> None:
-    nnx = pytest.importorskip("flax.nnx")
+def test_training_modes_are_told(nnx: Any) -> None:
     equinox = pytest.importorskip("equinox")
     for rate in (0.5, None):
         rngs = nnx.Rngs(0)

@@ -319,10 +319,8 @@ def test_a_range_is_known_if_its_numbers_are_whole(dtype: Any, known: bool) -> N
     """Runtimes that add the step again and again round each time."""
     constants = {"a": dtype(0), "b": dtype(4), "c": dtype(1)}
     nodes = [
-        N("Range", ["a", "b", "c"], ["r"]),
-        N("Cast", ["r"], ["s"], to=TensorProto.DOUBLE),
-        N("Mul", ["x", "s"], ["y"]),
-    ]
+        N("Range", ["a", "b", "c"], ["r"]), N("Cast", ["r"], ["s"], to=TensorProto.DOUBLE), N("Mul", ["x", "s"], ["y"]),
+    ]  # fmt: skip
     found = bound(graph_of(model(nodes, (1, 4), constants)))
     assert found.upper == (3 if known else None)
     assert known or "runtimes compute different results" in found.unknown[0].reason
@@ -401,10 +399,8 @@ def test_the_shape_of_a_registered_operator_is_that_of_what_it_computes(monkeypa
 def test_halves_are_sorted_and_signs_put_anywhere(axis: int, new: bool) -> None:
     """Joined on another axis, or stacked: the norm of both signs stays 1, and so do the values."""
     halves = [
-        N("Split", ["x"], ["a", "b"], axis=1, num_outputs=2),
-        N("Min", ["a", "b"], ["p"]),
-        N("Max", ["b", "a"], ["q"]),
-    ]
+        N("Split", ["x"], ["a", "b"], axis=1, num_outputs=2), N("Min", ["a", "b"], ["p"]), N("Max", ["b", "a"], ["q"]),
+    ]  # fmt: skip
     signs = [N("Neg", ["x"], ["n"]), N("Relu", ["n"], ["p"]), N("Relu", ["x"], ["q"])]
     stacked = [N("Unsqueeze", ["p", "at"], ["v"]), N("Unsqueeze", ["q", "at"], ["w"])] if new else []
     join = N("Concat", ["v", "w"] if new else ["p", "q"], ["y"], axis=axis)
@@ -493,11 +489,9 @@ def test_a_file_that_is_no_onnx_model_says_what_to_give(tmp_path: Path) -> None:
         archive.writestr("a/data.pkl", "")
     path = tmp_path / "model.onnx"
     contents = (
-        len(header).to_bytes(8, "little") + header + bytes(4),
-        b"\x89HDF\r\n\x1a\n" + bytes(9),
-        (tmp_path / "zip").read_bytes(),
-        pickle.dumps({"w": [0.0]}),
-    )
+        len(header).to_bytes(8, "little") + header + bytes(4), b"\x89HDF\r\n\x1a\n" + bytes(9),
+        (tmp_path / "zip").read_bytes(), pickle.dumps({"w": [0.0]}),
+    )  # fmt: skip
     for content in contents:
         path.write_bytes(content)
         with pytest.raises(ModelFileError, match=r"no ONNX model; .*give the model that has them"):

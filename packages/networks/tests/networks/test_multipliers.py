@@ -23,14 +23,11 @@ from specnorm.proof import Clock
 
 MEASURE = Measure(1e-4)
 CHAINS: dict[str, dict[str, Any]] = {
-    "zeros": {"plain": True},
-    "geometry": {"layers": 4},
-    "strided": {"plain": True, "first": 2},
-    "wrapped": {"mode": "circular"},
-    "planes": {"axes": 2, "layers": 3},
+    "zeros": {"plain": True}, "geometry": {"layers": 4}, "strided": {"plain": True, "first": 2},
+    "wrapped": {"mode": "circular"}, "planes": {"axes": 2, "layers": 3},
     "slopes": {"plain": True, "functions": tuple(FUNCTIONS), "layers": 4},
     "slopes, wrapped": {"functions": ("gelu", "abs", "prelu"), "mode": "circular", "layers": 4},
-}
+}  # fmt: skip
 
 
 def chains(kind: str) -> Iterator[Network]:
@@ -81,8 +78,12 @@ def proven_parts(net: Network, steps: int = 6) -> Iterator[ProvenPart]:
             order = [number[end] for end in ends[first : last + 1]]
             weights_of_entries = []
             for at, weights_of_channels in zip(order, values[first : last + 1], strict=True):
-                copies = net.count(at) // len(weights_of_channels)
-                weights_of_entries.append(np.repeat(weights_of_channels, copies))
+                channels, *size = net.shapes[net.names[at]]
+                if channels == len(weights_of_channels):
+                    weights_of_entries.append(np.repeat(weights_of_channels, math.prod(size)))
+                else:  # one number for each phase of the pixels of the one axis
+                    phases = weights_of_channels.reshape(channels, -1)
+                    weights_of_entries.append(phases[:, np.arange(*size) % phases.shape[1]].reshape(-1))
             yield ProvenPart(order, list(depth.values()), weights_of_entries, constant)
 
 

@@ -56,17 +56,14 @@ def jacobian(f: Callable[[Vector], Vector], x: Vector, step: float = 1e-6) -> fl
 
 
 CASES = [
-    Normalisation((1, 8), (1,), 1e-2, "mean square", True),
-    Normalisation((2, 3, 4), (1, 2), 0.1, "mean square", True),
+    Normalisation((1, 8), (1,), 1e-2, "mean square", True), Normalisation((2, 3, 4), (1, 2), 0.1, "mean square", True),
     Normalisation((2, 5), (1,), 0.1, "mean square", False),
-    Normalisation((3, 4), (0,), 0.0, "length", False, floor=0.3),
-    Normalisation((2, 5), (1,), 0.2, "length", False),
-    Normalisation((1, 4), (1,), 0.05, "length", True),
-    Normalisation((1, 4), (1,), 0.05, "length", True, 3),
+    Normalisation((3, 4), (0,), 0.0, "length", False, floor=0.3), Normalisation((2, 5), (1,), 0.2, "length", False),
+    Normalisation((1, 4), (1,), 0.05, "length", True), Normalisation((1, 4), (1,), 0.05, "length", True, 3),
     Normalisation((2, 5), (1,), 0.0, "length", False, 4, 0.3),
     Normalisation((2, 5), (1,), 0.1, "length", False, floor=0.2),
     Normalisation((1, 8), (1,), 1e-2, "mean square", True, 7),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("f", CASES)

@@ -238,14 +238,6 @@ def log_sum_exp(
     return net(ops.Log(), net(PLUS, sums, net.constant(more)) if more else sums)
 
 
-def log_of_part(net: Written) -> str:
-    return net(ops.Log(), summed(net, net.cut(0, 5, of=net(ops.Exp(), "x"))))
-
-
-def log_of_copies(net: Written) -> str:
-    return net(ops.Log(), net(ops.Broadcast(SHAPE), summed(net, net(ops.Exp(), "x"))))
-
-
 def log_of_other_entries(net: Written) -> str:
     split = net(ops.Reshape((2, 3, 2, 4, 4)), net(ops.Exp(), "x"))
     return net(ops.Log(), net(ops.Sum((2,)), split))
@@ -336,8 +328,10 @@ LEFT: dict[str, Write] = {
     "log-sum-exp of another value, less x": lambda net: net(
         MINUS, net(ops.LogSumExp((1,), keep=True), net(ops.Sin(), "x")), "x"
     ),
-    "the logarithm of a part of a sum of exponentials": log_of_part,
-    "the logarithm of copies of a sum of exponentials": log_of_copies,
+    "the logarithm of a part of a sum of exponentials": lambda net: net(
+        ops.Log(), summed(net, net.cut(0, 5, of=net(ops.Exp(), "x")))),
+    "the logarithm of copies of a sum of exponentials": lambda net: net(
+        ops.Log(), net(ops.Broadcast(SHAPE), summed(net, net(ops.Exp(), "x")))),
     "the logarithm of sums of pairs": log_of_other_entries,
     "a cumulative sum of exponentials": lambda net: log_sum_exp(net, total=ops.CumulativeSum(1)),
     "the maximum of others": lambda net: log_add_exp(net, jax=True, largest=net.halves(2, net(ops.Sin(), "x"))),
@@ -466,12 +460,10 @@ def test_numbers_of_entries_move_with_a_permutation() -> None:
     program = (line, (0,)), (ops.Where(lambda: mask), (0, 1)), (ops.Constant(lambda: number), ()), (PLUS, (2, 3))
     shape = (1, 3, 3, 3)
     nodes = [
-        Node("x", ops.Input(), (), shape),
-        Node("first", ops.Permute((0, 3, 1, 2)), ("x",), shape),
-        Node("choice", Composite(program), ("first",), shape),
-        Node("line", line, ("choice",), shape),
+        Node("x", ops.Input(), (), shape), Node("first", ops.Permute((0, 3, 1, 2)), ("x",), shape),
+        Node("choice", Composite(program), ("first",), shape), Node("line", line, ("choice",), shape),
         Node("y", ops.Permute((0, 2, 3, 1)), ("line",), shape),
-    ]
+    ]  # fmt: skip
     graph = Graph(tuple(nodes), ("y",))
     moved = remove_permutations(graph)
     assert [node for node in moved.pruned().nodes if isinstance(node.operator, ops.Permute)] == []

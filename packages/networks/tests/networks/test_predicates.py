@@ -33,7 +33,7 @@ from specnorm_networks.certified.patterns.structure import (
 from specnorm_networks.certified.propagation import _Pass
 from specnorm_networks.certified.reading import Reader
 from specnorm_networks.local.certified import margins
-from specnorm_networks.local.certified.linear_bounds import Network
+from specnorm_networks.local.certified.ranges import constants_to_values
 
 from specnorm.geometry.spec import ConvSpec
 from specnorm.proofs.bound import digest_of
@@ -156,7 +156,7 @@ def positive(c: float, multiplier: float, b: float = 0.0) -> bool:
 
 
 def passes_through(start: str, end: str) -> bool:
-    return Network(SCOPE.graph)._passes_through_start(SCOPE.map(start, end))
+    return end in constants_to_values(SCOPE.graph, [assumed(1.0, SCOPE.map(start, end))])
 
 
 MIDDLE = (1e-60, 1e60)

@@ -18,11 +18,9 @@ from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import bound
 
 KINDS: dict[str, dict[str, Any]] = {
-    "zeros": {"plain": True},
-    "geometry": {"layers": 3},
-    "circular": {"mode": "circular"},
+    "zeros": {"plain": True}, "geometry": {"layers": 3}, "circular": {"mode": "circular"},
     "two axes": {"axes": 2, "layers": 2},
-}
+}  # fmt: skip
 
 
 def chains() -> list[Network]:

@@ -58,5 +58,5 @@ class NormMonitor(Monitor):
         kernel_of_path = kernels(params, self.rule, layers=self.layers)
         layers = {path: LayerKernel(kernel.array, kernel.geometry) for path, kernel in kernel_of_path.items()}
         reason = "it is not a kernel by the rule"
-        left_out = {path: reason for path in matrices_of(params, self.layers) if not is_kernel(path, layers)}
+        left_out = {path: reason for path in matrices_of(params, self.rule, self.layers) if not is_kernel(path, layers)}
         return self.measured({**layers, **left_out})

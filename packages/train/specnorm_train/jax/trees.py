@@ -314,14 +314,18 @@ def _keywords_of_tree(
         shapes = {}
         for path, leaf in leaves:
             if _may_be_a_kernel(leaf):
-                # A bias has as many axes of the stack as the kernel beside it.
-                parent, slash, _ = path.rpartition("/")
-                count = full_rule.keywords_of(f"{parent}{slash}kernel").get(_STACK_AXES, 0)
-                shapes[path] = tuple(leaf.shape[count:])
+                shapes[path] = tuple(leaf.shape[_stack_axes_beside(path, full_rule) :])
         keywords |= dict(_keywords_by_names(shapes))
     if rule in (equinox_layout, flax_layout):
         keywords |= dict(_keywords_of_modules(tree))
     return keywords
+
+
+def _stack_axes_beside(path: str, rule: with_geometry) -> int:
+    """The number of axes of a stack that a leaf has: as many as the kernel of Flax beside it."""
+    parent, slash, _ = path.rpartition("/")
+    count: int = rule.keywords_of(f"{parent}{slash}kernel").get(_STACK_AXES, 0)
+    return count
 
 
 def _require_matches(patterns: Mapping[str, Any], names: list[str]) -> None:
@@ -370,11 +374,15 @@ def name_of(keys: tuple[Any, ...]) -> str:
     return name.removesuffix("/value")
 
 
-def matrices_of(tree: Any, layers: str) -> list[str]:
-    """Return the paths of leaves with two axes or more, except for tables of embeddings: they may be linear maps."""
+def matrices_of(tree: Any, rule: Rule, layers: str) -> list[str]:
+    """Return the paths of leaves with two axes or more, except for tables of embeddings: they may be linear maps.
+
+    Axes of a stack do not count.
+    """
     names = []
     for name, leaf in _leaves(tree):
-        is_matrix = _may_be_a_kernel(leaf) and leaf.ndim > 1 and not name.endswith("embedding")
+        count = _stack_axes_beside(name, rule) if isinstance(rule, with_geometry) else 0
+        is_matrix = _may_be_a_kernel(leaf) and leaf.ndim - count > 1 and not name.endswith("embedding")
         if is_matrix and fnmatchcase(name, layers):
             names.append(name)
     return names

@@ -161,8 +161,10 @@ def take_plain_steps(inputs: Sequence[StepInput]) -> list[Step]:
             programs, sweeps = [x.stack.program for x in joints], [x.inputs[0].sweeps for x in joints]
             kernels, states = zip(*(x.joined() for x in joints), strict=True)
             found = follow_all(programs, kernels, states, sweeps, backend=_HOST if in_numpy else BACKEND)
-            for joint, x in zip(joints, found, strict=True):
-                steps.update(zip(joint.stack.members, joint.steps_by_factors(x), strict=True))
+            places = [j for x in joints for j in x.stack.members]
+            made = [step for joint, x in zip(joints, found, strict=True) for step in joint.steps_by_factors(x)]
+            # Tensors of all of them at last: calls of torch between NumPy's take twice the time.
+            steps.update(zip(places, map(_of_tensors, made) if in_numpy else made, strict=True))
     return [steps[j] for j in range(len(inputs))]
 
 
@@ -182,7 +184,7 @@ class _Joint:
             left, right = self.stack.factors_out_of(x.program, *factors, backend=self._backend)
             state = self._state_of(x, j, followed.state)
             if self.in_numpy:
-                yield _step_at(x, _tensor_of(right), state)
+                yield _step_at(x, right, state)
             else:
                 room = None if followed.room is None else followed.room[j]
                 factor, slope = factor_and_slope
@@ -194,8 +196,8 @@ class _Joint:
         value, dense, after = program.step(*self.joined(), sweeps=self.inputs[0].sweeps, backend=backend)
         for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
             gradient = self.stack.out_of(x.program, dense[j], backend=backend)
-            state = self._state_of(x, j, after)
-            yield Step(factor, slope, _tensor_of(gradient) if self.in_numpy else gradient, state)
+            step = Step(factor, slope, gradient, self._state_of(x, j, after))
+            yield _of_tensors(step) if self.in_numpy else step
 
     def joined(self) -> tuple[Any, Any]:
         """Return the kernels and the states of the layers, as stacks."""
@@ -213,24 +215,31 @@ class _Joint:
             return [scaling.factor(x) for x in value.tolist()]
         return zip(*scaling.factor(value), strict=True)
 
-    def _state_of(self, x: StepInput, j: int, after: Sequence[Any]) -> tuple[Tensor, ...]:
-        state = self.stack.state_out_of(x.program, [new[j] for new in after])
-        if not self.in_numpy:
-            return state
-        return tuple(_tensor_of(new).to(old.dtype) for new, old in zip(state, x.state, strict=True))
+    def _state_of(self, x: StepInput, j: int, after: Sequence[Any]) -> tuple[Any, ...]:
+        return self.stack.state_out_of(x.program, [new[j] for new in after])
 
 
-def _step_at(x: StepInput, right: Tensor, state: tuple[Tensor, ...]) -> Step:
-    """The step of a layer at the right vector of a pass: its norm is the length of the product with it."""
-    image = image_of(x.kernel, x.program, right.numpy())
+def _step_at(x: StepInput, right: Any, state: tuple[Any, ...]) -> Step:
+    """The step of a layer, in NumPy's arrays, at the right vector of a pass: its norm is the length of the product."""
+    image = image_of(x.kernel, x.program, right)
     norm = _length(image)
-    left = torch.from_numpy((image / (norm or 1.0)).T)
+    left: Any = (image / (norm or 1.0)).T
     return Step(*x.scaling.factor(norm), Factors(left, right), state, image)
+
+
+def _of_tensors(step: Step) -> Step:
+    """A step of NumPy's arrays as one of tensors."""
+    parts: Any = step.gradient if isinstance(step.gradient, Factors) else [step.gradient]
+    made: Any = [_tensor_of(x) for x in parts]
+    gradient = Factors(*made) if isinstance(step.gradient, Factors) else made[0]
+    state: Any = step.state
+    return step._replace(gradient=gradient, state=tuple(_tensor_of(x) for x in state))
 
 
 def _length(x: np.ndarray) -> float:
     """Length of all entries, whose squares in float32 may overflow."""
-    return float(np.linalg.norm(x.astype(np.float64)))
+    entries = x.astype(np.float64).reshape(-1)
+    return math.sqrt(np.dot(entries, entries))
 
 
 def image_of(kernel: Tensor, program: SteppedProgram, vectors: np.ndarray) -> np.ndarray:
@@ -255,7 +264,7 @@ def _numpy_view(x: Tensor) -> np.ndarray:
 
 def _tensor_of(x: np.ndarray) -> Tensor:
     """The tensor with the memory of an array; a copy of what torch cannot view."""
-    return torch.from_numpy(x if x.flags.carray else x.copy())
+    return torch.from_numpy(x if x.flags.carray or x.flags.farray else x.copy())
 
 
 def _stacks(inputs: Sequence[StepInput]) -> tuple[Stack, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.oracle import dense_norm, sigma_star
 
+import specnorm
 from specnorm.errors import KernelError, MethodError
 
 jax: Any = pytest.importorskip("jax")
@@ -105,6 +106,25 @@ def test_a_step_of_muon_moves_a_layer_by_the_rate() -> None:
     assert [norm for norm in moved.values() if not (0.1 < norm <= 0.25)] == [], moved
     for name, layer in updates.items():
         assert jnp.vdot(layer["kernel"], gradient[name]["kernel"]) < 0
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_is_the_direction_of_the_mean_of_the_gradients(nesterov: bool) -> None:
+    """By hand, of two gradients of different lengths; what the other optimizer is given reaches it."""
+    rest = optax.GradientTransformationExtraArgs(
+        lambda _: (), lambda x, *_, loss: (jax.tree.map(lambda y: loss * y, x), ())
+    )
+    optimizer = training.muon_conv(0.5, momentum=0.75, nesterov=nesterov, rest=rest)
+    tree = {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}
+    state, mean = optimizer.init(tree), np.zeros((4, 3))
+    for seed, scale in enumerate((1.0, 10.0)):
+        gradient = scale * normal(4, 3, seed=seed)
+        updates, state = optimizer.update({"kernel": gradient, "bias": jnp.ones(3)}, state, tree, loss=7.0)
+        mean = 0.75 * mean + 0.25 * np.asarray(gradient)
+        target = 0.75 * mean + 0.25 * np.asarray(gradient) if nesterov else mean
+        direction = specnorm.lmo(target.T.astype(np.float32)).T
+        np.testing.assert_allclose(updates["kernel"], -0.5 * direction, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(updates["bias"], np.full(3, 7.0))
 
 
 def test_refusals() -> None:

@@ -102,11 +102,8 @@ def test_bounds_by_pattern_and_by_group() -> None:
     decay = {"params": model[0].bias, "lr": 0.02, "weight_decay": 0.0}
     optimiser = SpectralBall([model[7].weight, strided, decay, model[7].bias], 0.5)
     assert [(len(group["params"]), group["lr"]) for group in optimiser.param_groups] == [
-        (1, 0.5),
-        (1, 0.5),
-        (1, 0.02),
-        (1, 1e-3),
-    ]
+        (1, 0.5), (1, 0.5), (1, 0.02), (1, 1e-3),
+    ]  # fmt: skip
     assert optimiser.param_groups[2]["weight_decay"] == 0
 
 

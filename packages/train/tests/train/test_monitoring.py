@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from unittest.mock import Mock
 
 import numpy as np
+import pytest
+from specnorm_train import monitoring
 from specnorm_train.monitoring import Monitor
 
 import specnorm
@@ -25,6 +28,23 @@ def products_that_are_too_small() -> Iterator[float]:
 
 def test_the_product_of_upper_bounds_is_rounded_up() -> None:
     assert [*products_that_are_too_small()] == []
+
+
+def test_a_report_is_as_close_as_its_proofs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a kernel that grows a little, which needs no search, and moves by a tenth; a norm that was tracked too low is
+    raised to the proven one."""
+    searched = Mock(side_effect=specnorm.enclose)
+    monkeypatch.setattr(monitoring, "enclose", searched)
+    kernel, direction = (x / float(specnorm.enclose(x).lower) for x in np.random.RandomState(0).randn(2, 6, 5, 3, 3))
+    kernel, monitor = kernel / 2, Monitor(1, upper=1, budget=5.0)
+    for grown, moved, tracked, searches in ((1, 0, 1.0, 1), (1.02, 0, 1.0, 1), (1, 0.1, 1.0, 2), (1, 0, 0.5, 3)):
+        kernel = grown * kernel + moved * direction / 2
+        norm = float(specnorm.enclose(kernel, rtol=1e-9).lower)
+        monkeypatch.setattr(monitor, "_norms", lambda _, x=tracked * norm: {"0": x})
+        report = monitor.measured({"0": LayerKernel(kernel, {})})
+        assert searched.call_count == searches
+        assert norm <= report["upper/0"] <= 1.051 * norm
+        assert report["norm/0"] == pytest.approx(norm, rel=1e-6 if tracked == 1 else 0.021)
 
 
 def test_a_norm_just_above_one_is_not_said_to_be_one() -> None:

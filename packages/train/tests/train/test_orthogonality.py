@@ -20,12 +20,10 @@ class TestTorch:
     def net(self, torch: Any) -> Any:
         torch.manual_seed(0)
         return torch.nn.Sequential(
-            torch.nn.Conv2d(3, 6, 3, padding=1),
-            torch.nn.ReLU(),
-            torch.nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2),
-            torch.nn.ConvTranspose2d(8, 3, 4, stride=2),
+            torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.ReLU(),
+            torch.nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2), torch.nn.ConvTranspose2d(8, 3, 4, stride=2),
             torch.nn.Linear(3, 5),
-        )
+        )  # fmt: skip
 
     @pytest.mark.parametrize("form", ["lags", "bound"])
     def test_it_sums_what_the_functions_say(self, torch: Any, form: Any) -> None:

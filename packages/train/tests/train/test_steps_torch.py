@@ -134,7 +134,8 @@ def through_data(layer: Any) -> None:
 
 
 def through_numpy(layer: Any) -> None:
-    original_of(layer).detach().numpy()[0, 0, 0, 0] += 20
+    """By a tenth, which is less than 1 in a product with a layer's vector."""
+    original_of(layer).detach().numpy()[...] *= 1.1
 
 
 SEEN = [in_place, by_an_optimiser, by_a_new_parameter, by_assigning, by_loading, by_casting]
@@ -623,6 +624,36 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     assert 32 <= sweeps <= 40
 
 
+def test_a_sweep_follows_where_a_step_that_has_ended_left_one_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passes are taken while the answer is on its way, and after it was read; what has no sweeps begins with one."""
+
+    class Event(Passed):
+        has_ended = True
+
+        def query(self) -> bool:
+            return self.has_ended
+
+    taken: list[int] = []
+
+    def record(function: Any) -> Any:
+        def step(rooms: Any) -> Any:
+            taken.append(function.keywords["sweeps"])
+            return [steps.Step(1.0, 0.0, torch.zeros(1), (), room=x if x is None else torch.tensor(x)) for x in rooms]
+
+        return step
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    due, unknown = -1.0, float("nan")
+    told = [
+        (0.5, False), (due, False), (due, True), (0.5, False), (None, True), (unknown, True), (0.0, True), (0.5, True),
+    ]  # fmt: skip
+    for case in (told, [(None, True)] * 3):
+        take: Any = steps.DeviceSteps(record)
+        for room, Event.has_ended in case:
+            take([room and 1.0, room])
+    assert taken == [1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0]
+
+
 NOT_LAUNCHED = (
     "_conj", "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "imag", "permute",
     "real", "reshape", "select", "slice", "split", "squeeze", "t", "transpose", "unbind", "unsqueeze", "view",
@@ -693,13 +724,10 @@ def test_a_step_on_a_device_copies_no_number_from_the_host() -> None:
 
 needs_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here: nothing is recorded")
 LAYERS: dict[str, Callable[[], Any]] = {
-    "strided": lambda: nn.Conv2d(4, 8, 4, stride=2),
-    "depthwise": lambda: nn.Conv2d(8, 8, 3, groups=8),
-    "transposed": lambda: nn.ConvTranspose2d(8, 4, 4, stride=2),
-    "wide": lambda: nn.Conv2d(96, 80, 3),
-    "1-D, dilated": lambda: nn.Conv1d(6, 6, 5, dilation=2),
-    "linear": lambda: nn.Linear(40, 30),
-}
+    "strided": lambda: nn.Conv2d(4, 8, 4, stride=2), "depthwise": lambda: nn.Conv2d(8, 8, 3, groups=8),
+    "transposed": lambda: nn.ConvTranspose2d(8, 4, 4, stride=2), "wide": lambda: nn.Conv2d(96, 80, 3),
+    "1-D, dilated": lambda: nn.Conv1d(6, 6, 5, dilation=2), "linear": lambda: nn.Linear(40, 30),
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -101,19 +101,33 @@ def test_what_the_tree_does_not_say_is_refused_by_path() -> None:
             use(tree)
     rule = training.with_geometry({"qkv/kernel": {"input_axes": 1}, "proj_in/kernel": {"layout": "WIO"}})
     assert [k.array.shape for k in training.kernels(tree, rule).values()] == [(4, 2, 3), (16, 512)]
+    both = training.with_geometry({"*": {"input_axes": 1}, "qkv/*": {"input_axes": 2}})
+    assert [k.array.shape for k in training.kernels(tree, both).values()] == [(4, 6), (128, 64)]
+    with pytest.raises(GeometryError, match="'qvk/kernel' matches no layer"):
+        training.kernels(tree, training.with_geometry({"qvk/kernel": {"stride": 2}, "*": {"input_axes": 1}}))
     assert list(training.kernels({**tree, "Conv_0": {"kernel": normal(3, 2, 2)}}, layers="Conv*")) == ["Conv_0/kernel"]
     with pytest.raises(GeometryError, match="input_axes=3 of a kernel of shape"):
         training.kernels(tree, training.with_geometry({"*/kernel": {"input_axes": 3}}))
 
 
 def test_biases_of_stacked_and_local_layers_do_not_tell() -> None:
-    """Three dense layers in one, (layers, in, out), and a bias (layers, out), of sizes that fit another reading."""
-    for shape, bias in (((3, 4, 5), (3, 5)), ((4, 4, 5), (4, 5))):
+    """Three dense layers in one, (layers, in, out), and a bias (layers, out), of sizes that fit another reading; nor a
+    bias of other sizes, nor projections of attention whose heads differ."""
+    for shape, bias in (((3, 4, 5), (3, 5)), ((4, 4, 5), (4, 5)), ((3, 4, 5), (4, 6))):
         with pytest.raises(GeometryError, match="stack/kernel"):
             training.kernels({"stack": {"kernel": jnp.ones(shape), "bias": jnp.ones(bias)}})
     for name in ("ConvLocal_0", "Einsum_0"):
         with pytest.raises(GeometryError, match=name):
             training.kernels({name: {"kernel": jnp.ones((3, 4, 5)), "bias": jnp.ones(5)}})
+    shapes = {"query": (8, 2, 3), "key": (8, 2, 3), "value": (8, 2, 3), "out": (2, 3, 8)}
+    attention = {name: {"kernel": jnp.ones(shape)} for name, shape in shapes.items()}
+    found = training.kernels(attention)
+    assert {name: found[f"{name}/kernel"].array.shape for name in shapes} == {
+        **dict.fromkeys(shapes, (8, 6)),
+        "out": (6, 8),
+    }
+    with pytest.raises(GeometryError, match="query/kernel"):
+        training.kernels(attention | {"out": {"kernel": jnp.ones((3, 2, 8))}})
 
 
 STACKED = training.with_geometry({"*/kernel": {"stack_axes": 1}})
@@ -139,8 +153,13 @@ def test_a_stack_of_parameters_is_its_kernels() -> None:
     # Of matrices alone, which compile fast.
     optimizer = training.spectral_ball(0.5, rule=STACKED, layers="Critic/*")
     updates, _ = optimizer.update(tree, optimizer.init(at_most), at_most)
-    moved = jax.tree_util.tree_map(jnp.add, at_most, updates)
-    assert certified({"Critic": moved["Critic"]}, 1.0, STACKED)
+    for j in range(2):
+        own, gradient = ({"kernel": x["Critic"]["kernel"][j]} for x in (at_most, tree))
+        alone = training.spectral_ball(0.5)
+        close(updates["Critic"]["kernel"][j], alone.update(gradient, alone.init(own), own)[0]["kernel"])
+    monitor = training.NormMonitor(rule=STACKED, layers="Critic/*", upper=0)
+    assert set(monitor(100, tree)) == {"norm/Critic/kernel/0", "norm/Critic/kernel/1", "norm/product"}
+    assert monitor(101, tree) == {}
 
 
 def test_a_bias_with_one_axis_leaves_a_reading_that_is_never_too_small() -> None:
@@ -159,12 +178,14 @@ def test_modules_of_flax_are_asked() -> None:
             self.qkv = nnx.LinearGeneral(16, (2, 4), use_bias=False, rngs=rngs)
             self.merge = nnx.LinearGeneral((2, 4), 5, axis=(-2, -1), use_bias=False, rngs=rngs)
             self.attend = nnx.MultiHeadAttention(2, 8, rngs=rngs, decode=False)
+            self.heads = nnx.LinearGeneral(4, 5, batch_axis={0: 3}, use_bias=False, rngs=rngs)
 
     net = Net(nnx.Rngs(0))
     found = training.kernels(net)
     assert found["down/kernel"].geometry["stride"] == (2, 2)
     assert found["qkv/kernel"].array.shape == (16, 8)
     assert found["merge/kernel"].array.shape == (8, 5)
+    assert found["heads/kernel"].array.shape == (12, 5)
     assert found["attend/query/kernel"].array.shape == found["attend/out/kernel"].array.shape == (8, 8)
     params = nnx.state(net, nnx.Param)
     with pytest.raises(GeometryError, match="down/kernel"):
@@ -173,18 +194,27 @@ def test_modules_of_flax_are_asked() -> None:
     assert {name: (k.array.shape, k.geometry) for name, k in by_model.items()} == {
         name: (k.array.shape, k.geometry) for name, k in found.items()
     }
-    net.einsum = nnx.Einsum("ab,bcd->acd", (4, 2, 3), rngs=nnx.Rngs(0))
-    with pytest.raises(GeometryError, match="einsum/kernel: Einsum computes by a rule of its own"):
-        training.kernels(net)
+
+    class Twice(nnx.Linear):  # type: ignore[name-defined, misc]
+        def __call__(self, x: Any) -> Any:
+            return 2 * super().__call__(x)
+
+    rngs = nnx.Rngs(0)
+    for layer, reason in (
+        (nnx.Einsum("ab,bcd->acd", (4, 2, 3), rngs=rngs), "Einsum computes by a rule of its own"),
+        (Twice(3, 3, rngs=rngs), "Twice computes by a rule of its own"),
+        (nnx.Conv(2, 3, (3,), mask=jnp.zeros((3, 2, 3)), rngs=rngs), "Conv has a mask"),
+    ):
+        net.last = layer
+        with pytest.raises(GeometryError, match=f"last/kernel: {reason}"):
+            training.kernels(net)
 
 
 # -- a log of norms ----------------------------------------------------------------------------------------------
 def test_the_monitor_names_what_is_no_kernel() -> None:
     tree = {
-        "Dense_0": {"kernel": normal(3, 4)},
-        "lstm": {"hidden": normal(4, 4)},
-        "Embed_0": {"embedding": normal(9, 4)},
-    }
+        "Dense_0": {"kernel": normal(3, 4)}, "lstm": {"hidden": normal(4, 4)}, "Embed_0": {"embedding": normal(9, 4)},
+    }  # fmt: skip
     monitor = training.NormMonitor()
     with pytest.warns(UserWarning, match="no product. lstm/hidden: it is not a kernel by the rule"):
         assert set(monitor(0, tree)) == {"norm/Dense_0/kernel", "upper/Dense_0/kernel"}
@@ -254,11 +284,16 @@ def test_the_grid_is_swept_when_it_is_due_alone() -> None:
     constrain = jax.jit(training.spectral_norm)
     _, first = constrain(params, training.init_spectral_norm(params))
     _, again = constrain(params, first)
+    evaluated, kept = jax.jit(partial(training.spectral_norm, sweeps=0))(moved, again)
+    assert lowers(evaluated)[0] == pytest.approx(1, rel=5e-3)
+    np.testing.assert_array_equal(kept["Conv_0/kernel"]["vectors"], again["Conv_0/kernel"]["vectors"])
     weights, after = constrain(moved, again)
     vectors = [state["Conv_0/kernel"]["vectors"] for state in (first, again, after)]
     np.testing.assert_array_equal(vectors[1], vectors[0])
     assert not np.array_equal(vectors[2], vectors[1])
     assert lowers(weights)[0] == pytest.approx(1, rel=5e-3)
+    with pytest.raises(KernelError, match="and this tree needs"):
+        constrain({"Conv_0": {"kernel": normal(3, 6, 7)}}, first)
 
 
 def test_kinds_that_differ_in_channels_and_taps_are_one_stack() -> None:
@@ -372,6 +407,8 @@ def test_shrinking_dtypes_zeros_and_other_leaves() -> None:
     close(weights["tiny"], tree["tiny"], rtol=0.0)
     diverged = {**tree, "small": {"kernel": tree["small"]["kernel"].at[0, 0].set(jnp.inf)}}
     assert jnp.isnan(training.spectral_norm(diverged, state)[0]["small"]["kernel"]).all(), "as in torch's plugin"
+    with pytest.raises(KernelError, match="non-finite"):
+        training.init_spectral_norm(diverged)
     with pytest.raises(KernelError, match="type NoneType"):
         training.spectral_norm(tree, None)
     with pytest.raises(KernelError, match="bound"):
@@ -403,9 +440,12 @@ def test_a_model_of_equinox_needs_no_rule() -> None:
     class Model(eqx.Module):  # type: ignore[name-defined, misc]
         down: Any
         head: Any
+        rest: Any
 
     down = eqx.nn.Conv1d(4, 6, 3, stride=2, key=jax.random.key(0))
-    model = Model(down, eqx.nn.Linear(6, 2, key=jax.random.key(1)))
+    stacked = eqx.filter_vmap(lambda key: eqx.nn.Linear(3, 2, key=key))(jax.random.split(jax.random.key(2)))
+    rest = eqx.nn.Embedding(5, 3, key=jax.random.key(0)), eqx.nn.LayerNorm((3, 3)), stacked
+    model = Model(down, eqx.nn.Linear(6, 2, key=jax.random.key(1)), rest)
     found = training.kernels(model)
     of_layers = {"down/weight": specnorm.enclose(down), "head/weight": specnorm.enclose(model.head)}
     assert list(found) == list(of_layers)
@@ -436,6 +476,9 @@ def test_the_penalty_is_a_sum_over_norms(method: Any) -> None:
         close(value, total, rtol=2e-3)
         assert list(state) == [NAMES[0], NAMES[2]], "the convolutions are one stack"
         assert value.dtype == jnp.float32
+    zeros = {"Dense_0": {"kernel": jnp.zeros((4, 4))}}
+    penalty = training.SpectralPenalty(method, form="log")
+    assert float(penalty(zeros, penalty.init(zeros))[0]) == 0
     with pytest.raises(MethodError, match="hinge"):
         training.SpectralPenalty(form="squares")
 

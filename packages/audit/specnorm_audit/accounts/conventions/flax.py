@@ -38,7 +38,7 @@ def _wrapped(name: str, by_parts: Mapping[tuple[str, ...], str]) -> tuple[str | 
     *scope, _wrapper, layer, kernel, leaf = ("", "", "", *_SPLIT.split(name))
     if leaf not in ("scale", "u"):
         return None, leaf
-    scope_parts = tuple(part for part in scope if part)
+    scope_parts = tuple(filter(None, scope))
     collections: list[tuple[str, ...]] = [()]
     if scope_parts:  # the state may be in another collection than the kernel: batch_stats beside params
         collections += {parts[:1] for parts in by_parts}

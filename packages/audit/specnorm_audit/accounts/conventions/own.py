@@ -96,14 +96,9 @@ def recipes(stored: Stored) -> Iterator[Recipe]:
         settings = f"{prefix}{SETTINGS}"
         if match is None or settings not in stored:
             continue
-        buffers = _state_names(prefix, stored)
+        leaves = (other.removeprefix(prefix) for other in stored if other.startswith(prefix))
+        buffers = sorted(leaf for leaf in leaves if leaf != SETTINGS and "." not in leaf)
         parts = (name, settings, *(f"{prefix}{leaf}" for leaf in buffers))
         weight = f"{match['owner']}{match['name']}"
         text = f"{match['name']}=W·bound/norm as in eval()"
         yield Recipe(weight, parts, partial(_constrained, tuple(buffers)), text, settings=settings)
-
-
-def _state_names(prefix: str, stored: Stored) -> list[str]:
-    """Return the last words of the arrays of a state."""
-    leaves = (name.removeprefix(prefix) for name in stored if name.startswith(prefix))
-    return sorted(leaf for leaf in leaves if leaf != SETTINGS and "." not in leaf)

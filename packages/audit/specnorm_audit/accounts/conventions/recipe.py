@@ -7,7 +7,7 @@ templates the others, by the groups of the pattern. What no convention explains 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -22,7 +22,7 @@ Compute: TypeAlias = Callable[..., Numbers]
 """Function that computes a weight, in float64, from arrays in the order of `Recipe.parts`."""
 Stored: TypeAlias = Mapping[str, Tensor]
 """Arrays by name."""
-Shape: TypeAlias = Sequence[int]
+Shape: TypeAlias = tuple[int, ...]
 _EPSILON = 1e-12
 """Smallest squared norm by which Flax, TensorFlow and BigGAN divide."""
 BAKE = (
@@ -103,9 +103,8 @@ class Convention:
             return None
         groups = match.groupdict("")
         parts = tuple(template.format(**groups) for template in self.beside)
-        if any(part not in stored for part in parts):
-            return None
-        if not self.fits(stored[name].shape, *(stored[part].shape for part in parts)):
+        is_whole = all(part in stored for part in parts)
+        if not is_whole or not self.fits(stored[name].shape, *(stored[part].shape for part in parts)):
             return None
         weight = self.weight.format(**groups)
         escaped = {key: re.escape(text) for key, text in groups.items()}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from operator import eq
 
 import numpy as np
 from specnorm_networks.model_arrays import Tensor
@@ -84,7 +85,7 @@ def _after_step(weight: Numbers, u: Numbers) -> Numbers:
 
 
 def _is_of_rows(weight: Shape, u: Shape) -> bool:
-    return len(weight) > 1 and tuple(u) == (1, weight[0])
+    return len(weight) > 1 and u == (1, weight[0])
 
 
 # -- weight normalization ----------------------------------------------------------------------------------------------
@@ -107,10 +108,6 @@ def _scaled(direction: Numbers, length: Numbers) -> Numbers:
 
 
 # -- masks -------------------------------------------------------------------------------------------------------------
-def _is_same(shape: Shape, other: Shape) -> bool:
-    return tuple(shape) == tuple(other)
-
-
 def _with_mask(weight: Numbers, mask: Numbers) -> Numbers:
     if not np.isin(mask, (0.0, 1.0)).all():
         raise ModelFileError(f"the mask beside it has values other than 0 and 1. {BAKE}")
@@ -118,7 +115,7 @@ def _with_mask(weight: Numbers, mask: Numbers) -> Numbers:
 
 
 def _pruned_shape(shape: Shape, mask: Shape) -> bool:
-    return _is_same(shape, mask) and len(shape) > 1
+    return shape == mask and len(shape) > 1
 
 
 def _in_use(_original: Numbers, weight: Numbers) -> Numbers:
@@ -127,7 +124,7 @@ def _in_use(_original: Numbers, weight: Numbers) -> Numbers:
 
 
 def _in_use_fits(original: Shape, weight: Shape) -> bool:
-    return _is_same(original, weight) and not is_vector(weight)
+    return original == weight and not is_vector(weight)
 
 
 _PARAMETRISED = r"(?P<owner>(.*\.)?)parametrizations\.(?P<name>[^.]+)\."
@@ -143,7 +140,7 @@ TORCH = (
     Convention(rf"{_NAME}_orig", ("{owner}{name}_u", "{owner}{name}_v"), _divided, _axes, _SPECTRAL, class_name=HOOK),
     Convention(rf"{_PARAMETRISED}original", tuple("{owner}parametrizations.{name}.0._" + x for x in "uv"),
                _divided, _axes, _SPECTRAL, class_name=_PARAMETRIZATION),
-    Convention(rf"{_NAME}_orig", ("{owner}{name}_mask",), np.multiply, _is_same, "{}=W·mask"),
+    Convention(rf"{_NAME}_orig", ("{owner}{name}_mask",), np.multiply, eq, "{}=W·mask"),
     Convention(rf"{_NAME}_v", ("{owner}{name}_g",), _scaled, _is_length, _NORMALISED),
     Convention(rf"{_PARAMETRISED}original1", ("{owner}parametrizations.{name}.original0",), _scaled, _is_length,
                _NORMALISED),
@@ -165,7 +162,7 @@ def is_of_stylegan(tensors: Iterable[Tensor]) -> bool:
     """Whether an array is StyleGAN's: the filter of a layer in a plane, or the style that modulates a kernel."""
     for tensor in tensors:
         words = parts_of(tensor.name)
-        is_filter = words[-1:] == ["resample_filter"] and len(tensor.shape) == 2
-        if is_filter or words[-1:] == ["up_filter"] or words[-2:] == ["modulation", "weight"]:
+        is_filter = words[-1:] == ("resample_filter",) and len(tensor.shape) == 2
+        if is_filter or words[-1:] == ("up_filter",) or words[-2:] == ("modulation", "weight"):
             return True
     return False

@@ -283,7 +283,7 @@ class Matrices(Known):
     def lengths(self, before: Sequence[Lengths], place: Place, norm: Callable[[], float]) -> Lengths | None:
         """Return lengths along the axes of the rows of one matrix, whose columns may be along several axes."""
         products = products_of(self)
-        if products is None or place.after is None:
+        if products is None or not products.columns or place.after is None:
             return None
         sizes = dict(zip(products.before, place.shape, strict=True))
         by_axis = dict(zip(products.before, before[0], strict=True))

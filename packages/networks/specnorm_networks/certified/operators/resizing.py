@@ -64,6 +64,16 @@ class Resize(Affine):
     def lipschitz(self, place: Place) -> float:
         return host.mul_up(1.0, *map(axes.weights_norm_up, self._rows_of_axis(place.shape).values()))
 
+    def repeats(self, before: Shape, after: Shape) -> tuple[int, ...] | None:
+        """Return how often each pixel is repeated along each axis, if that is all that the operator does; else None."""
+        if self.mode != "nearest" or len(before) < 3 or not self.keeps_channels(before, after):
+            return None
+        repeats = tuple(max(m // n, 1) for n, m in zip(before, after, strict=True))
+        for axis, rows in self._rows_of_axis(before).items():
+            if any(row != ((output // repeats[axis], Fraction(1)),) for output, row in enumerate(rows)):
+                return None
+        return repeats[2:]
+
     def _resizings(self, before: Shape) -> dict[int, AxisResizing]:
         """Return the resizing along each axis that does not stay as it is."""
         resizings = {}

@@ -34,15 +34,13 @@ from numpy.typing import NDArray
 from specnorm.errors import MethodError
 from specnorm.proof import HypothesisError, Interval, Upper, arithmetic, enclosing, host, make_interval
 from specnorm_networks import Graph, Node
-from specnorm_networks.local.certified.ranges import Ball, Walk, changed_by, check_ball, ranges
+from specnorm_networks.local.certified.ranges import Ball, Walk, changed_by, check_ball, constants_to_values, ranges
 from specnorm_networks.local.certified.strips import breaks as breaks_of
 from specnorm_networks.local.certified.strips import strip_on
 from specnorm_networks.tools import (
     FloatArray,
     Function,
     LinearMap,
-    Map,
-    Scope,
     Shape,
     box_of,
     consistent,
@@ -70,31 +68,14 @@ class Network:
         self.linear = graph.linear_maps()
         self.changing = changed_by(graph, graph.inputs)
         """Names of the values that change with the input."""
-        self.constants: dict[str, list[tuple[str, float]]] = {}
+        self.constants = constants_to_values(graph, constants)
         """For each value: pairs of the start of a map to it and the map's Lipschitz constant."""
-        about = Scope(graph).domain
-        for claim in constants:
-            if not isinstance(claim.what, Map) or not about.includes(claim.what.domain):
-                raise HypothesisError(f"{claim.what} is not a map between values of this network")
-            if self._passes_through_start(claim.what):
-                constants_to_end = self.constants.setdefault(claim.what.end, [])
-                constants_to_end.append((claim.what.start, claim.value))
 
     @property
     def box(self) -> Interval:
         """The box that is stated for the input."""
         box = box_of(self.graph)
         return enclosing((box.low[self.input], box.high[self.input]))
-
-    def _passes_through_start(self, what: Map) -> bool:
-        """Whether the end of a map changes only through its start.
-
-        A map's constant bounds the change of its end only if nothing but its start changes the end.
-        """
-        start_changes = what.start in self.changing
-        end_changes = what.end in self.changing - {what.start}
-        changes_otherwise = what.end in changed_by(self.graph, [self.input], fixed=what.start)
-        return start_changes and end_changes and not changes_otherwise
 
 
 LEAST_MULTIPLIER = 2.0**-400

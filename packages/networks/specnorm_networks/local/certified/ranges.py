@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from specnorm_networks.tools import (
     FloatArray,
     Inputs,
     LinearMap,
+    Map,
     Ranges,
     Region,
     Scope,
@@ -93,8 +95,8 @@ def ranges(
     values, on the ball or everywhere. ``earlier``: ranges of the same values, on the ball or a larger region; the
     returned ranges are not wider.
 
-    `HypothesisError` if a constant or a range is another map's, another network's or another region's. `MethodError` if
-    the ball does not fit the network's inputs.
+    `HypothesisError` if a constant or a range is another network's or another region's. `MethodError` if the ball does
+    not fit the network's inputs.
     """
     check_ball(graph, ball)
     regions = graph.regions | {ball.region}
@@ -105,7 +107,7 @@ def ranges(
     at_centre = dict[str, Interval]()
     constants_to = dict[str, list[tuple[str, float]]]()
     if ball.radius > 0:
-        constants_to = _constants_as_numbers(graph, ball, constants or {})
+        constants_to = constants_to_values(graph, (constants or {}).values(), frozenset({ball.region}))
         centre_alone = Ball(ball.centre, 0.0)
         at_centre = Walk(graph, centre_alone, at_centre={}, constants_to={}, known={}).to_the_end()
     walk = Walk(graph, ball, at_centre=at_centre, constants_to=constants_to, known=earlier or {})
@@ -121,23 +123,35 @@ def check_ball(graph: Graph, ball: Ball) -> None:
         raise MethodError("the centre of a ball has entries that are not finite.")
 
 
-def _constants_as_numbers(
+def constants_to_values(
     graph: Graph,
-    ball: Ball,
-    constants: Mapping[str, Upper],
+    claims: Iterable[Upper],
+    regions: frozenset[Region] = frozenset(),
 ) -> dict[str, list[tuple[str, float]]]:
     """Return for each value the Lipschitz constants of maps to it, each with the name of the map's start.
 
-    The maps start at all inputs together; the name of that start consists of the inputs' names (`_name_of_inputs`).
+    Maps whose end changes otherwise than through their start are left out. If a map starts at all inputs together, the
+    name of its start consists of their names (`_name_of_inputs`).
 
-    `HypothesisError` if a claim does not bound the map to its value on that ball.
+    `HypothesisError` if a claim is not about a map of this network, on these regions or larger ones.
     """
-    start = _name_of_inputs(graph)
-    scope = Scope(graph, frozenset({ball.region}))
-    for name, claim in constants.items():
-        if not scope.holds(claim, start, name):
-            raise HypothesisError(f"{claim.what} is no constant of {name} on {ball.region}")
-    return {name: [(start, claim.value)] for name, claim in constants.items()}
+    domain = Scope(graph, regions).domain
+    changing = changed_by(graph, graph.inputs)
+
+    @cache
+    def changing_through(start: str) -> set[str]:
+        """Return the values that change with a value, or with all inputs, and not otherwise."""
+        if start in changing:
+            return changing - {start} - changed_by(graph, graph.inputs, fixed=start)
+        return changing if start == _name_of_inputs(graph) else set()
+
+    constants: dict[str, list[tuple[str, float]]] = {}
+    for claim in claims:
+        if not isinstance(claim.what, Map) or not domain.includes(claim.what.domain):
+            raise HypothesisError(f"{claim.what} is no map of this network on these regions")
+        if claim.what.end in changing_through(claim.what.start):
+            constants.setdefault(claim.what.end, []).append((claim.what.start, claim.value))
+    return constants
 
 
 def _name_of_inputs(graph: Graph) -> str:

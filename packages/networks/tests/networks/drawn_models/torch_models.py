@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from networks.drawn_models.attacks import Machine, Vectors
 from networks.drawn_models.hunting import Outcome, outcome
 from networks.drawn_models.pieces import ROOM, Dice, Pieces, Shape, relative
-from networks.stored.networks import AOL, BLUR, CPL, OF_ONE_VALUE, OF_WEIGHTS, SLL, Recurrent, SplineOfKnots, by_relu
+from networks.stored.networks import OF_ONE_VALUE, OF_WEIGHTS, Recurrent, SplineOfKnots, by_relu
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -175,14 +175,12 @@ def written_norm(d: Dice, s: Shape) -> Any:
         d.one_of(
             lambda x: (x - x.mean(**kept)) / torch.sqrt(x.var(**kept, unbiased=False) + eps),
             lambda x: (x - x.mean(**kept)) / (x.std(**kept) + eps),
-            lambda x: x * torch.rsqrt(x.pow(2).mean(**kept) + eps),
-            lambda x: x / (x.norm(**kept) + eps),
-            lambda x: x / x.norm(**kept).clamp(min=eps),
-            lambda x: x / torch.maximum(x.norm(**kept), torch.ones(())),
+            lambda x: x * torch.rsqrt(x.pow(2).mean(**kept) + eps), lambda x: x / (x.norm(**kept) + eps),
+            lambda x: x / x.norm(**kept).clamp(min=eps), lambda x: x / torch.maximum(x.norm(**kept), torch.ones(())),
             lambda x: x / x.abs().amax(**kept).clamp(min=eps),
             lambda x: x * torch.tanh(x.norm(**kept)) / (x.norm(**kept) + eps),
         )
-    )
+    )  # fmt: skip
 
 
 def channels_last(d: Dice, s: Shape) -> Any:
@@ -217,68 +215,35 @@ def leaky(slope: float, inplace: bool) -> nn.Module:
 NAMES = "ReLU Tanh Sigmoid ELU GELU SiLU Mish Softplus Hardswish Hardtanh SELU Softsign Hardsigmoid LogSigmoid ReLU6"
 ACTIVATIONS: list[Callable[[Dice, Shape], nn.Module]] = [
     *(lambda d, s, name=name: getattr(nn, name)() for name in [*NAMES.split(), "Tanhshrink", "Identity"]),
-    lambda d, s: leaky(d.one_of(0.01, 0.2, 1.5, -0.5), d.chance(0.5)),
-    lambda d, s: nn.ELU(d.one_of(0.5, 3.0)),
-    lambda d, s: nn.CELU(d.one_of(0.3, 2.0)),
-    lambda d, s: nn.GELU(approximate="tanh"),
+    lambda d, s: leaky(d.one_of(0.01, 0.2, 1.5, -0.5), d.chance(0.5)), lambda d, s: nn.ELU(d.one_of(0.5, 3.0)),
+    lambda d, s: nn.CELU(d.one_of(0.3, 2.0)), lambda d, s: nn.GELU(approximate="tanh"),
     lambda d, s: nn.Softplus(d.one_of(0.5, 5.0), d.one_of(20.0, 1.0)),
     lambda d, s: nn.Hardtanh(-0.3, d.one_of(0.3, 2.0)),
-    lambda d, s: nn.PReLU(d.one_of(1, s[0]), init=d.one_of(0.25, -2.0)),
-    lambda d, s: nn.RReLU(0.1, 0.4),
-]
+    lambda d, s: nn.PReLU(d.one_of(1, s[0]), init=d.one_of(0.25, -2.0)), lambda d, s: nn.RReLU(0.1, 0.4),
+]  # fmt: skip
 WRITTEN: list[Callable[..., Any]] = [
     *(f for name, f in OF_ONE_VALUE.items() if "refused" not in name),
-    lambda x: torch.where(x > 0, x, torch.exp(x) - 1),
-    lambda x: torch.where(x.abs() <= 1, 0.5 * x**2, x.abs() - 0.5),
+    lambda x: torch.where(x > 0, x, torch.exp(x) - 1), lambda x: torch.where(x.abs() <= 1, 0.5 * x**2, x.abs() - 0.5),
     lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
-    lambda x: torch.log(torch.cosh(x.clamp(-5, 5))),
-    lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
-    lambda x: torch.heaviside(x, torch.zeros(())) * x,
-    lambda x: torch.addcmul(x, x.tanh(), torch.tensor(0.5)),
-    lambda x: torch.lerp(x, x.tanh(), 0.3),
-    lambda x: torch.stack([x, torch.zeros_like(x)]).amax(0),
-    lambda x: torch.nan_to_num(x).tanh(),
-    lambda x: x.tanh().arcsin() / 4,
-    lambda x: torch.xlogy(x.sigmoid(), x.sigmoid()),
-    lambda x: torch.logaddexp(x, torch.zeros_like(x)),
-    lambda x: torch.atan2(x, torch.ones_like(x)),
-    lambda x: torch.polar(torch.ones_like(x), x).real,
-]
+    lambda x: torch.log(torch.cosh(x.clamp(-5, 5))), lambda x: (x.exp() - (-x).exp()) / (x.exp() + (-x).exp()),
+    lambda x: torch.heaviside(x, torch.zeros(())) * x, lambda x: torch.addcmul(x, x.tanh(), torch.tensor(0.5)),
+    lambda x: torch.lerp(x, x.tanh(), 0.3), lambda x: torch.stack([x, torch.zeros_like(x)]).amax(0),
+    lambda x: torch.nan_to_num(x).tanh(), lambda x: x.tanh().arcsin() / 4,
+    lambda x: torch.xlogy(x.sigmoid(), x.sigmoid()), lambda x: torch.logaddexp(x, torch.zeros_like(x)),
+    lambda x: torch.atan2(x, torch.ones_like(x)), lambda x: torch.polar(torch.ones_like(x), x).real,
+]  # fmt: skip
 JUMPING: list[Callable[..., Any]] = [
-    torch.sign,
-    lambda x: torch.where(x > 0.5, x, 0.2 * x),
-    lambda x: x + (x.round() - x).detach(),
-    lambda x: x * (x > 0.3),
-    lambda x: torch.remainder(x, 1.0),
-    lambda x: x.long().to(x.dtype),
-]
+    torch.sign, lambda x: torch.where(x > 0.5, x, 0.2 * x), lambda x: x + (x.round() - x).detach(),
+    lambda x: x * (x > 0.3), lambda x: torch.remainder(x, 1.0), lambda x: x.long().to(x.dtype),
+]  # fmt: skip
 STEEP: list[Callable[..., Any]] = [
-    lambda x: x**2,
-    torch.exp,
-    lambda x: x.abs().sqrt(),
-    lambda x: x.clamp(min=0.1).log(),
-    lambda x: x * torch.sin(x),
-    lambda x: torch.rsqrt(x**2 + 0.1),
-    torch.erfinv,
-    lambda x: x.sigmoid().logit(),
-    torch.digamma,
-]
+    lambda x: x**2, torch.exp, lambda x: x.abs().sqrt(), lambda x: x.clamp(min=0.1).log(), lambda x: x * torch.sin(x),
+    lambda x: torch.rsqrt(x**2 + 0.1), torch.erfinv, lambda x: x.sigmoid().logit(), torch.digamma,
+]  # fmt: skip
 
 
 def activation(d: Dice, s: Shape) -> Any:
     return d.choice(ACTIVATIONS)(d, s) if d.chance(0.6) else Lambda(d.choice(WRITTEN))
-
-
-class Reversed(torch.autograd.Function):
-    """A gradient reversal: its derivative is declared."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Any:
-        return x * 2
-
-    @staticmethod
-    def backward(ctx: Any, *g: Any) -> Any:
-        return -0.1 * g[0]
 
 
 def maxmin(d: Dice, s: Shape) -> Any:
@@ -315,7 +280,6 @@ plain("log softmax", ANY, lambda d, s: nn.LogSoftmax(1))
 odd("jumps", ANY, lambda d, s: Lambda(d.choice(JUMPING)))
 odd("steep", ANY, lambda d, s: Lambda(d.choice(STEEP)))
 odd("squashed, then steep", ANY, lambda d, s: Lambda(lambda x, f=d.choice(STEEP): f(torch.tanh(x) * 1.5 + 2)))
-odd("declared derivative", ANY, lambda d, s: Lambda(Reversed.apply))
 
 
 # -- pooling, resizing, transforms -----------------------------------------------------------------------------------
@@ -358,43 +322,18 @@ def padded(d: Dice, s: Shape) -> Any:
     return Lambda(lambda x: F.pad(x, amounts, mode=mode, **value))
 
 
-def blurred(d: Dice, s: Shape) -> Any:
-    kernel = torch.tensor(BLUR).expand(s[0], 1, 3, 3).clone()
-    mode = d.one_of("reflect", "constant")
-    return Lambda(lambda x, k: F.conv2d(F.pad(x, (1, 1, 1, 1), mode), k, stride=2, groups=k.shape[0]), kernel)
-
-
-def fourier(d: Dice, s: Shape) -> Any:
-    n, m = s[-2:]
-    norm = d.one_of("ortho", None, "backward")
-    return d.one_of(
-        Lambda(
-            lambda x, w: torch.fft.irfft2(torch.fft.rfft2(x, norm=norm) * w, s=(n, m), norm=norm),
-            torch.rand(n, m // 2 + 1) * 2,
-        ),
-        Lambda(lambda x: torch.fft.fft2(x, norm="ortho").real),
-        Lambda(lambda x: torch.view_as_real(torch.fft.rfft2(x, norm="ortho"))),
-        Lambda(lambda x, w: x + torch.fft.irfft(torch.fft.rfft(x) * w, n=m), torch.randn(m // 2 + 1) / 2),
-    )
-
-
 ALONG: dict[str, Callable[[Any, int], Any]] = {
     "full sort": lambda x, a: x.sort(a, descending=True)[0],
-    "crelu": lambda x, a: torch.cat([F.relu(x), F.relu(-x)], a),
-    "mean": lambda x, a: x.mean(a),
-    "sum": lambda x, a: x.sum(a, keepdim=True) / 2,
-    "largest": lambda x, a: x.amax(a, keepdim=True),
-    "length": lambda x, a: x.norm(dim=a, keepdim=True),
-    "log-sum-exp": lambda x, a: x.logsumexp(a, keepdim=True),
-    "cumulative": lambda x, a: x.cumsum(a) / 3,
-    "centred": lambda x, a: x - x.mean(a, keepdim=True),
-}
+    "crelu": lambda x, a: torch.cat([F.relu(x), F.relu(-x)], a), "mean": lambda x, a: x.mean(a),
+    "sum": lambda x, a: x.sum(a, keepdim=True) / 2, "largest": lambda x, a: x.amax(a, keepdim=True),
+    "length": lambda x, a: x.norm(dim=a, keepdim=True), "log-sum-exp": lambda x, a: x.logsumexp(a, keepdim=True),
+    "cumulative": lambda x, a: x.cumsum(a) / 3, "centred": lambda x, a: x - x.mean(a, keepdim=True),
+}  # fmt: skip
 """Functions of a value along an axis, which is drawn."""
 plain("pooling", (2, 3, 4), pool)
 plain("adaptive pooling", (2, 3, 4), adaptive)
 plain("resize", (2, 3, 4), resize)
 plain("padding", (2, 3, 4), padded)
-plain("blur pooling", (3,), blurred)
 plain("pixel shuffle", (3,), lambda d, s: nn.PixelShuffle(2))
 plain("pixel unshuffle", (3,), lambda d, s: nn.PixelUnshuffle(2))
 plain("channel shuffle", (3,), lambda d, s: nn.ChannelShuffle(d.divisor(s[0])))
@@ -409,12 +348,7 @@ def along(f: Callable[[Any, int], Any]) -> Callable[[Dice, Shape], Any]:
 
 for _name in ALONG:
     plain(_name, ANY, along(ALONG[_name]))
-odd("fourier", (2, 3), fourier)
 odd("bicubic", (3,), lambda d, s: nn.Upsample(scale_factor=2, mode="bicubic"))
-odd("grid sampling", (3,), lambda d, s: Lambda(
-    lambda x, g: F.grid_sample(x, g.expand(x.shape[0], -1, -1, -1), align_corners=False),
-    torch.rand(1, 3, 3, 2) * 2 - 1))  # fmt: skip
-odd("distances to prototypes", (1,), lambda d, s: Lambda(lambda x, p: torch.cdist(x, p), torch.randn(4, s[0])))
 
 
 # -- moves and constants ---------------------------------------------------------------------------------------------
@@ -423,21 +357,14 @@ def moved(d: Dice, s: Shape) -> Any:
     n = s[a - 1]
     by = d.one_of(0, 1, -2)
     return d.one_of(
-        Lambda(lambda x: torch.roll(x, by, a)),
-        Lambda(lambda x: x.flip(a)),
-        Lambda(lambda x: x.transpose(a, b)),
-        Lambda(lambda x: torch.movedim(x, a, -1)),
-        Lambda(lambda x, o: x.index_select(a, o), torch.randperm(n)),
+        Lambda(lambda x: torch.roll(x, by, a)), Lambda(lambda x: x.flip(a)), Lambda(lambda x: x.transpose(a, b)),
+        Lambda(lambda x: torch.movedim(x, a, -1)), Lambda(lambda x, o: x.index_select(a, o), torch.randperm(n)),
         Lambda(lambda x, o: x.index_select(a, o), torch.randint(n, (n + 1,))),
-        Lambda(lambda x: x.narrow(a, n // 3, n - n // 3)),
-        Lambda(lambda x: x.repeat_interleave(2, a)),
-        Lambda(lambda x: torch.cat([x, x], a)),
-        Lambda(lambda x: torch.cat([x, torch.ones_like(x)], a)),
-        Lambda(lambda x: x.flatten(1)),
-        Lambda(lambda x: x[..., ::2]),
-        Lambda(lambda x: x.diff(dim=a)),
+        Lambda(lambda x: x.narrow(a, n // 3, n - n // 3)), Lambda(lambda x: x.repeat_interleave(2, a)),
+        Lambda(lambda x: torch.cat([x, x], a)), Lambda(lambda x: torch.cat([x, torch.ones_like(x)], a)),
+        Lambda(lambda x: x.flatten(1)), Lambda(lambda x: x[..., ::2]), Lambda(lambda x: x.diff(dim=a)),
         Lambda(lambda x: torch.stack(x.unbind(a)[::-1], a)),
-    )
+    )  # fmt: skip
 
 
 def constant(d: Dice, s: Shape) -> Any:
@@ -445,55 +372,20 @@ def constant(d: Dice, s: Shape) -> Any:
     factor = d.one_of(2, -0.5, 0.1)
     return Lambda(
         d.one_of(
-            lambda x, c: x * c,
-            lambda x, c: (x - c) / (c.abs() + 0.5),
-            lambda x, c: x + c,
-            lambda x, _: x / 255 * 2 - 1,
-            lambda x, c: x.masked_fill(c > 0.5, 0.0),
-            lambda x, c: torch.where(c > 0, x, -x),
-            lambda x, c: torch.where(c > 0, x, c),
-            lambda x, _: x * factor,
-            lambda x, c: torch.addcmul(x, x, c, value=0.5),
-            lambda x, c: x.mul(c).add_(1.0),
+            lambda x, c: x * c, lambda x, c: (x - c) / (c.abs() + 0.5), lambda x, c: x + c,
+            lambda x, _: x / 255 * 2 - 1, lambda x, c: x.masked_fill(c > 0.5, 0.0),
+            lambda x, c: torch.where(c > 0, x, -x), lambda x, c: torch.where(c > 0, x, c), lambda x, _: x * factor,
+            lambda x, c: torch.addcmul(x, x, c, value=0.5), lambda x, c: x.mul(c).add_(1.0),
             lambda x, c: x * c.sigmoid() + 0 * x.flip(1),
         ),
         c,
-    )
-
-
-def in_place(d: Dice, s: Shape) -> Any:
-    def first_channel(x: Any) -> Any:
-        y = x.clone()
-        y[:, 0] = 2 * y[:, 0]
-        return y
-
-    def shifted(x: Any) -> Any:
-        y = torch.zeros_like(x)
-        y[:, 1:] = x[:, :-1]
-        return y
-
-    def added(x: Any) -> Any:
-        y = x * 1
-        y += x.tanh()
-        y.mul_(0.5)
-        return y
-
-    return Lambda(d.one_of(first_channel, shifted, added))
-
-
-def messages(d: Dice, s: Shape) -> Any:
-    edges = torch.randint(s[0], (2, 7)).unbind()
-    return Lambda(lambda x, i, j: torch.zeros_like(x).index_add(1, i, x[:, j]), *edges)
+    )  # fmt: skip
 
 
 plain("moved", ANY, moved)
 plain("moved again", ANY, moved)
 plain("constants", ANY, constant)
-plain("in place", ANY, in_place)
 plain("dropout", ANY, lambda d, s: d.one_of(nn.Dropout, nn.AlphaDropout, nn.Dropout1d, nn.Dropout2d)(0.5))
-plain("message passing", (2,), messages)
-odd("solve with a constant", (1,), lambda d, s: Lambda(
-    lambda x, a: torch.linalg.solve(a, x.mT).mT, torch.eye(s[0]) * 2 + torch.randn(s[0], s[0]) / 9))  # fmt: skip
 
 
 # -- batch, transformations, types -----------------------------------------------------------------------------------
@@ -549,14 +441,11 @@ def residual(d: Dice, s: Shape) -> Any:
     return d.one_of(
         Lambda(lambda x, f: x + c * f(x), f),
         Lambda(lambda x, f, g: x + g * f(x), f, nn.Parameter(torch.randn(s[0], *(1,) * (len(s) - 1)))),
-        Lambda(lambda x, f, g: f(x) + g(x), f, g),
-        Lambda(lambda x, f, g: torch.cat([f(x), g(x), x], 1), f, g),
-        Lambda(lambda x, f, g: torch.max(f(x), g(x)), f, g),
-        Lambda(lambda x, f: torch.cat([x, F.relu(f(x))], 1), f),
-        Lambda(lambda x, f: f(f(x)), f),
-        Lambda(lambda x, f: sum(0.5**k * f(x * 2**k) for k in range(3)), f),
+        Lambda(lambda x, f, g: f(x) + g(x), f, g), Lambda(lambda x, f, g: torch.cat([f(x), g(x), x], 1), f, g),
+        Lambda(lambda x, f, g: torch.max(f(x), g(x)), f, g), Lambda(lambda x, f: torch.cat([x, F.relu(f(x))], 1), f),
+        Lambda(lambda x, f: f(f(x)), f), Lambda(lambda x, f: sum(0.5**k * f(x * 2**k) for k in range(3)), f),
         Lambda(lambda x, f, g: f(x) - g(x), f, f),
-    )
+    )  # fmt: skip
 
 
 def coupled(d: Dice, s: Shape) -> Any:
@@ -574,95 +463,27 @@ def coupled(d: Dice, s: Shape) -> Any:
 
     return Lambda(
         d.one_of(
-            additive,
-            lambda x, f, g: torch.cat([x[:, n:], x[:, :n] + f(x[:, n:])], 1),
-            lambda x, f, g: torch.cat([f(x[:, :n]), g(x[:, n:])], 1),
-            lambda x, f, g: f(x[:, :n]) - f(x[:, n:]),
-            scaled,
+            additive, lambda x, f, g: torch.cat([x[:, n:], x[:, :n] + f(x[:, n:])], 1),
+            lambda x, f, g: torch.cat([f(x[:, :n]), g(x[:, n:])], 1), lambda x, f, g: f(x[:, :n]) - f(x[:, n:]), scaled,
             lambda x, f, g: torch.cat([f(part) for part in x.chunk(2, 1)], 1),
         ),
         f,
         g,
-    )
-
-
-class Mixer(nn.Module):
-    """Of Tolstikhin et al.: along the tokens, then along the channels; with or without norms."""
-
-    def __init__(self, d: Dice, s: Shape) -> None:
-        super().__init__()
-        self.one, self.two = branch(d, (s[0],)), branch(d, (s[1],))
-        norm = d.chance(0.3)
-        self.first, self.second = (nn.LayerNorm(s[1], eps=0.1) if norm else nn.Identity() for _ in range(2))
-
-    def forward(self, x: Tensor) -> Any:
-        x = x + self.one(self.first(x).transpose(1, 2)).transpose(1, 2)
-        return x + self.two(self.second(x))
-
-
-def recurrent(d: Dice, s: Shape) -> Any:
-    kind: Any = d.one_of(nn.RNN, nn.LSTM, nn.GRU)
-    return Lambda(lambda x, f: f(x)[0], kind(s[1], 4, batch_first=True, bidirectional=d.chance(0.3)))
-
-
-def spectral_block(d: Dice, s: Shape) -> Any:
-    """1-Lipschitz: SLL, CPL, an almost orthogonal layer, or a matrix of a Cayley transform."""
-    n, inner = s[-1], d.randint(2, 8)
-    matrix = parametrizations.orthogonal(nn.Linear(n, n), orthogonal_map="cayley")
-    return d.one_of(SLL(n, inner), CPL(n, inner), AOL(n, inner), matrix)
-
-
-def thresholded(d: Dice, s: Shape) -> Any:
-    """Iterations of LISTA, of a fixed point, and of that until it is reached."""
-    f = nn.Linear(s[-1], s[-1])
-    f.weight.data /= 2 * torch.linalg.matrix_norm(f.weight.data, 2)
-
-    def lista(x: Any, f: Any) -> Any:
-        z = F.softshrink(x, 0.1)
-        for _ in range(3):
-            z = F.softshrink(x + z - f(z), 0.1)
-        return z
-
-    def fixed_point(x: Any, f: Any, steps: int = 5, least: float = 0.0) -> Any:
-        z = torch.zeros_like(x)
-        for _ in range(steps):
-            before, z = z, torch.tanh(f(z) + x)
-            if least and (z - before).abs().max() < least:
-                break
-        return z
-
-    return Lambda(d.one_of(lista, fixed_point, partial(fixed_point, steps=100, least=1e-5)), f)
+    )  # fmt: skip
 
 
 plain("residual", ANY, residual)
 plain("second residual", ANY, residual)
 plain("coupled", ANY, coupled)
-plain("mixer", (2,), Mixer)
 plain("recurrence", (2,), lambda d, s: Recurrent(s[1], d.chance(0.5)))
-plain("1-Lipschitz", (1, 2), spectral_block)
-plain("iterations", (1, 2), thresholded)
 plain("pool former", (3,), lambda d, s: Lambda(lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) - x))
-odd("recurrent", (2,), recurrent)
-odd("squeeze and excitation", (3,), lambda d, s: Lambda(
-    lambda x, f: x * torch.sigmoid(f(x.mean((2, 3))))[:, :, None, None], nn.Linear(s[0], s[0])))  # fmt: skip
-odd("gated, squashed", (1,), lambda d, s: Lambda(
-    lambda x, f, g: torch.tanh(f(x)) * torch.sigmoid(g(x)), nn.Linear(s[0], 5), nn.Linear(s[0], 5)))  # fmt: skip
-odd("bilinear", (1,), lambda d, s: Lambda(lambda x, f: f(x, x), nn.Bilinear(s[0], s[0], 3)))
-odd("attention", (2,), lambda d, s: Lambda(
-    lambda x, f: f(x, x, x)[0], nn.MultiheadAttention(s[1], 1, batch_first=True)))  # fmt: skip
-odd("transformer", (2,), lambda d, s: nn.TransformerEncoderLayer(s[1], 1, 8, batch_first=True))
-odd("mixture of experts", (1,), lambda d, s: Lambda(
-    lambda x, g, a, b: (lambda w: w[:, :1] * a(x) + w[:, 1:] * b(x))(g(x).softmax(1)),
-    nn.Linear(s[0], 2), nn.Linear(s[0], 3), nn.Linear(s[0], 3)))  # fmt: skip
 
 
 # -- a module --------------------------------------------------------------------------------------------------------
 SHAPES: dict[int, Sequence[Shape]] = {
-    1: ((4,), (6,), (8,), (9,)),
-    2: ((4, 6), (5, 3), (3, 8), (2, 9)),
-    3: ((1, 6, 6), (2, 5, 7), (3, 6, 6), (4, 5, 5), (6, 4, 4), (2, 8, 8)),
-    4: ((2, 3, 4, 4), (1, 4, 4, 4)),
-}
+    1: ((4,), (6,), (8,), (9,)), 2: ((4, 6), (5, 3), (3, 8), (2, 9)),
+    3: ((1, 6, 6), (2, 5, 7), (3, 6, 6), (4, 5, 5), (6, 4, 4), (2, 8, 8)), 4: ((2, 3, 4, 4), (1, 4, 4, 4)),
+}  # fmt: skip
 
 
 def drawn(seed: int) -> Drawn:

@@ -20,11 +20,8 @@ from specnorm_networks import Multipliers, Product, Scaled, network_bound
 from torch import nn
 
 METHODS: dict[str, Any] = {
-    "product": Product(),
-    "scaled": Scaled(),
-    "multipliers": Multipliers(steps=3),
-    "converged": Multipliers(),
-}
+    "product": Product(), "scaled": Scaled(), "multipliers": Multipliers(steps=3), "converged": Multipliers(),
+}  # fmt: skip
 EVERY = ("product", "scaled", "multipliers")
 JOINT = ("product", "multipliers")
 IMAGE = (3, 8, 8)
@@ -727,22 +724,16 @@ OF_ONE_VALUE: dict[str, Callable[[Any], Any]] = {
     "tanh, by a logistic function": lambda x: 2 / (1 + torch.exp(-2 * x)) - 1,
     "logistic of twice": lambda x: 1 / (1 + torch.exp(-2 * x)),
     "mish, written out": lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))),
-    "swish of beta": lambda x: x * torch.sigmoid(1.5 * x),
-    "soft threshold": lambda x: x.sign() * F.relu(x.abs() - 0.3),
-    "soft sign of two": lambda x: 2 * x / (1 + x.abs()),
-    "unit step, clamped": lambda x: 2 * x / x.abs().clamp(min=0.5),
-    "sine": torch.sin,
-    "sine of thirty": lambda x: torch.sin(30 * x),
-    "snake": lambda x: x + torch.sin(2 * x).square() / 2,
-    "gaussian": lambda x: torch.exp(-(x**2)),
-    "huber gradient": lambda x: x / (1 + x**2).sqrt(),
-    "arctangent": torch.atan,
+    "swish of beta": lambda x: x * torch.sigmoid(1.5 * x), "soft threshold": lambda x: x.sign() * F.relu(x.abs() - 0.3),
+    "soft sign of two": lambda x: 2 * x / (1 + x.abs()), "unit step, clamped": lambda x: 2 * x / x.abs().clamp(min=0.5),
+    "sine": torch.sin, "sine of thirty": lambda x: torch.sin(30 * x),
+    "snake": lambda x: x + torch.sin(2 * x).square() / 2, "gaussian": lambda x: torch.exp(-(x**2)),
+    "huber gradient": lambda x: x / (1 + x**2).sqrt(), "arctangent": torch.atan,
     "shifted softplus, as SchNet has it": lambda x: torch.log(0.5 * x.exp() + 0.5),
-    "soft clipping": lambda x: F.softplus(x) - F.softplus(x - 1),
-    "square, refused": lambda x: x**2,
+    "soft clipping": lambda x: F.softplus(x) - F.softplus(x - 1), "square, refused": lambda x: x**2,
     "square on a range": lambda x: x.clamp(-1, 1) ** 2,
     "hat functions": lambda x: F.relu(1 - x.abs()) + 2 * F.relu(1 - (x - 1).abs()),
-}
+}  # fmt: skip
 CASES |= {name: of(VECTOR, f) for name, f in OF_ONE_VALUE.items()}
 CASES |= {
     "spline, clamped at knots": case((5,), lambda: SplineOfKnots(False, 0.5)),
@@ -838,12 +829,10 @@ CASES |= {
 # -- files -----------------------------------------------------------------------------------------------------------
 BRANCHED = DATA / "branched"
 OF_FILES = {
-    "unet, bilinear": "unet_bilinear_concat.onnx",
-    "densenet, transition": "densenet_growth_4_x4_transition.onnx",
-    "chambolle-pock, four steps": "chambolle-pock_tv_4.onnx",
-    "echo state, ten steps": "echo_state_10.onnx",
+    "unet, bilinear": "unet_bilinear_concat.onnx", "densenet, transition": "densenet_growth_4_x4_transition.onnx",
+    "chambolle-pock, four steps": "chambolle-pock_tv_4.onnx", "echo state, ten steps": "echo_state_10.onnx",
     "glow, additive": "glow_1x1_additive.onnx",
-}
+}  # fmt: skip
 CASES |= {name: Case(lambda: None, None, ("product", "converged")) for name in OF_FILES}
 
 
