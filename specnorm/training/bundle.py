@@ -2,8 +2,9 @@
 
 The norm of a layer is the supremum of ``Re(u* G(theta) v)`` over unit vectors u, v and frequencies theta, so each wave
 attains a lower bound, however old it is. A pass moves every wave by one power step and one Newton step of its
-frequency: one product with the transposed kernel, and one with the kernel. What it cannot see is a maximum that is not
-in the bundle: for that the grid is swept, before the pass, whenever the kernel has moved.
+frequency: one product with the transposed kernel, and one with the kernel. The first waves take the best combination of
+all waves' left vectors in place of their power step, which costs no further product. What a pass cannot see is a
+maximum that is not in the bundle: for that the grid is swept, before the pass, whenever the kernel has moved.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ _FURTHER = 0.17, 3.0
 """So many times their steps do the vectors go further in a pair of passes: as by shifts of the power steps by 0.15 and
 0.75 of the squared norm, near the zeros of a Chebyshev polynomial."""
 _COMBINED = 4
-"""Number of waves, the first ones, at whose frequencies all left vectors are combined: a sweep puts the highest first.
-"""
+"""Number of waves, the first ones, at whose frequencies all left vectors are combined. A sweep puts the highest first.
+With two, a residual network reached 1.016, with four 1.011."""
 _SHIFT = 1e-4
 """Added to the eigenvalues of the Gram matrix of the left vectors, which may be nearly parallel."""
-_SQUARINGS, _RESCALED = 6, 3
-"""Squarings of the matrix whose first eigenvector is the best combination, and after how many it is rescaled."""
+_SQUARINGS, _RESCALED = 7, 4
+"""Squarings of the matrix whose first eigenvector is the best combination, and after how many it is rescaled: its
+entries stay below 32^16. With five, an error of 2 % stayed 1.7 %, with seven 0.03 %."""
 _SHORT, _LONG = 0.5, 2.0
 """Limits of the squared length of a wave that is kept."""
 _NEAR = 0.6
@@ -99,7 +101,7 @@ def follow(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> tuple
 
 
 def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
-    """Move the waves by a power step and a Newton step.
+    """Move the waves by a power step, or the best combination of all, and a Newton step.
 
     Parameters
     ----------
@@ -147,7 +149,7 @@ def move(rows: Array, waves: Waves, spec: ConvSpec, *, ops: ArrayOps) -> Moved:
 
 
 def _combined(left: Array, products: Array, turns: Array, *, ops: ArrayOps) -> Array:
-    """Power steps (b, k, 2 * p) of the best combinations of all left vectors, at the frequencies of k waves.
+    """Power steps (b, k, 2 * p) of the best combinations of all left vectors, at the frequencies of the first k waves.
 
     Rayleigh-Ritz, up to a factor: where many singular values are close, one vector follows the first one slowly.
 
@@ -157,23 +159,23 @@ def _combined(left: Array, products: Array, turns: Array, *, ops: ArrayOps) -> A
     products : array, shape (b, g, 2 * taps, p)
     turns : array, shape (b, k, 2, 2, taps)
     """
-    xp, (b, count, *_) = ops.xp, left.shape
+    xp, (b, count, *_), k = ops.xp, left.shape, turns.shape[1]
     # G* u is conjugated, as in `_sums`, so that it is a linear function of the conjugate of u.
     vectors = ops.complex(left[:, :, 0, :], -left[:, :, 1, :])
     (unit,) = placed(("unit matrix", count), lambda dtype: (np.eye(count, dtype=dtype)[None],), left, ops=ops)
     gram = xp.matmul(vectors, xp.conj(xp.matrix_transpose(vectors)))
-    factors = ops.inverse_factors(xp.where(xp.isfinite(gram), gram, unit) + _SHIFT * unit)
-    images = xp.matmul(xp.reshape(turns, (b, -1, 1, 2, products.shape[2])), products[:, None, ...])
+    gram = xp.where(xp.isfinite(gram), gram, unit) + _SHIFT * unit
+    factors = ops.inverse_factors(gram)
+    images = xp.matmul(xp.reshape(turns, (b, k, 1, 2, -1)), products[:, None, ...])
     images = xp.matmul(factors[:, None, ...], ops.complex(images[..., 0, :], images[..., 1, :]))
+    # The waves' own vectors as combinations of orthonormal ones, from which power iteration only rises.
+    best = xp.matmul(gram[:, :k, :], xp.conj(xp.matrix_transpose(factors)))[:, :, None, :]
     power = xp.matmul(images, xp.conj(xp.matrix_transpose(images)))
     for j in range(_SQUARINGS):
         if j % _RESCALED == 0:
             power = power / (xp.max(xp.abs(power), axis=(2, 3), keepdims=True) + arrays.TINY)
         power = xp.matmul(power, power)
-    longest = xp.argmax(xp.max(xp.abs(power), axis=2), axis=2)
-    rows = xp.reshape(xp.conj(xp.matrix_transpose(power)), (-1, count, count))
-    row = xp.reshape(arrays.pick(rows, xp.reshape(longest, (-1,)), xp=xp), (b, -1, 1, count))
-    best = xp.matmul(row, images)[:, :, 0, :]
+    best = xp.matmul(xp.matmul(best, power), images)[:, :, 0, :]
     return xp.concat([xp.real(best), xp.imag(best)], axis=2)
 
 
