@@ -164,6 +164,28 @@ def six(constrain: Constrain) -> nn.Sequential:
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(32 * 16, 10))
 
 
+class Residual(nn.Module):
+    """Two 3x3 convolutions of 16 channels beside the identity."""
+
+    def __init__(self, constrain: Constrain) -> None:
+        super().__init__()
+        self.first, self.second = constrain(conv(16, 16)), constrain(conv(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.second(torch.relu(self.first(x))))
+
+
+def residual(constrain: Constrain) -> nn.Sequential:
+    """A convolution, four residual blocks of 16 channels, and a free linear layer of the mean over the pixels."""
+    body: list[nn.Module] = [constrain(conv(3, 16)), *(Residual(constrain) for _ in range(4))]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
+def strided(constrain: Constrain) -> nn.Sequential:
+    layers = [conv(3, 16), conv(16, 32, stride=2), conv(32, 32, stride=2), conv(32, 128, stride=2)]
+    return classifier(constrain, 512, layers)
+
+
 def depthwise(constrain: Constrain) -> nn.Sequential:
     layers = [conv(3, 32, stride=2)]
     for _ in range(2):
@@ -288,6 +310,14 @@ LOOPS: dict[str, Loop] = {
     "three convolutions, bfloat16": Loop(
         lambda c: classify(three(c), partial(AdamW, lr=1e-2, weight_decay=0.05), *IMAGES, autocast=True),
         "The same layers under autocast to bfloat16; AdamW 1e-2 with weight decay 0.05.",
+    ),
+    "residual, logits times 10": Loop(
+        lambda c: classify(residual(c), adam(2e-3), *IMAGES, logits=10),
+        "A convolution and four residual blocks of 16 channels, 3x3, whose logits are multiplied by 10; Adam 2e-3.",
+    ),
+    "four convolutions, strided": Loop(
+        lambda c: classify(strided(c), adam(2e-3), *IMAGES),
+        "3 -> 16 -> 32 -> 32 -> 128 channels, 3x3, all but the first with stride 2; Adam 2e-3.",
     ),
     "six convolutions": Loop(
         lambda c: classify(six(c), MOMENTUM, *IMAGES, clip=1.0),

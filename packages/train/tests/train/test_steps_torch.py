@@ -620,8 +620,8 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     sweeps, passes = (graph.replays for graph in graphs)
     assert len(used) == 2 * 30 * 4
     assert sweeps + passes == 20 + 18 + 2 * 30
-    # A layer that grows by a third goes nowhere. The first steps, and those of the layer that jumped, owe 16 sweeps.
-    assert 32 <= sweeps <= 40
+    # A layer that grows by a third goes nowhere. The first steps, and those of the layer that jumped, owe 14 sweeps.
+    assert 28 <= sweeps <= 36
 
 
 def test_a_sweep_follows_where_a_step_that_has_ended_left_one_due(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -697,7 +697,7 @@ def launched(layer: Any, sweeps: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("make", "of_a_pass", "of_a_sweep"), [(lambda: nn.Conv2d(5, 5, 3), 68, 385), (lambda: nn.Linear(64, 64), 118, 182)]
+    ("make", "of_a_pass", "of_a_sweep"), [(lambda: nn.Conv2d(5, 5, 3), 110, 314), (lambda: nn.Linear(64, 64), 118, 182)]
 )
 def test_a_pass_and_a_sweep_launch_few_operations(make: Callable[[], Any], of_a_pass: int, of_a_sweep: int) -> None:
     assert 0 < launched(make(), sweeps=0) <= of_a_pass
