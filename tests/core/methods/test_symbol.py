@@ -121,7 +121,7 @@ def test_a_pass_attains_its_value(shape: tuple[int, ...], geometry: dict[str, An
 
 def test_a_pass_copies_no_kernel() -> None:
     """Of a strided layer, whose blocks are a copy; the sweep makes one."""
-    kernel = np.random.RandomState(0).standard_normal((512, 64, 4, 4)).astype(np.float32)
+    kernel = np.random.RandomState(0).standard_normal((1024, 64, 4, 4)).astype(np.float32)
     follow = follower(kernel, stride=2)
     follow(kernel)
     assert peak(lambda: follow(kernel, 0)) < 0.5 * kernel.nbytes
