@@ -189,7 +189,6 @@ NETWORK_REFUSED: dict[str, Callable[[], object]] = {
     "ranges within those on another ball": lambda: ranges(
         NETWORKS["sum"][0], Ball({"x": np.zeros((1, 1))}, 2.0), None, within_ball()
     ),
-    "ranges by another map's constant": lambda: within_ball({"v": U}),
     "ranges by a constant in another ball": lambda: within_ball({"v": NEAR}),
     "the norm of another shape": lambda: normed(ConvSpec.of((2, 1, 3), **LAYER.geometry)),
     "the lower bound of a layer": lambda: normed_by(assumed_lower(1.0, spec(), digest_of(CONV))),
