@@ -620,8 +620,8 @@ def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.M
     sweeps, passes = (graph.replays for graph in graphs)
     assert len(used) == 2 * 30 * 4
     assert sweeps + passes == 20 + 18 + 2 * 30
-    # A layer that grows by a third goes nowhere. The first steps, and those of the layer that jumped, owe 14 sweeps.
-    assert 28 <= sweeps <= 36
+    # A layer that grows by a third goes nowhere. The first steps, and those of the layer that jumped, owe 16 sweeps.
+    assert 32 <= sweeps <= 40
 
 
 def test_a_sweep_follows_where_a_step_that_has_ended_left_one_due(monkeypatch: pytest.MonkeyPatch) -> None:
