@@ -308,7 +308,7 @@ class Reader:
     def _joins(self, node: Node) -> bool:
         """Whether a node alone is read by a sum, or by a concatenation."""
         reader = self.graph.only_reader(node.name)
-        return reader is not None and isinstance(reader.operator, ops.Add | ops.Concat) and len(reader.inputs) > 1
+        return reader is not None and isinstance(reader.operator, (ops.Add, ops.Concat)) and len(reader.inputs) > 1
 
     def _repeated(self, node: Node, resize: ops.Resize) -> LinearCombination:
         """Return a value whose pixels are repeated, as a transposed convolution does it with a kernel of ones."""
