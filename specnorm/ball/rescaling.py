@@ -161,7 +161,7 @@ def _rescaled(
         # takes for 0.
         with arithmetic.exact(given, backend=backend):
             closer: ArrayT = _times(kernel, 1 / _OVERFLOWN if is_too_small else _OVERFLOWN, backend)
-        _check_range(closer, bound, backend)
+        _entries_in_range(closer, bound, backend)
         result, upper = _enclosed_closely(closer, clock, backend, geometry)
         return _rescaled(closer, result.value, upper, bound, clock, backend, geometry, only_shrink=only_shrink)
     host: Any = np.asarray(backend.to_numpy(given), dtype=np.float64)
@@ -170,8 +170,7 @@ def _rescaled(
     for attempt in range(20):
         with arithmetic.exact(given, backend=backend):
             shrunk: Any = _times(given, factor, backend)
-        _check_range(shrunk, bound, backend)
-        claim = norm_of_multiple(upper, host, factor, np.asarray(backend.to_numpy(shrunk), dtype=np.float64))
+        claim = norm_of_multiple(upper, host, factor, _entries_in_range(shrunk, bound, backend))
         # In half precision the bound of the rounding is far above what it does: measured again, it loses less.
         if claim > bound * (1 + _CLOSE) and not clock.expired:
             _, claim = _enclosed_closely(shrunk, clock, backend, geometry)
@@ -188,9 +187,9 @@ def _rescaled(
     raise Undecided(f"no multiple of the kernel was proven to be at most {bound!r} in {shrunk.dtype}.")
 
 
-def _check_range(multiple: Any, bound: float, backend: Backend) -> None:
-    """Refuse a multiple of a nonzero kernel whose entries are beyond the range of its dtype."""
-    entries = backend.to_numpy(backend.detach(multiple))
+def _entries_in_range(multiple: Any, bound: float, backend: Backend) -> np.ndarray:
+    """Return the entries, in float64, of a multiple of a nonzero kernel; refuse those beyond the range of its dtype."""
+    entries = np.asarray(backend.to_numpy(backend.detach(multiple)), dtype=np.float64)
     is_finite = bool(np.isfinite(entries).all())
     if not is_finite or not entries.any():
         word, entry = ("small", "0") if is_finite else ("large", "infinite")
@@ -198,6 +197,7 @@ def _check_range(multiple: Any, bound: float, backend: Backend) -> None:
             f"bound={bound!r} is too {word} for a kernel in {multiple.dtype}: entries of the scaled kernel would be "
             f"{entry}. Give another bound, or the kernel in a wider dtype."
         )
+    return entries
 
 
 @takes_layers

@@ -49,8 +49,6 @@ _USUAL_STEPS = 2
 """Steps of a pass where the way cannot be read."""
 _SQUARINGS = 9
 """Squarings of a small Gram matrix."""
-_RESCALED = 4
-"""Number of squarings after which the matrix is rescaled, so that it cannot overflow."""
 
 
 class Block(NamedTuple):
@@ -237,12 +235,7 @@ def _signs(matrices: Array, *, ops: ArrayOps) -> Array:
 
 def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
     """The longest column (b, p, 1) of a power ``G^(2^squarings)``, up to a factor."""
-    xp = ops.xp
-    for j in range(_SQUARINGS):
-        if j % _RESCALED == 0:
-            # The largest entry of a positive semidefinite matrix is on its diagonal.
-            gram = gram / (xp.max(gram, axis=(1, 2), keepdims=True) + arrays.TINY)
-        gram = xp.matmul(gram, gram)
+    xp, gram = ops.xp, bundle.squared(gram, _SQUARINGS, ops=ops)
     best = xp.argmax(xp.max(gram, axis=1), axis=1)
     return arrays.pick(gram, best, xp=xp)[:, :, None]
 

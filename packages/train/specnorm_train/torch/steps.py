@@ -229,11 +229,10 @@ def _step_at(x: StepInput, right: Any, state: tuple[Any, ...]) -> Step:
 
 def _of_tensors(step: Step) -> Step:
     """A step of NumPy's arrays as one of tensors."""
-    parts: Any = step.gradient if isinstance(step.gradient, Factors) else [step.gradient]
-    made: Any = [_tensor_of(x) for x in parts]
-    gradient = Factors(*made) if isinstance(step.gradient, Factors) else made[0]
+    found: Any = step.gradient
+    gradient = Factors(*map(_tensor_of, found)) if isinstance(found, Factors) else _tensor_of(found)
     state: Any = step.state
-    return step._replace(gradient=gradient, state=tuple(_tensor_of(x) for x in state))
+    return step._replace(gradient=gradient, state=tuple(map(_tensor_of, state)))
 
 
 def _length(x: np.ndarray) -> float:
