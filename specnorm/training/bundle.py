@@ -39,7 +39,7 @@ _FURTHER = 0.17, 3.0
 _COMBINED = 6
 """Number of waves, the first ones, at whose frequencies all left vectors are combined: in two axes those that the last
 sweep kept, and its two highest new ones. With two, a residual network reached 1.016; with four, strided layers 1.012,
-with six 1.009."""
+with six 1.009 (with sweeps from 0.4 % of the way; from 0.1 %, 1.007)."""
 _SHIFT = 1e-4
 """Added to the eigenvalues of the Gram matrix of the left vectors, which may be nearly parallel."""
 _SQUARINGS = 7

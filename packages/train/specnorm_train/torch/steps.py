@@ -229,10 +229,10 @@ def _step_at(x: StepInput, right: Any, state: tuple[Any, ...]) -> Step:
 
 def _of_tensors(step: Step) -> Step:
     """A step of NumPy's arrays as one of tensors."""
+    made: Any = _tensor_of
     found: Any = step.gradient
-    gradient = Factors(*map(_tensor_of, found)) if isinstance(found, Factors) else _tensor_of(found)
-    state: Any = step.state
-    return step._replace(gradient=gradient, state=tuple(map(_tensor_of, state)))
+    gradient = Factors(*map(made, found)) if isinstance(found, Factors) else made(found)
+    return step._replace(gradient=gradient, state=tuple(map(made, step.state)))
 
 
 def _length(x: np.ndarray) -> float:
