@@ -120,7 +120,7 @@ def test_what_is_no_array(x: object) -> None:
     ],
 )
 def test_library_without_a_plugin(install: Installer, root: str, words: str) -> None:
-    install("other-plugin", {name: "missing:BACKEND" for name in ("otherlib", "library-that-went")}, otherlib="")
+    install("other-plugin", dict.fromkeys(("otherlib", "library-that-went"), "missing:BACKEND"), otherlib="")
     with pytest.raises(NoBackend) as caught:
         specnorm.f4_bound(array_of(root))
     assert [word for word in words.split("|") if word not in str(caught.value)] == []
