@@ -21,8 +21,8 @@ from specnorm_networks import Product, network_bound
 
 SHAPE = (1, 5, 4)
 CAUSAL = np.where(np.tril(np.ones((5, 5))) > 0, 0.0, -math.inf)
-WINDOWS = (2, *SHAPE[1:])
-FORMS = ("heads", "causal", "masked", "written out", "layer norm", "shared")
+OTHER_SHAPES = {"windows": (2, 5, 4), "one token": (1, 1, 4)}
+FORMS = ("heads", "causal", "masked", "written out", "layer norm", "shared", *OTHER_SHAPES)
 
 
 def clipped(axis: int = -1, eps: float = 1e-6) -> tuple[list[Any], dict[str, Any]]:
@@ -37,7 +37,7 @@ def clipped(axis: int = -1, eps: float = 1e-6) -> tuple[list[Any], dict[str, Any
 def network(form: str = "heads", *, norm: Any = None, mask: Any = CAUSAL, rho: float = 1.0) -> Any:
     """A network of two heads, of one head that is written out, or of two windows, of which one has longer queries."""
     random = np.random.default_rng(0)
-    shape = WINDOWS if form == "windows" else SHAPE
+    shape = OTHER_SHAPES.get(form, SHAPE)
     nodes, arrays = norm or clipped()
     if form == "layer norm":
         nodes = [node("LayerNormalization", "x", "gain", "shift", out="z", axis=-1, epsilon=0.1)]
@@ -72,7 +72,7 @@ def network(form: str = "heads", *, norm: Any = None, mask: Any = CAUSAL, rho: f
 
 
 def proven(form: str) -> float:
-    shape = WINDOWS if form == "windows" else SHAPE
+    shape = OTHER_SHAPES.get(form, SHAPE)
     return float(Network(network(form).SerializeToString(), list(shape)).constant([], []))
 
 
@@ -80,7 +80,7 @@ def proven(form: str) -> float:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.sampled(2)
 def test_a_certificate_states_the_networks_constant(form: str, rho: float, tmp_path: Path) -> None:
-    made = network(form, rho=rho)
+    made, shape = network(form, rho=rho), OTHER_SHAPES.get(form, SHAPE)
     (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
     found = network_bound(tmp_path / "m.onnx", method=Product())
     certificate = found.certificate()
@@ -89,7 +89,7 @@ def test_a_certificate_states_the_networks_constant(form: str, rho: float, tmp_p
     upper = float.fromhex(certificate.claims[0].statement["upper"])
     assert upper <= 1.01 * float(present(found.upper))
     assert upper >= (1 - 1e-6) * float(present(found.upper))
-    points = [size * np.random.RandomState(seed).standard_normal(SHAPE) for seed, size in ((0, 0.4), (1, 1.0))]
+    points = [size * np.random.RandomState(seed).standard_normal(shape) for seed, size in ((0, 0.4), (1, 1.0))]
     assert steepest(made, points) <= upper
 
 
