@@ -36,6 +36,7 @@ CALLS = {
     "operator_norm(K)": "is no matrix. If it is the kernel of a convolution, use specnorm.enclose(kernel)",
     "operator_norm('K')": "expected a matrix, an operator, or a function with its adjoint",
     "1 / enclose(K) ** 2": "use its .upper or its .lower",
+    "enclose(K) or K": "bool() of Enclosure, which is two numbers: use its .upper",
     "certify(K, '7.4')": "bound must be a number",
     "certify(K, float('nan'))": "is not a norm",
     "certify(K, -1)": "is not a norm",

@@ -7,7 +7,8 @@ under the root package of its arrays' classes. Frameworks are named here only fo
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,7 +127,12 @@ def root_for_class(cls: type) -> str:
         advice = "Convert it to one of those, or write a plugin: see 'Backends' in the documentation."
     if hasattr(cls, "compute"):
         advice = f"If it is lazy, call its compute() first. {advice}"
-    raise NoBackend(f"No backend for {describe(cls)}. Installed: {', '.join(sorted(registered())) or 'none'}. {advice}")
+    raise NoBackend(f"No backend for {describe(cls)}. Installed: {_installed() or 'none'}. {advice}")
+
+
+def _installed() -> str:
+    """The libraries that have a plugin and can be imported, for a message."""
+    return ", ".join(root for root in sorted(registered()) if root in sys.modules or importlib.util.find_spec(root))
 
 
 def load(root: str) -> Any:
@@ -147,9 +153,7 @@ def load(root: str) -> Any:
         return loaded[root]
     entries = registered().get(root)
     if not entries:
-        raise NoBackend(
-            f"No backend is registered as {root!r}. Installed: {', '.join(sorted(registered())) or 'none'}."
-        )
+        raise NoBackend(f"No backend is registered as {root!r}. Installed: {_installed() or 'none'}.")
     if len(entries) > 1:
         owners = " and ".join(f"{distribution(e)} ({e.value})" for e in entries)
         raise BackendConflict(f"two distributions register a backend for {root!r}: {owners}. Uninstall one of them.")
@@ -236,4 +240,4 @@ def describe(cls: type) -> str:
 
 def pass_an_array() -> str:
     """Advice for the end of an error message about an object that is not an array."""
-    return f"Pass an array of one of these libraries: {', '.join(sorted(registered())) or 'none is installed'}."
+    return f"Pass an array of one of these libraries: {_installed() or 'none is installed'}."

@@ -47,8 +47,8 @@ _VECTORS = 4
 class ProbableBound(TwoSided[np.float64]):
     """Bounds on an operator's spectral norm; the upper one holds with a stated probability.
 
-    ``lower, upper = operator_norm(...)`` unpacks it. ``float()`` and comparisons raise an error, since it
-    holds two numbers.
+    ``lower, upper = operator_norm(...)`` unpacks it. ``float()``, ``bool()`` and comparisons raise an error,
+    since it holds two numbers.
 
     Parameters
     ----------

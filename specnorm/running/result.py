@@ -53,6 +53,9 @@ class TwoSided(Generic[NumberT]):
     def __float__(self) -> float:
         self._refuse("float()")
 
+    def __bool__(self) -> bool:
+        self._refuse("bool()")
+
     def _refuse_arithmetic(self, *_: object) -> NoReturn:
         self._refuse("arithmetic")
 
@@ -111,8 +114,8 @@ class TwoSided(Generic[NumberT]):
 class Enclosure(TwoSided[Any]):
     """Proven lower and upper bounds on a layer's spectral norm, or on another of its quantities.
 
-    ``lower, upper = enclose(kernel)`` unpacks it. ``float()`` and comparisons raise an error, since it holds two
-    numbers.
+    ``lower, upper = enclose(kernel)`` unpacks it. ``float()``, ``bool()`` and comparisons raise an error, since it
+    holds two numbers.
 
     Parameters
     ----------

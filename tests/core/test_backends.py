@@ -114,13 +114,13 @@ def test_what_is_no_array(x: object) -> None:
 
 @pytest.mark.parametrize(
     ("root", "words"),
-    [("fakelib", "No backend for fakelib._core.Array|Installed: numpy, otherlib|write a plugin")]
+    [("fakelib", "No backend for fakelib._core.Array|Installed: numpy, otherlib.|write a plugin")]
     + [
         (name, f"Install one: pip install '.[{name}]'|Installed: numpy, otherlib.") for name in ("torch", "jax", "cupy")
     ],
 )
 def test_library_without_a_plugin(install: Installer, root: str, words: str) -> None:
-    install("other-plugin", {"otherlib": "missing:BACKEND"})
+    install("other-plugin", dict.fromkeys(("otherlib", "library-that-went"), "missing:BACKEND"), otherlib="")
     with pytest.raises(NoBackend) as caught:
         specnorm.f4_bound(array_of(root))
     assert [word for word in words.split("|") if word not in str(caught.value)] == []

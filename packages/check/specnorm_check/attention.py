@@ -443,7 +443,7 @@ def factors_of_head(
 ) -> tuple[Fraction, Fraction, Fraction]:
     """Return the lemma's factors of one head (Step C)."""
     query, key, value = heads
-    scale = abs(read.scale)
+    scale = abs(read.scale) if read.kept.shape[1] > 1 else Fraction(0)
     r_q, r = read.q.length, read.k.length
     scores = norm_of_product(key, query.matrix, query.error)
     shift = norm_of_product(key, query.middle[:, None], Fraction(0))

@@ -17,6 +17,7 @@ where C_i is the covariance of values and keys under P_i.
    ``sum_j P_ij |z_ij|^2 <= |W_v|^2 Y(p)`` with ``Y(p) = 1 + b^2 spread(p)`` and ``b = a (R + d_v / |W_v|)``, where p is
    the largest weight of the row. By the Cauchy-Schwarz inequality, and since Y falls with p, the sum over all rows is
    at most ``|W_v| sigma |dx|``, where sigma^2 is the largest column sum of ``max(p Y(p) : p <= limit of P_ij)``.
+   A single key has the weight 1 at every scale, which is taken for 0 then.
 3. *Both*, if queries and keys are of the same tokens in the same order. Let N be the matrix of the ``P_ij |z_ij|``. The
    squared sum of both is at most ``alpha^2 + 2 alpha nu + |W_v|^2 sigma^2``, where nu is the largest
    ``sum_ij |w_i| N_ij |w_j|`` for sum |w_i|^2 = 1. Row i of it is at most ``|w_i| |W_v| root(Y(t) q . w^2)`` with a
@@ -118,6 +119,7 @@ def factors_of_attention(graph: Graph, node: Node, lengths: LazyLengths) -> Fact
     found: dict[Any, tuple[float, float, float]] = {}
     biases = None if attention.bias is None else np.asarray(attention.bias(), np.float64)
     leading = q.tokens.shape[:-2]
+    size = abs(attention.scale) if k.tokens.shape[-2] > 1 else 0.0
     for index in np.ndindex(leading):
         query, key, value = (_Head.of(each, index) for each in (q, k, v))
         if not np.array_equal(key.tokens, value.tokens):
@@ -130,7 +132,7 @@ def factors_of_attention(graph: Graph, node: Node, lengths: LazyLengths) -> Fact
         parts = [part.tobytes() for head in (query, key, value) for part in (head.rows, *head.offset)]
         mark = (in_order, None if bias is None else bias.tobytes(), *parts)
         if mark not in found:
-            found[mark] = _of_head(attention.scale, bias, q, k, v, query, key, value, in_order)
+            found[mark] = _of_head(size, bias, q, k, v, query, key, value, in_order)
         by_query, by_key, together = found[mark]
         for token in query.tokens:
             squares_by_token[0][token] += by_query**2
@@ -185,7 +187,7 @@ class _Head:
 
 
 def _of_head(
-    scale: float,
+    size: float,
     bias: FloatArray | None,
     q: Projection,
     k: Projection,
@@ -196,7 +198,6 @@ def _of_head(
     in_order: bool,
 ) -> tuple[float, float, float]:
     """Return the factors of one head: of queries, of keys and values, and of both together."""
-    size = abs(scale)
     of_queries, of_keys, of_values = (_Rows.of(each, head) for each, head in ((q, query), (k, key), (v, value)))
     middle, query_distance = query.middle()
     _, key_distance = key.middle()
