@@ -127,10 +127,10 @@ def by_channels_and_units(
     method: Method,
     known: Ranges | None = None,
 ) -> NetworkBound:
-    """Bound a network by its channels, and a small one by the inequality of its units as well.
+    """Bound a network by its channels, and a small one by the inequality of its units.
 
-    Channels that are entries say no more than units: then only the rules of single nodes are beside the inequality,
-    unless its search ended early.
+    Channels that are entries say no more than units. Neither do those of a network whose search for units is short,
+    unless it ended early: then only the rules of single nodes are beside the inequality.
 
     Parameters
     ----------
@@ -141,25 +141,23 @@ def by_channels_and_units(
         Ranges of the values of ``graph``.
     """
     search: Search | None = None
-    has_pixels = any(node.layer is not None and node.layer.spatial for node in graph.nodes)
     if isinstance(method, Searching) and method.takes_whole:
         with suppress(NoBoundError):
             entries_of_input(graph)  # a large network takes seconds to write out
             search = Search(written(), measure, method)
+    if search is None:
+        return bounded(graph, measure, method, known)
+    has_pixels = any(node.layer is not None and node.layer.spatial for node in graph.nodes)
+    of_channels = method if has_pixels and search.is_long else Product()
     # The proof of what the search begins with has its time, however short the budget is.
-    clock = measure.clock if search is None else search.clock_of_others
-    limited = replace(measure, clock=clock)
-    of_channels = method if has_pixels or search is None else Product()
-    answer = bounded(graph, limited, of_channels, known, has_whole=search is not None)
-    measure.clock.has_cut |= clock.has_cut or clock.expired
-    if search is not None:
-        with suppress(NoBoundError):
-            answer = _with_whole(answer, search.bound(answer))
-            if has_pixels or not search.is_cut:
-                return answer
-        if not has_pixels:
-            return min(answer, bounded(graph, measure, method, known), key=upper_of)
-    return answer
+    limited = replace(measure, clock=search.clock_of_others)
+    answer = bounded(graph, limited, of_channels, known, has_whole=True)
+    measure.clock.has_cut |= limited.clock.has_cut or limited.clock.expired
+    with suppress(NoBoundError):
+        answer = _with_whole(answer, search.bound(answer))
+        if not search.is_cut:
+            return answer
+    return answer if of_channels is method else min(answer, bounded(graph, measure, method, known), key=upper_of)
 
 
 def _with_units(graph: Graph) -> Graph:

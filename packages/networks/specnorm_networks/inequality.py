@@ -32,6 +32,8 @@ NEWTON_SHARE = 1 / 4
 NEWTON_WORK = 1e10
 """And if they make no more multiplications: other steps are nearly as good for larger networks, in a tenth of the time.
 """
+LONG = RATE / 5
+"""Multiplications of an evaluation from which a search takes longer than one of channels, about."""
 READING = 700
 """Multiplications that take about as long as one coefficient of a value in a sum of inputs and units."""
 MARGINS = (1e-10, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3)
@@ -63,6 +65,8 @@ class Search:
         self.inequality = inequality_of(graph)
         work = work_of(self.inequality)
         self._require((START + PROOF) * work)
+        self.is_long = work > LONG
+        """Whether the search begins with multipliers of channels by which a constant is proven."""
         self.clock = clock.before(PROOF * clock.seconds_of(work))
         """Ends when a proof has to begin."""
         self.clock_of_others = clock.before((START + PROOF) * clock.seconds_of(work))

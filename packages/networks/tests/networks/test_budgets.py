@@ -197,7 +197,7 @@ def test_each_stage_and_step_is_told() -> None:
     assert [what for done, of, what in told if done == of == 1] == stages
     run = found.runs[0]
     steps = [(done, of) for done, of, what in told if what == f"{run.start} to {run.end}"]
-    assert steps[:3] == [(1, 100), (2, 100), (3, 100)]
+    assert steps[:3] == [(1, 200), (2, 200), (3, 200)]
     assert told[-1] == (1, 1, "attack on the bound")
 
 
