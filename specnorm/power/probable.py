@@ -185,7 +185,11 @@ def operator_norm(
             f"vectors, and max_bytes={max_bytes}. max_bytes={memory} computes it all the same."
         )
     _check_order_of_shape(linear)
-    random = np.random.default_rng(seed if rng is None else rng)
+    name, start = ("seed", seed) if rng is None else ("rng", rng)
+    try:
+        random = np.random.default_rng(start)
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{name}={start!r} seeds no generator ({error}): give an integer of at least 0.") from None
     apply = _checked(linear.matvec, "matvec", m)
     apply_adjoint = _checked(linear.rmatvec, "rmatvec", n)
     tolerance = max(_ADJOINT_TOLERANCE, _LEEWAY * (adjoint_rtol or 0.0))
@@ -341,6 +345,9 @@ def _linear_operator(
     if between_arrays is not None:
         return between_arrays
     if shape is not None and rmatvec is not None:
+        if not callable(operator) or not callable(rmatvec):
+            kinds = f"{type(operator).__name__} and {type(rmatvec).__name__}"
+            raise MethodError(f"with a shape, operator_norm takes two functions, matvec and rmatvec; got {kinds}.")
         if _is_of_arrays(shape):
             return _between_shapes(operator, rmatvec, shape)
         linear = LinearOperator(operator, rmatvec, shape)
