@@ -32,6 +32,7 @@ from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.graphs import Graph, Node
 from specnorm_check.layers import Axis, Layer, split_axis
 from specnorm_check.moves import MOST_MOVED, MOVES, moved, numbered
+from specnorm_check.resizing import repeats_of
 from specnorm_check.rules import (
     ONE,
     POOLS,
@@ -58,12 +59,25 @@ Slopes = tuple[float, float]
 
 
 class Term(NamedTuple):
-    """A layer that leads from z_j = ``start`` to z_i = ``end``; its kernel is V_ij."""
+    """A layer W_ij that leads from z_j = ``start`` to z_i = ``end``."""
 
     start: int
     end: int
     kernel: Array
     layer: Layer
+
+    def scaled(self, outputs: Array, inputs: Array) -> Term:
+        """Return the layer with each output and each input times its factor."""
+        factors = (inputs, outputs) if self.layer.is_adjoint else (outputs, inputs)
+        return self._replace(
+            kernel=scale_channels(self.kernel, self.layer.groups, *factors)
+        )
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """How many outputs and inputs the layer has."""
+        rows, columns = len(self.kernel), self.kernel.shape[1] * self.layer.groups
+        return (columns, rows) if self.layer.is_adjoint else (rows, columns)
 
 
 class Reading(NamedTuple):
@@ -103,7 +117,6 @@ class Joint(NamedTuple):
 
 def joint_of_part(graph: Graph, part: Together) -> Joint:
     """Return the kernel whose norm proves a part."""
-    last = len(part.values) - 1
     reader = TermReader(graph, part)
     terms: list[Term] = []
     slopes: dict[int, Slopes] = {}
@@ -114,12 +127,11 @@ def joint_of_part(graph: Graph, part: Together) -> Joint:
         terms += reader.terms(end, argument)
     require(terms, "a part has no layer")
     if len(terms) > 1:
-        return joint_of_several(terms, slopes, pooling)
-    require(last == 1, DO_NOT_FIT)  # step G: one layer, at every size or at its own
-    kernel, layer = terms[0].kernel, terms[0].layer
-    if part.sizes == "every":
-        layer = replace(layer, sizes=None)
-    return Joint(kernel, layer, False, 1, pooling * largest_slope(slopes[1]))
+        return joint_of_several(reader, terms, slopes, pooling)
+    require(len(slopes) == 1, DO_NOT_FIT)  # step G: one layer, at every size or its own
+    (term,) = map(reader.weighted, terms) if part.multipliers else terms
+    layer = replace(term.layer, sizes=None) if part.sizes == "every" else term.layer
+    return Joint(term.kernel, layer, False, 1, pooling * largest_slope(slopes[1]))
 
 
 def growth(joint: Joint, norm: Fraction) -> Fraction:
@@ -207,6 +219,11 @@ class TermReader:
                 require(is_same, f"{node.op} broadcasts a value of a part")
                 sign = -1 if index == 1 and node.op == "Sub" else 1
                 yield from self.terms(end, summand, sign * scale, normalisations)
+        elif node.op == "Resize":
+            graph.require_fixed_inputs(node)
+            yield from self.skip_terms(
+                end, node.inputs[0], scale, repeats_of(graph, name)
+            )
         else:
             require(node.op in LAYER_OPERATORS, f"{node.op} stands in a part")
             yield from self.layer_terms(end, name, scale)
@@ -229,22 +246,33 @@ class TermReader:
                 of_value = np.zeros((len(kernel), read.shape[1], *kernel.shape[2:]))
                 of_value[:, read.channels] = kernel[:, read.rows]
             require(read.shape[2:] == shape[2:], DO_NOT_FIT)
-            yield self.term(end, read, of_value, layer, scale)
+            yield scaled_outputs(Term(read.start, end, of_value, layer), scale)
 
-    def skip_terms(self, end: int, name: str, scale: Array | float) -> Iterator[Term]:
+    def skip_terms(
+        self, end: int, name: str, scale: Array | float, repeats: Sequence[int] = ()
+    ) -> Iterator[Term]:
         """Yield the terms of values z_j that are added without a layer.
 
         They may be sliced to some of their pixels, and joined with constant channels.
-        All of this is a layer of one tap: the kernel is a matrix of zeros and ones.
+        All of this is a layer of one tap: the kernel is a matrix of zeros and ones. If
+        pixels are repeated, it is the adjoint of sums over as many pixels.
         """
         outputs = self.graph.shape_of(name)[1]
         for read in self.readings(end, name):
             matrix = np.zeros((outputs, read.shape[1]))
             matrix[read.rows, read.channels] = 1
             axes = tuple(Axis(1, step, 1, 0, 0) for step in read.steps)
-            kernel = matrix.reshape(*matrix.shape, *[1] * len(axes))
             layer = Layer(axes, 1, "zeros", read.shape[2:])
-            yield self.term(end, read, kernel, layer, scale)
+            if repeats:
+                require(max(read.steps) == 1, DO_NOT_FIT)
+                axes = tuple(Axis(n, n, 1, 0, 0) for n in repeats)
+                pairs = zip(read.shape[2:], repeats, strict=True)
+                sizes = tuple(size * n for size, n in pairs)
+                layer = Layer(axes, 1, "zeros", sizes, is_adjoint=True)
+                matrix = matrix.T
+            taps = np.ones([axis.taps for axis in axes])
+            term = Term(read.start, end, np.multiply.outer(matrix, taps), layer)
+            yield scaled_outputs(term, scale)
 
     def readings(self, end: int, name: str) -> Iterator[Reading]:
         """Yield which channels of a value are those of z_0, ..., z_{end-1}.
@@ -289,28 +317,35 @@ class TermReader:
             numbers[name] = moved(self.graph, name, numbers)
         return numbers[name]
 
-    def term(
-        self, end: int, read: Reading, kernel: Array, layer: Layer, scale: Array | float
-    ) -> Term:
-        """Return V_ij = q_i W_ij / q_j, where W_ij is ``scale`` times a layer."""
-        outputs, inputs = kernel.shape[0], kernel.shape[1] * layer.groups
-        if layer.is_adjoint:
-            outputs, inputs = inputs, outputs
-        output_factors = scale * np.ones(outputs)
-        input_factors = np.ones(inputs)
-        if self.part.multipliers:
-            q_i = self.part.multipliers[end]
-            q_j = self.part.multipliers[read.start]
-            channels = self.graph.shape_of(self.part.values[read.start])[1]
-            is_one_a_channel = len(q_j) == channels and len(q_i) == outputs
-            require(is_one_a_channel, "multipliers are not one a channel")
-            output_factors = product_rounded_once(output_factors, q_i)
-            # Flattened, the pixels of a channel stand one behind the other.
-            input_factors = 1 / np.repeat(q_j, inputs // channels)
-        factors = output_factors, input_factors
-        rows, columns = factors[::-1] if layer.is_adjoint else factors
-        weighted = scale_channels(kernel, layer.groups, rows, columns)
-        return Term(read.start, end, weighted, layer)
+    def weighted(self, term: Term) -> Term:
+        """Return V_ij = q_i W_ij / q_j of a layer W_ij."""
+        outputs, inputs = term.channels
+        q_j = self.multipliers(term.start, inputs)
+        return term.scaled(self.multipliers(term.end, outputs), 1 / q_j)
+
+    def multipliers(self, number: int, count: int) -> Array:
+        """Return q_i, one for each of the ``count`` channels of the vertex i.
+
+        The phases of a channel, and its entries if it is flattened, are channels one
+        behind the other. Other values than z_0 may have a multiplier for each of them.
+        """
+        q = self.part.multipliers[number]
+        is_one_each = number > 0 and len(q) == count
+        is_stated = is_one_each or self.has_one_a_channel(number)
+        require(is_stated, "multipliers are not one a channel")
+        require(count % len(q) == 0, DO_NOT_FIT)
+        return np.repeat(q, count // len(q))
+
+    def has_one_a_channel(self, number: int) -> bool:
+        """Return whether a value has a multiplier for each channel."""
+        channels = self.graph.shape_of(self.part.values[number])[1]
+        return len(self.part.multipliers[number]) == channels
+
+
+def scaled_outputs(term: Term, scale: Array | float) -> Term:
+    """Return a layer times one number, or times one for each of its outputs."""
+    outputs, inputs = term.channels
+    return term.scaled(scale * np.ones(outputs), np.ones(inputs))
 
 
 def reading_of(start: int, own: Array, rows: Array, whole: Array) -> Reading:
@@ -398,12 +433,20 @@ class Edge(NamedTuple):
 
 
 def joint_of_several(
-    terms: Sequence[Term], slopes: Mapping[int, Slopes], pooling: Fraction
+    reader: TermReader,
+    terms: Sequence[Term],
+    slopes: Mapping[int, Slopes],
+    pooling: Fraction,
 ) -> Joint:
     """Return the kernel N + I/2 of several layers, or T if they are a chain."""
-    require_one_grid(terms)
+    pixels = pixels_of_values(terms)
+    can_be_pooled = pooling == ONE or reader.has_one_a_channel(len(slopes))
+    require(can_be_pooled, "phases that have multipliers of their own are pooled")
+    phases = [by_phases(term, pixels[term.end], pixels[term.start]) for term in terms]
     is_chain = all(term.end == term.start + 1 for term in terms)
-    edges = edges_of(terms, slopes, is_chain)
+    edges = []
+    for of_phases, first_tap in phases:
+        edges += edges_of(reader.weighted(of_phases), first_tap, slopes, is_chain)
     channels = channels_of(edges)
     kernel = hermitian_kernel(edges, channels)
     if is_chain:
@@ -416,19 +459,30 @@ def joint_of_several(
     return Joint(kernel, layer, not is_chain, depth, pooling)
 
 
-def require_one_grid(terms: Sequence[Term]) -> None:
-    """Refuse terms that are not all on one grid (step D), or two of one pair i, j."""
+def pixels_of_values(terms: Sequence[Term]) -> dict[int, list[int]]:
+    """Return how many pixels of each value are one of the coarsest (step D).
+
+    Refuses terms that are not on such grids, or two of one pair i, j.
+    """
     pairs = {(term.start, term.end) for term in terms}
-    require(len(pairs) == len(terms), DO_NOT_FIT)
-    strides_of_z_0 = set()
+    ranks = {len(term.layer.axes) for term in terms}
+    require(len(pairs) == len(terms) and len(ranks) == 1, DO_NOT_FIT)
+    spacings = {0: [ONE] * ranks.pop()}  # distances of pixels, in pixels of z_0
     for term in terms:
-        require(not term.layer.is_adjoint, DO_NOT_FIT)
-        strides = tuple(axis.stride for axis in term.layer.axes)
-        if term.start == 0:
-            strides_of_z_0.add(strides)
-        else:
-            require(max(strides, default=1) == 1, DO_NOT_FIT)
-    require(len(strides_of_z_0) < 2, DO_NOT_FIT)
+        require(term.start in spacings, DO_NOT_FIT)
+        power = -1 if term.layer.is_adjoint else 1
+        axes = zip(spacings[term.start], term.layer.axes, strict=True)
+        spacing = [distance * Fraction(axis.stride) ** power for distance, axis in axes]
+        require(spacings.setdefault(term.end, spacing) == spacing, DO_NOT_FIT)
+    coarsest = []
+    for axis in zip(*spacings.values(), strict=True):
+        numerators = [distance.numerator for distance in axis]
+        denominators = [distance.denominator for distance in axis]
+        coarsest.append(Fraction(math.lcm(*numerators), math.gcd(*denominators)))
+    return {
+        value: [int(whole / x) for whole, x in zip(coarsest, spacing, strict=True)]
+        for value, spacing in spacings.items()
+    }
 
 
 def depth_of(terms: Sequence[Term], last: int) -> int:
@@ -443,28 +497,24 @@ def depth_of(terms: Sequence[Term], last: int) -> int:
 
 
 def edges_of(
-    terms: Sequence[Term], slopes: Mapping[int, Slopes], is_chain: bool
+    term: Term, first_tap: list[int], slopes: Mapping[int, Slopes], is_chain: bool
 ) -> list[Edge]:
-    """Return the blocks of N below its diagonal (step C). The vertex i' is called -i."""
-    last = len(slopes)
-    edges = []
-    for term in terms:
-        j = term.start
-        i = term.end
-        v, first_tap = at_stride_one(term)
-        # Step F: in a chain, all taps of a layer may be moved by the same offset, which
-        # multiplies the Fourier transform of a vertex by numbers of absolute value 1.
-        if is_chain:
-            first_tap = [-(taps // 2) for taps in v.shape[2:]]
-        a, b = slopes[i]
-        if i == last:
-            factors = {i: max(-a, b)}  # the largest absolute slope
-        else:
-            factors = {i: (a + b) / 2}
-            if a * b < 0:  # slopes have both signs: i needs the vertex i'
-                factors[-i] = math.sqrt(-a * b)
-        edges += [Edge(j, x, times(v, m), first_tap) for x, m in factors.items()]
-    return edges
+    """Return the blocks of N below its diagonal of V_ij (step C). i' is called -i."""
+    i = term.end
+    # Step F: in a chain, all taps of a layer may be moved by the same offset, which
+    # multiplies the Fourier transform of a vertex by numbers of absolute value 1.
+    if is_chain:
+        first_tap = [-(taps // 2) for taps in term.kernel.shape[2:]]
+    a, b = slopes[i]
+    if i == len(slopes):
+        factors = {i: max(-a, b)}  # the largest absolute slope
+    else:
+        factors = {i: (a + b) / 2}
+        if a * b < 0:  # slopes have both signs: i needs the vertex i'
+            factors[-i] = math.sqrt(-a * b)
+    return [
+        Edge(term.start, x, times(term.kernel, m), first_tap) for x, m in factors.items()
+    ]
 
 
 def times(kernel: Array, factor: float) -> Array:
@@ -472,36 +522,54 @@ def times(kernel: Array, factor: float) -> Array:
     return product_rounded_once(kernel, np.array(factor))
 
 
-def at_stride_one(term: Term) -> tuple[Array, list[int]]:
-    """Return a term's kernel on the grid of its outputs, and where its first tap is.
+def by_phases(
+    term: Term, after: Sequence[int], before: Sequence[int]
+) -> tuple[Term, list[int]]:
+    """Return a layer between phases, with stride 1, and where its first tap is (step D).
 
-    Groups and dilations become zeros of the kernel; the phases of the input become its
-    channels (step D).
+    ``after``, ``before``: how many pixels of the outputs, and of the inputs, are one
+    pixel of the coarsest grid. Groups and dilations become zeros of the kernel.
     """
+    if term.layer.is_adjoint:
+        after, before = before, after
     groups = term.layer.groups
-    axes = term.layer.axes
     outputs, inputs, *_ = term.kernel.shape
-    lengths = []
-    first_tap = []
-    taps: list[slice] = []
-    for axis in axes:
-        # The first tap of output 0 is at pixel -before. With these zeros in front of it
-        # the kernel begins at a multiple of the stride.
-        zeros = (-axis.padding_before) % axis.stride
-        lengths.append(zeros + axis.reach + 1)
-        taps.append(slice(zeros, None, axis.dilation))
-        first_tap.append(-(axis.padding_before + zeros) // axis.stride)
-    phases = math.prod(axis.stride for axis in axes)
-    size = outputs * groups * inputs * math.prod(lengths) * phases
+    starts, lengths = [], []
+    size = outputs * groups * inputs
+    for axis, to, of in zip(term.layer.axes, after, before, strict=True):
+        # Phase p of output 0 begins to read at the pixel stride p - padding.
+        start = -axis.padding_before // of * of
+        last = axis.stride * (to - 1) - axis.padding_before
+        starts.append(start)
+        lengths.append(-(-(last + axis.reach + 1 - start) // of) * of)
+        size *= to * lengths[-1]
     require(size < LARGEST_KERNEL, "its kernel at stride 1 has 2^31 entries or more")
 
-    dense = np.zeros((groups, outputs // groups, groups, inputs, *lengths))
+    extents = [axis.reach + 1 for axis in term.layer.axes]
+    taps = [slice(None, None, axis.dilation) for axis in term.layer.axes]
+    dense = np.zeros((groups, outputs // groups, groups, inputs, *extents))
     for group, kernel in enumerate(np.split(term.kernel, groups)):
         dense[group][:, group][:, :, *taps] = kernel
-    dense = dense.reshape(outputs, groups * inputs, *lengths)
-    for index, axis in enumerate(axes):
-        dense = split_axis(dense, 2 + index, axis.stride)
-    return dense, first_tap
+    dense = dense.reshape(outputs, groups * inputs, *extents)
+    for index, axis in enumerate(term.layer.axes):
+        shape = [*dense.shape]
+        shape[2 + index] = lengths[index]
+        whole = np.zeros((shape[0], after[index], *shape[1:]))
+        by_tap = np.moveaxis(whole, 3 + index, 0)
+        for phase in range(after[index]):
+            first = axis.stride * phase - axis.padding_before - starts[index]
+            read = slice(first, first + extents[index])
+            by_tap[read, :, phase] = np.moveaxis(dense, 2 + index, 0)
+        whole = whole.reshape(-1, *shape[1:])
+        dense = split_axis(whole, 2 + index, before[index])
+    first_tap = [start // of for start, of in zip(starts, before, strict=True)]
+    if term.layer.is_adjoint:  # channels are exchanged, and taps reversed
+        dense = np.flip(dense.swapaxes(0, 1), tuple(range(2, dense.ndim)))
+        counts = zip(first_tap, dense.shape[2:], strict=True)
+        first_tap = [1 - first - count for first, count in counts]
+    axes = tuple(Axis(count, 1, 1, 0, 0) for count in dense.shape[2:])
+    of_phases = Term(term.start, term.end, dense, Layer(axes, 1, "zeros", None))
+    return of_phases, first_tap
 
 
 def channels_of(edges: Sequence[Edge]) -> dict[int, int]:

@@ -19,24 +19,44 @@ HALF = Fraction(1, 2)
 NO_RULE = "no rule is for such a Resize"
 
 
+def repeats_of(graph: Graph, name: str) -> list[int]:
+    """Return how often pixels are repeated on each axis; refused if they are changed."""
+    node = graph.nodes[name]
+    before, after = graph.shape_of(node.inputs[0]), graph.shape_of(name)
+    repeats = []
+    for matrix in matrices_of_axes(graph, node, before, after):
+        repeats.append(len(matrix) // len(matrix.T))
+        repeated = np.repeat(np.eye(len(matrix.T)), repeats[-1], axis=0)
+        require(np.array_equal(matrix, repeated), NO_RULE)
+    return repeats
+
+
 def matrix_of_resize(
     graph: Graph, node: Node, before: tuple[int, ...], after: tuple[int, ...]
 ) -> Array:
     """Return the matrix, whose entries have six roundings at most for three axes."""
+    matrix: Array = np.ones((1, 1))
+    for of_axis in matrices_of_axes(graph, node, before, after):
+        matrix = np.kron(matrix, of_axis)
+    return matrix
+
+
+def matrices_of_axes(
+    graph: Graph, node: Node, before: tuple[int, ...], after: tuple[int, ...]
+) -> Iterator[Array]:
+    """Yield the matrix of each axis of pixels."""
     require(len(before) == len(after) > 2, NO_RULE)
     sizes = zip(before, after, strict=True)
     scales = [scale_of(graph, node, axis, *size) for axis, size in enumerate(sizes)]
     # Another scale mixes samples or channels, even if it does not change their number.
     require(scales[:2] == [1, 1], NO_RULE)
-    matrix: Array = np.ones((1, 1))
     for axis, scale in enumerate(scales[2:], start=2):
-        of_axis = np.zeros((after[axis], before[axis]))
+        matrix = np.zeros((after[axis], before[axis]))
         for output in range(after[axis]):
             x = coordinate(node, output, scale, before[axis], after[axis])
             for pixel, weight in weights_at(node, x):
-                of_axis[output, min(max(pixel, 0), before[axis] - 1)] += float(weight)
-        matrix = np.kron(matrix, of_axis)
-    return matrix
+                matrix[output, min(max(pixel, 0), before[axis] - 1)] += float(weight)
+        yield matrix
 
 
 def scale_of(graph: Graph, node: Node, axis: int, before: int, after: int) -> Fraction:

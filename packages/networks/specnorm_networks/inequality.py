@@ -84,10 +84,10 @@ class Search:
             if (run.start, run.end) == (ends.start, ends.end):
                 first = self._multipliers_of(run)
 
-        def tell(steps_made: int) -> None:
-            self.is_cut |= steps_made >= method.steps
+        def tell(steps_made: int, most: int) -> None:
+            self.is_cut |= steps_made >= most
             if method.progress is not None:
-                method.progress(steps_made, method.steps, f"{ends.start} to {ends.end}")
+                method.progress(steps_made, most, f"{ends.start} to {ends.end}")
 
         newton_work = min(NEWTON_SHARE * method.seconds * RATE, NEWTON_WORK)
         found = proposals(self.inequality, method.steps, self.clock, newton_work, tell, lambda: limit, first)

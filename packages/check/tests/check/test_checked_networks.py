@@ -11,13 +11,16 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import specnorm_check
-from specnorm_check import Claim, Part, Refused, Together
+from specnorm_check import Claim, Layer, Part, Refused, Together
+from specnorm_check.layers import Axis
 from specnorm_check.moves import moved
+from specnorm_check.parts import Term, by_phases
 
 pytest.importorskip("onnx", reason="ONNX files: pip install onnx")
 
@@ -25,6 +28,7 @@ import onnx
 from helpers.onnx_models import model, steepest
 from onnx import TensorProto, helper, numpy_helper
 from specnorm_audit import network_certificates as certificates
+from specnorm_networks import Multipliers, network_bound
 
 from specnorm.proof import Clock
 
@@ -450,6 +454,96 @@ def test_no_multipliers_and_no_completion_prove_less_than_what_inputs_reach(seed
         assert proven_by(network, [part], [h]) >= truth
     part, h, _ = proven_part(network, part)
     assert proven_by(network, [part], [h]) >= truth
+
+
+# -- several grids -------------------------------------------------------------------------------------------------
+def convolved(x: Any, kernel: Any, layer: Any) -> np.ndarray:
+    """A layer of a periodic image (channels, *pixels), tap by tap."""
+    groups, axes = layer.groups, layer.axes
+    by_group = x.reshape(groups, -1, *x.shape[1:])
+    total = 0.0
+    for tap in np.ndindex(*kernel.shape[2:]):
+        read = by_group
+        for at, (axis, t) in enumerate(zip(axes, tap, strict=True), start=2):
+            shift = axis.padding_before - axis.dilation * t
+            pixels = [slice(None)] * read.ndim
+            pixels[at] = slice(None, None, axis.stride)
+            read = np.roll(read, shift, at)[tuple(pixels)]
+        matrices = kernel[(..., *tap)].reshape(groups, -1, kernel.shape[1])
+        total += np.einsum("goi,gi...->go...", matrices, read)
+    return np.asarray(total).reshape(-1, *np.shape(total)[2:])
+
+
+def phases_of(x: Any, counts: Sequence[int]) -> np.ndarray:
+    """An image whose phases are channels, one behind the other."""
+    for axis, count in enumerate(counts, start=1):
+        x = x.reshape(*x.shape[:axis], -1, count, *x.shape[axis + 1 :])
+        x = np.moveaxis(x, axis + 1, 1).reshape(-1, *x.shape[1 : axis + 1], *x.shape[axis + 2 :])
+    return np.asarray(x)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_layer_by_phases_is_the_layer(seed: int) -> None:
+    """A transposed one by its adjoint: <y, A x> = <A* y, x>."""
+    draw, rank = Random(seed), 1 + seed % 2
+    whole = draw.randint(1, 3, rank)
+    groups, is_adjoint = int(draw.randint(1, 3)), seed % 3 == 0
+    axes = tuple(Axis(*map(int, (*draw.randint(1, 4, 3), draw.randint(0, 5), 0))) for _ in range(rank))
+    coarse, fine = whole.tolist(), [n * axis.stride for n, axis in zip(whole.tolist(), axes, strict=True)]
+    kernel = draw.standard_normal((2 * groups, 3, *(axis.taps for axis in axes)))
+    layer = Layer(axes, groups, "zeros", None, is_adjoint)
+    x = draw.standard_normal((3 * groups, *(9 * n for n in fine)))
+    y = draw.standard_normal((2 * groups, *(9 * n for n in coarse)))
+    after, before = (fine, coarse) if is_adjoint else (coarse, fine)
+    found, first_tap = by_phases(Term(0, 1, kernel, layer), after, before)
+    taps = zip(found.kernel.shape[2:], first_tap, strict=True)
+    at_one = Layer(tuple(Axis(n, 1, 1, -first, 0) for n, first in taps), 1, "zeros", None)
+    ends = [phases_of(x, fine), phases_of(y, coarse)][:: -1 if is_adjoint else 1]
+    product = np.vdot(ends[1], convolved(ends[0], found.kernel, at_one))
+    assert product == pytest.approx(np.vdot(y, convolved(x, kernel, layer)))
+    assert found.channels == (len(ends[1]), len(ends[0]))
+
+
+def pyramid(seed: int) -> bytes:
+    """A network of 16 pixels with values on three grids: pixels are repeated, and a transposed convolution."""
+    draw = Random(seed)
+    sizes = {"a": (2, 3), "b": (2, 3), "c": (2, 1), "l": (2, 1), "u": (2, 3), "f": (2, 1)}
+    constants = {name: draw.standard_normal((2, *size)) / 2 for name, size in sizes.items()}
+    down = {"strides": [2], "pads": [seed % 3, 2 - seed % 3]}
+    repeat = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    up = {"strides": [2], "pads": [seed % 2, 1 - seed % 2]}
+    nodes = [
+        node("Conv", "x a", "h1", **down), node("Relu", "h1", "z1"), node("Conv", "z1 b", "h2", **down),
+        node("LeakyRelu", "h2", "z2", alpha=-0.5), node("Conv", "z2 c", "z3"),
+        helper.make_node("Resize", ["z3", "", "s"], ["r"], **repeat), node("Conv", "z1 l", "m"),
+        node("Sub", "m r", "n"), node("Relu", "n", "z4"), node("ConvTranspose", "z4 u", "o", **up),
+        node("Conv", "x f", "g"), node("Add", "o g", "p"), node("Relu", "p"),
+    ]  # fmt: skip
+    return file_of(nodes, (1, 2, 16), constants | {"s": np.array([1, 1, 2], np.float32)})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_layers_of_several_grids_are_proven_together(seed: int, tmp_path: Path) -> None:
+    """With one multiplier a phase; whatever these are, and the numbers of H, nothing false is proven."""
+    content, shape = pyramid(seed), [1, 2, 16]
+    (tmp_path / "pyramid.onnx").write_bytes(content)
+    (run,) = network_bound(tmp_path / "pyramid.onnx", (2, 16), method=Multipliers(widest=1000)).runs
+    (statement,) = run.statements
+    assert [len(q) for q in statement.multipliers] == [2, 4, 2, 2, 4, 8]
+    network, truth = specnorm_check.Network(content, shape), Fraction(reached(content, shape)) * (1 - CLOSE)
+    found, h, _ = certificates._prove(network, Together(statement.values, statement.multipliers))
+    part = found.stated()
+    assert truth <= proven_by(network, [part], [h]) <= 1.02 * run.upper
+    draw = Random(seed)
+    for _ in range(4):
+        forged = [q * draw.uniform(0.5, 2, len(q)) for q in statement.multipliers]
+        for other in (h, draw.randint(-(2**10), 2**10, h.shape).astype(np.int32)):
+            stated = joint(statement.values, *forged, exponent=part["exponent"] - 4)
+            assert proven_by(network, [stated], [other]) >= truth
+    for number, count in ((0, 4), (1, 8), (5, 4)):
+        weights = [np.ones(count if at == number else len(q)) for at, q in enumerate(statement.multipliers)]
+        with pytest.raises(Refused, match="multipliers are not one a channel"):
+            proven_by(network, [joint(statement.values, *weights)], [h])
 
 
 # -- claims that are not proven ------------------------------------------------------------------------------------

@@ -423,7 +423,9 @@ def term_of(one: Node, *weights: int, before: Node = RELU, values: tuple[str, ..
     found.nodes |= {"z": before, "r": RELU}
     found.shapes["r"] = (1, 2)
     part = Together(values, tuple(np.ones(n) for n in weights))
-    return [*parts.TermReader(found, part).terms(len(values) - 1, "y")]
+    reader = parts.TermReader(found, part)
+    terms = [*reader.terms(len(values) - 1, "y")]
+    return [reader.weighted(term) for term in terms] if weights else terms
 
 
 def reading(own: Callable[[Any], Any]) -> Any:
@@ -447,6 +449,11 @@ def resized(before: Any = (1, 1, 2), after: Any = (1, 1, 4), scales: Any = None,
     return resizing.matrix_of_resize(fake(one, arrays), one, before, after)
 
 
+def repeated(after: int, **attributes: Any) -> Any:
+    one = Node("Resize", ["x", "", "", "n"], attributes)
+    return resizing.repeats_of(fake(one, {"n": np.array((1, 1, after))}, x=(1, 1, 2), y=(1, 1, after)), "y")
+
+
 def completed(h: Any) -> Any:
     return layers.proven_norm(np.eye(2), layers.Layer((), 1, "zeros", ()), h, 0)
 
@@ -456,20 +463,28 @@ def at_size(size: int, mode: str = "zeros", before: int = 1) -> Any:
     return layers.matrix_at_size(np.ones((1, 1, 2)), layer, (size,))
 
 
-def grid(*terms: tuple[int, int, int], is_adjoint: bool = False) -> Any:
-    axes = [(start, end, (layers.Axis(1, stride, 1, 0, 0),)) for start, end, stride in terms]
-    return parts.require_one_grid(
-        [
-            parts.Term(start, end, np.ones(1), layers.Layer(axis, 1, "zeros", None, is_adjoint))
-            for start, end, axis in axes
-        ]
-    )
+def grid(*terms: tuple[int, int, int], axes: int = 1) -> Any:
+    """The pixels of values linked by layers of some strides, below 0 if they are transposed; the last has more axes."""
+    found: list[parts.Term] = []
+    for start, end, stride in terms:
+        count = axes if len(found) == len(terms) - 1 else 1
+        axis = layers.Axis(1, abs(stride), 1, 0, 0)
+        found.append(parts.Term(start, end, np.ones(1), layers.Layer((axis,) * count, 1, "zeros", None, stride < 0)))
+    return parts.pixels_of_values(found)
 
 
-def at_stride_one(limit: int) -> Any:
+def by_phases(limit: int) -> Any:
     layer = layers.Layer((layers.Axis(2, 1, 1, 0, 0),), 1, "zeros", None)
     term = parts.Term(0, 1, np.ones((1, 1, 2)), layer)
-    return with_limit(parts, "LARGEST_KERNEL", limit, lambda: parts.at_stride_one(term))
+    return with_limit(parts, "LARGEST_KERNEL", limit, lambda: parts.by_phases(term, [1], [1]))
+
+
+def pooled(*weights: int) -> Any:
+    """Two convolutions of stride 1 and 2, and pooling, with so many multipliers for each value."""
+    found = fake(Node("MaxPool", ["b"], {"kernel_shape": [1]}), {"k": np.ones((1, 1, 1))}, a=(1, 1, 4), b=(1, 1, 2))
+    found.nodes |= {"a": Node("ConvTranspose", ["x", "k"], {}), "b": Node("Conv", ["a", "k"], {"strides": [2]})}
+    found.shapes |= {"x": (1, 1, 4), "y": (1, 1, 2)}
+    return parts.joint_of_part(found, Together(("x", "a", "y"), tuple(np.ones(n) for n in weights)))
 
 
 def normalised_by(variance: list[float], epsilon: float = 0.0) -> Any:
@@ -517,10 +532,14 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "a kernel that states other taps": (lambda: kernel(
         Node("Conv", ["x", "k"], {"kernel_shape": [2]}), 3, (1, 1, 5), (1, 1, 4)), "such a Conv$"),
     "two layers between two values": (lambda: grid((0, 1, 1), (0, 1, 1)), parts.DO_NOT_FIT[:20]),
-    "a transposed layer among others": (lambda: grid((0, 1, 1), (1, 2, 1), is_adjoint=True), parts.DO_NOT_FIT[:20]),
-    "two strides of the start": (lambda: grid((0, 1, 1), (0, 2, 2)), parts.DO_NOT_FIT[:20]),
-    "a stride inside a part": (lambda: grid((0, 1, 1), (1, 2, 2)), parts.DO_NOT_FIT[:20]),
-    "a kernel as large as the limit": (lambda: at_stride_one(2), "entries or more"),
+    "two strides to a value": (lambda: grid((0, 1, 1), (0, 2, 2), (1, 2, 1)), parts.DO_NOT_FIT[:20]),
+    "a stride in place of a transposed one": (lambda: grid((0, 1, 2), (0, 2, 1), (1, 2, 2)), parts.DO_NOT_FIT[:20]),
+    "two layers without multipliers": (lambda: joint(Node("Add", ["x", "z"], {}), z=Node("Sub", ["x", "x"], {})),
+        parts.DO_NOT_FIT[:20]),
+    "a layer of a value that no layer makes": (lambda: grid((1, 2, 1), (0, 2, 1)), parts.DO_NOT_FIT[:20]),
+    "layers of one axis and of two": (lambda: grid((0, 1, 1), (1, 2, 1), axes=2), parts.DO_NOT_FIT[:20]),
+    "a kernel as large as the limit": (lambda: by_phases(2), "entries or more"),
+    "pooling of phases that have multipliers of their own": (lambda: pooled(1, 2, 2), "of their own are pooled"),
     "edges of two ranks": (lambda: parts.hermitian_kernel([
         parts.Edge(0, 1, np.ones((1, 1)), []), parts.Edge(1, 2, np.ones((1, 1, 1)), [0])], {0: 1, 1: 1, 2: 1}),
         parts.DO_NOT_FIT[:20]),
@@ -566,6 +585,10 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: term_of(Node("Gemm", ["x", "w"], {}), 3, 4, x=(1, 4)), "one a channel"),
     "multipliers of other channels behind": (
         lambda: term_of(Node("Gemm", ["x", "w"], {}), 4, 3, x=(1, 4)), "one a channel"),
+    "multipliers of the start's phases": (lambda: term_of(
+        Node("Gemm", ["z", "w"], {}), 4, 4, before=Node("Flatten", ["x"], {}), z=(1, 4)), "one a channel"),
+    "multipliers of more channels than the layer has": (
+        lambda: term_of(Node("Gemm", ["x", "w"], {}), 4, 3, x=(1, 4), y=(1, 3)), parts.DO_NOT_FIT[:20]),
     "a matrix of other columns": (lambda: term_of(Node("Gemm", ["x", "w"], {}), x=(1, 3)), "it reads 3 channels"),
     "a kernel of other axes": (lambda: term_of(Node("Gemm", ["x", "w"], {})), "no rule is for such a Gemm$"),
     "a channel that a layer reads twice": (lambda: term_of(Node("Gemm", ["z", "w"], {}), 2, 4, before=Node(
@@ -623,6 +646,11 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         fake(RELU), Node("Resize", ["x"], {}), (1, 1, 2), (1, 1, 4)), resizing.NO_RULE[:20]),
     "corners of a scale that is rounded": (lambda: resized(
         scales=[1.0, 1.0, 2.3], coordinate_transformation_mode=b"align_corners"), resizing.NO_RULE[:20]),
+    "pixels that are interpolated, in a part": (lambda: repeated(4, mode=b"linear"), resizing.NO_RULE[:20]),
+    "pixels that are repeated unequally": (lambda: repeated(3), resizing.NO_RULE[:20]),
+    "pixels that are left out": (lambda: repeated(1), resizing.NO_RULE[:20]),
+    "pixels that are repeated from another one on": (
+        lambda: repeated(4, nearest_mode=b"ceil", coordinate_transformation_mode=b"asymmetric"), resizing.NO_RULE[:20]),
     "cubic images": (lambda: resized(mode=b"cubic"), resizing.NO_RULE[:20]),
     "other coordinates": (lambda: resized(coordinate_transformation_mode=b"half"), resizing.NO_RULE[:20]),
     "another nearest pixel": (lambda: resized(mode=b"nearest", nearest_mode=b"first"), resizing.NO_RULE[:20]),
@@ -739,6 +767,10 @@ def test_what_a_lemma_needs_is_said() -> None:
     found = reading(lambda x: x[:, [2, 0, 2], ::2][:, :, :1])
     assert (found.channels.tolist(), found.steps) == ([2, 0, 2], [1])
     assert reading(lambda x: x[:, :, ::2]).steps == [2]
+    assert grid((0, 1, 2), (1, 2, 2), (2, 3, -4), (0, 3, 1)) == {0: [4], 1: [2], 2: [1], 3: [4]}
+    assert grid((0, 1, -2), (1, 2, 3)) == {0: [3], 1: [6], 2: [2]}
+    assert repeated(6) == [3]
+    assert pooled(1, 2, 1).depth == 2
     assert parts.keeps_channels(fake(RELU), Node("MaxPool", ["x"], {}))
     assert graphs.small_numbers(np.array([0, LARGEST - 1]))
 

@@ -62,6 +62,7 @@ GROUP = 128
 """Least number of units of a block, if the values allow it. Smaller blocks are zero more often, but take more calls."""
 SMALL = 64
 """Largest triangular matrix that is inverted as any matrix is."""
+Tell: TypeAlias = Callable[[int, int], object]
 
 
 class Patience(NamedTuple):
@@ -107,7 +108,7 @@ def proposals(
     steps: int,
     clock: Clock,
     newton_work: float = math.inf,
-    tell: Callable[[int], None] = lambda _: None,
+    tell: Tell = lambda *_: None,
     proven: Callable[[], float] = lambda: math.inf,
     first: FloatArray | None = None,
 ) -> Iterator[Proposal]:
@@ -118,7 +119,7 @@ def proposals(
     newton_work : float
         Multiplications that Newton steps may make; they are made if so many suffice.
     tell : callable
-        Called with the number of steps made so far.
+        Called with the number of steps made of one kind, with one width, and their largest number.
     proven : callable
         Returns a proven constant, which is asked for after the first proposal. A search that is not expected to get
         below it ends.
@@ -166,7 +167,7 @@ def _searched(
     logs: FloatArray,
     steps: int,
     is_newton: bool,
-    tell: Callable[[int], None],
+    tell: Tell,
     limit: float,
 ) -> Iterator[tuple[float, FloatArray]]:
     """Yield constants and multipliers of units: by steps of channels, then by steps of units.
@@ -186,7 +187,7 @@ def _by_units(
     widths: Sequence[float],
     steps: int,
     is_newton: bool,
-    tell: Callable[[int], None],
+    tell: Tell,
     limit: float,
 ) -> Iterator[tuple[float, FloatArray]]:
     """Yield constants and multipliers of units; the arguments are as for `_searched`."""
@@ -195,7 +196,7 @@ def _by_units(
         return
     newton = newton_steps(whole.form.blocks, multipliers, whole.constant(np.log(multipliers)))
     for number, multipliers in enumerate(itertools.islice(newton, steps), 1):
-        tell(number)
+        tell(number, steps)
         yield whole.constant(np.log(multipliers)), multipliers
 
 
@@ -204,7 +205,7 @@ def _by_descent(
     logs: FloatArray,
     widths: Sequence[float],
     steps: int,
-    tell: Callable[[int], None],
+    tell: Tell,
     limit: float,
 ) -> Iterator[tuple[float, FloatArray]]:
     """Yield constants and multipliers after each step, with one width after the other."""
@@ -212,7 +213,7 @@ def _by_descent(
     for width in widths:
         for made, (point, largest) in enumerate(_descend(problem, logs, width, steps, limit, history), 1):
             logs = point
-            tell(made)
+            tell(made, steps)
             yield math.exp(largest / 2), problem.multipliers(logs)
 
 
