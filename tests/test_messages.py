@@ -168,7 +168,10 @@ COMMANDS = {
     "audit a.npz --layers zz --fail-above 1": "no layer was measured",
     "audit a.npz --input-shape abc": "'abc' is not a size, such as 32", "audit a.npz --input-range 0 1": "no graph",
     "audit a.npz --geometry one.npy": "this is not JSON", "audit a.npz --geometry stride=2": "No such file",
-    "audit a.npz --certificate": "requires an argument", "verify a.npz": "MODEL",
+    "audit a.npz --certificate": "requires an argument",
+    "audit a.npz --certificate proof": "proof does not end in .npz: give such a name",
+    "audit a.npz one.npy --certificate proof.npz": "is for one MODEL, and 2 are given: audit each by itself",
+    "verify a.npz": "MODEL",
     "verify nofile.npz a.npz": "nofile.npz",
 }  # fmt: skip
 """What follows ``specnorm`` -> a part of what it says."""
