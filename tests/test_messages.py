@@ -170,7 +170,7 @@ COMMANDS = {
     "audit a.npz --geometry one.npy": "this is not JSON", "audit a.npz --geometry stride=2": "No such file",
     "audit a.npz --certificate": "requires an argument",
     "audit a.npz --certificate proof": "proof does not end in .npz: give such a name",
-    "audit a.npz one.npy --certificate proof.npz": "is for one MODEL, and 2 are given: audit each by itself",
+    "audit a.npz one.npy --certificate proof.npz": "2 models are given; it is for one: audit each by itself",
     "verify a.npz": "MODEL",
     "verify nofile.npz a.npz": "nofile.npz",
 }  # fmt: skip

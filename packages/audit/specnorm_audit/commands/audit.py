@@ -148,7 +148,7 @@ def command(
     if certificate is not None and certificate.suffix.lower() != ".npz":
         raise click.UsageError(visible(f"--certificate: {certificate.name} does not end in .npz: give such a name."))
     if certificate is not None and len(models) > 1:
-        raise click.UsageError(f"--certificate is for one MODEL, and {len(models)} are given: audit each by itself.")
+        raise click.UsageError(f"--certificate: {len(models)} models are given; it is for one: audit each by itself.")
     columns = arguments["methods"] or ()
     is_for_programs = report_format in ("json", "csv")
     if all_columns or (is_for_programs and not columns):
