@@ -376,7 +376,8 @@ def _linear_operator(
     elif (owner := _owner_of(operator)) is not None:
         return _of_library(operator, backends.load(owner))
     else:
-        adjoint = operator.conj().T
+        with _refusing(type(operator).__name__, "not transposed by its library"):
+            adjoint = operator.conj().T
         linear = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
     given_shape: Any = linear.shape
     sizes = tuple(given_shape) if isinstance(given_shape, Iterable) else (given_shape,)
@@ -440,10 +441,12 @@ def _of_library(operator: Any, backend: Any) -> LinearOperator:
     kind = type(operator).__name__
     matrix = operator.detach() if hasattr(operator, "detach") else operator
     name = str(operator.dtype).rpartition(".")[2]
-    if name not in ("float32", "float64", "complex64", "complex128") or len(operator.shape) != 2:
+    is_read = name in ("float32", "float64", "complex64", "complex128")
+    if not is_read or len(operator.shape) != 2 or 0 in operator.shape:
         raise MethodError(
-            f"{kind} of shape {tuple(operator.shape)} and dtype {name}: operator_norm takes one matrix of real or "
-            "complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of dense matrices."
+            f"{kind} of shape {tuple(operator.shape)} and dtype {name}: operator_norm takes one matrix, not "
+            "empty, of real or complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of dense "
+            "matrices."
         )
     dtype = np.dtype(name)
     device = getattr(operator, "device", None)
