@@ -445,8 +445,8 @@ def _of_library(operator: Any, backend: Any) -> LinearOperator:
     if not is_read or len(operator.shape) != 2 or 0 in operator.shape:
         raise MethodError(
             f"{kind} of shape {tuple(operator.shape)} and dtype {name}: operator_norm takes one matrix, not "
-            "empty, of real or complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of dense "
-            "matrices."
+            "empty, of real or complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of "
+            "dense matrices."
         )
     dtype = np.dtype(name)
     device = getattr(operator, "device", None)
