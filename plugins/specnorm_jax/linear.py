@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from specnorm._internal import LinearOperator, Vector
+from specnorm._internal import LinearOperator, Vector, check_function
 from specnorm.errors import MethodError
 
 
@@ -34,6 +34,7 @@ def linear_operator(function: Callable[[Any], Any], x: Any) -> LinearOperator:
     MethodError
         If a dtype is not floating.
     """
+    check_function("function", function, "a linear function of arrays like x")
     _check_dtypes(x, "the argument x")
     y = jax.eval_shape(function, x)
     _check_dtypes(y, "the function's value")

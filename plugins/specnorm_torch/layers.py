@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+from specnorm._internal import check_function
 from specnorm.errors import GeometryError, MethodError
 
 __all__ = [
@@ -201,6 +202,8 @@ def layers_of(model: nn.Module, select: Select | None = None) -> Iterator[tuple[
     A shared layer is yielded once. Layers inside of a parametrization compute a weight and are left out.
     """
     check_is_module(model)
+    if select is not None:
+        check_function("layers", select, "a function of a layer's name and the layer, which says whether to include it")
     for name, module in model.named_modules():
         is_inside_of_parametrisation = "parametrizations" in name.split(".")
         if not is_layer(module) or is_inside_of_parametrisation:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from specnorm._internal import LinearOperator, Vector
+from specnorm._internal import LinearOperator, Vector, check_function
 from specnorm.errors import MethodError
 
 
@@ -34,6 +34,7 @@ def linear_operator(function: Callable[[Any], Any], x: Any) -> LinearOperator:
     MethodError
         If a tensor has no floating dtype, or autograd cannot differentiate the function.
     """
+    check_function("function", function, "a linear function of tensors like x")
     inputs = [_differentiable(leaf) for leaf in _tensors_of(x, "the argument x")]
     with torch.enable_grad():
         images = list(_tensors_of(function(_rebuilt(x, iter(inputs))), "the function's value"))

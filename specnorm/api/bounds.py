@@ -211,7 +211,7 @@ def _warn_estimate() -> None:
         "tn_bound is an estimate here, not a proven bound: a proof needs concrete values and enough time. "
         f"To accept an estimate, pass proven=False. {_BOUNDS_UNDER_TRACERS}.",
         EstimateWarning,
-        stacklevel=3,
+        stacklevel=4,  # the caller of `tn_bound`: of `takes_layers`, that function, this one
     )
 
 

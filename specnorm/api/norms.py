@@ -12,11 +12,11 @@ from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.types import ArrayOps, ArrayT
 from specnorm.enclosure.certify import Certify
 from specnorm.enclosure.norm_at_size import NormAtSize
-from specnorm.errors import EstimateWarning, MethodError, Undecided
+from specnorm.errors import EstimateWarning, Undecided
 from specnorm.geometry.layers import KernelOrLayer, takes_layers
 from specnorm.geometry.spec import ConvSpec, Geometry, Layer
 from specnorm.running import checks
-from specnorm.running.base import Plan
+from specnorm.running.base import Plan, check_word
 from specnorm.running.measuring import run_plan
 from specnorm.running.search import Clock
 from specnorm.spectrum.determinant import LogDeterminant
@@ -311,8 +311,7 @@ def singular_values(
     >>> specnorm.singular_values(kernel, 8, k=3).round(4)
     array([31.1769, 25.0892, 25.0892])
     """
-    if which not in ("all", "largest", "smallest"):
-        raise MethodError(f'which={which!r} is not "all", "largest" or "smallest".')
+    check_word("which", which, ("all", "largest", "smallest"))
     if which != "all" and k is None:
         k = 1
     smallest = which == "smallest"

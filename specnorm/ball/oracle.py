@@ -113,9 +113,10 @@ def lmo(gradient: KernelOrLayer[ArrayT], *, bound: float = 1.0, **geometry: Unpa
     """
     given: Any = gradient
     backend = backend_for(given)
+    program = program_of(given, bound, geometry)
     if not backend.is_traced(given):
         checks.finite(given, tuple(given.shape), what="gradient", backend=backend)
-    direction = backend.apply(program_of(given, bound, geometry), backend.detach(given)).value
+    direction = backend.apply(program, backend.detach(given)).value
     result: ArrayT = backend.without_derivative(direction, given, _NO_DERIVATIVE)
     return result
 

@@ -19,8 +19,15 @@ from typing import Any
 from specnorm.backends import backend_for
 from specnorm.backends.types import AnyArray
 from specnorm.ball.oracle import program_of
-from specnorm.errors import GeometryError
+from specnorm.errors import GeometryError, MethodError
 from specnorm.geometry.spec import ConvSpec
+from specnorm.running import checks
+
+
+def check_momentum(value: object) -> None:
+    """Refuse a momentum that is not from 0 to below 1."""
+    if not 0 <= checks.number("momentum", value) < 1:
+        raise MethodError(f"momentum={value!r} is not from 0 to below 1.")
 
 
 def lmo_many(gradients: Sequence[Any], *, bound: float, geometries: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -227,6 +227,8 @@ def condition_number(
     >>> print(specnorm.condition_number(numpy.asarray([[[3.0, 1.0]]])))
     1.99999 <= condition number <= 2.00001 (converged: rtol=0.001)
     """
+    checks.rtol(rtol)
+    checks.budget(budget)
     seconds = None if budget is None else budget / 2
     # The squared width of both is that of the quotient, but for its rounding.
     rtol_of_each = math.sqrt(1 + rtol) - 1 - 4 * float(np.finfo(np.float64).eps)

@@ -21,7 +21,7 @@ from specnorm.ends.isometry_search import isometry_of_blocks
 from specnorm.errors import GeometryError, MethodError
 from specnorm.proofs import rounding
 from specnorm.running import checks
-from specnorm.running.base import Evaluation, Method, Needs, Plan
+from specnorm.running.base import Evaluation, Method, Needs, Plan, check_word
 from specnorm.symbols.proofs.lags import Lags
 from specnorm.symbols.proofs.polynomial import Polynomial
 
@@ -55,7 +55,7 @@ class _WithScale(Plan):
     quantity: ClassVar = "isometry defect"
 
     def __post_init__(self) -> None:
-        if self.scale is None or self.scale == BEST:
+        if self.scale is None or (isinstance(self.scale, str) and self.scale == BEST):
             return
         scale = checks.number("scale", self.scale)
         if not 2.0**-100 <= scale <= 2.0**100:
@@ -118,8 +118,7 @@ class Isometry(_WithScale, Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in get_args(Form):
-            raise MethodError(f"form={self.form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
+        check_word("form", self.form, get_args(Form))
 
     def kind(self, spec: ConvSpec) -> Kind:
         return "upper" if self.form == "bound" else "estimate"

@@ -16,7 +16,7 @@ from specnorm.backends.registry import READERS
 from specnorm.backends.types import ArrayT, LayerKernel, LayerReader
 from specnorm.errors import BrokenBackend, GeometryError, LayoutWarning, NoBackend, TracerError
 from specnorm.geometry.complex_kernels import is_complex, with_real_form
-from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer
+from specnorm.geometry.spec import GEOMETRY_KEYWORDS, ConvSpec, Layer, is_transposed
 from specnorm.geometry.words import check_words
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -63,7 +63,7 @@ def takes_layers(function: Function) -> Function:
                 arguments = {**dict(zip(positional_names, args, strict=False)), **keywords}
                 keywords, stored_shape = _with_layer_read(function.__name__, positional_names[0], arguments)
                 args = (keywords.pop(positional_names[0]),)
-            elif states_no_layout and not keywords.get("transposed"):
+            elif states_no_layout and not is_transposed(keywords.get("transposed", False)):
                 _warn_of_layout(function.__name__, given)
             given = args[0] if args else given
             if is_complex(given):

@@ -539,7 +539,7 @@ class ConvSpec:
             expected = ", ".join(sorted(GEOMETRY_KEYWORDS))
             raise TypeError(f"unknown geometry {', '.join(map(repr, unknown))}; expected some of {expected}")
         shape = tuple(int(s) for s in shape)
-        transposed = _is_transposed(geometry.get("transposed", False))
+        transposed = is_transposed(geometry.get("transposed", False))
         layout = geometry.get("layout")
         first, second, kernel_shape = _split_axes(shape, layout)
         _check_axes(shape, len(kernel_shape), geometry)
@@ -559,7 +559,8 @@ class ConvSpec:
         stride = per_axis("stride", geometry.get("stride", 1), ndim, least=1)
         dilation = per_axis("dilation", geometry.get("dilation", 1), ndim, least=1)
         mode = geometry.get("padding_mode", "circular")
-        if mode not in get_args(PaddingMode):
+        is_known = isinstance(mode, str) and mode in get_args(PaddingMode)
+        if not is_known:
             raise GeometryError(_unknown_border(mode))
         padding = _padding(geometry.get("padding", "same"), kernel_shape, dilation)
         if padding is None:
@@ -642,10 +643,10 @@ def dtype_to_compute_in(name: str, shape: tuple[int, ...], what: str = "kernel")
     return "float64" if short == "float64" else "float32"
 
 
-def _split_axes(shape: tuple[int, ...], layout: str | None) -> tuple[int, int, tuple[int, ...]]:
+def _split_axes(shape: tuple[int, ...], layout: Any) -> tuple[int, int, tuple[int, ...]]:
     """Sizes of the first and second axis in torch's order, and of the spatial axes, of an array in some layout."""
     if layout is not None:
-        if layout not in get_args(Layout):
+        if not isinstance(layout, str) or layout not in get_args(Layout):
             raise GeometryError(f"layout={layout!r} is not one of {', '.join(get_args(Layout))}, or None.")
         if len(layout) != len(shape):
             raise GeometryError(f"layout={layout!r} names {len(layout)} axes; the kernel has shape {shape}.")
@@ -704,7 +705,8 @@ def _is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, (tuple, list)) and not value)
 
 
-def _is_transposed(value: Any) -> bool:
+def is_transposed(value: Any) -> bool:
+    """Convert the argument ``transposed``, or refuse it."""
     if not isinstance(value, (bool, np.bool_)):
         raise GeometryError(f"transposed={value!r} is not True or False.")
     return bool(value)
@@ -821,13 +823,13 @@ def _padding(
     value: Any, kernel_shape: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...] | None:
     """Convert the argument ``padding`` to a pair (before, after) for each axis; None for those of `_SAME`."""
-    if isinstance(value, str) and value in _SAME:
-        return None
-    if value == "valid":
-        return ((0, 0),) * len(kernel_shape)
-    if value == "same":
-        return _same(kernel_shape, dilation)
     if isinstance(value, str):
+        if value in _SAME:
+            return None
+        if value == "valid":
+            return ((0, 0),) * len(kernel_shape)
+        if value == "same":
+            return _same(kernel_shape, dilation)
         raise GeometryError(
             f"padding={value!r} is not 'same', 'same_upper', 'same_lower', 'valid', an integer, or a (before, after) "
             "pair per axis."

@@ -98,11 +98,12 @@ def logit_bound(
     layer_norm = isinstance(gain, (tuple, list))
     norm_weight, shift = _pair("gain", gain, "weight and bias of a layer norm") if layer_norm else (gain, None)
     query_bias, key_bias = (None, None) if bias is None else _pair("bias", bias, "biases of queries and of keys")
-    named = {
-        "query": query, "key": key, "gain": norm_weight, "bias of the layer norm": shift,
-        "bias of the queries": query_bias, "bias of the keys": key_bias,
+    optional = {
+        "gain": norm_weight, "bias of the layer norm": shift, "bias of the queries": query_bias,
+        "bias of the keys": key_bias,
     }  # fmt: skip
-    given: dict[str, Any] = {name: unwrapped(x) for name, x in named.items() if x is not None}
+    named = {"query": query, "key": key, **{name: x for name, x in optional.items() if x is not None}}
+    given: dict[str, Any] = {name: unwrapped(x) for name, x in named.items()}
     backend = backend_for(*given.values())
     has_bias = query_bias is not None or key_bias is not None
     factor = None if scale is None else checks.number("scale", scale)

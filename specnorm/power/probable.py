@@ -185,7 +185,11 @@ def operator_norm(
             f"vectors, and max_bytes={max_bytes}. max_bytes={memory} computes it all the same."
         )
     _check_order_of_shape(linear)
-    random = np.random.default_rng(seed if rng is None else rng)
+    name, start = ("seed", seed) if rng is None else ("rng", rng)
+    try:
+        random = np.random.default_rng(start)
+    except (TypeError, ValueError) as error:
+        raise MethodError(f"{name}={start!r} seeds no generator ({error}): give an integer of at least 0.") from None
     apply = _checked(linear.matvec, "matvec", m)
     apply_adjoint = _checked(linear.rmatvec, "rmatvec", n)
     tolerance = max(_ADJOINT_TOLERANCE, _LEEWAY * (adjoint_rtol or 0.0))
@@ -341,6 +345,9 @@ def _linear_operator(
     if between_arrays is not None:
         return between_arrays
     if shape is not None and rmatvec is not None:
+        if not callable(operator) or not callable(rmatvec):
+            kinds = f"{type(operator).__name__} and {type(rmatvec).__name__}"
+            raise MethodError(f"with a shape, operator_norm takes two functions, matvec and rmatvec; got {kinds}.")
         if _is_of_arrays(shape):
             return _between_shapes(operator, rmatvec, shape)
         linear = LinearOperator(operator, rmatvec, shape)
@@ -369,7 +376,8 @@ def _linear_operator(
     elif (owner := _owner_of(operator)) is not None:
         return _of_library(operator, backends.load(owner))
     else:
-        adjoint = operator.conj().T
+        with _refusing(type(operator).__name__, "not transposed by its library"):
+            adjoint = operator.conj().T
         linear = LinearOperator(lambda v: operator @ v, lambda u: adjoint @ u, operator.shape)
     given_shape: Any = linear.shape
     sizes = tuple(given_shape) if isinstance(given_shape, Iterable) else (given_shape,)
@@ -433,10 +441,12 @@ def _of_library(operator: Any, backend: Any) -> LinearOperator:
     kind = type(operator).__name__
     matrix = operator.detach() if hasattr(operator, "detach") else operator
     name = str(operator.dtype).rpartition(".")[2]
-    if name not in ("float32", "float64", "complex64", "complex128") or len(operator.shape) != 2:
+    is_read = name in ("float32", "float64", "complex64", "complex128")
+    if not is_read or len(operator.shape) != 2 or 0 in operator.shape:
         raise MethodError(
-            f"{kind} of shape {tuple(operator.shape)} and dtype {name}: operator_norm takes one matrix of real or "
-            "complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of dense matrices."
+            f"{kind} of shape {tuple(operator.shape)} and dtype {name}: operator_norm takes one matrix, not "
+            "empty, of real or complex floating numbers of at least 32 bits. Convert it; matrix_norm takes stacks of "
+            "dense matrices."
         )
     dtype = np.dtype(name)
     device = getattr(operator, "device", None)

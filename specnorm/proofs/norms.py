@@ -431,9 +431,11 @@ class GramIterates:
     def __init__(self, a: Array, *, of_hermitian: bool = False, in_cache: bool = False, xp: Namespace) -> None:
         self._xp = xp
         self._of_hermitian = of_hermitian
-        at_once = max(1, _CACHED_ENTRIES // math.prod(a.shape[-2:])) if in_cache else a.shape[0]
+        count = a.shape[0]
+        at_once = max(1, _CACHED_ENTRIES // math.prod(a.shape[-2:])) if in_cache else count
         # Parts of B_t along its first axis.
-        self._parts = [a[start : start + at_once, ...] for start in range(0, a.shape[0], at_once)]
+        starts = range(0, count, at_once) if count > at_once else ()
+        self._parts = [a[start : start + at_once, ...] for start in starts] or [a]
         self._frobenius = self._joined([frobenius_up(part, xp=xp) for part in self._parts])
         # For each product: the exponent of the rescaling before it, and the error e ||B_t||_F**2.
         self._history: list[tuple[Array, Array]] = []

@@ -38,9 +38,9 @@ FigureRule: TypeAlias = Literal["up", "down", "nearest", "distance", "all", "any
 """How a figure of a method is given for a layer: see `Plan.stats`."""
 
 
-def _check_word(name: str, value: object, words: Sequence[str]) -> None:
+def check_word(name: str, value: object, words: Sequence[str]) -> None:
     """Refuse what is not one of some words."""
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         raise MethodError(f"{name}={value!r} is none of {', '.join(map(repr, words))}.")
 
 
@@ -157,8 +157,8 @@ class Needs:
     value_shape: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_word("rounds", self.rounds, ("nearest", "up", "down"))
-        _check_word("precision", self.precision, ("own", "wide", "mixed"))
+        check_word("rounds", self.rounds, ("nearest", "up", "down"))
+        check_word("precision", self.precision, ("own", "wide", "mixed"))
         if not self.blocks:
             object.__setattr__(self, "by_layer", True)
 
@@ -314,7 +314,7 @@ class Method(Plan):
         if cls.forward is Plan.forward and cls.forward_kernels is Plan.forward_kernels:
             raise MethodError(f"method {cls.__name__} has no `forward`, which returns an Evaluation.")
         if cls.kind is Method.kind:
-            _check_word(f"{cls.__name__}.promise", getattr(cls, "promise", None), get_args(Kind))
+            check_word(f"{cls.__name__}.promise", getattr(cls, "promise", None), get_args(Kind))
         owners = [each for each in _subclasses(Method) if getattr(each, "name", None) == name and each is not cls]
         owner = next((each for each in owners if each.__module__.startswith("specnorm.")), None)
         if owner is not None and not cls.__module__.startswith("specnorm."):
@@ -325,7 +325,7 @@ class Method(Plan):
     def check_promise(self, spec: ConvSpec) -> None:
         """Raise `MethodError` if the value's kind is not one, or a bound is not rounded in its direction."""
         kind = self.kind(spec)
-        _check_word(f"the kind of {type(self).__name__}", kind, get_args(Kind))
+        check_word(f"the kind of {type(self).__name__}", kind, get_args(Kind))
         direction = {"upper": "up", "lower": "down"}.get(kind)
         rounds = self.needs(spec).rounds
         if direction not in (None, rounds):

@@ -94,6 +94,12 @@ def number(name: str, value: object) -> float:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
+def function(name: str, value: object, what: str) -> None:
+    """Refuse a parameter that is no function, or a class; ``what`` says which function is expected."""
+    if not callable(value) or isinstance(value, type):
+        raise MethodError(f"{name}={value!r} is no function: give {what}.")
+
+
 def values(kernels: Array, shape: tuple[int, ...], *, backend: Backend) -> None:
     """Refuse kernels (*batch, *shape) with known values that contain non-finite or, with flushing on, tiny numbers.
 

@@ -61,6 +61,7 @@ class MatrixPowerIteration(Plan):
 
     def __post_init__(self) -> None:
         checks.count("n_iter", self.n_iter, most=checks.MOST_ROUNDS)
+        checks.count("seed", self.seed)
 
     name: ClassVar = "power_iteration"
     pullback = staticmethod(reshaped_gradient)

@@ -258,6 +258,9 @@ for rate in (1.5, -0.1):
         SpectralBall(model, rate)
 with pytest.raises(specnorm.errors.MethodError, match="0.1 is not a model of Keras: the model comes first"):
     SpectralBall(0.1)
+for name in ("momentum", "adam_lr_ratio"):
+    with pytest.raises(specnorm.errors.MethodError, match=f"{name} must be a number, got str"):
+        SpectralBall(model, **{name: "x"})
 with pytest.raises(AttributeError, match="callbacks=.monitor.callback.."):
     model.fit(x, y, epochs=1, verbose=0, callbacks=[NormMonitor(model)])
 print("inside")

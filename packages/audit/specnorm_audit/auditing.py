@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 import specnorm
+from specnorm._internal import check_function, check_number
 from specnorm.errors import BackendError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
@@ -159,8 +160,11 @@ def audit(
         rtol=rtol, budget=budget, gate=gate,
     )  # fmt: skip
     settings.check()
-    patterns = None if layers is None else _patterns(layers)
-    stored, ignored = _patterns(assume_stored), _patterns(ignore)
+    patterns = None if layers is None else _patterns("layers", layers)
+    stored, ignored = _patterns("assume_stored", assume_stored), _patterns("ignore", ignore)
+    check_number("max_bytes", max_bytes)
+    if progress is not None:
+        check_function("progress", progress, "a function of the counts of measured layers and of layers, and a name")
     input_range = checked_range(input_range)
     for name, value in (("input_range", input_range), ("input_shape by name", shapes)):
         if value is not None and patterns is not None:
@@ -235,8 +239,11 @@ def audit(
     )
 
 
-def _patterns(words: str | Sequence[str]) -> tuple[str, ...]:
-    return (words,) if isinstance(words, str) else tuple(words)
+def _patterns(name: str, words: object) -> tuple[str, ...]:
+    patterns = (words,) if isinstance(words, str) else words
+    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise MethodError(f"{name}={words!r} is no shell pattern on names, such as 'encoder.*', nor a list of them.")
+    return tuple(patterns)
 
 
 def _seconds_of_network(budget: float | None) -> float | None:

@@ -391,7 +391,8 @@ def _unknown(report: Report, value: str | None) -> tuple[str, ...]:
 def _against(row: Row, bound: float) -> str | None:
     """Return why a row's norm is not proven to be at most a bound, or None."""
     if row.lower is not None and bound < row.lower < math.inf:
-        return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it"
+        as_assumed = ", as assumed" if row.assumed else ""
+        return f"{row.name}: lower = {row.lower!r} > {bound!r}: the norm is above it{as_assumed}"
     if row.status == "ok" and row.upper is not None and row.upper > bound:
         interval = f"upper = {row.upper!r} > {bound!r}, lower = {row.lower!r}"
         advice = f"give a longer --budget, or a bound of at least {row.upper!r}"

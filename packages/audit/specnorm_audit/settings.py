@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Literal, get_args
 from specnorm_networks.model_arrays import Stated
 
 from specnorm import ConvSpec
+from specnorm._internal import check_number
 from specnorm.errors import BackendError, GeometryError, MethodError
 from specnorm.methods import METHODS, Enclose, ExactFFT, Method, Smallest, TensorNorm
 from specnorm.proof import Layout, backends, padding_rules
@@ -56,6 +58,8 @@ class Settings:
         sizes = self.input_shape if isinstance(self.input_shape, tuple) else (self.input_shape,)
         if self.input_shape not in (None, "file") and any(type(n) is not int or n < 1 for n in sizes):
             raise GeometryError(f"input_shape={self.input_shape!r} is not a positive integer, or one per spatial axis.")
+        if self.gate is not None and not 0 <= check_number("gate", self.gate) < math.inf:
+            raise MethodError(f"gate={self.gate!r} is not a finite number of at least 0.")
         check_target(self.backend, self.device)
 
     def method(self, name: str) -> Method:

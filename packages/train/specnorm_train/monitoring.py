@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm import Undecided, certify, enclose, init_tracking, track_many
+from specnorm._internal import check_function, check_number
 from specnorm.errors import KernelError, MethodError, NoBackend, SpecnormError
 from specnorm.methods import SymbolNorm
 from specnorm.plugin import LayerKernel, LayerReader, backend_for, layer_kernel
@@ -61,9 +62,9 @@ class Monitor:
     """
 
     def __init__(self, every: int, *, upper: int, budget: float) -> None:
-        if every < 1:
+        if not check_number("every", every) >= 1:
             raise MethodError(f"every={every!r} must be a positive number of steps.")
-        if upper < 0:
+        if not isinstance(upper, bool) and not 0 <= check_number("upper", upper) < math.inf:
             raise MethodError(f"upper={upper!r} must be a number of measurements, or 0 for no proofs.")
         self.every = every
         self.upper = int(upper)
@@ -74,6 +75,10 @@ class Monitor:
         # The bounds that searches have proven, and the layers that they are of, with kernels on the host.
         self._proofs: dict[str, tuple[Upper, LayerKernel]] = {}
         self._measurements = 0
+
+    def is_due(self, step: int) -> bool:
+        """Whether ``every`` divides the step."""
+        return check_number("step", step) % self.every == 0
 
     def measured(self, reading: Reading) -> dict[str, float]:
         """Return a report: the norms of all layers, and their upper bounds if it is time for a proof."""
@@ -194,6 +199,8 @@ class ModelMonitor(Monitor):
         budget: float = 5.0,
     ) -> None:
         super().__init__(every, upper=upper, budget=budget)
+        if select is not None:
+            check_function("select", select, "select(name, layer), which says whether to measure a layer")
         self.model = model
         self.select = select
         reading = self.read()
@@ -202,7 +209,7 @@ class ModelMonitor(Monitor):
 
     def __call__(self, step: int) -> dict[str, float]:
         """Return a report if ``every`` divides the step, else an empty dictionary."""
-        return {} if step % self.every else self.norms()
+        return self.norms() if self.is_due(step) else {}
 
     def norms(self) -> dict[str, float]:
         """Return a report now."""

@@ -35,3 +35,8 @@ def test_isometries_are_exact_after_one_product(xp: Lib) -> None:
         assert 1 - 1e-6 <= bound <= 1 + precision
     matrix = xp.asarray(orthogonal(64)[:48].astype(dtype))
     assert 1 - 1e-6 <= xp.number(specnorm.gram_iteration(matrix, n_iter=1)) <= 1 + precision
+
+
+@pytest.mark.parametrize("name", ["matrix_norm", "power_iteration", "gram_iteration"])
+def test_no_matrices_have_no_norms(xp: Lib, name: str) -> None:
+    assert getattr(specnorm, name)(xp.asarray(np.ones((0, 2, 3), np.float32))).shape == (0,)

@@ -145,8 +145,9 @@ def test_refuted_every_time_is_not_proven(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("specnorm.tensor_norm.method.maximise", rising)
     assert specnorm.measure(PLAIN.kernel, TensorNorm()).kind == "estimate"
     assert seen == sorted(seen)
-    with pytest.warns(EstimateWarning):
+    with pytest.warns(EstimateWarning) as caught:
         specnorm.tn_bound(PLAIN.kernel)
+    assert caught[0].filename == __file__
     with pytest.raises(Undecided, match="grid_bound"):
         specnorm.tn_bound(PLAIN.kernel, proven=True)
 

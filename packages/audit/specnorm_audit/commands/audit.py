@@ -145,8 +145,10 @@ def command(
     inputs = [*models, *geometry_files, *attention_files]
     check({"--output": output, "--certificate": certificate}, inputs)
     report_format = options.format_of(output_format, output, FORMATS)
-    if certificate is not None and (certificate.suffix.lower() != ".npz" or len(models) > 1):
-        raise click.UsageError(visible(f"--certificate: {certificate.name} must be a .npz file, and takes one MODEL."))
+    if certificate is not None and certificate.suffix.lower() != ".npz":
+        raise click.UsageError(visible(f"--certificate: {certificate.name} does not end in .npz: give such a name."))
+    if certificate is not None and len(models) > 1:
+        raise click.UsageError(f"--certificate: {len(models)} models are given; it is for one: audit each by itself.")
     columns = arguments["methods"] or ()
     is_for_programs = report_format in ("json", "csv")
     if all_columns or (is_for_programs and not columns):

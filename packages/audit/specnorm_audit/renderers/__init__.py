@@ -36,6 +36,8 @@ def render(reports: Sequence[Report], output_format: str, *, many: bool = False)
     """
     if output_format not in FORMATS:
         raise ValueError(f"{output_format!r} is none of {', '.join(FORMATS)}")
+    if isinstance(reports, Report):
+        raise TypeError(f"one report is no sequence of them: render([report], {output_format!r}).")
     if output_format in _DOCUMENTS:
         return _DOCUMENTS[output_format](reports)
     if output_format == "json":

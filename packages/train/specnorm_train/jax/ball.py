@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 
 import specnorm
-from specnorm._internal import check_bound, lmo_many, updates_in_ball
+from specnorm._internal import check_bound, check_momentum, check_number, lmo_many, updates_in_ball
 from specnorm.errors import KernelError, MethodError
 from specnorm_train.jax.trees import Kernel, Rule, arrays_like, flax_layout, is_kernel, kernels, name_of, with_kernels
 
 if TYPE_CHECKING:
     import optax
 
-_Rate: TypeAlias = float | Callable[[Any], Any]
+_Rate: TypeAlias = float | jax.Array | Callable[[Any], Any]
 """A learning rate, or an Optax schedule: a function of the number of steps."""
 
 
@@ -170,7 +170,7 @@ def muon_conv(
 
 def _transformation(
     learning_rate: _Rate,
-    momentum: float,
+    momentum: float | jax.Array,
     nesterov: bool,
     rule: Rule,
     layers: str,
@@ -189,6 +189,13 @@ def _transformation(
     """
     import optax
 
+    # Arrays may be traced, as those of `optax.inject_hyperparams`.
+    if not isinstance(momentum, jax.Array):
+        check_momentum(momentum)
+    if not callable(learning_rate) and not isinstance(learning_rate, jax.Array):
+        check_number("learning_rate", learning_rate)
+    if rest is not None and not hasattr(rest, "init"):
+        raise MethodError(f"rest={rest!r} is no optax.GradientTransformation, such as optax.adamw(1e-3).")
     of_rest = optax.with_extra_args_support(optax.adamw(1e-3) if rest is None else rest)
 
     def masked(params: Any, kernels_of_tree: Mapping[str, Kernel]) -> optax.GradientTransformationExtraArgs:

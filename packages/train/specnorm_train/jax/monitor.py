@@ -40,7 +40,7 @@ class NormMonitor(Monitor):
 
     def __call__(self, step: int, params: Any) -> dict[str, float]:
         """Return a report if ``every`` divides the step, else an empty dictionary."""
-        return {} if step % self.every else self.norms(params)
+        return self.norms(params) if self.is_due(step) else {}
 
     def norms(self, params: Any) -> dict[str, float]:
         """Return a report of a tree.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from specnorm.errors import MethodError
+from specnorm._internal import check_word
 from specnorm.methods import Method
 from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
 from specnorm_train.jax.trees import Rule, flax_layout, kernels
@@ -56,8 +56,7 @@ class SpectralPenalty:
     sweeps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.form not in ("sum", "log", "hinge"):
-            raise MethodError(f"form={self.form!r} is not one of 'sum', 'log', 'hinge'.")
+        check_word("form", self.form, ("sum", "log", "hinge"))
 
     def init(self, tree: Any) -> States:
         """Return the first state, see `init_spectral_norm`.

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from specnorm_jax.layers import LAYOUTS, equinox_layer, flax_layer
 
 from specnorm import Geometry
+from specnorm._internal import check_function
 from specnorm.errors import GeometryError, KernelError
 
 Tree = TypeVar("Tree")
@@ -121,6 +122,13 @@ class with_geometry:
     """
 
     def __init__(self, geometry: Mapping[str, Mapping[str, Any]], rule: Rule = flax_layout) -> None:
+        check_function("rule", rule, "flax_layout, equinox_layout, or a function of (path, leaf)")
+        stated: Any = geometry
+        if not isinstance(stated, Mapping) or not all(isinstance(x, Mapping) for x in stated.values()):
+            raise GeometryError(
+                f"geometry={geometry!r} is not a mapping from paths to mappings of keywords, such as "
+                "{'down/kernel': {'stride': 2}}."
+            )
         for keywords in geometry.values():
             for keyword in keywords:
                 if keyword not in _RULE_KEYWORDS:
@@ -241,6 +249,8 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
 def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """Return the leaves that are kernels, by path, and their keywords, from the rule and from the tree's modules."""
     full_rule = rule if isinstance(rule, with_geometry) else with_geometry({}, rule)
+    if not isinstance(layers, str):
+        raise GeometryError(f"layers={layers!r} is no shell pattern for paths, such as 'encoder/*'.")
     leaves = _leaves(tree)
     if full_rule.rule is flax_layout and _has_modules_of_equinox(tree):
         full_rule = with_geometry(full_rule.geometry, _layout_by_names(leaves))

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 import specnorm
-from specnorm._internal import check_bound, updates_in_ball
+from specnorm._internal import check_bound, check_momentum, check_number, updates_in_ball
 from specnorm.errors import MethodError
 from specnorm_train.keras.kernels import KernelLayer, LayerKind
 
@@ -85,6 +85,8 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
             raise MethodError(f"{layers!r} is not a model of Keras: the model comes first, SpectralBall(model, 0.1).")
         super().__init__(learning_rate, name=name, **options)
         check_bound(bound)
+        check_momentum(momentum)
+        check_number("adam_lr_ratio", adam_lr_ratio)
         configs = layers
         if not isinstance(layers, list):
             kernels = dict(_kernels_of(layers))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from specnorm import certify, rescale
-from specnorm._internal import check_bound, lmo_many, updates_in_ball
+from specnorm._internal import check_bound, check_momentum, check_number, lmo_many, updates_in_ball
 from specnorm.errors import MethodError, Undecided
 from specnorm_train.torch.constraint import SpectralNorm
 from specnorm_train.torch.private import foreach
@@ -58,8 +58,7 @@ class _Layered(Optimizer):
         rest: Rest | None,
         **defaults: Any,
     ) -> None:
-        if not 0 <= momentum < 1:
-            raise MethodError(f"momentum={momentum!r} is not from 0 to below 1.")
+        check_momentum(momentum)
         self._geometries: dict[Tensor, dict[str, Any]] = {}
         self._names: dict[Tensor, str] = {}
         self._layers: list[tuple[weakref.ref[nn.Module], Tensor]] = []
@@ -75,7 +74,7 @@ class _Layered(Optimizer):
             groups, others = _groups_of_parameters(model_or_params, bound)
         super().__init__(groups, {"lr": lr, "momentum": momentum, "nesterov": nesterov, **defaults})
         if others:
-            self._take_rest((rest or AdamW)(others))
+            self._take_rest(_optimizer_of(others, rest))
 
     def _groups_of(
         self,
@@ -430,7 +429,7 @@ class MuonConv(_Layered):
         layers: Select | None = None,
         rest: Rest | None = None,
     ) -> None:
-        self._check_group({"lr": lr})
+        self._check_group({"lr": lr, "weight_decay": weight_decay})
         super().__init__(model_or_params, lr, momentum, nesterov, 1.0, layers, rest, weight_decay=weight_decay)
 
     def _weight_of(self, layer: nn.Module) -> Any:
@@ -441,8 +440,10 @@ class MuonConv(_Layered):
         return super()._weight_of(layer)
 
     def _check_group(self, group: dict[str, Any]) -> None:
-        if not 0 <= float(group["lr"]) < math.inf:
-            raise MethodError(f"lr={float(group['lr'])!r} is not a finite number of at least 0.")
+        for name in ("lr", "weight_decay"):
+            number = check_number(name, group[name])
+            if not 0 <= number < math.inf:
+                raise MethodError(f"{name}={number!r} is not a finite number of at least 0.")
 
     def _move(
         self, weights: list[Tensor], gradients: list[Tensor], geometries: list[dict[str, Any]], group: dict[str, Any]
@@ -466,9 +467,21 @@ def _stacked(numbers: Sequence[Tensor]) -> Tensor:
 
 def _check_rate(rate: float | Tensor) -> float:
     """A rate as a number from 0 to 1: with another one, a step would leave the ball."""
-    if not 0 <= float(rate) <= 1:
-        raise MethodError(f"lr={float(rate)!r} is not from 0 to 1, so a step would leave the ball.")
-    return float(rate)
+    number = check_number("lr", rate)
+    if not 0 <= number <= 1:
+        raise MethodError(f"lr={number!r} is not from 0 to 1, so a step would leave the ball.")
+    return number
+
+
+def _optimizer_of(others: list[Any], rest: Rest | None) -> Optimizer:
+    """The optimizer of the other parameters."""
+    make: Any = AdamW if rest is None else rest
+    optimizer = make(others) if callable(make) else None
+    if not isinstance(optimizer, Optimizer):
+        raise MethodError(
+            f"rest={rest!r} makes no optimizer: give a function of a list of parameters, such as torch.optim.AdamW."
+        )
+    return optimizer
 
 
 def _bound_of(name: str, bound: Bounds) -> float:
@@ -490,12 +503,17 @@ def _groups_of_parameters(params: Iterable[Any], bound: Bounds) -> tuple[list[di
     others: list[nn.Parameter] = []
     groups: list[dict[str, Any]] = []
     groups_of_rest: list[dict[str, Any]] = []
+    if isinstance(params, (str, Tensor)) or not isinstance(params, Iterable):
+        raise MethodError(f"a {type(params).__name__} is no model: give the model, or a list of its parameters.")
     given: list[Any] = list(params)
     plain = [x for x in given if not isinstance(x, dict)]
     for group in [x for x in given if isinstance(x, dict)] + [{"params": plain}] * bool(plain):
         members: Any = [group["params"]] if isinstance(group["params"], Tensor) else group["params"]
         # Named parameters are pairs.
-        members = [x[1] if isinstance(x, tuple) else x for x in members]
+        members = [x[-1] if isinstance(x, tuple) else x for x in members]
+        for x in members:
+            if not isinstance(x, Tensor):
+                raise MethodError(f"a {type(x).__name__} is no parameter: give the model, or a list of its parameters.")
         weights = [x for x in members if x.ndim >= 2]
         if weights:
             groups.append({"bound": bound, **group, "params": weights})

@@ -9,7 +9,7 @@ from specnorm_torch.layers import Select, geometry_of, layers_of, weight_of
 from torch import Tensor, nn
 
 from specnorm import measure
-from specnorm._internal import counted
+from specnorm._internal import check_word, counted
 from specnorm.errors import MethodError
 from specnorm.methods import Isometry, Kind
 
@@ -57,8 +57,7 @@ class OrthogonalityPenalty(nn.Module):
         scale: float | Literal["best"] | None = None,
     ) -> None:
         super().__init__()
-        if form not in get_args(Form):
-            raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
+        check_word("form", form, get_args(Form))
         layers = dict(layers_of(model, select))
         if not layers:
             raise MethodError("the model has no convolution or linear layer, or none is selected.")

@@ -12,7 +12,7 @@ from specnorm_torch.layers import Select, geometry_of, layers_of, normalised_lay
 from torch import Tensor, nn
 
 from specnorm import init_tracking, track_many
-from specnorm._internal import check_count, counted, fold_stack
+from specnorm._internal import check_count, check_number, check_word, counted, fold_stack
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
 from specnorm_train.torch.private import foreach
@@ -66,9 +66,8 @@ class SpectralPenalty(nn.Module):
         n_power_iterations: int = 1,
     ) -> None:
         super().__init__()
-        if form not in get_args(Form):
-            raise MethodError(f"form={form!r} is not one of {', '.join(map(repr, get_args(Form)))}.")
-        if not math.isfinite(target):
+        check_word("form", form, get_args(Form))
+        if not math.isfinite(check_number("target", target)):
             raise MethodError(f"target={target!r} is not a finite number.")
         check_count("n_power_iterations", n_power_iterations, least=1)
         self.method = method

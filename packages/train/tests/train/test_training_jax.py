@@ -14,7 +14,7 @@ from helpers import DOCS
 from helpers.processes import python
 
 import specnorm
-from specnorm.errors import GeometryError, KernelError, MethodError
+from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Gram, SymbolNorm, TensorNorm
 
 jax: Any = pytest.importorskip("jax")
@@ -108,6 +108,29 @@ def test_what_the_tree_does_not_say_is_refused_by_path() -> None:
     assert list(training.kernels({**tree, "Conv_0": {"kernel": normal(3, 2, 2)}}, layers="Conv*")) == ["Conv_0/kernel"]
     with pytest.raises(GeometryError, match="input_axes=3 of a kernel of shape"):
         training.kernels(tree, training.with_geometry({"*/kernel": {"input_axes": 3}}))
+
+
+REFUSED = {
+    "rescale(tree, rule='flax')": "rule='flax' is no function: give flax_layout, equinox_layout, or a function of",
+    "kernels(tree, layers=['dense'])": r"layers=\['dense'\] is no shell pattern for paths",
+    "with_geometry('dense')": "geometry='dense' is not a mapping from paths to mappings",
+    "with_geometry({'dense': 2})": "is not a mapping from paths to mappings of keywords",
+    "muon_conv('x')": "learning_rate must be a number, got str 'x'",
+    "spectral_ball('x')": "learning_rate must be a number, got str 'x'",
+    "spectral_ball(0.1, momentum='x')": "momentum must be a number, got str 'x'",
+    "spectral_ball(0.1, momentum=1)": "momentum=1 is not from 0 to below 1",
+    "spectral_ball(0.1, rest='adam')": "rest='adam' is no optax.GradientTransformation",
+    "SpectralPenalty(form='squares')": "form='squares' is none of 'sum', 'log', 'hinge'",
+    "NormMonitor()('a', tree)": "step must be a number, got str 'a'",
+}
+"""A call, and what it is refused with."""
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_arguments_are_told_in_the_users_words(case: str) -> None:
+    tree = {"dense": {"kernel": jnp.ones((2, 2))}}
+    with pytest.raises(SpecnormError, match=REFUSED[case]):
+        eval(case, {"tree": tree, **{name: getattr(training, name) for name in dir(training)}})
 
 
 def test_biases_of_stacked_and_local_layers_do_not_tell() -> None:
