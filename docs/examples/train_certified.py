@@ -133,14 +133,14 @@ def save(model: Any, path: Path) -> None:
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
-def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
-    """Samples that constants alone certify, by radius; those that a ball in one part does; seconds.
+def measured(name: str, told: Any) -> tuple[Array, list[float]]:
+    """Samples that constants alone certify, by radius; seconds.
 
     A sample of each step at the last radius: constants with their search, over all samples; then logits, attack, linear
     bounds, for ten that need the last.
     """
     from specnorm_networks import certified_accuracy, network_graph, within
-    from specnorm_networks.local import radii as search
+    from specnorm_networks.local.radii import Radii
     from specnorm_networks.tools import Measure
 
     data, radii = np.load(FOLDER / told["data"]), [each["radius"] for each in told["radii"]]
@@ -150,7 +150,7 @@ def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
     start = time.process_time()
     real = certified_accuracy(graph, x, y, radii)
     seconds = [(time.process_time() - start) / len(x)]
-    of, left = search.Radii(graph, real.margins, Measure()), (real.radius <= radii[-1]) & (status[-1] != "unsafe")
+    of, left = Radii(graph, real.margins, Measure()), (real.radius <= radii[-1]) & (status[-1] != "unsafe")
     steps = (
         lambda x, _: graph.run({"x": x}),
         lambda x, y: of.attacked(x, y, radii[-1]),
@@ -161,13 +161,7 @@ def measured(name: str, told: Any) -> tuple[Array, list[int], list[float]]:
         for at in np.flatnonzero(left)[:10]:
             step(x[at : at + 1], y[at])
         seconds.append((time.process_time() - start) / 10)
-    search.PARTS = 1  # no ball is cut
-    whole = []
-    for radius, states in zip(radii, status, strict=True):
-        open_samples = np.flatnonzero((states == "safe") & (real.radius <= radius))
-        proven = [of.proven(x[at : at + 1], y[at], radius) is not None for at in open_samples]
-        whole.append(int((states == "safe").sum()) - len(proven) + sum(proven))
-    return np.round(real.accuracy * len(x)).astype(int), whole, seconds
+    return np.round(real.accuracy * len(x)).astype(int), seconds
 
 
 def table(names: Sequence[str]) -> list[str]:
@@ -177,10 +171,10 @@ def table(names: Sequence[str]) -> list[str]:
         told = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
         rows = told["samples"]
         clean = sum(row["label"] == row["predicted"] for row in rows)
-        alone, whole, seconds = measured(name, told)
-        for each, before, uncut in zip(told["radii"], alone, whole, strict=True):
+        alone, seconds = measured(name, told)
+        for each, before in zip(told["radii"], alone, strict=True):
             left, safe = len(rows) - each["unsafe"], each["safe"]
-            shares = " | ".join(f"{100 * n / len(rows):g} %" for n in (clean, left, before, uncut, safe))
+            shares = " | ".join(f"{100 * n / len(rows):g} %" for n in (clean, left, before, safe))
             gap = f"{100 * (safe - before) / (left - before):.0f} %"
             lines.append(f"| {name} | {each['radius']:g} | {shares} | {gap} |")
         lines.append(f"| {name} | " + " | ".join(f"{each:.2g} s" for each in seconds) + " |")

@@ -48,7 +48,6 @@ ONE_SPEC = ConvSpec.of((2, 2, 3))
 
 
 LINES = Graph((Node("x", Input(), (), (1, 2)), Node("y", ReLU(), ("x",), (1, 2))), ("y",))
-BELOW = interval(-np.ones(1), np.ones(1))
 
 
 def ball() -> LinearBounds:
@@ -58,7 +57,7 @@ def ball() -> LinearBounds:
     return found
 
 
-BALLS = ball(), ball()
+BALL = ball()
 
 
 def cover_in_part() -> cover.Cover:
@@ -183,19 +182,10 @@ REFUSED: dict[str, Callable[[], object]] = {
     "a weight that is not positive": lambda: margins.constants_of_differences(
         np.eye(2), np.array([1.0, 0.0]), assumed(1.0)
     ),
-    "no part of a ball": lambda: margins.radius_of_ball([]),
-    "one side of a cut": lambda: margins.radius_of_ball([(BALLS[0].cut("x", 0, True), BELOW)]),
-    "sides of two cuts": lambda: margins.radius_of_ball(
-        [(BALLS[0].cut("x", at, side), BELOW) for at, side in ((0, True), (1, False))]
-    ),
-    "parts of two balls": lambda: margins.radius_of_ball(
-        [(ball.cut("x", 0, side), BELOW) for ball, side in zip(BALLS, (False, True), strict=True)]
-    ),
-    "a cut that leaves nothing": lambda: BALLS[0].cut("x", 1, False),
     "a constant of another network, for linear bounds": lambda: Network(LINES, [FAR]),
     "a norm as a constant between values": lambda: Network(LINES, [assumed(1.0)]),
-    "slopes of other rows": lambda: BALLS[0].lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
-    "a negative multiplier": lambda: BALLS[0].lower(
+    "slopes of other rows": lambda: BALL.lower("y", np.ones((1, 1, 2)), lambda *_: (np.ones((2, 1)), np.ones(1))),
+    "a negative multiplier": lambda: BALL.lower(
         "y", np.ones((2, 1, 2)), lambda *told: (told[1], np.array([1.0, -1.0]))
     ),
     "some frequencies": lambda: some_frequencies(3),

@@ -8,7 +8,7 @@ from typing import Any
 
 from core.proof.defect_rules import DEFECT_CHECKS
 from core.proof.network_rules import NETWORK_CHECKS
-from core.proof.refusals import BALLS, CIRCULAR, GROUPED, LINE, PATCH, STACK, waves
+from core.proof.refusals import BALL, CIRCULAR, GROUPED, LINE, PATCH, STACK, waves
 from core.proof.test_claims import DILATED, KERNEL, LAYER, PART, PARTS, REFLECT, RING, by_grid, by_unfolding, cover_of
 from helpers.assumptions import assumed, assumed_lower, interval
 from helpers.libraries import NUMPY as np
@@ -187,12 +187,11 @@ def radii() -> Iterator[tuple[Lower | None, float]]:
     differences = interval(np.zeros((2, 2)), np.asarray([[0.0, 2.0], [2.0, 0.0]]))
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences)[0], 1.0
     yield margins.radii(np.asarray([[3.0, 1.0]]), np.asarray([0]), differences, 1.5)[0], 0.25
-    bounds, above = BALLS[0], interval(np.ones(1), np.ones(1))
-    yield margins.radius_of_ball([(bounds, above)], 0.5), 1.0
-    yield margins.radius_of_ball([(bounds, above)], 1.0), 0.0
-    yield margins.radius_of_ball([(bounds, above)]), 1.0
-    yield margins.radius_of_ball([(bounds.cut("x", 0, side), above) for side in (False, True)]), 1.0
-    yield margins.radius_of_ball([(bounds, interval(np.zeros(1), np.ones(1)))]), 0.0
+    bounds, above = BALL, interval(np.ones(1), np.ones(1))
+    yield margins.radius_of_ball(bounds, above, 0.5), 1.0
+    yield margins.radius_of_ball(bounds, above, 1.0), 0.0
+    yield margins.radius_of_ball(bounds, above), 1.0
+    yield margins.radius_of_ball(bounds, interval(np.zeros(1), np.ones(1))), 0.0
 
 
 OF_RULES: dict[Check, tuple[str, ...]] = {

@@ -269,8 +269,6 @@ class Ascent:
         Name of the value.
     rows : array, shape (rows, entries)
         Coefficients of the linear functions.
-    before : Ascent, optional
-        Ascent on a larger region: this one begins where that one ended.
     needed : float
         Number that the lower bound of every row has to exceed.
     """
@@ -280,21 +278,16 @@ class Ascent:
         bounds: LinearBounds,
         name: str,
         rows: FloatArray,
-        before: Ascent | None = None,
         needed: float = 0.0,
     ) -> None:
         self.bounds = bounds
         self.name = name
         self.rows = rows
-        self.needed: float = needed if before is None else before.needed
+        self.needed = needed
         self.network = bounds.network
         self.unknowns: dict[str, _Unknowns] = {}
         self.trace: Trace = {}
-        self.earlier_unknowns = {} if before is None else before.unknowns
-        if before is None:
-            self.best: Interval = bounds.lower(name, rows, without_ascent(self.network))
-        else:
-            self.best = before.best  # a bound on the whole region is one on the part
+        self.best: Interval = bounds.lower(name, rows, without_ascent(self.network))
 
     @property
     def is_enough(self) -> bool:
@@ -319,12 +312,12 @@ class Ascent:
         if not is_curved(self.network, name):
             return c, on_ball(c, function)
         if name not in self.unknowns:
-            self.unknowns[name] = self._first_unknowns(name, c, function)
+            self.unknowns[name] = self._first_unknowns(c, function)
         unknowns = self.unknowns[name]
         return c * unknowns.slopes, np.exp(unknowns.logs)[None] * by_ball(c, function)
 
-    def _first_unknowns(self, name: str, c: FloatArray, function: FunctionOnBox) -> _Unknowns:
-        """Return the variables of a function at the first step: those of `Lines`, or of an earlier ascent."""
+    def _first_unknowns(self, c: FloatArray, function: FunctionOnBox) -> _Unknowns:
+        """Return the variables of a function at the first step: those of `Lines`."""
         lines = lines_of(function)
         low = function.strips.slope.min(axis=0)
         high = function.strips.slope.max(axis=0)
@@ -335,12 +328,6 @@ class Ascent:
         share = np.where(is_variable, np.clip(share, 0.05, 0.95), share)
         logits = np.log(np.maximum(share, 1e-12)) - np.log(np.maximum(1 - share, 1e-12))
         logs = np.full(len(c), math.log(FIRST))
-        if name in self.earlier_unknowns:
-            earlier = self.earlier_unknowns[name]
-            common = np.isin(function.units, earlier.units)
-            common_earlier = np.isin(earlier.units, function.units)
-            logits[:, common] = earlier.logits[:, common_earlier]
-            logs = earlier.logs
         return _Unknowns(
             function.units,
             low,
@@ -419,27 +406,3 @@ class Ascent:
         norm_sq = np.square(c).sum(axis=1)
         by_norm = (log_gradient / np.maximum(norm_sq, 1e-300))[:, None] * c
         return np.asarray(slopes * difference + by_norm)
-
-    def entry_to_cut(self) -> tuple[str, int] | None:
-        """Return the name of a value and the number of its entry whose unknown sign costs the bound the most.
-
-        None if no sign costs anything.
-        """
-        largest_cost = 0.0
-        entry: tuple[str, int] | None = None
-        is_open = self.best.low <= self.needed
-        for name, minimiser in self.trace.items():
-            function = self.bounds.function(name) if is_curved(self.network, name) else None
-            if function is None or len(function.strips.slope) != 2 or not len(function.units):
-                continue
-            low = function.breaks[0]
-            high = function.breaks[-1]
-            first_slope, second_slope = function.strips.slope
-            # Distance of the chord from the function, where it bends at 0.
-            bend = abs(second_slope - first_slope) * np.maximum(-low * high, 0.0) / (high - low + 1e-300)
-            cost = (abs(minimiser.coefficients)[is_open] * bend).max(axis=0, initial=0.0)
-            costliest = int(cost.argmax())
-            if cost[costliest] > largest_cost:
-                largest_cost = float(cost[costliest])
-                entry = self.network.nodes[name].inputs[0], int(function.units[costliest])
-        return entry

@@ -1,4 +1,4 @@
-"""Decide whether a sample's label can change within a radius: by constants, linear bounds, parts, and an attack.
+"""Decide whether a sample's label can change within a radius: by constants, linear bounds, and an attack.
 
 Each answer is proven, or shown by an input, at the radius that is tried, so that a search may try any radius.
 """
@@ -29,12 +29,6 @@ from specnorm_networks.tools import (
     run_with_errors,
 )
 
-PARTS = 16
-"""Largest number of parts of a ball, without a budget."""
-MOST_PARTS = 4096
-"""Largest number of parts of a ball, with a budget."""
-STEPS_ON_PART = 12
-"""Steps of an ascent on a part."""
 ATTACKED_CLASSES = 3
 """Classes that a sample is pushed to."""
 PUSHES = 12
@@ -93,49 +87,19 @@ class Radii:
         return radius
 
     def proven(self, x: FloatArray, label: int, radius: float) -> Lower | None:
-        """Return a ball's radius as a claim, if every difference of logits is proven to stay above the margin in it."""
-        parts = self.parts(x, label, radius)
-        if parts is None:
-            return None
-        return rules.radius_of_ball([(part.bounds, part.best) for part in parts], self.margin)
+        """Return a ball's radius as a claim, if every difference of logits is proven to stay above the margin in it.
 
-    def parts(self, x: FloatArray, label: int, radius: float) -> list[Ascent] | None:
-        """Return parts that cover a ball, in which the label's logit exceeds all others by more than the margin.
-
-        None if that is not proven. The whole ball is tried first without an ascent, then with lines and an ascent; at
-        last it is cut into parts.
+        The ball is tried first without an ascent, then with lines and an ascent.
         """
         clock = Clock.of(self.budget)
         rows = rules.difference_rows(label, self.classes)
         for by_lines in (False, True):
             bounds = locate_values(self.network, x, radius, by_lines=by_lines, clock=clock)
-            ascent = Ascent(bounds, self.output, rows, needed=self.margin)
+            ascent = Ascent(bounds, self.output, rows, self.margin)
             ascent.climb(STEPS if by_lines else 0, clock)
             if ascent.is_enough:
-                return [ascent]
-        return self._cut(ascent, clock)
-
-    def _cut(self, whole: Ascent, clock: Clock) -> list[Ascent] | None:
-        """Return parts of a ball that are all proven, or None.
-
-        A part that is not proven is cut in two by the sign of the entry whose unknown sign costs the most.
-        """
-        open_parts = [whole]
-        proven_parts: list[Ascent] = []
-        most = PARTS if self.budget is None else MOST_PARTS
-        while open_parts:
-            part = open_parts.pop()
-            if part.is_enough:
-                proven_parts.append(part)
-                continue
-            entry = part.entry_to_cut()
-            parts_after_cut = len(open_parts) + len(proven_parts) + 2
-            if entry is None or clock.expired or parts_after_cut > most:
-                return None
-            for above in (False, True):
-                bounds = part.bounds.cut(*entry, above)
-                open_parts.append(Ascent(bounds, part.name, part.rows, part).climb(STEPS_ON_PART, clock))
-        return proven_parts
+                return rules.radius_of_ball(bounds, ascent.best, self.margin)
+        return None
 
     def attacked(self, x: FloatArray, label: int, radius: float) -> FloatArray | None:
         """Return an input in the ball around x and in the stated box that has another label, whatever rounding does.

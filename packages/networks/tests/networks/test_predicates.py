@@ -32,7 +32,6 @@ from specnorm_networks.certified.patterns.structure import (
 )
 from specnorm_networks.certified.propagation import _Pass
 from specnorm_networks.certified.reading import Reader
-from specnorm_networks.local.certified import margins
 from specnorm_networks.local.certified.ranges import constants_to_values
 
 from specnorm.geometry.spec import ConvSpec
@@ -261,9 +260,6 @@ FAILS: dict[str, Callable[[], bool]] = {
     "another shape is kept": lambda: Reader._keeps_shape(
         SimpleNamespace(nodes={"a": x()}), node(ops.ReLU(), shape=(1, 2)), "a"),  # type: ignore[arg-type]
     "a claim about a norm": lambda: SCOPE.holds(assumed(1.0, "words"), "x", "u"),
-    "parts by two cuts": lambda: margins._cover([[("x", 0, True)], [("x", 1, False)]]),
-    "one side, and a part of the other": lambda: margins._cover([[("x", 0, True)], [("x", 0, False), ("x", 1, True)]]),
-    "a part of one side, and the other": lambda: margins._cover([[("x", 0, True), ("x", 1, True)], [("x", 0, False)]]),
     "two links of which the first is a layer": lambda: runs.joinable(
         part(grid=False, links=(link(single_layer=term()), link())), 0),
     "a link that is no layer": lambda: runs.joinable(part(grid=False, links=(link(),)), 0),

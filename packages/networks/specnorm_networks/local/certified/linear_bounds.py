@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -290,8 +289,6 @@ is bounded on its own ball and box the slopes are not used: they are 0.
 """
 
 
-Cut: TypeAlias = tuple[str, int, bool]
-"""Name of a value, flat position of one of its entries, and whether the entry is at least 0 (else at most 0)."""
 Trace: TypeAlias = dict[str, Minimiser]
 """Minimisers by the names of the values."""
 
@@ -325,10 +322,6 @@ class LinearBounds(Walk):
         self.functions: dict[str, FunctionOnBox | None] = {}
         """Functions of each entry on the present ranges, by the names of their values; None if there is none."""
         self._linear_offsets: dict[str, LinearOffset] = {}
-        self.ball_key: object = object()
-        """A key that the ball and all of its parts share, and no other ball has."""
-        self.cuts: tuple[Cut, ...] = ()
-        """Cuts that lead from the ball to this part of it."""
 
     # -- forward -------------------------------------------------------------------------------------------------------
     def linear(self, node: Node) -> LinearMap | None:
@@ -358,25 +351,6 @@ class LinearBounds(Walk):
         with consistent(self.network.nodes[name]):
             smaller = location.range & make_interval(low.reshape(shape), high.reshape(shape))
         self.locate(name, smaller, location.distance)
-
-    @arithmetic.on_host()
-    def cut(self, name: str, entry: int, is_above: bool) -> LinearBounds:
-        """Return the part of the region where an entry of a value, given by its flat position, has one sign.
-
-        ``is_above``: whether it is at least 0; else it is at most 0. `HypothesisError` if there is no such part.
-        """
-        low, high = (np.array(end) for end in self.locations[name].range.ends)
-        if is_above:
-            low.flat[entry] = max(low.flat[entry], 0.0)
-        else:
-            high.flat[entry] = min(high.flat[entry], 0.0)
-        part = copy(self)
-        part.locations = dict(self.locations)
-        part.functions = dict(self.functions)
-        part._linear_offsets = dict(self._linear_offsets)
-        part.cuts = (*self.cuts, (name, entry, is_above))
-        part.locate(name, make_interval(low, high), self.locations[name].distance)
-        return part
 
     # -- backward ------------------------------------------------------------------------------------------------------
     @arithmetic.on_host()

@@ -9,7 +9,6 @@ and smaller if rows are alike. Constants are upper bounds, given as intervals fr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from specnorm.proof import (
     point,
 )
 from specnorm_networks import Node
-from specnorm_networks.local.certified.linear_bounds import Cut, LinearBounds
+from specnorm_networks.local.certified.linear_bounds import LinearBounds
 from specnorm_networks.tools import ROUNDINGS, FloatArray
 
 RADIUS = "the radius in which a label stays"
@@ -124,38 +123,11 @@ def difference_rows(label: int, classes: int) -> FloatArray:
     return rows
 
 
-def radius_of_ball(parts: Sequence[tuple[LinearBounds, Interval]], margin: float = 0.0) -> Lower | None:
+def radius_of_ball(bounds: LinearBounds, differences: Interval, margin: float = 0.0) -> Lower | None:
     """Return the radius of a ball in which every difference of logits stays above a margin; None if that is not proven.
 
-    ``parts``: parts of the ball, which together cover it, each with lower bounds of the differences
-    (`difference_rows`).
+    ``differences``: lower bounds of the differences on the ball (`difference_rows`).
     """
-    balls = {(id(bounds.network), id(bounds.ball_key)) for bounds, _ in parts}
-    if len(balls) != 1 or not _cover([bounds.cuts for bounds, _ in parts]):
-        raise HypothesisError("parts that are not all of one ball")
-    if not all(bool((differences.low > margin).all()) for _, differences in parts):
+    if not bool((differences.low > margin).all()):
         return None
-    bounds, _ = parts[0]
-    rule = "linear bounds of the differences on ball and box"
-    if len(parts) > 1:
-        rule = f"{rule}, in {len(parts)} parts"
-    return make_lower(bounds.ball.radius, _subject(margin), rule)
-
-
-def _cover(cuts_of_parts: Sequence[Sequence[Cut]]) -> bool:
-    """Whether parts cover a region: one of them has no cut, or all begin with the same cut and cover both its sides.
-
-    ``cuts_of_parts``: for each part the cuts that lead to it.
-    """
-    if any(not cuts for cuts in cuts_of_parts):
-        return True
-    first_entries: set[tuple[str, int]] = set()
-    below: list[Sequence[Cut]] = []
-    above: list[Sequence[Cut]] = []
-    for (name, entry, is_above), *later_cuts in cuts_of_parts:
-        first_entries.add((name, entry))
-        side = above if is_above else below
-        side.append(later_cuts)
-    if len(first_entries) != 1 or not below or not above:
-        return False
-    return _cover(below) and _cover(above)
+    return make_lower(bounds.ball.radius, _subject(margin), "linear bounds of the differences on ball and box")
