@@ -94,7 +94,7 @@ class Search:
                 method.progress(steps_made, most, f"{ends.start} to {ends.end}")
 
         newton_work = min(NEWTON_SHARE * method.seconds * RATE, NEWTON_WORK)
-        found = proposals(self.inequality, method.steps, self.clock, newton_work, tell, lambda: limit, first)
+        found = proposals(self.inequality, method.steps, self.clock, newton_work, tell, limit, first)
         with np.errstate(all="ignore"):
             best = next(found, None)
             if best is None or not best.constant < HOPE * limit:

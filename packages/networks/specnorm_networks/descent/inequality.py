@@ -30,12 +30,8 @@ OF_CHANNELS = (0.03, 0.01)
 """Widths of the smoothed maximum, as shares of the largest eigenvalue, one after the other: multipliers of channels."""
 OF_UNITS = (0.01, 0.003, 0.001)
 """The same for multipliers of units."""
-OF_FIRST = (0.003,)
-"""The same for units, if the search begins with multipliers by which a constant is proven."""
 STEPS = 2
 """Quasi-Newton steps with one width for each step that is asked for."""
-STEPS_OF_FIRST = 12
-"""The same with the one width of `OF_FIRST`."""
 NEWTON_STEPS = 24
 """Newton steps for each step that is asked for."""
 LEAST_GAIN = 3e-4
@@ -46,6 +42,12 @@ TIGHT = 1e-9
 """Relative difference from a proven constant below which no gain is expected."""
 INWARD = 0.01
 """What is added to the logarithms of the first multipliers, for which N may be singular."""
+FIRST = 0.1
+"""Largest change of a logarithm in the first step."""
+DOUBLED_GAIN = 0.006
+"""Steps with one width end if twice the work is expected to lower the logarithm of g^2 by less."""
+WINDOW = 6
+"""Number of the last steps that say what further steps will gain."""
 MEMORY = 60
 """Steps that the quasi-Newton method remembers."""
 LONGEST = 1.0
@@ -63,25 +65,6 @@ GROUP = 128
 SMALL = 64
 """Largest triangular matrix that is inverted as any matrix is."""
 Tell: TypeAlias = Callable[[int, int], object]
-
-
-class Patience(NamedTuple):
-    """How steps with one width begin, and when they end."""
-
-    length: float
-    """Largest change of a logarithm in the first step."""
-    doubled_gain: float
-    """Steps end if twice the work is expected to lower the logarithm of g^2 by less."""
-    window: int
-    """Least number of the last steps that say what further steps will gain."""
-    share: float
-    """Their least share of all steps."""
-
-
-FROM_START = Patience(0.1, 0.006, 6, 0.0)
-"""From the multipliers of `_Problem.start`."""
-FROM_PROVEN = Patience(0.05, 0.005, 5, 1 / 3)
-"""From multipliers by which a constant is proven."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ def proposals(
     clock: Clock,
     newton_work: float = math.inf,
     tell: Tell = lambda *_: None,
-    proven: Callable[[], float] = lambda: math.inf,
+    proven: float = math.inf,
     first: FloatArray | None = None,
 ) -> Iterator[Proposal]:
     """Yield better and better multipliers until the clock expires, the steps are made, or little is gained.
@@ -120,9 +103,8 @@ def proposals(
         Multiplications that Newton steps may make; they are made if so many suffice.
     tell : callable
         Called with the number of steps made of one kind, with one width, and their largest number.
-    proven : callable
-        Returns a proven constant, which is asked for after the first proposal. A search that is not expected to get
-        below it ends.
+    proven : float
+        A proven constant: a search that is not expected to get below it ends.
     first : array, optional
         Multipliers by which the constant is proven: one a unit, of the matrices that are not transposed. If they are
         feasible, units alone are searched, and those of channels are not.
@@ -134,15 +116,14 @@ def proposals(
     whole = _Problem(form, units, clock)
     ends = sorted([inequality.inputs, inequality.outputs])
     is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
+    limit = 2 * math.log(proven)
     least = math.inf
     if first is not None:
-        multipliers = proven() ** 2 / first if is_transposed else first
+        multipliers = proven**2 / first if is_transposed else first
         least = whole.constant(np.log(multipliers))
     if least < math.inf:
         yield Proposal(least, multipliers, is_transposed)
-        most = (NEWTON_STEPS if is_newton else STEPS_OF_FIRST) * steps
-        nearby = _Problem(form, units, clock, FROM_PROVEN)
-        found = _by_units(nearby, multipliers, OF_FIRST, most, is_newton, tell, 2 * math.log(proven()))
+        found = _by_units(whole, multipliers, steps, is_newton, tell, limit)
     else:
         problem = _Problem(form, inequality.channels, clock)
         try:
@@ -150,9 +131,9 @@ def proposals(
         except (np.linalg.LinAlgError, ValueError):
             return  # a function of no input or of no output
         yield Proposal(least, problem.multipliers(logs), is_transposed)
-        if not inequality.units or form.floor() >= (1 - TIGHT) * proven():
+        if not inequality.units or form.floor() >= (1 - TIGHT) * proven:
             return  # the constant of a linear network is a norm
-        found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, 2 * math.log(proven()))
+        found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, limit)
     for constant, multipliers in found:
         if constant < least:
             least = constant
@@ -177,14 +158,12 @@ def _searched(
     multipliers = problem.multipliers(logs)
     for constant, multipliers in _by_descent(problem, logs, OF_CHANNELS, STEPS * steps, tell, limit):
         yield constant, multipliers
-    most = (NEWTON_STEPS if is_newton else STEPS) * steps
-    yield from _by_units(whole, multipliers, OF_UNITS, most, is_newton, tell, limit)
+    yield from _by_units(whole, multipliers, steps, is_newton, tell, limit)
 
 
 def _by_units(
     whole: _Problem,
     multipliers: FloatArray,
-    widths: Sequence[float],
     steps: int,
     is_newton: bool,
     tell: Tell,
@@ -192,11 +171,12 @@ def _by_units(
 ) -> Iterator[tuple[float, FloatArray]]:
     """Yield constants and multipliers of units; the arguments are as for `_searched`."""
     if not is_newton:
-        yield from _by_descent(whole, np.log(multipliers), widths, steps, tell, limit)
+        yield from _by_descent(whole, np.log(multipliers), OF_UNITS, STEPS * steps, tell, limit)
         return
+    most = NEWTON_STEPS * steps
     newton = newton_steps(whole.form.blocks, multipliers, whole.constant(np.log(multipliers)))
-    for number, multipliers in enumerate(itertools.islice(newton, steps), 1):
-        tell(number, steps)
+    for number, multipliers in enumerate(itertools.islice(newton, most), 1):
+        tell(number, most)
         yield whole.constant(np.log(multipliers)), multipliers
 
 
@@ -363,11 +343,10 @@ def _inverse(lower: FloatArray) -> FloatArray:
 class _Problem:
     """The least g^2 as a function of the logarithms of the channels' multipliers."""
 
-    def __init__(self, form: _Form, channels: NDArray[np.intp], clock: Clock, patience: Patience = FROM_START) -> None:
+    def __init__(self, form: _Form, channels: NDArray[np.intp], clock: Clock) -> None:
         self.form = form
         self.channels = channels
         self.clock = clock
-        self.patience = patience
         self.count = int(channels.max(initial=-1)) + 1
 
     def multipliers(self, logs: FloatArray) -> FloatArray:
@@ -442,7 +421,7 @@ def _descend(
         if history:
             direction = -_preconditioned(gradient, history)
         else:
-            direction = gradient * (-problem.patience.length / float(abs(gradient).max()))
+            direction = gradient * (-FIRST / float(abs(gradient).max()))
         slope = float(direction @ gradient)
         length = float(abs(direction).max())
         share = min(1.0, longest / length)
@@ -469,7 +448,7 @@ def _descend(
         values.append(value)
         works.append(problem.work)
         yield logs, largest
-        if not _is_worthwhile(values, works, problem.patience, max(least - limit, 0.0)):
+        if not _is_worthwhile(values, works, max(least - limit, 0.0)):
             return
 
 
@@ -483,18 +462,17 @@ def _shortened(expected: float, above: float) -> float:
     return min(max(-expected / (2 * above), SHORTER[0]), SHORTER[1])
 
 
-def _is_worthwhile(values: Sequence[float], works: Sequence[float], patience: Patience, missing: float) -> bool:
+def _is_worthwhile(values: Sequence[float], works: Sequence[float], missing: float) -> bool:
     """Whether further steps are expected to gain enough, at the rate of the last ones.
 
     ``values``, ``works``: the logarithm of g^2, and the work so far, after each step. ``missing``: what twice the work
-    has to gain more than by ``patience``.
+    has to gain more than `DOUBLED_GAIN`.
     """
-    window = max(patience.window, int(patience.share * len(values)))
-    if len(values) <= window:
+    if len(values) <= WINDOW:
         return True
-    gain = values[-1 - window] - values[-1]
-    rate = gain / (works[-1] - works[-1 - window])
-    return gain >= LEAST_GAIN and rate * works[-1] >= patience.doubled_gain + missing
+    gain = values[-1 - WINDOW] - values[-1]
+    rate = gain / (works[-1] - works[-1 - WINDOW])
+    return gain >= LEAST_GAIN and rate * works[-1] >= DOUBLED_GAIN + missing
 
 
 def _preconditioned(gradient: FloatArray, history: deque[Change]) -> FloatArray:

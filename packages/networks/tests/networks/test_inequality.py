@@ -173,7 +173,7 @@ def test_no_multipliers_are_searched_that_slopes_rule_out(name: str) -> None:
         assert descent._Form(blocks, inequality.values, is_other).floor() == pytest.approx(floor, rel=1e-12)
     counts = []
     for proven in (floor, floor * (1 + 1e-6)):
-        found = list(proposals(inequality, 3, Clock(), 0.0, proven=lambda: proven))  # noqa: B023 - it is called at once
+        found = list(proposals(inequality, 3, Clock(), 0.0, proven=proven))
         assert all(proposal.is_transposed == is_transposed and proposal.constant >= floor for proposal in found)
         counts.append(len(found))
     assert counts[0] == 1 < counts[1]
