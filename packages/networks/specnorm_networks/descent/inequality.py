@@ -44,7 +44,7 @@ INWARD = 0.01
 """What is added to the logarithms of the first multipliers, for which N may be singular."""
 FIRST = 0.1
 """Largest change of a logarithm in the first step."""
-DOUBLED_GAIN = 0.006
+DOUBLED_GAIN = 0.004
 """Steps with one width end if twice the work is expected to lower the logarithm of g^2 by less."""
 WINDOW = 6
 """Number of the last steps that say what further steps will gain."""
