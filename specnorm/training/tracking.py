@@ -137,6 +137,9 @@ def track_many(
     As `track`; also MethodError if the sequences differ in length.
     """
     checks.count("sweeps", sweeps, most=checks.MOST_ROUNDS)
+    for name, given in (("kernels", kernels), ("states", states), ("geometries", geometries or ())):
+        if not hasattr(given, "__len__"):
+            raise MethodError(f"{name} is of type {type(given).__name__}: give a list with one for each layer.")
     layers = [{} for _ in kernels] if geometries is None else list(geometries)
     if not len(kernels) == len(states) == len(layers):
         raise MethodError(
@@ -192,6 +195,8 @@ def _step_stack(
 def _plan(kernel: Any, method: Method, geometry: Mapping[str, Any]) -> tuple[Backend, SteppedProgram]:
     """The backend of a kernel, and the program for it."""
     checks.method(method)
+    if not isinstance(geometry, Mapping):
+        raise MethodError(f"a layer's geometry is {geometry!r}: give a dict of keywords, such as {{'stride': 2}}.")
     backend = backend_for(kernel)
     return backend, stepped_program(method, tuple(kernel.shape), str(kernel.dtype), tuple(geometry.items()))
 
@@ -199,7 +204,9 @@ def _plan(kernel: Any, method: Method, geometry: Mapping[str, Any]) -> tuple[Bac
 def _checked_shapes(plan: SteppedProgram, state: Mapping[str, ArrayObject]) -> dict[str, tuple[int, ...]]:
     """The names and shapes of the state's arrays for a plan; a state with others is refused."""
     expected_shapes = plan.state_shapes()
-    shapes = {name: tuple(x.shape) for name, x in state.items()}
+    if not isinstance(state, Mapping):
+        raise MethodError(f"the state is of type {type(state).__name__}: give the dict that init_tracking returned.")
+    shapes = {name: tuple(getattr(x, "shape", ())) for name, x in state.items()}
     if shapes != expected_shapes:
         raise MethodError(
             f"the state holds {shapes}; {plan.stepped.name} on this layer keeps {expected_shapes}. Give the state that "

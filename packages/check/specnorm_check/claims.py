@@ -41,6 +41,10 @@ class Verdict(NamedTuple):
     reason: str
     seconds: float
 
+    def __bool__(self) -> bool:
+        """Return whether the claim is proven."""
+        return not self.reason
+
     def __str__(self) -> str:
         """Return one line: first what is proven, last the certificate's name for it."""
         if self.reason:

@@ -74,6 +74,11 @@ class Nonexpansive:
         sentence = f"{self.statement} {verdict}: {constant}; a pair of inputs reaches {reached}."
         return f"{sentence} {self.bound.note}".rstrip()
 
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "bool() of Nonexpansive, which has three answers: use its .proven, which is True, False or None."
+        )
+
 
 def nonexpansive(
     source: Source,

@@ -208,7 +208,7 @@ def reason(statement: dict[str, Any] | None = None, h: Any = H, arrays: Any = No
     """Why a claim is refused; empty: it is proven."""
     claim = Claim({**(RIGHT if statement is None else statement), **more}, h)
     (verdict,) = specnorm_check.check([claim], {"k": KERNEL} if arrays is None else arrays)
-    assert ("FAILED" in str(verdict)) == bool(verdict.reason)
+    assert ("FAILED" in str(verdict)) == bool(verdict.reason) == (not verdict)
     return verdict.reason
 
 

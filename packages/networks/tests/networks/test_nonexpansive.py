@@ -33,6 +33,8 @@ def test_a_small_network_is_proven() -> None:
     assert found.proven is True
     assert 0 < found.reached <= found.bound.upper <= 1
     assert "is nonexpansive" in repr(found) == str(found)
+    with pytest.raises(TypeError, match=r"use its \.proven"):
+        bool(found)
 
 
 def test_an_expansive_layer_is_refuted_by_a_pair() -> None:

@@ -314,17 +314,12 @@ class SpectralNorm(_Parametrization):
             return None
         # The weight of the last step has values.
         has_values = self._taken.weight is weight and not is_transforming()
-        if not has_values and not self._has_values(weight):
+        if not has_values and BACKEND.is_compiled_or_transformed(weight, *self.state):
             return None
         if self._step_of(weight) is None:
             return weight
         self._taken.is_in_pass = True
         return None
-
-    def _has_values(self, weight: Tensor) -> bool:
-        """Whether the entries of a weight, and of the state, can be read."""
-        has_storage = not (is_lazy(weight) or weight.is_meta)
-        return has_storage and not BACKEND.is_compiled_or_transformed(weight, *self.state)
 
     def _scaled_by_tensor_operations(self, weight: Tensor) -> Tensor:
         """Scale by tensor operations that autograd, compilers and transformations follow.
@@ -570,7 +565,8 @@ def spectral_norm(
     check_bound(bound)
     if not isinstance(module, nn.Module):
         raise KernelError(f"{type(module).__name__} is not a torch module: give a layer or a model.")
-    _check_arguments(name, layers, eps)
+    _check_name(name)
+    _check_arguments(layers, eps, only_shrink)
     settings = (n_power_iterations, eps, float(bound), method, only_shrink)
     # A parametrized tensor is not read: that would move a state.
     has_tensor = parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)
@@ -603,15 +599,21 @@ def spectral_norm(
     return module
 
 
-def _check_arguments(name: object, layers: object, eps: object) -> None:
-    """Refuse a number in place of a tensor's name, anything but a pattern of layers' names, and an invalid ``eps``."""
+def _check_arguments(layers: object, eps: object, only_shrink: object) -> None:
+    """Refuse anything but a pattern of layers' names, a tolerance, and True or False."""
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
         raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
+    if not isinstance(layers, str):
+        raise MethodError(f"layers is a pattern of names, such as 'features.*', not of type {type(layers).__name__}.")
+    if not isinstance(only_shrink, bool):
+        raise MethodError(f"only_shrink={only_shrink!r} is not True or False.")
+
+
+def _check_name(name: object) -> None:
+    """Refuse a number in place of a tensor's name."""
     if not isinstance(name, str):
         advice = f"a number: give bound={name!r}" if isinstance(name, int | float) else "no name of a tensor"
         raise MethodError(f"name={name!r} is {advice}.")
-    if not isinstance(layers, str):
-        raise MethodError(f"layers is a pattern of names, such as 'features.*', not of type {type(layers).__name__}.")
 
 
 def _take_steps_with(model: nn.Module) -> None:
@@ -831,6 +833,7 @@ def gram_rescaling(module: ModuleT, name: str = "weight") -> ModuleT:
         If the module has no tensor of that name.
     """
     geometry = geometry_of(module)
+    _check_name(name)
     # A parametrized tensor is not read: that would move a state.
     if not (parametrize.is_parametrized(module, name) or isinstance(getattr(module, name, None), Tensor)):
         names = ", ".join(own for own, _ in module.named_parameters(recurse=False))
