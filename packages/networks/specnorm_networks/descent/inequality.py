@@ -116,14 +116,13 @@ def proposals(
     whole = _Problem(form, units, clock)
     ends = sorted([inequality.inputs, inequality.outputs])
     is_newton = EXPECTED_STEPS * newton_products(ends[0], inequality.units, ends[1]) <= newton_work
-    limit = 2 * math.log(proven)
     least = math.inf
     if first is not None:
         multipliers = proven**2 / first if is_transposed else first
         least = whole.constant(np.log(multipliers))
     if least < math.inf:
         yield Proposal(least, multipliers, is_transposed)
-        found = _by_units(whole, multipliers, steps, is_newton, tell, limit)
+        found = _by_units(whole, multipliers, steps, is_newton, tell, 2 * math.log(proven))
     else:
         problem = _Problem(form, inequality.channels, clock)
         try:
@@ -133,7 +132,7 @@ def proposals(
         yield Proposal(least, problem.multipliers(logs), is_transposed)
         if not inequality.units or form.floor() >= (1 - TIGHT) * proven:
             return  # the constant of a linear network is a norm
-        found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, limit)
+        found = _searched(problem, whole, logs + INWARD, steps, is_newton, tell, 2 * math.log(proven))
     for constant, multipliers in found:
         if constant < least:
             least = constant
