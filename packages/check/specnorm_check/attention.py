@@ -312,7 +312,9 @@ def attention_of(graph: Graph, name: str) -> Read | None:
         kept = np.ones((n, m), bool)
         if node.attributes.get("is_causal"):
             kept = np.tril(kept)
-        for mask in masks:
+        for mask in masks:  # ONNX fills the row of a shorter one with -infinity
+            is_whole = mask.shape[-1:] == (m,)
+            require(is_whole, "attention with a mask of another number of keys")
             kept = kept & kept_by(mask)
         return Read(q, k, v, number, kept)
     if node.op != "MatMul" or len(graph.changing_inputs(name)) != 2:

@@ -161,6 +161,7 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
     "a product that is doubled": (lambda: attention.kernel_of(HEADS, HEADS.nodes["q0"]._replace(
         attributes={"alpha": 2.0})), "no product with a matrix"),
     "attention with a computed mask": (lambda: masked("h"), "a computed mask"),
+    "attention with a mask of the first key": (lambda: masked("m", m=np.zeros((5, 1))), "another number of keys"),
     "queries with three axes": (lambda: of_axes(3, 4, 4), "other axes than four"),
     "values alone with four axes": (lambda: of_axes(3, 3, 4), "other axes than four"),
     "all with three axes": (lambda: of_axes(3, 3, 3), "other axes than four"),

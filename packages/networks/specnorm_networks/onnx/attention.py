@@ -133,7 +133,7 @@ def _repeated(value: Value | Output, groups: int) -> Output:
 def _bias(mask: Constant | None, is_causal: bool, shape: tuple[int, ...]) -> Callable[[], FloatArray]:
     numbers = np.zeros(())
     if mask is not None:
-        if not (0 < len(mask.shape) <= 4 and mask.shape[-1] in (1, shape[-1])):
+        if not (0 < len(mask.shape) <= 4 and mask.shape[-1] == shape[-1]):
             raise NoBoundError(f"a mask of shape {mask.shape} for scores of shape {shape} is not supported")
         if mask.dtype == "bool":
             numbers_of(mask)
