@@ -17,6 +17,7 @@ from specnorm_check.graphs import Graph, Node
 
 HALF = Fraction(1, 2)
 NO_RULE = "no rule is for such a Resize"
+ROUNDING = Fraction(1, 2**20)  # of a coordinate: eight roundings to float32
 
 
 def repeats_of(graph: Graph, name: str) -> list[int]:
@@ -89,7 +90,8 @@ def coordinate(
 def weights_at(node: Node, x: Fraction) -> Iterator[tuple[int, Fraction]]:
     """Yield the pixels that are read at a coordinate, and their weights.
 
-    A pixel beyond the border is the one at the border.
+    A pixel beyond the border is the one at the border. Refused is a nearest pixel that
+    may be another one if the coordinate is rounded; one right between pixels is exact.
     """
     mode = node.attributes.get("mode", b"nearest")
     if mode == b"linear":
@@ -107,4 +109,8 @@ def weights_at(node: Node, x: Fraction) -> Iterator[tuple[int, Fraction]]:
         b"round_prefer_floor": math.ceil(x - HALF),
     }
     require(kind in nearest, NO_RULE)
+    between = x if kind in (b"ceil", b"floor") else x - HALF  # pixels, if it is whole
+    distance = abs(between - round(between))
+    is_known = distance == 0 or distance > ROUNDING * (1 + abs(x))
+    require(is_known, f"{NO_RULE}: roundings decide which pixel is nearest")
     yield nearest[kind], Fraction(1)

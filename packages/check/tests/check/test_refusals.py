@@ -654,6 +654,8 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: repeated(4, nearest_mode=b"ceil", coordinate_transformation_mode=b"asymmetric"), resizing.NO_RULE[:20]),
     "cubic images": (lambda: resized(mode=b"cubic"), resizing.NO_RULE[:20]),
     "other coordinates": (lambda: resized(coordinate_transformation_mode=b"half"), resizing.NO_RULE[:20]),
+    "a pixel that roundings decide": (lambda: resized(scales=[
+        1.0, 1.0, 2.0000002], mode=b"nearest", coordinate_transformation_mode=b"asymmetric"), "roundings decide"),
     "another nearest pixel": (lambda: resized(mode=b"nearest", nearest_mode=b"first"), resizing.NO_RULE[:20]),
     "a network's claim without a file": (lambda: networks.prove_network(
         dict.fromkeys(networks.KEYS_OF_A_NETWORK, 0), [], b""), "needs the .onnx file"),
