@@ -66,7 +66,7 @@ def factor_of_operator(graph: Graph, name: str) -> Fraction | None:
     if node.op in ("Mul", "Div"):
         return factor_of_numbers(graph, name)
     if node.op in POOLS:
-        return factor_of_pool(node)
+        return factor_of_pool(graph, name)
     if node.op in REDUCTIONS:
         return factor_of_reduction(graph, name)
     return None
@@ -168,9 +168,14 @@ def root_of_squares(numbers: Sequence[Fraction]) -> Fraction:
 
 
 # -- windows ---------------------------------------------------------------------------
-def factor_of_pool(node: Node) -> Fraction | None:
+def factor_of_pool(graph: Graph, name: str) -> Fraction | None:
     """Return the factor of pooling, or None without a rule."""
+    node = graph.nodes[name]
     axes = axes_of_windows(node, node.attributes["kernel_shape"])
+    sizes = graph.shapes.get(node.inputs[0], ())[2:]
+    outputs = [axis.outputs(n) for axis, n in zip(axes, sizes, strict=False)]
+    if len(sizes) != len(axes) or min(outputs) < 1:
+        return None  # windows larger than the input are averages of fewer pixels
     steps = [axis.stride // math.gcd(axis.stride, axis.dilation) for axis in axes]
     square = ONE
     if node.op == "MaxPool":

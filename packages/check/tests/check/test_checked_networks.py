@@ -953,6 +953,14 @@ def test_factors_are_those_of_the_rules(name: str) -> None:
     assert factor <= float(found) <= factor * (1 + 1e-9)
 
 
+@pytest.mark.parametrize(("kernel", "stride"), [(7, 7), (7, 2), (9, 4)])
+def test_windows_larger_than_the_input_have_no_factor(kernel: int, stride: int) -> None:
+    """onnx infers one output of them, and ONNX Runtime divides by the number of pixels that there are."""
+    content = file_of([node("AveragePool", "x", "y", kernel_shape=[kernel], strides=[stride])], (1, 1, 6), {}, opset=19)
+    with pytest.raises(Refused, match="beyond one of AveragePool"):
+        constant(content, (1, 1, 6), [])
+
+
 # -- branches ------------------------------------------------------------------------------------------------------
 def drawn_branches(seed: int, *more: str) -> tuple[bytes, tuple[int, ...], list[Stated]]:
     draw = Random(seed)
