@@ -31,6 +31,8 @@ WAVES = 11, 23
 """Number of points of the grid from which new waves begin: its local maxima first, then the highest others. Kernels
 with three axes, which have more maxima, take the second number. With 5, a layer of 3 outputs reached 1.0154, with 11
 1.0073."""
+_LEAST_COMPILED = 17
+"""Least number of points that a compiler's loops go over. It takes four times as long for loops over eleven."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42
@@ -426,13 +428,13 @@ def steps(waves: PlaneWaves, vectors: Array, count: Any) -> tuple[Array, Array, 
         at, vectors, *_ = state
         return at + 2 * angle, *_moved(waves, vectors, _SHIFT * (1 + xp.cos(at)))
 
-    first = angle, vectors, squares, images, vectors
+    first = angle, vectors, squares, images, vectors, vectors
     _, moved, *found = arrays.repeated(step, count, first, ops=ops)
     return moved, *_to_follow(waves, *found)
 
 
 def _moved(waves: PlaneWaves, vectors: Array, shift: Array) -> tuple[Array, ...]:
-    """Vectors after a step; squared lengths of the images before it, the images, and the power steps.
+    """Vectors after a step; squared lengths of the images before it, the images, the vectors and their power steps.
 
     Parameters
     ----------
@@ -447,21 +449,42 @@ def _moved(waves: PlaneWaves, vectors: Array, shift: Array) -> tuple[Array, ...]
     shifts = xp.concat([shift * least] * waves.count, axis=2)
     *others, last = _by_vector(power - shifts * vectors, waves)
     moved = orthonormal([*others, last + least * waves.fresh], xp=xp)
-    return moved, squares, images, power
+    return moved, squares, images, vectors, power
 
 
 def _to_follow(waves: PlaneWaves, *found: Array) -> tuple[Array, Array]:
     """Left vectors and phases of the waves to follow, from what `_moved` returns beside the vectors after the step."""
     xp, ops = waves.ops.xp, waves.ops
     first, *others = zip(*(_by_vector(x, waves) for x in found), strict=True)
-    square, images, power = functools.reduce(lambda one, other: _best_in_plane(one, other, xp=xp), others, first)
+    square, *best = functools.reduce(lambda one, other: _best_in_plane(one, other, xp=xp), others, first)
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
-    order = _order(_squared_norm(power, xp=xp) / (square + arrays.TINY), waves)
-    left, _ = _unit(power if waves.is_wide or waves.is_transposed else images, xp=xp)
-    count = most_waves(waves.grid.key[0], len(waves.grid))
-    left, phases = _highest((left, waves.phases[:, :, : len(waves.grid)]), order, count, ops=ops)
+    estimates = _squared_norm(best[-1], xp=xp) / (square + arrays.TINY)
+    order, count = _order(estimates, waves), most_waves(waves.grid.key[0], len(waves.grid))
+    chosen: Sequence[Array] = [*best, waves.phases[:, :, : len(waves.grid)]]
+    at_first = count if ops.concrete else max(count, _LEAST_COMPILED)
+    if len(waves.grid) > at_first:
+        chosen = _highest(chosen, order, at_first, ops=ops)
+        left, phases = (x[:, :, :count] for x in (_left_vectors(waves, *chosen), chosen[-1]))
+    else:
+        left, phases = _highest((_left_vectors(waves, *chosen), chosen[-1]), order, count, ops=ops)
     # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
     return left, xp.conj(phases) if waves.is_transposed else phases
+
+
+def _left_vectors(waves: PlaneWaves, images: Array, vectors: Array, power: Array, phases: Array) -> Array:
+    """Left vectors of the blocks, the best of the planes of the vectors (b, ., f) and their power steps.
+
+    Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
+    vector than either.
+    """
+    xp = waves.ops.xp
+    square = _squared_norm(images, xp=xp)
+    residual, _ = _unit(power - square * vectors, xp=xp)
+    other = waves.images(residual, phases)
+    _, images, vectors = _best_in_plane(
+        (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
+    )
+    return _unit(vectors if waves.is_wide or waves.is_transposed else images, xp=xp)[0]
 
 
 def _order(estimates: Array, waves: PlaneWaves) -> Array:

@@ -52,12 +52,12 @@ class SymbolNorm(Stepped):
     """Lower bound on sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
-    every frequency of the grid move at once by shifted block power steps. Rayleigh-Ritz combines those of each
-    point. Passes of the bundle, which are power steps with Newton steps of the frequency, refine the best. The value is
-    attained by a plane wave, so it is a lower bound wherever the iteration stops. In training the vectors are the
-    state. A step takes about two products of the kernel with all of them, and follows *every* maximum. Symbols of
-    depthwise layers are numbers: a step is one product of the kernel with a table, and does not read the state. A
-    matrix has one frequency. It is followed by sixteen real vectors (`matrix_vectors`).
+    every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
+    them with their power step. Passes of the bundle, which are power steps with Newton steps of the frequency, refine
+    the result. The value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training
+    the vectors are the state. A step takes about two products of the kernel with all of them, and follows *every*
+    maximum. Symbols of depthwise layers are numbers: a step is one product of the kernel with a table, and does not
+    read the state. A matrix has one frequency. It is followed by sixteen real vectors (`matrix_vectors`).
 
     Parameters
     ----------
