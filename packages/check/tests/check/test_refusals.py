@@ -507,6 +507,8 @@ def thread_without_subnormal_numbers() -> Any:
         claims.require_subnormal_numbers()
 
 
+EACH_SECOND = parts.Reading(0, np.arange(2), np.arange(2), (1, 2, 4), [2])
+CUT: Any = SimpleNamespace(graph=SimpleNamespace(shape_of=lambda _: (1, 2, 4)), readings=lambda *_: [EACH_SECOND])
 GEOMETRY = {"stride": [1], "dilation": [1], "padding": [[0, 0]], "padding_mode": "zeros", "groups": 1, "layout": "OI",
             "sizes": "every", "transposed": False}  # fmt: skip
 
@@ -610,6 +612,8 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
     "pixels from the second on": (lambda: reading(lambda x: x[:, :, 1:]), parts.DO_NOT_FIT[:20]),
     "pixels that go back": (lambda: reading(lambda x: x[:, :, ::-1]), parts.DO_NOT_FIT[:20]),
     "a pixel twice": (lambda: reading(lambda x: x[:, :, [0, 0, 1]]), parts.DO_NOT_FIT[:20]),
+    "pixels that are cut and repeated": (
+        lambda: list(parts.TermReader.skip_terms(CUT, 1, "y", 1.0, [2])), parts.DO_NOT_FIT[:20]),
     "pixels of two channels": (
         lambda: reading(lambda x: np.where(np.arange(4) < 2, x, x[:, ::-1])), parts.DO_NOT_FIT[:20]),
     "pixels with a constant": (lambda: reading(lambda x: np.where(np.arange(4) < 3, x, 0)), parts.DO_NOT_FIT[:20]),

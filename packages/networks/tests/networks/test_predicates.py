@@ -189,6 +189,7 @@ FAILS: dict[str, Callable[[], bool]] = {
     "a link that is flattened": lambda: of(Link, "ends_with_function", factors=(), pixels=3),
     "no negative slope": lambda: of(Link, "has_negative_slope", slopes=(np.array([0.0, 1.0]), None)),
     "layers of two numbers of axes": lambda: grid(term(), term(1), dimensions=(1, 2)),
+    "a branch": lambda: of(Run, "is_chain", links=(link(sources=(0,)), link(sources=(0, 1)))),
     "pooling inside": lambda: grid(term(), term(1), ends=False),
     "two strides of the first value": lambda: grid(term(stride=(2,)), term(stride=(1,))),
     "a stride inside": lambda: grid(term(stride=(2,)), term(1, (2,))),
