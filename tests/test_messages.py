@@ -27,6 +27,7 @@ CALLS = {
     "track(K, SymbolNorm(), 3)": "give the dict that init_tracking returned",
     "track(K, SymbolNorm(), {'left': 3})": "the state holds {'left': ()}",
     "track_many(3, SymbolNorm(), [])": "kernels is of type int: give a list",
+    "track_many([K], SymbolNorm(), [{}], geometries=0)": "geometries is of type int: give a list",
     "track_many([K], SymbolNorm(), [{}], geometries=[3])": "a layer's geometry is 3: give a dict",
     "track_many([K], SymbolNorm(), [])": "1 kernel, 0 states and 1 geometry: give as many of each",
     "slogdet(np.ones((2, 1, 3)), 4)": "1 channel to 2",

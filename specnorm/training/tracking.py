@@ -137,7 +137,8 @@ def track_many(
     As `track`; also MethodError if the sequences differ in length.
     """
     checks.count("sweeps", sweeps, most=checks.MOST_ROUNDS)
-    for name, given in (("kernels", kernels), ("states", states), ("geometries", geometries or ())):
+    stated = {} if geometries is None else {"geometries": geometries}
+    for name, given in {"kernels": kernels, "states": states, **stated}.items():
         if not hasattr(given, "__len__"):
             raise MethodError(f"{name} is of type {type(given).__name__}: give a list with one for each layer.")
     layers = [{} for _ in kernels] if geometries is None else list(geometries)

@@ -261,9 +261,10 @@ class TermReader:
         for read in self.readings(end, name):
             matrix = np.zeros((outputs, read.shape[1]))
             matrix[read.rows, read.channels] = 1
-            axes = tuple(Axis(1, step, 1, 0, 0) for step in read.steps)
-            layer = Layer(axes, 1, "zeros", read.shape[2:])
-            if repeats:
+            if not repeats:
+                axes = tuple(Axis(1, step, 1, 0, 0) for step in read.steps)
+                layer = Layer(axes, 1, "zeros", read.shape[2:])
+            else:
                 require(max(read.steps) == 1, DO_NOT_FIT)
                 axes = tuple(Axis(n, n, 1, 0, 0) for n in repeats)
                 pairs = zip(read.shape[2:], repeats, strict=True)
