@@ -94,6 +94,12 @@ def number(name: str, value: object) -> float:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
+def pattern(name: str, value: object) -> None:
+    """Refuse what is no shell pattern of layers' names."""
+    if not isinstance(value, str):
+        raise MethodError(f"{name}={value!r} is no shell pattern on names, such as 'encoder*'.")
+
+
 def function(name: str, value: object, what: str) -> None:
     """Refuse a parameter that is no function, or a class; ``what`` says which function is expected."""
     if not callable(value) or isinstance(value, type):

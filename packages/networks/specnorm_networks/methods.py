@@ -9,8 +9,9 @@ from typing import Self
 
 import numpy as np
 
+from specnorm._internal import check_number
 from specnorm.errors import MethodError
-from specnorm.proof import Clock
+from specnorm.proof import Clock, check_count
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import cut_into_parts, usable
@@ -61,9 +62,8 @@ class Searching(Method):
         return True
 
     def __post_init__(self) -> None:
-        if int(self.steps) != self.steps or self.steps < 0:
-            raise MethodError(f"steps={self.steps!r}; expected a whole number of at least 0.")
-        if not self.seconds > 0:
+        check_count("steps", self.steps)
+        if not check_number("seconds", self.seconds) > 0:
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
 
     def limited(self, budget: float | None, progress: Progress | None) -> Self:

@@ -205,7 +205,8 @@ REFUSED = {
     "ours.spectral_norm([nn.Linear(2, 2)])": "list is not a torch module",
     "ours.spectral_norm(nn.Sequential(nn.Linear(2, 2)), layers='tail.*')":
         r"bilinear layer named like 'tail\.\*'; its layers are 0",
-    "ours.spectral_norm(nn.Linear(2, 2), layers=['0'])": "layers is a pattern of names",
+    "ours.spectral_norm(nn.Linear(2, 2), layers=['0'])": r"layers=\['0'\] is no shell pattern on names",
+    "ours.geometry_of(nn.Conv2d(2, 2, 3), (8,))": r"input_shape=\(8,\) has 1 entry; the kernel has 2 spatial axes",
     "ours.spectral_norm(nn.Linear(2, 2), 0.9)": r"name=0\.9 is a number: give bound=0\.9",
     # Neither a pattern nor a bound is asked for that was given, or that would not help.
     "ours.spectral_norm(nn.ReLU())": r"ReLU has no .*, and no convolution, .* or bilinear layer\. Give the",
