@@ -310,11 +310,16 @@ def attention_of(graph: Graph, name: str) -> Read | None:
         number = 1 / root_down(Fraction(size)) if scale is None else Fraction(scale)
         n, m = q.tokens.shape[-2], k.tokens.shape[-2]
         kept = np.ones((n, m), bool)
-        if node.attributes.get("is_causal"):
+        is_causal = bool(node.attributes.get("is_causal"))
+        if is_causal:
             kept = np.tril(kept)
-        for mask in masks:  # ONNX fills the row of a shorter one with -infinity
+        for mask in masks:
+            # ONNX fills rows of a shorter mask with -infinity; its own implementation
+            # cuts a mask of one row as the first row of a causal mask.
             is_whole = mask.shape[-1:] == (m,)
             require(is_whole, "attention with a mask of another number of keys")
+            has_rows = not is_causal or mask.shape[-2:] == (n, m)
+            require(has_rows, "causal attention with a mask of another number of rows")
             kept = kept & kept_by(mask)
         return Read(q, k, v, number, kept)
     if node.op != "MatMul" or len(graph.changing_inputs(name)) != 2:

@@ -117,6 +117,12 @@ class Joint(NamedTuple):
 
 def joint_of_part(graph: Graph, part: Together) -> Joint:
     """Return the kernel whose norm proves a part."""
+    is_listed_once = len({*part.values}) == len(part.values)
+    require(is_listed_once, "a part lists a value twice")
+    for value in part.values:
+        axes = len(graph.shape_of(value))
+        message = f"{plain(value)} of a part has {axes} axes, not samples and channels"
+        require(axes > 1, message)
     reader = TermReader(graph, part)
     terms: list[Term] = []
     slopes: dict[int, Slopes] = {}

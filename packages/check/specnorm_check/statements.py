@@ -81,7 +81,7 @@ class Part:
             require(is_moderate, "a multiplier is 0, or close to it or beyond")
             multipliers.append(q)
         sizes = statement["sizes"]
-        has_none = len(values) == 2 and not multipliers
+        has_none = len(values) == 2 and not multipliers and sizes != "units"
         has_all = len(multipliers) == len(values)
         require(has_none or has_all, "a part has not multipliers for each value")
         require(sizes in SIZES, f"the sizes of a part are none of {', '.join(SIZES)}")

@@ -116,9 +116,9 @@ def written_out(*steps: Any, arrays: dict[str, Any] | None = None, k: str = "kt"
     return attention.attention_of(graph(nodes, arrays or {}), "y")
 
 
-def masked(*inputs: str, **arrays: Any) -> Any:
+def masked(*inputs: str, causal: int = 0, **arrays: Any) -> Any:
     nodes = [node("Reshape", "z", "split", out="h0"), node("Transpose", "h0", out="h", perm=[0, 2, 1, 3])]
-    nodes.append(node("Attention", "h", "h", "h", *inputs))
+    nodes.append(node("Attention", "h", "h", "h", *inputs, is_causal=causal))
     return attention.attention_of(graph(nodes, {"split": np.array([1, 5, 2, 2]), **arrays}), "y")
 
 
@@ -162,6 +162,8 @@ LEMMA_8: dict[str, tuple[Callable[[], Any], str]] = {
         attributes={"alpha": 2.0})), "no product with a matrix"),
     "attention with a computed mask": (lambda: masked("h"), "a computed mask"),
     "attention with a mask of the first key": (lambda: masked("m", m=np.zeros((5, 1))), "another number of keys"),
+    "causal attention with a mask of one row": (
+        lambda: masked("m", causal=1, m=np.zeros((1, 5))), "another number of rows"),
     "queries with three axes": (lambda: of_axes(3, 4, 4), "other axes than four"),
     "values alone with four axes": (lambda: of_axes(3, 3, 4), "other axes than four"),
     "all with three axes": (lambda: of_axes(3, 3, 3), "other axes than four"),
@@ -411,6 +413,13 @@ def joint(one: Node, *values: str, arrays: Any = None, **other: Any) -> Any:
     return parts.joint_of_part(found, part)
 
 
+def twice(*values: str) -> Any:
+    """A part of values of which y is the same as z."""
+    found = fake(RELU)
+    found.first = {"y": "z"}
+    return found.joint(Together(values))
+
+
 def term_of(one: Node, *weights: int, before: Node = RELU, values: tuple[str, ...] = ("x", "y"), **shapes: Any) -> Any:
     """The term of a matrix of an input of some shape, with so many multipliers for each value."""
     arrays = {
@@ -568,6 +577,11 @@ GEOMETRIES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: graphs.set_input_shape(proto(input=[proto(name="a"), proto(name="b")]), {}, []), "not one input"),
     "another number of samples": (lambda: Network(network().SerializeToString(), [2, 5, 4]), "another shape"),
     "2^32 entries": (lambda: graphs.require_moderate((2**16, 2**16)), "entries or more"),
+    "a part of units without multipliers": (lambda: read_part(sizes="units"), "not multipliers for each value"),
+    "a part of a vector": (lambda: parts.joint_of_part(fake(RELU, x=(4,)), Together(("x", "y"))),
+        "x of a part has 1 axes, not samples and channels"),
+    "a part that lists a value twice": (lambda: twice("x", "z", "z"), "lists a value twice"),
+    "a part that lists two equal values": (lambda: twice("x", "z", "y"), "lists a value twice"),
     "a part of one value": (lambda: read_part(values=["x"]), "no list of two"),
     "a part of a number": (lambda: read_part(values=["x", 1]), "no names"),
     "a part of other sizes": (lambda: read_part(sizes="some"), "sizes of a part are none"),

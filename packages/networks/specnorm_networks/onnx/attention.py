@@ -143,5 +143,7 @@ def _bias(mask: Constant | None, is_causal: bool, shape: tuple[int, ...]) -> Cal
         np.broadcast_shapes(numbers.shape, shape)
     if is_causal:
         n, m = shape[-2:]
+        if mask is not None and mask.shape[-2:] != (n, m):  # implementations read rows of one mask in other ways
+            raise NoBoundError(f"a mask of shape {mask.shape} for causal scores of shape {shape} is not supported")
         numbers = np.where(np.arange(m) <= np.arange(n)[:, None], numbers, -math.inf)
     return partial(np.asarray, numbers)

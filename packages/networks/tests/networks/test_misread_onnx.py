@@ -133,6 +133,9 @@ NO_BOUND: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Any], str]] = {
     # It was read as one for all keys; ONNX fills its rows with -infinity, so that the first key has the weight 1.
     "a mask of the first key": ([N("Attention", ["x", "x", "x", "m"], ["y"])], (1, 1, 3, 2), {
         "m": np.zeros((3, 1))}, r"a mask of shape \(3, 1\) for scores of shape \(1, 1, 3, 3\)"),
+    # onnx's implementation cuts it as the first row of a causal mask: all queries read the first key.
+    "a causal mask of one row": ([N("Attention", ["x", "x", "x", "m"], ["y"], is_causal=1)], (1, 1, 3, 2), {
+        "m": np.zeros((1, 3))}, r"a mask of shape \(1, 3\) for causal scores of shape \(1, 1, 3, 3\)"),
     # They were rounded as float32 is: a factor of up to 1 + 2^-8.
     "a product of bfloat16 constants": ([N("Mul", ["a", "a"], ["k"]), N("Cast", ["k"], ["d"], to=11), N("MatMul",
         ["x", "d"], ["y"])], (1, 2), {"a": BRAIN}, "bfloat16|not known"),
