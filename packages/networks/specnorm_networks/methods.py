@@ -9,9 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from specnorm._internal import check_number
 from specnorm.errors import MethodError
-from specnorm.proof import Clock, check_count
+from specnorm.proof import Clock, check_count, check_number
 from specnorm_networks.certified.links import Run
 from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import cut_into_parts, usable

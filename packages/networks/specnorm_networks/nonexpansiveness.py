@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from specnorm._internal import check_number
 from specnorm.errors import MethodError
-from specnorm.proof import check_count, counted, number
+from specnorm.proof import check_count, check_number, counted, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph, Node, check_graph
