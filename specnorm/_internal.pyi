@@ -1,9 +1,9 @@
 from specnorm.api.bounds import Comparison
-from specnorm.backends.doors import door
 from specnorm.backends.text import counted
 from specnorm.ball.folding import fold_stack
 from specnorm.ball.rescaling import check_bound
 from specnorm.ball.steps import check_momentum, lmo_many, updates_in_ball
+from specnorm.doors import door
 from specnorm.geometry.spec import at_every_size
 from specnorm.geometry.words import check_words
 from specnorm.power.probable import LinearOperator, Vector
