@@ -23,7 +23,6 @@ from specnorm.api.norms import (
     slogdet,
     symbol_norm,
 )
-from specnorm.ball.folding import fold_batch_norm
 from specnorm.ball.oracle import lmo
 from specnorm.ball.rescaling import clip, gram_rescaling, rescale
 from specnorm.completion.completing import Completed, complete, completion_bound
@@ -56,7 +55,7 @@ __all__ = [
     # Any method, as a value.
     "measure", "compare", "value_and_grad",
     # Kernels with smaller norms, and training.
-    "rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "init_tracking", "track", "track_many",
+    "rescale", "clip", "gram_rescaling", "lmo", "init_tracking", "track", "track_many",
     # Whole models, matrices and black boxes.
     "audit", "logit_bound", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
     # What answers and errors are.

@@ -1,6 +1,5 @@
 from specnorm.api.bounds import Comparison
 from specnorm.backends.text import counted
-from specnorm.ball.folding import fold_stack
 from specnorm.ball.rescaling import check_bound
 from specnorm.ball.steps import check_momentum, lmo_many, updates_in_ball
 from specnorm.doors import door
@@ -21,7 +20,7 @@ from specnorm.running.stepping import follow_all, stepped_program
 __all__ = [
     "Comparison", "LinearOperator", "Stack", "Vector", "at_every_size", "check_bound", "check_count",
     "check_function", "check_momentum", "check_number", "check_pattern", "check_values", "check_word", "check_words",
-    "counted", "door", "fold_stack", "follow_all", "joint_stacks", "keep", "lmo_many", "program", "stacks",
+    "counted", "door", "follow_all", "joint_stacks", "keep", "lmo_many", "program", "stacks",
     "stepped_program", "updates_in_ball",
 ]
 # fmt: on
