@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.proof import check_count, counted, number
+from specnorm.proof import check_count, check_number, counted, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph, Node
@@ -119,6 +119,8 @@ def nonexpansive(
         shape).
     """
     check_count("steps", steps, least=1)
+    if not isinstance(residual, bool | np.bool_):
+        raise MethodError(f"residual={residual!r:.80} is neither True nor False.")
     graph = network_graph(source, input_shape)
     only_input_and_output(graph)
     function = forward_step(graph) if residual else graph
@@ -161,7 +163,11 @@ def forward_step(graph: Graph, size: float = 1.0) -> Graph:
     MethodError
         If the shapes differ or are not known, or the size is not positive.
     """
-    if not (size > 0 and math.isfinite(size)):
+    if not isinstance(graph, Graph):
+        raise MethodError(
+            f"forward_step takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one."
+        )
+    if not (check_number("size", size) > 0 and math.isfinite(size)):
         raise MethodError(f"size={size!r}; expected a positive number.")
     start, end = only_input_and_output(graph)
     if start.shape is None or start.shape != end.shape:

@@ -131,6 +131,8 @@ def margins(
         raise MethodError(
             f"margins takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one."
         )
+    if not isinstance(measure, Measure | None):
+        raise MethodError(f"measure={measure!r:.80}; expected a Measure of specnorm_networks.tools, or None.")
     graph = prepare(before_softmax(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method
