@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from specnorm.backends.doors import door
+from specnorm.doors import door
 
 __getattr__, __dir__, __all__ = door(__name__)

@@ -6,6 +6,6 @@ for authors of methods; `Array`, `Namespace` and `ArrayOps` are for their annota
 
 from __future__ import annotations
 
-from specnorm.backends.doors import door
+from specnorm.doors import door
 
 __getattr__, __dir__, __all__ = door(__name__)

@@ -6,6 +6,6 @@ A plugin registers one object derived from `Backend`. Besides this module, plugi
 
 from __future__ import annotations
 
-from specnorm.backends.doors import door
+from specnorm.doors import door
 
 __getattr__, __dir__, __all__ = door(__name__)

@@ -8,6 +8,6 @@ needs from the core is in ``specnorm.__all__``.
 
 from __future__ import annotations
 
-from specnorm.backends.doors import door
+from specnorm.doors import door
 
 __getattr__, __dir__, __all__ = door(__name__)

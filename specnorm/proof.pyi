@@ -1,10 +1,10 @@
 from specnorm import backends
 from specnorm.backends.array_types import ArrayObject
 from specnorm.backends.arrays import random_vectors
-from specnorm.backends.doors import door
 from specnorm.backends.text import counted, install, number, visible
 from specnorm.backends.types import AnyArray, ArrayOps
 from specnorm.ball.proofs.multiples import norm_of_neighbour
+from specnorm.doors import door
 from specnorm.enclosure.proving import status_of
 from specnorm.geometry import layer_map
 from specnorm.geometry import padding as padding_rules

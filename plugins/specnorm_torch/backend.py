@@ -32,7 +32,7 @@ class TorchBackend(TorchArrays):
         if not layers.is_layer(x):
             return None
         # The geometry depends on whether there is a size (output_padding), but not on which.
-        any_size = None if input_shape is None else ()
+        any_size = None if input_shape is None else 1
         geometry = layers.geometry_of(x, any_size)
         geometry.pop("input_shape", None)
         if layers.has_hooks(x):

@@ -17,6 +17,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from specnorm._internal import check_function
 from specnorm.errors import GeometryError, MethodError
+from specnorm.plugin import per_axis
 
 __all__ = [
     "Select", "at_inference", "check_is_module", "check_matrix", "check_module", "check_used", "check_values",
@@ -114,14 +115,14 @@ def kernel_if_used(layer: nn.Module, x: Tensor) -> Tensor | None:
     return weight if is_output_equal and is_unchanged else None
 
 
-def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
+def geometry_of(module: nn.Module, input_shape: int | tuple[int, ...] | None = None) -> dict[str, Any]:
     """Return the geometry keywords of a layer, from its attributes.
 
     Parameters
     ----------
     module : Conv1d to Conv3d, ConvTranspose1d to ConvTranspose3d, or Linear
-    input_shape : tuple of int, optional
-        Spatial input sizes; None: every input size; for circular padding and a stride, every
+    input_shape : int or tuple of int, optional
+        Spatial input sizes, or one for all axes; None: every input size; for circular padding and a stride, every
         size that the stride divides.
 
     Returns
@@ -178,7 +179,7 @@ def geometry_of(module: nn.Module, input_shape: tuple[int, ...] | None = None) -
     else:
         geometry["padding"] = [(p, p) for p in padding]
     if input_shape is not None:
-        geometry["input_shape"] = tuple(input_shape)
+        geometry["input_shape"] = per_axis("input_shape", input_shape, axes)
     return geometry
 
 

@@ -16,7 +16,7 @@ REAL_FORM = (
     "the input channels, K.imag and K.real too, and both results along the output channels (of each group)."
 )
 _REFUSED = {
-    **dict.fromkeys(("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm", "complete"), "returns a kernel"),
+    **dict.fromkeys(("rescale", "clip", "gram_rescaling", "lmo", "complete"), "returns a kernel"),
     **dict.fromkeys(("value_and_grad", "init_tracking", "track"), "has a gradient"),
     "slogdet": "needs a real matrix",
 }

@@ -31,7 +31,7 @@ _LAYOUTS_OF_PARAMETERS = {3: "WIO", 4: "HWIO", 5: "DHWIO"}
 """Layouts of the kernels of Flax and Keras, by their number of axes."""
 _TORCH_LAYOUTS = {3: "OIW", 4: "OIHW", 5: "OIDHW"}
 """Layouts of kernels in torch's order."""
-_RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo", "fold_batch_norm")
+_RETURN_A_KERNEL = ("rescale", "clip", "gram_rescaling", "lmo")
 """Public functions that return a kernel in the layout of the given one."""
 
 

@@ -209,7 +209,7 @@ def _stacked(given: dict[str, Any], heads: int, key_heads: int, size: int, has_b
     for name, x in given.items():
         if names[name] not in ("float64", "float32", "float16", "bfloat16"):
             raise KernelError(f"the {name} has the dtype {names[name]}; expected real floating numbers: convert it.")
-        dtype_to_compute_in(names[name], tuple(x.shape))
+        dtype_to_compute_in(names[name], tuple(x.shape), name)
         if not backend.is_traced(x):
             checks.finite(x, tuple(x.shape), what=name, backend=backend)
     dtypes = set(names.values())

@@ -100,6 +100,12 @@ def truth(name: str, value: object) -> None:
         raise MethodError(f"{name}={value!r:.80} is neither True nor False.")
 
 
+def pattern(name: str, value: object) -> None:
+    """Refuse what is no shell pattern of layers' names."""
+    if not isinstance(value, str):
+        raise MethodError(f"{name}={value!r} is no shell pattern on names, such as 'encoder*'.")
+
+
 def function(name: str, value: object, what: str) -> None:
     """Refuse a parameter that is no function, or a class; ``what`` says which function is expected."""
     if not callable(value) or isinstance(value, type):

@@ -28,7 +28,7 @@ MEMORY = 3 * ArrayOps.memory
 BILLION = 10**9
 MODES = ("circular", "zeros", "reflect", "symmetric", "replicate")
 DOOR = {name: value for name in specnorm.__all__ if inspect.isfunction(value := getattr(specnorm, name))}
-MATRICES = ("matrix_norm", "power_iteration", "gram_iteration")
+MATRICES = ("matrix_norm", "power_iteration", "gram_iteration", "logit_bound")
 PLANS = [*METHODS.values(), PowerTopK]
 METHOD_FIRST = ("measure", "value_and_grad", "init_tracking")
 SQUARE: Any = np.ones((2, 2, 3, 3))
@@ -55,9 +55,7 @@ def audit(kernel: Any, **keywords: Any) -> object:
 OTHERS: dict[str, Callable[..., object]] = {
     "certify": lambda kernel, **keywords: specnorm.certify(kernel, 5.0, **keywords),
     "is_isometry": lambda kernel, **keywords: specnorm.is_isometry(kernel, 0.5, **keywords),
-    "fold_batch_norm": lambda kernel, **keywords: specnorm.fold_batch_norm(
-        kernel, np.ones(len(kernel)), np.ones(len(kernel)), 1e-5, **keywords
-    ),
+    "logit_bound": lambda matrix, heads=1, **counts: specnorm.logit_bound(matrix, matrix, heads=heads, **counts),
     "track": track,
     "track_many": track_many,
     "audit": audit,
@@ -137,8 +135,6 @@ def drawn(rng: np.random.Generator) -> tuple[str, Call]:
             keywords[word] = int(10 ** rng.uniform(3, 9))
         if rng.integers(2):
             keywords["input_shape"] = int(10 ** rng.uniform(0.5, 6))
-    if name == "fold_batch_norm":
-        keywords.pop("input_shape", None)
     return named(name, method, keywords, kernel)
 
 

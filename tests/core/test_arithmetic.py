@@ -29,7 +29,6 @@ MEASURES: dict[str, Callable[[Any], Any]] = PUBLIC | {
     "gram at every size": specnorm.gram_bound,
     "conv_norm at every size": specnorm.conv_norm,
     "step": lambda k: specnorm.track(k, SymbolNorm(), specnorm.init_tracking(k, SymbolNorm()))[0],
-    "fold_batch_norm": lambda k: specnorm.fold_batch_norm(k, k[:, 0, 0, 0], abs(k[:, 1, 1, 1]), 1e-5),
     "certified_radius": lambda k: robustness.certified_radius(1e-300, k, 1e-300),
     "curvature_bound": lambda k: robustness.curvature_bound(1e-30, k[:, :, 0, 0], 0, 1, activation="tanh"),
 }

@@ -136,8 +136,10 @@ with pytest.raises(specnorm.errors.GeometryError, match="layer='linear' is not o
     SpectralNorm(layer="linear")
 with pytest.raises(specnorm.errors.MethodError, match="method='power_iteration' is not one of"):
     SpectralNorm(method="power_iteration")
-with pytest.raises(specnorm.errors.MethodError, match="form='squares' is not one of"):
+with pytest.raises(specnorm.errors.MethodError, match="form='squares' is none of"):
     SpectralRegularizer(form="squares")
+with pytest.raises(specnorm.errors.MethodError, match="factor must be a number, got str 'x'"):
+    SpectralRegularizer(factor="x")
 
 # Below the bound nothing is stretched, and zeros stay zeros; an upper bound leaves nothing above it.
 low = 1e-3 * tensor(4, 4)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 import specnorm
-from specnorm._internal import check_function, check_number
+from specnorm._internal import check_function, check_number, check_pattern
 from specnorm.errors import BackendError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
@@ -240,10 +240,11 @@ def audit(
 
 
 def _patterns(name: str, words: object) -> tuple[str, ...]:
-    patterns = (words,) if isinstance(words, str) else words
-    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise MethodError(f"{name}={words!r} is no shell pattern on names, such as 'encoder.*', nor a list of them.")
-    return tuple(patterns)
+    """One pattern, or the patterns of a list."""
+    patterns: tuple[Any, ...] = (words,) if isinstance(words, str) or not isinstance(words, Iterable) else tuple(words)
+    for pattern in patterns:
+        check_pattern(name, pattern)
+    return patterns
 
 
 def _seconds_of_network(budget: float | None) -> float | None:

@@ -24,7 +24,7 @@ from specnorm.errors import MethodError
 from specnorm.proof import check_count, check_number, counted, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
-from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.graph import Graph, Node, check_graph
 from specnorm_networks.certified.operators.linear import Add
 from specnorm_networks.comparison.attack import Pairs
 from specnorm_networks.live import Source, network_graph, numbers
@@ -161,14 +161,12 @@ def forward_step(graph: Graph, size: float = 1.0) -> Graph:
     Raises
     ------
     MethodError
-        If the shapes differ or are not known, or the size is not positive.
+        If ``graph`` is not a Graph, the shapes differ or are not known, or the size is not a positive number.
     """
-    if not isinstance(graph, Graph):
-        raise MethodError(
-            f"forward_step takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one."
-        )
-    if not (check_number("size", size) > 0 and math.isfinite(size)):
-        raise MethodError(f"size={size!r}; expected a positive number.")
+    check_graph("forward_step", graph)
+    factor = check_number("size", size)
+    if not 0 < factor < math.inf:
+        raise MethodError(f"size={size!r}; expected a positive finite number.")
     start, end = only_input_and_output(graph)
     if start.shape is None or start.shape != end.shape:
         raise MethodError(
@@ -176,7 +174,7 @@ def forward_step(graph: Graph, size: float = 1.0) -> Graph:
             "Give the input shape if sizes are not known."
         )
     name = graph.fresh("specnorm.statement")
-    step = Node(name, Add((1.0, -float(size))), (start.name, end.name), end.shape, "statement", derived=True)
+    step = Node(name, Add((1.0, -factor)), (start.name, end.name), end.shape, "statement", derived=True)
     return replace(graph, nodes=(*graph.nodes, step), outputs=(name,))
 
 

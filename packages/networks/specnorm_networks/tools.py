@@ -8,6 +8,7 @@ from __future__ import annotations
 from specnorm_networks.answer import AnswerWithFile, NetworkBound, RunBound
 from specnorm_networks.answering import Centre, bound, by_channels_and_units
 from specnorm_networks.bounding import bounded
+from specnorm_networks.certified.graph import check_graph
 from specnorm_networks.certified.inequality import Inequality, Units
 from specnorm_networks.certified.kernels import ROUNDINGS
 from specnorm_networks.certified.links import Run
@@ -53,7 +54,7 @@ __all__ = [
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.
     "FloatArray", "Function", "Shape", "LinearMap", "Map", "NoBoundError",
-    "Scope", "Source", "UNDERFLOW", "before_added_constants", "flattened", "is_file",
+    "Scope", "Source", "UNDERFLOW", "before_added_constants", "check_graph", "flattened", "is_file",
     "numbers", "prepare", "without_sorting", "written_out",
     # Regions of the inputs, and ranges of values in them.
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of",

@@ -388,6 +388,13 @@ class Graph:
         return values
 
 
+def check_graph(function: str, graph: object) -> None:
+    """Refuse an argument of a function that is no `Graph`."""
+    if not isinstance(graph, Graph):
+        kind = type(graph).__name__
+        raise MethodError(f"{function} takes a Graph, not a {kind}: network_graph(model, shape) makes one.")
+
+
 def fresh_name(name: str, taken: Container[str]) -> str:
     """Return a name that is not taken: ``name`` itself, or ``name`` with a number after it."""
     candidate = name

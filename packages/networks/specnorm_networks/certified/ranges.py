@@ -26,7 +26,7 @@ from specnorm.proof import (
     enclosing,
     visible,
 )
-from specnorm_networks.certified.graph import Graph, Node
+from specnorm_networks.certified.graph import Graph, Node, check_graph
 from specnorm_networks.certified.operators.base import (
     LinearMap,
     LowHigh,
@@ -187,8 +187,7 @@ def within(graph: Graph, low: BoxEnd, high: BoxEnd) -> Graph:
     MethodError
         If ``graph`` is not a Graph, an input has no range, or its ``low`` is above its ``high``.
     """
-    if not isinstance(graph, Graph):
-        raise MethodError(f"within takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one.")
+    check_graph("within", graph)
     nodes = [_with_box(node, low, high) if node.name in graph.inputs else node for node in graph.nodes]
     return graph._with_nodes(nodes)
 

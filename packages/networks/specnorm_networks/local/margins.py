@@ -22,6 +22,7 @@ from specnorm_networks.tools import (
     Searching,
     before_added_constants,
     bound,
+    check_graph,
     constants,
     prepare,
     runs,
@@ -127,10 +128,7 @@ def margins(
     MethodError
         If ``graph`` is not a Graph, or the network does not end with a linear layer or has no bound.
     """
-    if not isinstance(graph, Graph):
-        raise MethodError(
-            f"margins takes a Graph, not a {type(graph).__name__}: network_graph(model, shape) makes one."
-        )
+    check_graph("margins", graph)
     if not isinstance(measure, Measure | None):
         raise MethodError(f"measure={measure!r:.80}; expected a Measure of specnorm_networks.tools, or None.")
     graph = prepare(before_softmax(graph))

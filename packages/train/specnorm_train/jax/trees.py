@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from specnorm_jax.layers import LAYOUTS, equinox_layer, flax_layer
 
 from specnorm import Geometry
-from specnorm._internal import check_function
+from specnorm._internal import check_function, check_pattern
 from specnorm.errors import GeometryError, KernelError
 
 Tree = TypeVar("Tree")
@@ -249,8 +249,7 @@ def kernels(tree: Any, rule: Rule = flax_layout, *, layers: str = "*") -> dict[s
 def _kernels_and_keywords(tree: Any, rule: Rule, layers: str) -> dict[str, tuple[Any, Mapping[str, Any]]]:
     """Return the leaves that are kernels, by path, and their keywords, from the rule and from the tree's modules."""
     full_rule = rule if isinstance(rule, with_geometry) else with_geometry({}, rule)
-    if not isinstance(layers, str):
-        raise GeometryError(f"layers={layers!r} is no shell pattern for paths, such as 'encoder/*'.")
+    check_pattern("layers", layers)
     leaves = _leaves(tree)
     if full_rule.rule is flax_layout and _has_modules_of_equinox(tree):
         full_rule = with_geometry(full_rule.geometry, _layout_by_names(leaves))

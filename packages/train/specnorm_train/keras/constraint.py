@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import keras
 
 import specnorm
-from specnorm._internal import check_bound, check_words
+from specnorm._internal import check_bound, check_number, check_word, check_words
 from specnorm.errors import MethodError
 from specnorm.methods import METHODS
 from specnorm_train.keras.kernels import KernelLayer, LayerKind
@@ -196,11 +196,10 @@ class SpectralRegularizer(keras.regularizers.Regularizer):  # type: ignore[misc]
         input_axes: int = 1,
         method: str = "symbol",
     ) -> None:
-        if form not in ("sum", "log", "hinge"):
-            raise MethodError(f"form={form!r} is not one of 'sum', 'log', 'hinge'.")
-        self.factor = factor
+        check_word("form", form, ("sum", "log", "hinge"))
+        self.factor = check_number("factor", factor)
         self.form = form
-        self.target = target
+        self.target = check_number("target", target)
         self._norm = _KernelNorm(
             method,
             layer=layer,

@@ -31,7 +31,7 @@ from torch.nn.utils import parametrize
 from torch.utils.module_tracker import ModuleTracker
 
 import specnorm
-from specnorm._internal import check_bound, check_count, stepped_program
+from specnorm._internal import check_bound, check_count, check_pattern, stepped_program
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram
@@ -603,8 +603,7 @@ def _check_arguments(layers: object, eps: object, only_shrink: object) -> None:
     """Refuse anything but a pattern of layers' names, a tolerance, and True or False."""
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
         raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
-    if not isinstance(layers, str):
-        raise MethodError(f"layers is a pattern of names, such as 'features.*', not of type {type(layers).__name__}.")
+    check_pattern("layers", layers)
     if not isinstance(only_shrink, bool):
         raise MethodError(f"only_shrink={only_shrink!r} is not True or False.")
 

@@ -12,7 +12,7 @@ from specnorm_torch.layers import Select, geometry_of, layers_of, normalised_lay
 from torch import Tensor, nn
 
 from specnorm import init_tracking, track_many
-from specnorm._internal import check_count, check_number, check_word, counted, fold_stack
+from specnorm._internal import check_count, check_number, check_word, counted
 from specnorm.errors import MethodError
 from specnorm.methods import Kind, Method, SymbolNorm
 from specnorm_train.torch.private import foreach
@@ -153,14 +153,20 @@ class SpectralPenalty(nn.Module):
 
 
 def _merged(kernel: Tensor, norm: Any, geometry: Mapping[str, Any]) -> Tensor:
-    """A layer's kernel with the batch normalization after it."""
-    gamma = None if norm.weight is None else norm.weight[None]
-    variances = norm.running_var[None]
+    """A layer's kernel with the batch normalization after it, which multiplies each output channel by a number."""
+    variances = norm.running_var
     if torch.compiler.is_compiling():
         # Inductor (torch 2.13) may compute the merged kernel again in the backward, from a variance that the model's
         # forward pass, compiled together with this, has changed meanwhile. A custom operator, here an identity, keeps
         # the old one.
         variances = derivatives.identity_operator(variances)
-    channel_keywords = {keyword: x for keyword, x in geometry.items() if keyword in ("groups", "transposed")}
-    merged: Tensor = fold_stack(kernel[None], gamma, variances, norm.eps, **channel_keywords)[0]
-    return merged
+    dtype = torch.promote_types(kernel.dtype, torch.float32)
+    scale = 1 / torch.sqrt(variances.to(dtype) + norm.eps)
+    if norm.weight is not None:
+        scale = norm.weight.to(dtype) * scale
+    if geometry.get("transposed", False):
+        # Entry (i, j) of a kernel belongs to output j of the group that input i belongs to.
+        by_group = scale.reshape(geometry["groups"], 1, -1)
+        scale = by_group.expand(-1, len(kernel) // len(by_group), -1).reshape(kernel.shape[:2])
+    scale = scale.reshape(*scale.shape, *(1,) * (kernel.ndim - scale.ndim))
+    return (kernel.to(dtype) * scale).to(kernel.dtype)

@@ -163,6 +163,26 @@ def test_layers_of_about_one_size_are_computed_together(monkeypatch: pytest.Monk
             torch.testing.assert_close(together[name], x.grad, rtol=1e-3, atol=1e-4)
 
 
+MERGED: dict[str, Any] = {
+    "groups": lambda nn: nn.Conv2d(4, 6, 3, groups=2, bias=False),
+    "transposed": lambda nn: nn.ConvTranspose2d(4, 6, 3, groups=2, bias=False),
+    "one group": lambda nn: nn.Conv2d(4, 6, 1, bias=False),
+}
+
+
+@pytest.mark.parametrize("case", MERGED)
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_layer_is_merged_with_its_batch_normalization(case: str, affine: bool) -> None:
+    layer, norm = MERGED[case](torch.nn), torch.nn.BatchNorm2d(6, eps=0.1, affine=affine)
+    model = torch.nn.Sequential(layer, norm).double().eval()
+    for x in (norm.weight, norm.running_var) if affine else (norm.running_var,):
+        x.data.uniform_(0.5, 2)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    expected = model(x) - norm.bias[:, None, None] if affine else model(x)
+    layer.weight.data = next(specnorm_torch.SpectralPenalty(model)._kernels()).detach()
+    torch.testing.assert_close(layer(x), expected)
+
+
 def test_a_step_on_a_gpu_waits_for_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it runs there: in torch, and with the effort that every step makes where none can be told to need it."""
     monkeypatch.setattr(TorchArrays, "numpy_view", lambda *_: False)
@@ -205,7 +225,8 @@ REFUSED = {
     "ours.spectral_norm([nn.Linear(2, 2)])": "list is not a torch module",
     "ours.spectral_norm(nn.Sequential(nn.Linear(2, 2)), layers='tail.*')":
         r"bilinear layer named like 'tail\.\*'; its layers are 0",
-    "ours.spectral_norm(nn.Linear(2, 2), layers=['0'])": "layers is a pattern of names",
+    "ours.spectral_norm(nn.Linear(2, 2), layers=['0'])": r"layers=\['0'\] is no shell pattern on names",
+    "ours.geometry_of(nn.Conv2d(2, 2, 3), (8,))": r"input_shape=\(8,\) has 1 entry; the kernel has 2 spatial axes",
     "ours.spectral_norm(nn.Linear(2, 2), 0.9)": r"name=0\.9 is a number: give bound=0\.9",
     # Neither a pattern nor a bound is asked for that was given, or that would not help.
     "ours.spectral_norm(nn.ReLU())": r"ReLU has no .*, and no convolution, .* or bilinear layer\. Give the",

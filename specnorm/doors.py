@@ -15,7 +15,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from specnorm.backends.text import install
+_MODULES = ("specnorm_networks", "specnorm_torch", "specnorm_jax.training", "specnorm_keras", "specnorm_audit")
+"""Public modules in which a name may be that a module lacks: an error names them."""
+_OTHER_WORDS = {"lipschitz": "network_bound", "lipschitz_constant": "network_bound", "sigma_max": "conv_norm"}
+"""What others call a function, and its name here."""
 
 
 def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
@@ -29,14 +32,16 @@ def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], li
 
     def load(name: str) -> Any:
         if name not in places:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}{suggestion(name, places)}")
+            raise AttributeError(f"module {module!r} has no attribute {name!r}{_advice(name, places)}")
         place, own_name = places[name]
         try:
-            home = import_module(place)
+            home = None if place == module else import_module(place)
         except ModuleNotFoundError as error:
             package = place.partition(".")[0]
             if error.name != package:
                 raise
+            from specnorm.backends.text import install  # imported here: its package loads NumPy
+
             missing = f"{name} needs the package {package}, which is missing: {install('cli')}."
             raise ModuleNotFoundError(missing, name=package) from None
         try:
@@ -46,19 +51,25 @@ def door(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], li
         setattr(sys.modules[module], name, value)
         return value
 
-    return load, lambda: sorted(places), sorted(places)
+    names = sorted(name for name, (place, _) in places.items() if place != module)
+    return load, lambda: sorted(places), names
 
 
-def suggestion(name: str, names: Iterable[str]) -> str:
-    """The end of a message about a name that a module lacks: the name that is spelled most like it, if there is one."""
-    near = difflib.get_close_matches(name, [*names], 1, 0.75)
+def _advice(name: str, names: Iterable[str]) -> str:
+    """The end of a message about a name that a module lacks: where it is, or the name that is spelled most like it."""
+    usual_name = _OTHER_WORDS.get(name, name)
+    modules = _modules_with(usual_name)
+    if modules:
+        it = "it" if usual_name == name else usual_name
+        return f": {it} is in {' and '.join(modules)}"
+    near = difflib.get_close_matches(usual_name, [*names], 1, 0.75)
     return f". Did you mean {near[0]!r}?" if near else ""
 
 
-def modules_with(name: str, modules: Iterable[str]) -> list[str]:
+def _modules_with(name: str) -> list[str]:
     """Those of the installed modules whose stubs have a name. None of them is imported."""
     found = []
-    for module in modules:
+    for module in _MODULES:
         package, _, rest = module.partition(".")
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
