@@ -32,6 +32,7 @@ from specnorm.running.checks import number as check_number
 from specnorm.running.checks import values as check_values
 from specnorm.running.explaining import lines
 from specnorm.running.measuring import proven
+from specnorm.running.result import NoNumber
 from specnorm.running.search import Clock, OutOfTime
 from specnorm.symbols import power
 from specnorm.symbols.proofs.polynomial import Polynomial
@@ -49,7 +50,7 @@ __all__ = [
     "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
     # Running a method, and what answers say.
     "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_number", "check_values",
-    "Clock", "counted", "door", "install", "lines", "number", "OutOfTime", "power", "proven", "status_of",
+    "Clock", "counted", "door", "install", "lines", "NoNumber", "number", "OutOfTime", "power", "proven", "status_of",
     "visible",
 ]
 # fmt: on

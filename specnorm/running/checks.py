@@ -13,7 +13,7 @@ from specnorm.errors import BackendError, KernelError, MethodError
 from specnorm.geometry.spec import TRACED
 from specnorm.proofs import arithmetic, rounding
 from specnorm.running.base import Method
-from specnorm.running.result import TwoSided
+from specnorm.running.result import NoNumber
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -73,8 +73,8 @@ def budget(value: object) -> None:
 
 def number(name: str, value: object) -> float:
     """Convert a parameter, a Python number or a 0-d array, to a float; refuse everything else."""
-    if isinstance(value, TwoSided):
-        raise MethodError(f"{name} is {type(value).__name__}, which is two numbers: give its .upper or its .lower.")
+    if isinstance(value, NoNumber):
+        raise MethodError(f"{name} is {type(value).__name__}, {value.use_instead}.")
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         description = type(value).__name__
         is_array = getattr(value, "ndim", None) is not None
@@ -92,6 +92,12 @@ def number(name: str, value: object) -> float:
         ) from None
     except Exception:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
+
+
+def truth(name: str, value: object) -> None:
+    """Refuse a parameter that is neither True nor False."""
+    if not isinstance(value, bool | np.bool_):
+        raise MethodError(f"{name}={value!r:.80} is neither True nor False.")
 
 
 def pattern(name: str, value: object) -> None:

@@ -29,32 +29,16 @@ else:
     ValueT = TypeVar("ValueT")
 
 
-@dataclass(frozen=True, eq=False)
-class TwoSided(Generic[NumberT]):
-    """Base of answers with a lower and an upper bound, which unpack into both, but cannot be used as a number."""
+class NoNumber:
+    """Base of answers that hold numbers: where one is used as a number, the error says which of these to take."""
 
-    lower: NumberT
-    upper: NumberT
-
-    quantity = "norm"
-
-    def __iter__(self) -> Iterator[NumberT]:
-        """The lower bound, then the upper bound."""
-        yield self.lower
-        yield self.upper
-
-    def _shown_ends(self) -> str:
-        return f"{text.shown(self.lower, 'lower')} <= {self.quantity} <= {text.shown(self.upper, 'upper')}"
+    use_instead: ClassVar[str]
 
     def _refuse(self, operation: str) -> NoReturn:
-        name = type(self).__name__
-        raise TypeError(f"{operation} of {name}, which is two numbers: use its .upper or its .lower.")
+        raise TypeError(f"{operation} of {type(self).__name__}, {self.use_instead}.")
 
     def __float__(self) -> float:
         self._refuse("float()")
-
-    def __bool__(self) -> bool:
-        self._refuse("bool()")
 
     def _refuse_arithmetic(self, *_: object) -> NoReturn:
         self._refuse("arithmetic")
@@ -73,6 +57,40 @@ class TwoSided(Generic[NumberT]):
     __neg__ = _refuse_arithmetic
     __abs__ = _refuse_arithmetic
 
+    def __lt__(self, other: object) -> bool:
+        self._refuse("comparison")
+
+    def __le__(self, other: object) -> bool:
+        return self < other
+
+    def __gt__(self, other: object) -> bool:
+        return self < other
+
+    def __ge__(self, other: object) -> bool:
+        return self < other
+
+
+@dataclass(frozen=True, eq=False)
+class TwoSided(NoNumber, Generic[NumberT]):
+    """Base of answers with a lower and an upper bound, which unpack into both, but cannot be used as a number."""
+
+    lower: NumberT
+    upper: NumberT
+
+    quantity = "norm"
+    use_instead = "which is two numbers: use its .upper or its .lower"
+
+    def __iter__(self) -> Iterator[NumberT]:
+        """The lower bound, then the upper bound."""
+        yield self.lower
+        yield self.upper
+
+    def _shown_ends(self) -> str:
+        return f"{text.shown(self.lower, 'lower')} <= {self.quantity} <= {text.shown(self.upper, 'upper')}"
+
+    def __bool__(self) -> bool:
+        self._refuse("bool()")
+
     def __round__(self, digits: int = 0) -> NoReturn:
         name = type(self).__name__
         raise TypeError(
@@ -87,18 +105,6 @@ class TwoSided(Generic[NumberT]):
         lower = rounded_format(float(self.lower), spec, "lower")
         upper = rounded_format(float(self.upper), spec, "upper")
         return f"{lower} <= {self.quantity} <= {upper}"
-
-    def __lt__(self, other: object) -> bool:
-        self._refuse("comparison")
-
-    def __le__(self, other: object) -> bool:
-        return self < other
-
-    def __gt__(self, other: object) -> bool:
-        return self < other
-
-    def __ge__(self, other: object) -> bool:
-        return self < other
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same object. A comparison with a number raises an error."""
@@ -234,7 +240,7 @@ def converged(lower: float, upper: float, rtol: float, dtype: str) -> tuple[Outc
 
 
 @dataclass(frozen=True, eq=False)
-class Result(Generic[ValueT]):
+class Result(NoNumber, Generic[ValueT]):
     """The value of one method on one layer.
 
     Parameters
@@ -260,6 +266,7 @@ class Result(Generic[ValueT]):
     spec: ConvSpec
     stats: Mapping[str, Any] = field(default_factory=dict)
     claims: Claims = tuple
+    use_instead = "whose number is its .value"
 
     def every_second(self, method: Any) -> Result[Any]:
         """The result of a method for a complex kernel, from that of `Plan.with_each_twice` for its real form."""

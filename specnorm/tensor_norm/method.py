@@ -81,6 +81,8 @@ class TensorNorm(Stepped):
         checks.count("max_iter", self.max_iter, least=1, most=checks.MOST_ROUNDS)
         checks.count("seed", self.seed)
         checks.budget(self.budget)
+        if self.proven is not None:
+            checks.truth("proven", self.proven)
 
     name: ClassVar = "tn"
     promise: ClassVar = "estimate"

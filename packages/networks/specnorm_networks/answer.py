@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from specnorm_check import Part
 
 from specnorm.errors import CertificateError, MethodError
-from specnorm.proof import Upper, counted, lines, number, visible
+from specnorm.proof import NoNumber, Upper, counted, lines, number, visible
 from specnorm_networks.certified.propagation import Step, UnknownNode
 from specnorm_networks.certified.rules import premises_first
 from specnorm_networks.certified.subjects import Map
@@ -103,7 +103,7 @@ class RunBound:
 
 
 @dataclass(frozen=True, repr=False)
-class NetworkBound(AnswerWithFile):
+class NetworkBound(AnswerWithFile, NoNumber):
     """Proven upper bound on the Lipschitz constant of a network in 2-norms.
 
     Parameters
@@ -155,6 +155,7 @@ class NetworkBound(AnswerWithFile):
     status: str = COMPLETE
     others: tuple[RunBound, ...] = field(default=(), repr=False, compare=False)
     file: bytes | None = field(default=None, repr=False, compare=False)
+    use_instead = "whose number is its .upper, which is None if an operator has no rule"
     _statement: Callable[[NetworkBound, str], Any] | None = field(default=None, repr=False, compare=False)
     """Makes the certificate from the bound and the claim's name."""
 

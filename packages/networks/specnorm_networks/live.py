@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import CertificateError, GeometryError, MethodError, TranslationError
-from specnorm.proof import install
+from specnorm.proof import counted, install, visible
 from specnorm_networks import extensions
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph
 from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method
-from specnorm_networks.progress import Progress, stage
+from specnorm_networks.progress import Progress, check_progress, stage
 
 MAX_BYTES = 2**33
 """Largest number of bytes of a model's file; the default of `specnorm.audit`."""
@@ -86,6 +87,7 @@ def network_bound(
     TranslationError
         If the exported file does not compute the same as the model.
     """
+    check_progress(progress)
     # A model is exported for an input, and a file may leave sizes open; without `input_shape` the centre is one.
     shape_or_input = input_shape
     if input_shape is None and not isinstance(source, Graph) and (is_file(source) or not isinstance(centre, Mapping)):
@@ -181,8 +183,23 @@ def _shapes_of_arrays(sizes: Any) -> Any:
     if isinstance(sizes, tuple) and sizes and all(hasattr(x, "dtype") for x in sizes):
         return tuple(tuple(x.shape) for x in sizes)
     if isinstance(sizes, Mapping):
-        return {name: tuple(x.shape if hasattr(x, "shape") else x) for name, x in sizes.items()}
-    return sizes
+        shapes: dict[Any, Any] = {name: getattr(x, "shape", x) for name, x in sizes.items()}
+        if all(isinstance(shape, Sequence) and _are_sizes(*shape) for shape in shapes.values()):
+            return {name: tuple(shape) for name, shape in shapes.items()}
+    elif sizes is None or _are_sizes(sizes):
+        return sizes
+    elif isinstance(sizes, tuple):
+        shapes_of_inputs = [shape if isinstance(shape, Sequence) else [shape] for shape in sizes]
+        if all(_are_sizes(*shape) for shape in shapes_of_inputs):
+            return sizes
+    raise MethodError(
+        f"input_shape={sizes!r:.80} is no shape: give whole numbers, such as 32 or (3, 32, 32), whole shapes by the "
+        "inputs' names, or an input; or leave it out."
+    )
+
+
+def _are_sizes(*sizes: object) -> bool:
+    return all(isinstance(n, Integral) for n in sizes)
 
 
 def _check_shapes(graph: Graph, sizes: Any) -> None:
@@ -225,4 +242,9 @@ def _centre(graph: Graph, centre: Any) -> Any:
     if any(not hasattr(x, "shape") for x in inputs):
         raise MethodError(f"the input shape {centre}: a bound near an input needs the input. Give centre=, an array.")
     arrays = [array for array in map(numbers, inputs) if array.dtype.kind == "f"]
+    if len(arrays) != len(graph.inputs):
+        raise MethodError(
+            f"centre has {counted(len(arrays), 'floating array')}; expected one for each of the network's inputs: "
+            f"{', '.join(map(visible, graph.inputs))}."
+        )
     return dict(zip(graph.inputs, arrays, strict=True))

@@ -16,7 +16,7 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.certified.parts import cut_into_parts, usable
 from specnorm_networks.descent.costs import RATE, cost, proof_products
 from specnorm_networks.descent.search import ROUNDS, search_weights
-from specnorm_networks.progress import Progress
+from specnorm_networks.progress import Progress, check_progress
 
 WIDTHS = (2**20, 4096, 2048, 1024, 512)
 """Limits of the number of channels of a part's kernel, in the order in which they are tried. A run is cut by the first
@@ -62,6 +62,7 @@ class Searching(Method):
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
+        check_progress(self.progress)
         if not check_number("seconds", self.seconds) > 0:
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
 
@@ -131,6 +132,11 @@ class Multipliers(Searching):
     """
 
     widest: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.widest is not None:
+            check_count("widest", self.widest)
 
     @property
     def takes_whole(self) -> bool:

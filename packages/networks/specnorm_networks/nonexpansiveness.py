@@ -119,6 +119,8 @@ def nonexpansive(
         shape).
     """
     check_count("steps", steps, least=1)
+    if not isinstance(residual, bool | np.bool_):
+        raise MethodError(f"residual={residual!r:.80} is neither True nor False.")
     graph = network_graph(source, input_shape)
     only_input_and_output(graph)
     function = forward_step(graph) if residual else graph

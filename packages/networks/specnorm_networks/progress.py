@@ -6,8 +6,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeAlias
 
+from specnorm.errors import MethodError
+
 Progress: TypeAlias = Callable[[int, int, str], None]
 """Called with what is done, of how much, and what it is."""
+
+
+def check_progress(progress: object, told: str = "done, total, text") -> None:
+    """Refuse what cannot be called with what is ``told``: `MethodError`."""
+    if not (progress is None or callable(progress)) or isinstance(progress, type):
+        raise MethodError(f"progress={progress!r:.80} is no function: give one such as lambda {told}: print({told}).")
 
 
 @contextmanager

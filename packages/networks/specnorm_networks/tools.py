@@ -40,6 +40,7 @@ from specnorm_networks.measuring import Measure
 from specnorm_networks.methods import Method, Searching
 from specnorm_networks.nonexpansiveness import Nonexpansive
 from specnorm_networks.onnx import read as read_onnx
+from specnorm_networks.progress import check_progress
 from specnorm_networks.tables import aligned, html_table, shortened
 
 # ruff: noqa: RUF022 - by what they are for
@@ -47,8 +48,8 @@ from specnorm_networks.tables import aligned, html_table, shortened
 __all__ = [
     # Files, and the bound of a graph, for which norms of layers may have been measured before.
     "read_onnx", "bound", "Measure", "Method", "moved_up", "registered_operators",
-    # Types of answers.
-    "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
+    # Arguments, and types of answers.
+    "check_progress", "AnswerWithFile", "NetworkBound", "Nonexpansive", "RunBound", "Step", "UnknownNode",
     # Text.
     "aligned", "html_table", "shortened",
     # For extensions: graphs, and the parts of operators that rules use.

@@ -199,7 +199,10 @@ def _with_box(node: Node, low: BoxEnd, high: BoxEnd) -> Node:
         if isinstance(end, Mapping) and node.name not in end:
             raise MethodError(f"The box has no ends for the network's input {node.name}; expected one for each input.")
         numbers = end[node.name] if isinstance(end, Mapping) else end
-        ends.append(np.array(numbers, dtype=np.float64))
+        try:
+            ends.append(np.array(numbers, dtype=np.float64))
+        except (TypeError, ValueError):
+            raise MethodError(f"The box of input {node.name} ends at {numbers!r:.80}, no numbers.") from None
     if not bool(np.all(ends[0] <= ends[1])):
         raise MethodError(
             f"The box of input {node.name} has a low end above its high end, or ends that are no numbers."

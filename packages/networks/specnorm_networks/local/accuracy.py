@@ -15,10 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
+from specnorm.proof import check_number
 from specnorm_networks import Graph, network_graph, within
 from specnorm_networks.local.margins import Margins, before_softmax, margins, require_labels
 from specnorm_networks.local.radii import Radii
-from specnorm_networks.tools import AnswerWithFile, FloatArray, Measure, Method, Source, html_table, numbers
+from specnorm_networks.tools import (
+    AnswerWithFile,
+    FloatArray,
+    Measure,
+    Method,
+    Source,
+    check_progress,
+    html_table,
+    numbers,
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,18 +154,24 @@ def certified_accuracy(
         If the model does not end with a linear layer, has no bound, mixes the samples of a batch, or samples and
         labels do not fit.
     """
+    check_progress(progress, "done, total")
+    if not isinstance(local, bool | np.bool_):
+        raise MethodError(f"local={local!r:.80} is neither True nor False.")
     inputs, labels = _samples(x, y)
-    radii_asked = np.asarray(radii, dtype=np.float64).reshape(-1)
+    radii_asked = _numbers_of("radii", radii)
     if not (np.isfinite(radii_asked).all() and (radii_asked >= 0).all()):
-        raise MethodError(f"radii={radii!r}; expected numbers of at least 0.")
-    if not (math.isfinite(margin) and margin >= 0):
+        raise MethodError(f"radii={radii!r:.80}; expected numbers of at least 0.")
+    if not (math.isfinite(check_number("margin", margin)) and margin >= 0):
         raise MethodError(f"margin={margin!r}; expected a number of at least 0.")
     if norm != 2:
         raise MethodError(f"norm={norm!r}: the radii are in the 2-norm. {_radii_that_cover(norm, inputs[0].size)}")
     graph = source if isinstance(source, Graph) else network_graph(source, inputs.shape[1:])
     if input_range is not None:
-        graph = within(graph, *input_range)
-        low, high = input_range
+        ends = _numbers_of("input_range", input_range)
+        if len(ends) != 2:
+            raise MethodError(f"input_range={input_range!r:.80}; expected two numbers, such as (0.0, 1.0).")
+        low, high = map(float, ends)
+        graph = within(graph, low, high)
         axes_of_sample = tuple(range(1, inputs.ndim))
         is_outside = ((inputs < low) | (inputs > high)).any(axis=axes_of_sample)
         if is_outside.any():
@@ -191,11 +207,13 @@ def _samples(x: Any, y: Any) -> tuple[FloatArray, NDArray[np.integer]]:
             f"x is of type {type(x).__name__}; expected an array of samples along the first axis, and their labels as "
             "y. Join the batches of a DataLoader: x, y = (torch.cat(parts) for parts in zip(*loader))."
         )
-    given = numbers(x)
+    try:
+        given, labels = numbers(x), numbers(y)
+    except ValueError:
+        raise MethodError("x and y are lists of lists of different lengths; expected arrays.") from None
     if given.dtype.kind not in "fiub" or given.dtype.itemsize > 8:
         raise MethodError(f"x has dtype {given.dtype}; expected real numbers of at most 64 bits.")
     inputs = given.astype(np.float64)
-    labels = numbers(y)
     if labels.ndim != 1:
         raise MethodError(f"y of shape {labels.shape}; expected one whole number for each sample.")
     if inputs.ndim < 2 or labels.shape != inputs.shape[:1] or not len(inputs):
@@ -211,6 +229,14 @@ def _samples(x: Any, y: Any) -> tuple[FloatArray, NDArray[np.integer]]:
     if given.dtype.kind in "iu" and np.abs(inputs).max() >= 2**53:
         raise MethodError(f"x has integers up to {np.abs(inputs).max():g}; expected less than 2**53, as float64 holds.")
     return inputs, labels
+
+
+def _numbers_of(name: str, given: Any) -> FloatArray:
+    """Return numbers as one array; refuse what is none: `MethodError`."""
+    try:
+        return np.asarray(numbers(given), dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        raise MethodError(f"{name}={given!r:.80}; expected numbers.") from None
 
 
 def _radii_that_cover(norm: object, entries: int) -> str:

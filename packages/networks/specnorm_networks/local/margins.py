@@ -129,6 +129,8 @@ def margins(
         If ``graph`` is not a Graph, or the network does not end with a linear layer or has no bound.
     """
     check_graph("margins", graph)
+    if not isinstance(measure, Measure | None):
+        raise MethodError(f"measure={measure!r:.80}; expected a Measure of specnorm_networks.tools, or None.")
     graph = prepare(before_softmax(graph))
     measure = measure or Measure()
     method = Multipliers() if method is None else method

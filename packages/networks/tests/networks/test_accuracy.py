@@ -126,11 +126,18 @@ def test_what_it_takes_is_said() -> None:
 
 
 X, Y = np.zeros((2, 9)), np.array([0, 1])
-ARGUMENTS: dict[str, tuple[Array, Array, dict[str, Any], str]] = {
+ARGUMENTS: dict[str, tuple[Any, Array, dict[str, Any], str]] = {
     "labels as floats": (X, Y / 1.0, {}, r"y has dtype float64; expected whole numbers"),
     "a label that is NaN": (X, np.array([0, np.nan]), {}, r"y has dtype float64"),
     "an input that is NaN": (np.where(np.eye(2, 9), X, [[0.0], [np.nan]]), Y, {}, "sample 1 of x has entries that"),
     "maximum norm": (X, Y, {"norm": np.inf}, r"norm=inf: the radii are in the 2-norm.*radii=\[r \* 9\*\*0\.5\]"),
+    "a margin in words": (X, Y, {"margin": "0"}, "margin must be a number, got str '0'"),
+    "one end of a range": (X, Y, {"input_range": 1}, "input_range=1; expected two numbers"),
+    "a range in words": (X, Y, {"input_range": ("a", "b")}, r"input_range=\('a', 'b'\); expected numbers"),
+    "lists of different lengths": ([[1], [1, 2]], Y, {}, "lists of different lengths; expected arrays"),
+    "a radius in a word": (X, Y, {"radii": ["a"]}, r"radii=\['a'\]; expected numbers"),
+    "local in a word": (X, Y, {"local": "no"}, "local='no' is neither True nor False"),
+    "progress in a word": (X, Y, {"progress": "yes"}, "progress='yes' is no function: give one such as lambda done"),
     "1-norm": (X, Y, {"norm": 1}, "in the one of the same radius in the 2-norm"),
 }
 
@@ -139,4 +146,4 @@ ARGUMENTS: dict[str, tuple[Array, Array, dict[str, Any], str]] = {
 def test_arguments_are_refused_before_the_network_is_bounded(case: str) -> None:
     x, y, options, said = ARGUMENTS[case]
     with pytest.raises(MethodError, match=said):
-        certified_accuracy(lambda x: x, x, y, [0.1], **options)
+        certified_accuracy(lambda x: x, x, y, **{"radii": [0.1], **options})

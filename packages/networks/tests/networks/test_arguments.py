@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,14 @@ import numpy as np  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from helpers.onnx_models import graph_of, model, saved  # noqa: E402
 from networks.torch_modules import Function, upper_of  # noqa: E402
-from specnorm_networks import network_bound  # noqa: E402
+from specnorm_networks import (  # noqa: E402
+    Multipliers,
+    forward_step,
+    margins,
+    network_bound,
+    nonexpansive,
+    within,
+)
 from specnorm_networks.tools import bound  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -87,6 +95,7 @@ def test_a_file_of_two_operator_sets_is_refused() -> None:
             graph_of(twice)
 
 
+MATRIX: Any = model([N("MatMul", ["x", "w"], ["y"])], [1, 4], {"w": np.eye(4)})
 DIVERGED = torch.nn.Conv2d(3, 8, 3, padding=1)
 DIVERGED.weight.data[0, 0, 0, 0] = float("nan")
 
@@ -102,6 +111,11 @@ DIVERGED.weight.data[0, 0, 0, 0] = float("nan")
         (torch.nn.Linear(4, 4), {"input_shape": (4,), "rtol": -1}, "rtol=-1 is not between 0 and 1"),
         (DIVERGED, {"input_shape": (3, 8, 8)}, "contains NaN or infinity at a random input"),
         (torch.nn.Conv2d(3, 3, 3), {"input_shape": (1, 3, 8, 8)}, "give one input's shape without the batch axis"),
+        (torch.nn.Linear(4, 4), {"input_shape": (4,), "progress": 1}, "progress=1 is no function: give one such as"),
+        (graph_of(MATRIX), {"centre": ()}, "centre has 0 floating arrays; expected one for each of the network's"),
+        (graph_of(MATRIX), {"input_shape": 1.5}, "input_shape=1.5 is no shape: give whole numbers, such as 32"),
+        (MATRIX, {"input_shape": "4"}, "input_shape='4' is no shape"),
+        (MATRIX, {"input_shape": {"x": 4}}, "input_shape={'x': 4} is no shape"),
         ("none.onnx", {}, "none.onnx cannot be read: No such file"),
         ("cut.onnx", {}, "cut.onnx: it is damaged"),
     ],
@@ -115,6 +129,41 @@ def test_mistakes_are_answered_in_the_users_words(
         network_bound(source, **given)
     assert said in str(raised.value)
     assert "tensor(" not in str(raised.value)
+
+
+NO: Any = "no"  # what types refuse
+ONE: Any = 1
+CALLS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a shape of a fraction": (lambda: nonexpansive(MATRIX, 1.5), "input_shape=1.5 is no shape"),
+    "a residual in words": (lambda: nonexpansive(MATRIX, residual=NO), "residual='no' is neither True nor False"),
+    "a step of no graph": (lambda: forward_step(MATRIX), "forward_step takes a Graph, not a ModelProto"),
+    "a step in words": (lambda: forward_step(graph_of(MATRIX), NO), "size must be a number, got str 'no'"),
+    "a box in words": (lambda: within(graph_of(MATRIX), NO, 1), "The box of input x ends at 'no', no numbers"),
+    "steps in words": (lambda: Multipliers(steps=NO), "steps='no' is not a count"),
+    "seconds in words": (lambda: Multipliers(seconds=NO), "seconds must be a number, got str 'no'"),
+    "a width in words": (lambda: Multipliers(widest=NO), "widest='no' is not a count"),
+    "progress of a method": (lambda: Multipliers(progress=ONE), "progress=1 is no function"),
+    "margins of no measure": (lambda: margins(graph_of(MATRIX), ONE), "measure=1; expected a Measure"),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_mistakes_in_other_calls_are_answered_in_the_users_words(case: str) -> None:
+    call, said = CALLS[case]
+    with pytest.raises(MethodError, match=re.escape(said)):
+        call()
+
+
+def test_a_networks_bound_is_no_number() -> None:
+    """It was 'not supported between instances of NetworkBound and int'."""
+    found: Any = network_bound(MATRIX)
+    for call, said in (
+        (lambda: found <= 1, "comparison"),
+        (lambda: float(found), "float()"),
+        (lambda: 2 * found, "ari"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(said) + r".*of NetworkBound, whose number is its \.upper"):
+            call()
 
 
 def test_a_model_without_onnx_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
