@@ -78,6 +78,7 @@ BAD_GEOMETRY: dict[str, tuple[dict[str, Any], str]] = {
     "layout of another rank": ({"layout": "WIO"}, "layout='WIO' names 3 axes|(4, 2, 3, 3)"),
     "unknown padding_mode": ({"padding_mode": "constant"}, "padding_mode='constant' is not one of|'zeros'"),
     "unknown padding": ({"padding": "full"}, "padding='full' is not|(before, after)"),
+    "padding in capitals": ({"padding": "SAME"}, "Give padding='same_upper'."),
     "negative padding": ({"padding": -1}, "padding=-1 is below 0"),
     "padding for other axes": ({"padding": [(1, 1)]}, "padding=[(1, 1)] has 1 entry;|2 spatial axes"),
     "padding of triples": ({"padding": [(1, 1, 1), (1, 1, 1)]}, "one (before, after) pair per axis"),

@@ -296,10 +296,10 @@ def _check_selection(
     unmatched = _unmatched(patterns or (), selection.names)
     if selection.layers and not unmatched:
         return
-    condition = f" whose name matches {' or '.join(unmatched)}" if unmatched else ""
+    condition = f" whose name matches {' or '.join(map(repr, unmatched))}" if unmatched else ""
     if selection.names:
         advice = f"Layers are {tables.some(selection.names)}."
-        parts = [p for p in unmatched if any(p in name for name in selection.names)]
+        parts = [p for p in unmatched if p and any(p in name for name in selection.names)]
         if parts:
             advice += f" A pattern matches the whole name: give {f'*{parts[0]}*'!r}."
     else:

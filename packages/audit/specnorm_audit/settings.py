@@ -78,7 +78,7 @@ def checked_names(methods: Sequence[str], allowed: Collection[str], more: Sequen
         raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
     unknown = [name for name in methods if name not in allowed]
     if unknown:
-        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(allowed)}.")
+        raise MethodError(f"methods={unknown[0]!r} is no column: give some of {', '.join(allowed)}.")
     return tuple(dict.fromkeys((*methods, *more)))
 
 
