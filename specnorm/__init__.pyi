@@ -41,7 +41,7 @@ from specnorm.power.probable import operator_norm
 from specnorm.running.measuring import measure
 from specnorm.running.result import Enclosure, Result
 from specnorm.training.tracking import init_tracking, track, track_many
-from specnorm.unfoldings.matrices import gram_iteration, matrix_norm, power_iteration
+from specnorm.unfoldings.matrices import matrix_norm
 from specnorm.version import __version__
 
 # ruff: noqa: RUF022 - by what they are for
@@ -57,7 +57,7 @@ __all__ = [
     # Kernels with smaller norms, and training.
     "rescale", "clip", "gram_rescaling", "lmo", "init_tracking", "track", "track_many",
     # Whole models, matrices and black boxes.
-    "audit", "logit_bound", "matrix_norm", "power_iteration", "gram_iteration", "operator_norm",
+    "audit", "logit_bound", "matrix_norm", "operator_norm",
     # What answers and errors are.
     "ConvSpec", "Enclosure", "EstimateWarning", "Geometry", "Report", "Result", "SpecnormError", "Undecided",
     "__version__",

@@ -104,7 +104,7 @@ CALLS = {
     "isometry_bound(K, scale=np.ones(2))": "scale is an array of shape (2,)",
     "lmo(K.astype(object))": "has dtype object; expected a real floating dtype",
     "logit_bound(None, A, heads=1)": "NoneType is not an array",
-    "power_iteration(A, seed='x')": "seed='x' is not a count",
+    "power_norm(A, seed='x')": "seed='x' is not a count",
     "operator_norm(np.array([['a']]))": "ndarray is not transposed by its library",
     "operator_norm(A, seed='x')": "seed='x' seeds no generator",
     "operator_norm(A, rng=-1)": "rng=-1 seeds no generator",

@@ -22,7 +22,7 @@ from specnorm.running.measuring import run_plan
 from specnorm.running.result import Result
 from specnorm.spectrum.determinant import LogDeterminant
 from specnorm.spectrum.singular_values import SingularValues
-from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
+from specnorm.unfoldings.matrices import MatrixNorm
 
 FUNCTIONS: dict[str, tuple[str, Plan]] = {
     "grid_bound": ("grid", METHODS["grid"]()),
@@ -45,8 +45,6 @@ FUNCTIONS: dict[str, tuple[str, Plan]] = {
     "enclose_isometry": ("", IsometryEnds()),
     "slogdet": ("", LogDeterminant()),
     "matrix_norm": ("", MatrixNorm()),
-    "power_iteration": ("", MatrixPowerIteration()),
-    "gram_iteration": ("", MatrixGramIteration()),
 }
 """Function -> name in `METHODS`, if any, and the plan that it runs."""
 AT_SIZE: dict[str, Plan] = {
@@ -55,7 +53,6 @@ AT_SIZE: dict[str, Plan] = {
 }
 """What those run at a size instead, for other padding than circular."""
 
-MATRICES = ("matrix_norm", "power_iteration", "gram_iteration")
 SIZES: dict[str, dict[str, Any]] = {
     "every size": {},
     "circular, at `input_shape`": {"input_shape": 7},
@@ -66,12 +63,12 @@ SIZES: dict[str, dict[str, Any]] = {
 def kernel_of(function: str) -> np.ndarray:
     """A matrix, or a kernel whose norm at the size below is not the supremum."""
     values: np.ndarray = np.random.RandomState(0).standard_normal(36)
-    return values.reshape(6, 6) if function in MATRICES else values.reshape(2, 2, 3, 3)
+    return values.reshape(6, 6) if function == "matrix_norm" else values.reshape(2, 2, 3, 3)
 
 
 def spec_of(function: str, geometry: dict[str, Any]) -> ConvSpec:
     """The kernel's geometry; a matrix has none of its own."""
-    return ConvSpec.of(kernel_of(function).shape, **({} if function in MATRICES else geometry))
+    return ConvSpec.of(kernel_of(function).shape, **({} if function == "matrix_norm" else geometry))
 
 
 def plan_of(function: str, geometry: dict[str, Any]) -> Plan:
@@ -82,7 +79,7 @@ def plan_of(function: str, geometry: dict[str, Any]) -> Plan:
 def measured(function: str, geometry: dict[str, Any]) -> Result | None:
     """What the plan made; None where it refuses the geometry."""
     try:
-        spatial = {} if function in MATRICES else geometry
+        spatial = {} if function == "matrix_norm" else geometry
         return run_plan(kernel_of(function), plan_of(function, geometry), **spatial)
     except (GeometryError, MethodError):
         return None
@@ -143,7 +140,7 @@ def table() -> str:
     heads = ["function", "method", *SIZES, "under a tracer", "computed in"]
     rows = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for function, (name, _) in FUNCTIONS.items():
-        matrix = function in MATRICES
+        matrix = function == "matrix_norm"
         kinds = (
             [f"{kind(function, {})}, each matrix", "", ""] if matrix else [kind(function, g) for g in SIZES.values()]
         )

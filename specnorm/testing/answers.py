@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from specnorm.running.measuring import measure
 from specnorm.running.program import Program, program_for
 from specnorm.running.result import Result
 from specnorm.testing.trial import Trial, require, short
-from specnorm.unfoldings import matrices
+from specnorm.unfoldings.matrices import matrix_norm
 
 
 class _Case(NamedTuple):
@@ -185,17 +185,11 @@ def check_stacks(trial: Trial) -> None:
     stack = np.random.RandomState(2).standard_normal((2, 3, 4, 5)).astype(trial.dtypes[-1])
     x = trial.array(stack, stack.dtype.name)
     rtol = _tolerance(trial, stack, "exact")
-    # The first reference is NumPy's SVD, which shares no code with specnorm.
-    references: dict[Callable[[Any], Any], Any] = {
-        matrices.matrix_norm: np.linalg.svd(stack, compute_uv=False)[..., 0],
-        matrices.gram_iteration: matrices.gram_iteration(stack),
-        matrices.power_iteration: matrices.power_iteration(stack),
-    }
-    for function, reference in references.items():
-        values = function(x)
-        title = f"{function.__name__}() of a stack of 2 x 3 matrices"
-        _check_array(trial, values, x, title)
-        _check_close(trial.host(values), np.asarray(reference), rtol, title)
+    # The reference is NumPy's SVD, which shares no code with specnorm.
+    values = matrix_norm(x)
+    title = "matrix_norm() of a stack of 2 x 3 matrices"
+    _check_array(trial, values, x, title)
+    _check_close(trial.host(values), np.linalg.svd(stack, compute_uv=False)[..., 0], rtol, title)
     plan = program_for(METHODS["tn"](), stack.shape[1:], str(stack.dtype), ())
     value_of_two = _applied(trial, plan, stack, (2,))
     value_of_one = _applied(trial, plan, stack[0], ())

@@ -1,17 +1,25 @@
-"""Public functions for stacks of plain matrices; they return one value for each matrix."""
+"""Norms of stacks of plain matrices. A matrix is a block (b, m, n) without spatial axes."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from specnorm.backends import backend_for
+from specnorm.backends import arrays, backend_for
 from specnorm.backends.types import ArrayT
 from specnorm.errors import MethodError
 from specnorm.geometry import complex_kernels
 from specnorm.geometry.layers import unwrapped
-from specnorm.running.base import Plan
+from specnorm.proofs import norms
+from specnorm.running.base import Evaluation, Needs, Plan
 from specnorm.running.program import program_for
-from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
+from specnorm.supremum.one_tap import enclose_each
+from specnorm.unfoldings.reshaping import reshaped_gradient
+
+if TYPE_CHECKING:
+    from specnorm.backends.array_types import Array
+    from specnorm.backends.types import ArrayOps
+    from specnorm.geometry.spec import ConvSpec
 
 
 def matrix_norm(a: ArrayT) -> ArrayT:
@@ -38,47 +46,6 @@ def matrix_norm(a: ArrayT) -> ArrayT:
     >>> specnorm.matrix_norm(stack).round(4)  # sqrt(45) and 5
     array([6.7082, 5.    ])
     """
-    return _stack(a, MatrixNorm())
-
-
-def power_iteration(a: ArrayT, *, n_iter: int = 100, seed: int = 0) -> ArrayT:
-    """Proven lower bound on the spectral norm of each matrix of a stack, by power iteration.
-
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-        Floating. Complex matrices have no derivatives.
-    n_iter : int, default 100
-        Number of products with ``a.T @ a``.
-    seed : int, default 0
-        Seed of the start vector.
-
-    Returns
-    -------
-    array, shape (...,)
-    """
-    return _stack(a, MatrixPowerIteration(n_iter=n_iter, seed=seed))
-
-
-def gram_iteration(a: ArrayT, *, n_iter: int = 6) -> ArrayT:
-    """Proven upper bound on the spectral norm of each matrix of a stack, by Gram iteration.
-
-    Parameters
-    ----------
-    a : array, shape (..., m, n)
-        Floating. Complex matrices have no derivatives.
-    n_iter : int, default 6
-        Number of Gram products (Delattre et al., ICML 2023).
-
-    Returns
-    -------
-    array, shape (...,)
-    """
-    return _stack(a, MatrixGramIteration(n_iter=n_iter))
-
-
-def _stack(a: ArrayT, plan: Plan) -> ArrayT:
-    """Run a plan for matrices on a stack, whose leading axes are the batch of the program."""
     x: Any = unwrapped(a)
     backend = backend_for(x)
     shape = tuple(x.shape)
@@ -86,7 +53,30 @@ def _stack(a: ArrayT, plan: Plan) -> ArrayT:
         raise MethodError(f"array of shape {shape} is not a matrix: expected (..., m, n).")
     if complex_kernels.is_complex(x):
         axes = {"first_axis": len(shape) - 2, "second_axis": len(shape) - 1}
-        found: ArrayT = complex_kernels.of_real_form(lambda form: _stack(form, plan), x, **axes)
+        found: ArrayT = complex_kernels.of_real_form(matrix_norm, x, **axes)
         return found
-    value: ArrayT = backend.apply(program_for(plan, shape[-2:], str(x.dtype), ()), x).value
+    value: ArrayT = backend.apply(program_for(MatrixNorm(), shape[-2:], str(x.dtype), ()), x).value
     return value
+
+
+@dataclass(frozen=True)
+class MatrixNorm(Plan):
+    """The largest singular value; the figures ``lower`` and ``upper`` are proven bounds of it."""
+
+    name: ClassVar = "matrix_norm"
+    pullback = staticmethod(reshaped_gradient)
+    asks: ClassVar = Needs(precision="wide", narrow_gradient=True, small_products=True)
+    stats: ClassVar = {"lower": "down", "upper": "up"}
+
+    def forward(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
+        xp = ops.xp
+        enclosure = enclose_each(blocks, ops=ops)
+        # None for small matrices, where values cannot be read, and where Lanczos or its proof did not come close.
+        if enclosure is None:
+            u, v, value = arrays.top_triple(blocks, xp=xp)
+            lower = norms.quotient_down(blocks, v, xp=xp)
+            upper = norms.matrix_norm_up(blocks, ops=ops)
+        else:
+            (u, v), lower, upper = enclosure
+            value = xp.linalg.vector_norm(xp.matmul(blocks, v[..., None])[..., 0], axis=-1)
+        return Evaluation(value, (lower, upper), (u, v))

@@ -28,7 +28,7 @@ MEMORY = 3 * ArrayOps.memory
 BILLION = 10**9
 MODES = ("circular", "zeros", "reflect", "symmetric", "replicate")
 DOOR = {name: value for name in specnorm.__all__ if inspect.isfunction(value := getattr(specnorm, name))}
-MATRICES = ("matrix_norm", "power_iteration", "gram_iteration", "logit_bound")
+MATRICES = ("matrix_norm", "logit_bound")
 PLANS = [*METHODS.values(), PowerTopK]
 METHOD_FIRST = ("measure", "value_and_grad", "init_tracking")
 SQUARE: Any = np.ones((2, 2, 3, 3))

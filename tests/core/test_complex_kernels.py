@@ -89,7 +89,6 @@ def test_stacks_of_matrices(xp: Lib) -> None:
     stack = drawn(5, 4, 3, seed=5)
     true = np.linalg.norm(stack, 2, axis=(1, 2))
     np.testing.assert_allclose(xp.to_numpy(specnorm.matrix_norm(asarray(xp, stack))), true, rtol=1e-6)
-    assert np.all(xp.to_numpy(specnorm.gram_iteration(asarray(xp, stack))) >= true * (1 - 1e-12))
 
 
 @pytest.mark.parametrize("name", ["rescale", "clip", "gram_rescaling", "lmo", "complete", "slogdet", "value_and_grad"])

@@ -23,7 +23,7 @@ from specnorm.methods import METHODS, ExactFFT, FantasticFour, Gram, Grid, Metho
 from specnorm.running import program as programs
 from specnorm.running.base import Plan
 from specnorm.running.program import Program, program_for
-from specnorm.unfoldings.matrix_stacks import MatrixGramIteration, MatrixNorm, MatrixPowerIteration
+from specnorm.unfoldings.matrices import MatrixNorm
 
 CIRCULAR: dict[str, Any] = {"padding_mode": "circular"}
 CALLS = 5850
@@ -56,7 +56,6 @@ BACKWARDS: dict[str, tuple[Plan, dict[str, Any]]] = {
     "grid": (Grid(n=5), {}), "gram, circular": (Gram(), {"input_shape": 8, **CIRCULAR}), "gram": (Gram(), {}),
     "gram, two products": (Gram(n_iter=2), {}), "fft": (ExactFFT(), {"input_shape": 8, **CIRCULAR}),
     "power": (Power(n_iter=4), {"input_shape": 8, **CIRCULAR}), "matrix norm": (MatrixNorm(), {}),
-    "power iteration": (MatrixPowerIteration(n_iter=4), {}), "Gram iteration of a matrix": (MatrixGramIteration(), {}),
 }  # fmt: skip
 
 

@@ -114,7 +114,8 @@ def jax() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(
-    ("name", "precision"), [("tn_bound", "bfloat16"), ("conv_norm", "bfloat16"), ("gram_iteration", "tensorfloat32")]
+    ("name", "precision"),
+    [("tn_bound", "bfloat16"), ("conv_norm", "bfloat16"), ("gram_bound, every size", "tensorfloat32")],
 )
 @pytest.mark.sampled("conv_norm")
 def test_jax_matmul_precision(jax: Any, name: str, precision: str) -> None:

@@ -223,7 +223,7 @@ def layers(
 
 
 def functions(size: int = 7, k: int = 3) -> dict[str, Callable[[Any], Any]]:
-    """Every differentiable function of a kernel; for the last three it is a stack of matrices."""
+    """Every differentiable function of a kernel; for the last one it is a stack of matrices."""
     return {
         "tn_bound": lambda x: specnorm.tn_bound(x, proven=False), "f4_bound": specnorm.f4_bound,
         "unfolding_bounds": specnorm.unfolding_bounds, "gram_bound": lambda x: specnorm.gram_bound(x, size),
@@ -231,8 +231,7 @@ def functions(size: int = 7, k: int = 3) -> dict[str, Callable[[Any], Any]]:
         "singular_values": lambda x: specnorm.singular_values(x, 5, k=k), "gram_bound, every size": specnorm.gram_bound,
         "power_norm": lambda x: specnorm.power_norm(x, size, padding_mode="zeros"),
         "reshaped_norm": specnorm.reshaped_norm, "symbol_norm": specnorm.symbol_norm,
-        "matrix_norm": specnorm.matrix_norm, "power_iteration": lambda x: specnorm.power_iteration(x, n_iter=400),
-        "gram_iteration": specnorm.gram_iteration,
+        "matrix_norm": specnorm.matrix_norm,
     }  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def compiled(function: Function) -> Function:
 
 # -- first derivatives -------------------------------------------------------------------------------------------
 @every
-@pytest.mark.sampled("f4_bound", "grid_bound", "symbol_norm", "gram_iteration", "singular_values")
+@pytest.mark.sampled("f4_bound", "grid_bound", "symbol_norm", "gram_bound, every size", "singular_values")
 def test_gradcheck(name: str) -> None:
     """Torch's own: every entry of the Jacobian, every value of functions with several."""
     k = normal(2, 3, 2, 2, seed=5).requires_grad_()

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from specnorm_check import Claim, Layer, Refused, read_layer
 from specnorm_networks.tools import aligned, html_table, shortened
 
-from specnorm import ConvSpec, complete, power_iteration
+from specnorm import ConvSpec, complete, power_norm
 from specnorm.errors import CertificateError
 from specnorm.proof import number, visible
 from specnorm_audit.rows import GEOMETRY, in_lists
@@ -296,7 +296,7 @@ def _root(matrix: Array, distance: float) -> tuple[FloatArray, float]:
     t is above the norm of M by about the relative ``distance``.
     """
     gram: Any = matrix.T.astype(np.float64) @ matrix
-    t = math.sqrt(max(float(power_iteration(gram)), float(gram.diagonal().max())))
+    t = math.sqrt(max(float(power_norm(gram, layout="OI")), float(gram.diagonal().max())))
     if t == 0:
         return np.zeros_like(gram), 0.0
     while True:

@@ -9,7 +9,7 @@ import pytest
 from helpers import plans
 
 import specnorm
-from specnorm.unfoldings.matrix_stacks import MatrixNorm
+from specnorm.unfoldings.matrices import MatrixNorm
 
 
 def orthogonal(n: int, seed: int = 0) -> Any:

@@ -33,10 +33,3 @@ def test_isometries_are_exact_after_one_product(xp: Lib) -> None:
     for kernel in (orthogonal(64)[:, :, None, None], shift(16)):
         bound = xp.number(specnorm.gram_bound(xp.asarray(kernel.astype(dtype)), 4, n_iter=1))
         assert 1 - 1e-6 <= bound <= 1 + precision
-    matrix = xp.asarray(orthogonal(64)[:48].astype(dtype))
-    assert 1 - 1e-6 <= xp.number(specnorm.gram_iteration(matrix, n_iter=1)) <= 1 + precision
-
-
-@pytest.mark.parametrize("name", ["matrix_norm", "power_iteration", "gram_iteration"])
-def test_no_matrices_have_no_norms(xp: Lib, name: str) -> None:
-    assert getattr(specnorm, name)(xp.asarray(np.ones((0, 2, 3), np.float32))).shape == (0,)
