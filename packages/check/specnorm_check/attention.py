@@ -299,29 +299,7 @@ def attention_of(graph: Graph, name: str) -> Read | None:
     """Return the attention that a value is, or None."""
     node = graph.nodes[name]
     if node.op == "Attention":
-        q, k, v = (tokens_of(graph, each) for each in node.inputs[:3])
-        masks = [graph.arrays[each] for each in node.inputs[3:4] if each in graph.arrays]
-        others = [each for each in node.inputs[3:] if each]
-        require(len(others) == len(masks), "attention with a computed mask, or a cache")
-        is_split = q.tokens.ndim == k.tokens.ndim == v.tokens.ndim == 4
-        require(is_split, "attention of values with other axes than four")
-        size = q.tokens.shape[-1]
-        scale = node.attributes.get("scale")
-        number = 1 / root_down(Fraction(size)) if scale is None else Fraction(scale)
-        n, m = q.tokens.shape[-2], k.tokens.shape[-2]
-        kept = np.ones((n, m), bool)
-        is_causal = bool(node.attributes.get("is_causal"))
-        if is_causal:
-            kept = np.tril(kept)
-        for mask in masks:
-            # ONNX fills rows of a shorter mask with -infinity; its own implementation
-            # cuts a mask of one row as the first row of a causal mask.
-            is_whole = mask.shape[-1:] == (m,)
-            require(is_whole, "attention with a mask of another number of keys")
-            has_rows = not is_causal or mask.shape[-2:] == (n, m)
-            require(has_rows, "causal attention with a mask of another number of rows")
-            kept = kept & kept_by(mask)
-        return Read(q, k, v, number, kept)
+        return attention_of_operator(graph, node)
     if node.op != "MatMul" or len(graph.changing_inputs(name)) != 2:
         return None
     weights, values = node.inputs
@@ -329,8 +307,42 @@ def attention_of(graph: Graph, name: str) -> Read | None:
     rank = len(graph.shape_of(name))
     if softmax.op != "Softmax" or softmax.attributes.get("axis", -1) % rank != rank - 1:
         return None
+    return attention_written_out(graph, softmax.inputs[0], values)
+
+
+def attention_of_operator(graph: Graph, node: Node) -> Read:
+    """Return the attention of ONNX's operator, whose values have four axes."""
+    q, k, v = (tokens_of(graph, each) for each in node.inputs[:3])
+    masks = [graph.arrays[each] for each in node.inputs[3:4] if each in graph.arrays]
+    others = [each for each in node.inputs[3:] if each]
+    require(len(others) == len(masks), "attention with a computed mask, or a cache")
+    is_split = q.tokens.ndim == k.tokens.ndim == v.tokens.ndim == 4
+    require(is_split, "attention of values with other axes than four")
+    size = q.tokens.shape[-1]
+    scale = node.attributes.get("scale")
+    number = 1 / root_down(Fraction(size)) if scale is None else Fraction(scale)
+    n, m = q.tokens.shape[-2], k.tokens.shape[-2]
+    kept = np.ones((n, m), bool)
+    is_causal = bool(node.attributes.get("is_causal"))
+    if is_causal:
+        kept = np.tril(kept)
+    for mask in masks:
+        # ONNX fills rows of a shorter mask with -infinity; its own implementation
+        # cuts a mask of one row as the first row of a causal mask.
+        is_whole = mask.shape[-1:] == (m,)
+        require(is_whole, "attention with a mask of another number of keys")
+        has_rows = not is_causal or mask.shape[-2:] == (n, m)
+        require(has_rows, "causal attention with a mask of another number of rows")
+        kept = kept & kept_by(mask)
+    return Read(q, k, v, number, kept)
+
+
+def attention_written_out(graph: Graph, scores: str, values: str) -> Read:
+    """Return the attention whose softmax reads ``scores``, a product of queries and keys.
+
+    Numbers may multiply the product, and masks be added to it.
+    """
     scale = ONE
-    scores = softmax.inputs[0]
     kept = np.ones(graph.shape_of(scores)[-2:], bool)
     while graph.nodes[scores].op != "MatMul":
         step = graph.nodes[scores]
@@ -402,18 +414,16 @@ def factors(read: Read) -> tuple[Fraction, Fraction, Fraction]:
     shapes = [each.tokens.shape[:-1] for each in (q, k, v)]
     require(shapes[0][:-1] == shapes[1][:-1] and shapes[1] == shapes[2], "heads differ")
     require(q.tokens.shape[-1] == k.tokens.shape[-1], "queries and keys of other sizes")
-    sums: list[dict[int, Fraction]] = [{}, {}, {}]
+    sums: list[dict[int, Fraction]] = [{}, {}, {}]  # of squares, for each token
     for index in np.ndindex(shapes[0][:-1]):
         heads = [head_of(each, index) for each in (q, k, v)]
         numbers = [each.tokens[index][:, 0].tolist() for each in (q, k, v)]
         require(numbers[1] == numbers[2], "keys and values of other tokens")
         in_order = is_same(q, k) and numbers[0] == numbers[1]
         of_head = factors_of_head(read, heads, in_order)
-        both = [*numbers[0], *numbers[1]]
-        for total, factor, tokens in zip(
-            sums, of_head, (*numbers[:2], both), strict=True
-        ):
-            for token in set(tokens):
+        tokens = ({*numbers[0]}, {*numbers[1]}, {*numbers[0], *numbers[1]})
+        for total, factor, of_factor in zip(sums, of_head, tokens, strict=True):
+            for token in of_factor:
                 total[token] = total.get(token, Fraction(0)) + factor**2
     first, second, third = (root_up(max(total.values())) for total in sums)
     return first, second, third
@@ -448,33 +458,35 @@ def head_of(value: Tokens, index: tuple[int, ...]) -> Head:
 def factors_of_head(
     read: Read, heads: list[Head], in_order: bool
 ) -> tuple[Fraction, Fraction, Fraction]:
-    """Return the lemma's factors of one head (Step C)."""
+    """Return alpha, sigma and the factor of both together for one head (Step C).
+
+    The letters are those of the lemma; r_q is r'.
+    """
     query, key, value = heads
-    scale = abs(read.scale) if read.kept.shape[1] > 1 else Fraction(0)
+    beta, gamma, eta = query.distance, key.distance, value.distance
+    s = abs(read.scale) if read.kept.shape[1] > 1 else Fraction(0)
     r_q, r = read.q.length, read.k.length
-    scores = norm_of_product(key, query.matrix, query.error)
-    shift = norm_of_product(key, query.middle[:, None], Fraction(0))
-    a = scale * (scores * r_q + shift + key.norm * query.distance)
-    middle = frobenius_up(query.middle)
-    query_length = query.norm * r_q + middle + query.distance
-    spread = a * r + scale * query_length * key.distance
-    radius = value.norm * r + value.distance
-    b = (a * radius) ** 2
-    square = value.norm**2
+    k_q = norm_of_product(key, query.matrix, query.error)
+    k_b = norm_of_product(key, query.middle[:, None], Fraction(0))
+    b = frobenius_up(query.middle)
+    a = s * (k_q * r_q + k_b + key.norm * beta)
+    u = a * r + s * (query.norm * r_q + b + beta) * gamma
+    g = (a * (value.norm * r + eta)) ** 2
+    v_square = value.norm**2
+    of_tokens = value.norm * r * gamma + eta * key.norm * r + eta * gamma
+    alpha = s * (value.norm * k_q * r**2 + query.norm * of_tokens)
+
     counts = read.kept.sum(axis=1).tolist()
-    by_count = {n: gain(limit_of_weights(n, spread), square, b) for n in set(counts)}
-    gains = np.array([by_count[n] for n in counts])
+    by_count = {n: gain(limit_of_weights(n, u), v_square, g) for n in set(counts)}
+    gains = np.array([by_count[n] for n in counts])  # G(t_i) of each row
     columns = [sum(gains[column].tolist(), Fraction(0)) for column in read.kept.T]
-    of_keys = root_up(max(columns))
-    differing = value.norm * r * key.distance + value.distance * key.norm * r
-    differing += value.distance * key.distance
-    of_queries = scale * (value.norm * scores * r**2 + query.norm * differing)
-    together = of_queries + of_keys
+    sigma = root_up(max(columns))
+    together = alpha + sigma
     if in_order:
-        twice_nu = root_up(square + b) + root_up(len(gains) * max(gains))
-        cross = min(twice_nu, 2 * of_keys) * of_queries
-        together = min(together, root_up(of_queries**2 + cross + of_keys**2))
-    return of_queries, of_keys, together
+        twice_nu = root_up(v_square + g) + root_up(len(gains) * max(gains))
+        cross = min(twice_nu, 2 * sigma) * alpha
+        together = min(together, root_up(alpha**2 + cross + sigma**2))
+    return alpha, sigma, together
 
 
 def norm_of_product(head: Head, other: Array, error: Fraction) -> Fraction:
@@ -485,11 +497,11 @@ def norm_of_product(head: Head, other: Array, error: Fraction) -> Fraction:
     return norm_up(head.matrix.T @ other, errors + rounding)
 
 
-def limit_of_weights(count: int, spread: Fraction) -> Fraction:
-    """Return a limit of a weight among so many, whose scores differ by 2 spread."""
+def limit_of_weights(count: int, u: Fraction) -> Fraction:
+    """Return t, a limit of a weight among so many, whose scores differ by 2 u."""
     if count < 1:
         return Fraction(0)
-    return 1 / (1 + (count - 1) * exp_down(2 * spread))
+    return 1 / (1 + (count - 1) * exp_down(2 * u))
 
 
 def exp_down(x: Fraction) -> Fraction:
@@ -504,15 +516,15 @@ def exp_down(x: Fraction) -> Fraction:
     return power
 
 
-def gain(limit: Fraction, square: Fraction, b: Fraction) -> Fraction:
-    """Return the largest p (square + b v(p)) for p up to the limit (Step C)."""
-    if limit <= Fraction(1, 2) or b == 0:
-        return rounded_up(limit * (square + b))
+def gain(limit: Fraction, v_square: Fraction, g: Fraction) -> Fraction:
+    """Return G: the largest p (v_square + g w(p)) for p up to the limit (Step C)."""
+    if limit <= Fraction(1, 2) or g == 0:
+        return rounded_up(limit * (v_square + g))
     # Beyond 1/2 it rises up to the zero of its derivative, and then falls. Its second
-    # derivative is at most 16 b.
-    root = root_up(1 + Fraction(3, 4) * square / b)
+    # derivative is at most 16 g.
+    root = root_up(1 + Fraction(3, 4) * v_square / g)
     p = min((1 + root) / 3, limit)
-    return rounded_up(p * (square + 4 * b * p * (1 - p)) + 8 * b / 2**100)
+    return rounded_up(p * (v_square + 4 * g * p * (1 - p)) + 8 * g / 2**100)
 
 
 def rounded_up(x: Fraction) -> Fraction:

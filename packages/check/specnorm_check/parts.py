@@ -20,6 +20,7 @@ channels.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ import numpy as np
 
 from specnorm_check.arithmetic import Array, Refused, require
 from specnorm_check.graphs import Graph, Node
-from specnorm_check.layers import Axis, Layer, split_axis
+from specnorm_check.layers import Axis, Layer
 from specnorm_check.moves import MOST_MOVED, MOVES, moved, numbered
 from specnorm_check.resizing import repeats_of
 from specnorm_check.rules import (
@@ -359,15 +360,19 @@ def reading_of(start: int, own: Array, rows: Array, whole: Array) -> Reading:
     """Return how the numbers of some channels of a value are those of z_j, the ``whole``.
 
     Refused if they are anything else than channels of z_j, at every ``step``-th pixel.
+    The first numbers say which channels and steps these are; then all are compared.
     """
-    first, sizes = whole.min(), whole.shape[2:]
-    channels = (own[0].reshape(len(rows), -1)[:, 0] - first) // math.prod(sizes)
+    sizes = whole.shape[2:]
+    firsts = own[0].reshape(len(rows), -1)[:, 0] - whole.min()
+    channels = firsts // math.prod(sizes) % whole.shape[1]
     steps = []
-    for axis in range(len(sizes)):
-        line = np.moveaxis(own[0, 0], axis, 0).reshape(own.shape[2 + axis], -1)[:2, 0]
-        steps.append(max(int(np.diff(line).sum()) // math.prod(sizes[axis + 1 :]), 1))
+    for axis, size in enumerate(own.shape[2:]):
+        second = [0] * len(sizes)
+        second[axis] = min(1, size - 1)
+        distance = int(own[0, 0, *second]) - int(own[0, 0].flat[0])
+        steps.append(max(distance // math.prod(sizes[axis + 1 :]), 1))
     every = [slice(None, None, step) for step in steps]
-    expected = whole[:, channels % whole.shape[1]][:, :, *every]
+    expected = whole[:, channels][:, :, *every]
     cut = expected[:, :, *(slice(size) for size in own.shape[2:])]
     require(np.array_equal(own, cut), DO_NOT_FIT)
     return Reading(start, rows, channels, whole.shape, steps)
@@ -535,48 +540,57 @@ def by_phases(
     """Return a layer between phases, with stride 1, and where its first tap is (step D).
 
     ``after``, ``before``: how many pixels of the outputs, and of the inputs, are one
-    pixel of the coarsest grid. Groups and dilations become zeros of the kernel.
+    pixel of the coarsest grid: m and s m of step D, on each axis.
     """
-    if term.layer.is_adjoint:
+    layer = term.layer
+    if layer.is_adjoint:
         after, before = before, after
-    groups = term.layer.groups
-    outputs, inputs, *_ = term.kernel.shape
-    starts, lengths = [], []
-    size = outputs * groups * inputs
-    for axis, to, of in zip(term.layer.axes, after, before, strict=True):
-        # Phase p of output 0 begins to read at the pixel stride p - padding.
-        start = -axis.padding_before // of * of
-        last = axis.stride * (to - 1) - axis.padding_before
-        starts.append(start)
-        lengths.append(-(-(last + axis.reach + 1 - start) // of) * of)
-        size *= to * lengths[-1]
-    require(size < LARGEST_KERNEL, "its kernel at stride 1 has 2^31 entries or more")
+    kernel = without_groups(term.kernel, layer.groups)
+    outputs, inputs, *_ = kernel.shape
+    axes = zip(layer.axes, after, before, strict=True)
+    places = [taps_of_phases(axis, to, of) for axis, to, of in axes]
+    first_tap = [min(a for *_, a, _ in of_axis) for of_axis in places]
+    last_tap = [max(a for *_, a, _ in of_axis) for of_axis in places]
+    taps = [last + 1 - first for first, last in zip(first_tap, last_tap, strict=True)]
+    shape = (outputs, *after, inputs, *before, *taps)
+    is_small = math.prod(shape) < LARGEST_KERNEL
+    require(is_small, "its kernel at stride 1 has 2^31 entries or more")
 
-    extents = [axis.reach + 1 for axis in term.layer.axes]
-    taps = [slice(None, None, axis.dilation) for axis in term.layer.axes]
-    dense = np.zeros((groups, outputs // groups, groups, inputs, *extents))
-    for group, kernel in enumerate(np.split(term.kernel, groups)):
-        dense[group][:, group][:, :, *taps] = kernel
-    dense = dense.reshape(outputs, groups * inputs, *extents)
-    for index, axis in enumerate(term.layer.axes):
-        shape = [*dense.shape]
-        shape[2 + index] = lengths[index]
-        whole = np.zeros((shape[0], after[index], *shape[1:]))
-        by_tap = np.moveaxis(whole, 3 + index, 0)
-        for phase in range(after[index]):
-            first = axis.stride * phase - axis.padding_before - starts[index]
-            read = slice(first, first + extents[index])
-            by_tap[read, :, phase] = np.moveaxis(dense, 2 + index, 0)
-        whole = whole.reshape(-1, *shape[1:])
-        dense = split_axis(whole, 2 + index, before[index])
-    first_tap = [start // of for start, of in zip(starts, before, strict=True)]
-    if term.layer.is_adjoint:  # channels are exchanged, and taps reversed
-        dense = np.flip(dense.swapaxes(0, 1), tuple(range(2, dense.ndim)))
-        counts = zip(first_tap, dense.shape[2:], strict=True)
-        first_tap = [1 - first - count for first, count in counts]
-    axes = tuple(Axis(count, 1, 1, 0, 0) for count in dense.shape[2:])
-    of_phases = Term(term.start, term.end, dense, Layer(axes, 1, "zeros", None))
-    return of_phases, first_tap
+    of_phases: Array = np.zeros(shape)
+    for place in itertools.product(*places):
+        p, t, a, b = np.array(place, int).reshape(-1, 4).T  # for each axis
+        of_phases[:, *p, :, *b, *(a - first_tap)] = kernel[:, :, *t]
+    rows, columns = outputs * math.prod(after), inputs * math.prod(before)
+    of_phases = of_phases.reshape(rows, columns, *taps)
+    if layer.is_adjoint:  # channels are exchanged, and taps reversed
+        of_phases = np.flip(of_phases.swapaxes(0, 1), tuple(range(2, of_phases.ndim)))
+        pairs = zip(first_tap, taps, strict=True)
+        first_tap = [1 - first - count for first, count in pairs]
+    ones = tuple(Axis(count, 1, 1, 0, 0) for count in taps)
+    stride_one = Layer(ones, 1, "zeros", None)
+    return Term(term.start, term.end, of_phases, stride_one), first_tap
+
+
+def taps_of_phases(axis: Axis, to: int, of: int) -> list[tuple[int, int, int, int]]:
+    """Return p, t, a and b of step D, for each phase p of the outputs and each tap t.
+
+    For phase p, tap t of the layer is the tap a, and reads phase b. ``to`` pixels of the
+    outputs, and ``of`` of the inputs, are one pixel of the coarsest grid.
+    """
+    places = []
+    for p, t in itertools.product(range(to), range(axis.taps)):
+        pixel = axis.stride * p + axis.dilation * t - axis.padding_before
+        places.append((p, t, pixel // of, pixel % of))
+    return places
+
+
+def without_groups(kernel: Array, groups: int) -> Array:
+    """Return the kernel of one group, with zeros between the channels of two (step D)."""
+    outputs, inputs, *taps = kernel.shape
+    whole = np.zeros((groups, outputs // groups, groups, inputs, *taps))
+    for group, own in enumerate(np.split(kernel, groups)):
+        whole[group][:, group] = own
+    return whole.reshape(outputs, groups * inputs, *taps)
 
 
 def channels_of(edges: Sequence[Edge]) -> dict[int, int]:
