@@ -60,6 +60,7 @@ CALLS = {
     "compare(K, Grid())": "compare takes no method",
     "measure(K, Grid)": "the class Grid, is not a method",
     "certify(K, True)": "bound must be a number, got bool True",
+    "rescale(K, only_shrink='no')": "only_shrink='no' is not True or False",
     "rescale(K, True)": "bound must be a number, got bool True",
     "rescale(K.astype('f4'), 1e-60)": "is too small for a kernel in float32: entries of the scaled kernel would be 0",
     "rescale(K.astype('f2'), 1e9, only_shrink=False)": "is too large for a kernel in float16",

@@ -100,6 +100,12 @@ def truth(name: str, value: object) -> None:
         raise MethodError(f"{name}={value!r:.80} is neither True nor False.")
 
 
+def flag(name: str, value: object) -> None:
+    """Refuse what is neither True nor False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise MethodError(f"{name}={value!r} is not True or False.")
+
+
 def pattern(name: str, value: object) -> None:
     """Refuse what is no shell pattern of layers' names."""
     if not isinstance(value, str):

@@ -219,6 +219,7 @@ REFUSED = {
     "ours.spectral_norm(nn.Linear(2, 2), eps='1e-12')": "eps=",
     "ours.spectral_norm(nn.Linear(2, 2), eps=True)": "eps=",
     "ours.spectral_norm(nn.Linear(2, 2), only_shrink=[])": "is not True or False",
+    "ours.rescale_(nn.Linear(2, 2), 1.0, bake='no')": "bake='no' is not True or False",
     "ours.gram_rescaling(nn.Linear(2, 2), name=3)": "name=3 is a number",
     "ours.gram_rescaling(nn.Conv2d(3, 4, 3), 'wieght')":
         r"^Conv2d has no tensor 'wieght' to rescale; its tensors are weight, bias\.$",
