@@ -100,7 +100,7 @@ def certified(
         try:
             samples = ask(arrays, limit, _certified, x, y, ascending, input_range, budget, margin, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
-            raise type(error)(f"{model}: {error}") from error
+            raise type(error)(f"{model} with {data}: {error}") from error
     return Accuracy(model, data, ascending, tuple(samples), input_range, budget, margin)
 
 
