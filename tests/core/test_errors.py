@@ -12,8 +12,7 @@ from helpers.cases import PUBLIC
 from helpers.libraries import Lib
 
 import specnorm
-from specnorm.errors import GeometryError, KernelError, MethodError, NoBackend
-from specnorm.methods import TensorNorm
+from specnorm.errors import GeometryError, KernelError, NoBackend
 
 Call = Callable[..., Any]
 
@@ -133,13 +132,3 @@ def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -
     if refusal is not None:
         assert re.search(f"padding_mode.*{mode}", refusal), refusal
         assert re.search("[Uu]se |[Ll]eave |see docs", refusal), refusal
-
-
-# -- the method --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("method", ["tn", TensorNorm, None, 3], ids=["name", "class", "None", "number"])
-def test_what_is_no_method(xp: Lib, method: Any) -> None:
-    kernel = xp.asarray(ones(2, 2, 3))
-    for function in (specnorm.measure, specnorm.value_and_grad):
-        with pytest.raises(MethodError) as caught:
-            function(kernel, method)
-        assert "is not a method. Give a value such as specnorm.methods.TensorNorm()" in str(caught.value)
