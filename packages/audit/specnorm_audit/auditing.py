@@ -16,7 +16,7 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 import specnorm
 from specnorm._internal import check_function, check_number, check_pattern
-from specnorm.errors import BackendError, MethodError, ModelFileError
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import FILTER, at_rank, overrides, spatial_sizes
@@ -149,10 +149,14 @@ def audit(
     """
     shapes = None
     if isinstance(input_shape, Mapping):
+        for name, shape in input_shape.items():
+            if not isinstance(shape, Sequence):
+                raise GeometryError(
+                    f"input_shape of {name!r} is {shape!r}: give its whole shape, such as (1, 3, 8, 8)."
+                )
         shapes = {name: tuple(shape) for name, shape in input_shape.items()}
         input_shape = None
     of_layers: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
-    sizes = None if of_layers == "file" else of_layers
     settings = Settings(
         methods=checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
         input_shape=of_layers,
@@ -160,6 +164,7 @@ def audit(
         rtol=rtol, budget=budget, gate=gate,
     )  # fmt: skip
     settings.check()
+    sizes = None if of_layers == "file" else of_layers
     patterns = None if layers is None else _patterns("layers", layers)
     stored, ignored = _patterns("assume_stored", assume_stored), _patterns("ignore", ignore)
     check_number("max_bytes", max_bytes)
