@@ -151,9 +151,7 @@ def audit(
     if isinstance(input_shape, Mapping):
         for name, shape in input_shape.items():
             if not isinstance(shape, Sequence):
-                raise GeometryError(
-                    f"input_shape of {name!r} is {shape!r}: give its whole shape, such as (1, 3, 8, 8)."
-                )
+                raise GeometryError(f"input_shape of {name!r} is {shape!r}: give a whole shape, such as (1, 3, 8, 8).")
         shapes = {name: tuple(shape) for name, shape in input_shape.items()}
         input_shape = None
     of_layers: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
