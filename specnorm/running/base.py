@@ -427,14 +427,6 @@ class Stepped(Method):
         """Number of sweeps (b,) after such a way; 0 if none is due."""
         raise NotImplementedError
 
-    def passes(self, sweeps: Any, spec: ConvSpec) -> Any:
-        """Number of times that a state is followed after so many sweeps, at most, of a block."""
-        raise NotImplementedError
-
-    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """What a compiler's loop begins with: arrays like value and factors of what `follow` returns."""
-        raise NotImplementedError
-
     def sweep(
         self,
         blocks: Array,

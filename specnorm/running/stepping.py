@@ -168,47 +168,39 @@ class SteppedProgram(Program):
             way, sketch = self.stepped.way(rows, block_state, self.spec, ops=run)
             room = self.stepped.room(way)
             if sweeps is None and not run.concrete:
-                followed = self._followed_by_loops(kernels, rows, block_state, way, sketch, run)
+                block_state = self._swept_in_loop(kernels, block_state, way, sketch, run)
             else:
-                block_state = self._swept(kernels, rows, block_state, way, sketch, sweeps, run)
-                followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
+                block_state = self._swept(kernels, block_state, way, sketch, sweeps, run)
+            followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
         return self._by_layers(followed._replace(room=room), kernels, state, xp=xp)
 
     def _swept(
         self,
         kernels: Any,
-        rows: Any,
         state: tuple[AnyArray, ...],
         way: AnyArray,
         sketch: AnyArray,
         sweeps: int | None,
         run: ArrayOps,
     ) -> tuple[AnyArray, ...]:
-        """Sweep the layers, or with None those for which it is due. More than one sweep is followed by passes."""
+        """Sweep the layers, or with None those for which it is due."""
         stepped, groups = self.stepped, self.spec.groups
         if sweeps == 0:
             return state
         if sweeps is not None:
-            return self._passed(rows, self._sweep(kernels, state, sketch, run, sweeps, way), sweeps, run)
+            return self._sweep(kernels, state, sketch, run, sweeps, way)
         counts = run.to_numpy(stepped.sweeps_due(way, ops=run)).reshape(-1, groups).max(axis=1)
         wanted = {*counts.tolist()}
         for count in sorted(wanted - {0}):
             if len(wanted) == 1:
-                state = self._passed(rows, self._sweep(kernels, state, sketch, run, int(count)), int(count), run)
+                state = self._sweep(kernels, state, sketch, run, int(count))
                 continue
             chosen = np.flatnonzero(counts == count)
             places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
             some_kernels = arrays.rows(kernels, chosen, ops=run)
-            some_rows, some_sketch, *some = (arrays.rows(x, places, ops=run) for x in (rows, sketch, *state))
+            some_sketch, *some = (arrays.rows(x, places, ops=run) for x in (sketch, *state))
             swept = self._sweep(some_kernels, tuple(some), some_sketch, run, int(count))
-            swept = self._passed(some_rows, swept, int(count), run)
             state = tuple(_merged(x, y, places, run) for x, y in zip(state, swept, strict=True))
-        return state
-
-    def _passed(self, rows: Any, state: tuple[AnyArray, ...], sweeps: int, run: ArrayOps) -> tuple[AnyArray, ...]:
-        """The state after the passes that so many sweeps need before the one that each step has."""
-        for _ in range(self.stepped.passes(sweeps, self.spec) - 1):
-            state = self.stepped.follow(rows, state, self.spec, ops=run).state
         return state
 
     def _sweep(
@@ -237,10 +229,10 @@ class SteppedProgram(Program):
             blocks, state, sketch, self.spec, sweeps=sweeps, way=way, taps_first=taps_first, ops=run
         )
 
-    def _followed_by_loops(
-        self, kernels: Any, rows: Any, state: tuple[AnyArray, ...], way: AnyArray, sketch: AnyArray, run: ArrayOps
-    ) -> Followed:
-        """Follow the norm where no value can be looked at: a loop that sweeps one layer a turn, and one of passes.
+    def _swept_in_loop(
+        self, kernels: Any, state: tuple[AnyArray, ...], way: AnyArray, sketch: AnyArray, run: ArrayOps
+    ) -> tuple[AnyArray, ...]:
+        """Sweep the layers for which it is due where no value can be looked at: one layer a turn of a loop.
 
         What is in a loop is compiled once.
         """
@@ -263,26 +255,11 @@ class SteppedProgram(Program):
                 xp.reshape(run.with_row(by_layer(x), place, y), x.shape) for x, y in zip(state, new, strict=True)
             )
 
-        def again(last: tuple[AnyArray, ...]) -> tuple[AnyArray, ...]:
-            left_over, _, _, _, *state = last
-            # As products take them here; compilers would copy what is made before the loop.
-            found = stepped.follow(polyphase.to_rows(kernels, self.spec, xp=xp), tuple(state), self.spec, ops=run)
-            # Not those that others need: a layer has the same passes in each stack.
-            moves = has_more | (left_over == 1)
-            moved = (xp.where(_beside(moves, new.ndim), new, old) for new, old in zip(found.state, state, strict=True))
-            return left_over - 1, found.value, found.left, found.right, *moved
-
         integer = arrays.counter(state[0], ops=run)
         due = xp.astype(stepped.sweeps_due(way, ops=run), integer.dtype)
         counts = xp.max(by_layer(due), axis=1)
         _, *swept = run.loop(lambda x: xp.any(x[0] > 0), next_swept, (counts, *state))
-        has_more = stepped.passes(counts, self.spec) > 1
-        has_more = xp.reshape(xp.broadcast_to(has_more[:, None], (counts.shape[0], groups)), (-1,))
-        passes = integer + stepped.passes(xp.max(counts), self.spec)
-        nothing = stepped.nothing(rows, state, self.spec, ops=run)
-        last: Any = run.loop(lambda x: x[0] > 0, again, (passes, *nothing, *swept))
-        _, value, left, right, *after = last
-        return Followed(value, left, right, tuple(after))
+        return tuple(swept)
 
     def _by_layers(self, followed: Followed, kernels: Any, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""

@@ -31,8 +31,6 @@ WAVES = 11, 23
 """Number of points of the grid from which new waves begin: its local maxima first, then the highest others. Kernels
 with three axes, which have more maxima, take the second number. With 5, a layer of 3 outputs reached 1.0154, with 11
 1.0073."""
-_LEAST_COMPILED = 17
-"""Least number of points that a compiler's loops go over. It takes four times as long for loops over eleven."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42
@@ -459,32 +457,12 @@ def _to_follow(waves: PlaneWaves, *found: Array) -> tuple[Array, Array]:
     square, *best = functools.reduce(lambda one, other: _best_in_plane(one, other, xp=xp), others, first)
     # ||G*G v|| / ||G v|| is closer to the norm than ||G v||.
     estimates = _squared_norm(best[-1], xp=xp) / (square + arrays.TINY)
-    order, count = _order(estimates, waves), most_waves(waves.grid.key[0], len(waves.grid))
-    chosen: Sequence[Array] = [*best, waves.phases[:, :, : len(waves.grid)]]
-    at_first = count if ops.concrete else max(count, _LEAST_COMPILED)
-    if len(waves.grid) > at_first:
-        chosen = _highest(chosen, order, at_first, ops=ops)
-        left, phases = (x[:, :, :count] for x in (_left_vectors(waves, *chosen), chosen[-1]))
-    else:
-        left, phases = _highest((_left_vectors(waves, *chosen), chosen[-1]), order, count, ops=ops)
+    images, vectors = best[:2]
     # v is a left vector of the blocks where G^T(theta) v is an image of the transposed ones, at -theta.
-    return left, xp.conj(phases) if waves.is_transposed else phases
-
-
-def _left_vectors(waves: PlaneWaves, images: Array, vectors: Array, power: Array, phases: Array) -> Array:
-    """Left vectors of the blocks, the best of the planes of the vectors (b, ., f) and their power steps.
-
-    Where singular values are close, as in layers that are kept at a norm, they are much closer to the first singular
-    vector than either.
-    """
-    xp = waves.ops.xp
-    square = _squared_norm(images, xp=xp)
-    residual, _ = _unit(power - square * vectors, xp=xp)
-    other = waves.images(residual, phases)
-    _, images, vectors = _best_in_plane(
-        (square, images, vectors), (_squared_norm(other, xp=xp), other, residual), xp=xp
-    )
-    return _unit(vectors if waves.is_wide or waves.is_transposed else images, xp=xp)[0]
+    left = vectors if waves.is_wide or waves.is_transposed else images
+    count = most_waves(waves.grid.key[0], len(waves.grid))
+    left, phases = _highest((left, waves.phases[:, :, : len(waves.grid)]), _order(estimates, waves), count, ops=ops)
+    return _unit(left, xp=xp)[0], xp.conj(phases) if waves.is_transposed else phases
 
 
 def _order(estimates: Array, waves: PlaneWaves) -> Array:

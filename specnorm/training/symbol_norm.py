@@ -32,17 +32,14 @@ _START_STEPS = 10
 """Steps from random vectors before the first value."""
 _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
-_SWEEPS = {0.001: 1, 0.007: 2, 0.014: 6, 0.056: 12}
+_SWEEPS = {0.001: 1, 0.007: 2, 0.028: 6, 0.056: 12}
 """Number of sweeps of kernels that have gone further than these ways, as parts of their length. With 0.004 in place of
-0.001, 1-D layers reached 1.016; with 0.028 in place of 0.014, layers of 128 channels 1.019 in their first steps."""
+0.001, layers of 128 channels reached 1.011."""
 _SINGLE, _MOST_SINGLE = 0.00175, 16
 """Part of the way that one sweep is for, and the most sweeps that a way asks for, on devices: there, a step sweeps once
 or not at all."""
 _KEPT = 4, 9
 """Waves that a sweep keeps: the highest that lead to maxima of their own."""
-_MANY, _PASSES = 6, 3
-"""So many sweeps are followed by more passes, in at most two axes by three: the waves that they add begin at points of
-the grid."""
 _STEPS, _LAST_STEPS = 4, 12
 """Newton steps of the highest points of depthwise layers, in training and outside of it."""
 
@@ -207,17 +204,6 @@ class SymbolNorm(Stepped):
         # What is not a number counts as far.
         return ops.xp.sum(ops.xp.where(way[:, None] <= ways, 0.0, added), axis=1)
 
-    def passes(self, sweeps: Any, spec: ConvSpec) -> Any:
-        """More after a long way: a wave from a point of the grid needs some steps of its frequency."""
-        more = max(_PASSES, 1 + sum(k > 1 for k in spec.block_kernel_shape)) - 1
-        return 1 + more * (sweeps >= _MANY)
-
-    def nothing(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Zeros in the shapes of value, left and right factors."""
-        xp, (b, m, n), like = ops.xp, rows.shape, state[-1]
-        shapes = (b,), (b, m, 2), (b, 2, n)
-        return tuple(xp.zeros(shape, dtype=like.dtype, device=ops.device(like)) for shape in shapes)
-
     def sweep(
         self,
         blocks: Array,
@@ -239,6 +225,7 @@ class SymbolNorm(Stepped):
         vectors, left_of_new, phases = grid_vectors.steps(waves, vectors, sweeps)
         heights = bundle.without_twins(norms[:, 0, :], angles, waves.grid.spacing, ops=ops)
         old, new = bundle.Waves(left, angles), _bundle(left_of_new, phases, spec, ops=ops)
+        new = bundle.with_zero_frequency(new, blocks, taps_first=taps_first, ops=ops)
         kept = bundle.with_highest_kept(new, old, heights, _kept(spec, new.angles.shape[2]), ops=ops)
         if way is not None:
             # Each sweep is for a part of the way. The sketch stays where so much of it is left.
