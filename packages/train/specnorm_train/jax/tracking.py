@@ -78,8 +78,8 @@ def step_states(
     """Return the norms of a tree's kernels by path, and the states for the next step."""
     if sweeps is not None:
         check_count("sweeps", sweeps)
-    parts: tuple[Any, ...] = (states, *states.values()) if isinstance(states, Mapping) else (states,)
-    for part in parts:
+    given_states: Any = states
+    for part in (given_states, *(given_states.values() if isinstance(given_states, Mapping) else ())):
         if not isinstance(part, Mapping):
             kind = type(part).__name__
             raise KernelError(f"the state is of type {kind}. Give the dict of dicts that init returned for this tree.")
