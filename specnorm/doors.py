@@ -17,7 +17,10 @@ from typing import Any
 
 _MODULES = ("specnorm_networks", "specnorm_torch", "specnorm_jax.training", "specnorm_keras", "specnorm_audit")
 """Public modules in which a name may be that a module lacks: an error names them."""
-_OTHER_WORDS = {"lipschitz": "network_bound", "lipschitz_constant": "network_bound", "sigma_max": "conv_norm"}
+_OTHER_WORDS = {
+    "lipschitz": "network_bound", "lipschitz_constant": "network_bound", "sigma_max": "conv_norm", "norm": "enclose",
+    "power_iteration": "power_norm", "gram_iteration": "gram_bound",
+}  # fmt: skip
 """What others call a function, and its name here."""
 
 

@@ -192,8 +192,9 @@ def test_an_unknown_name_of_the_core_says_where_it_is() -> None:
     for name, modules in (("NormMonitor", "specnorm_torch"), ("network_bound", "specnorm_networks")):
         with pytest.raises(AttributeError, match=f"no attribute '{name}': it is in .*{modules}"):
             getattr(specnorm, name)
-    with pytest.raises(AttributeError, match="Did you mean 'enclose'"):
-        getattr(specnorm, "encloses")  # noqa: B009 - type checkers know that there is no such name
+    for name, meant in (("encloses", "enclose"), ("norm", "enclose"), ("power_iteration", "power_norm")):
+        with pytest.raises(AttributeError, match=f"Did you mean '{meant}'"):
+            getattr(specnorm, name)
 
 
 def test_networks_are_seen_by_three_kinds_of_operators() -> None:

@@ -66,7 +66,7 @@ def unscale(value: Array, exponent: Array, *, xp: Namespace) -> Array:
 
 
 def power_of_two(exponent: Array, *, xp: Namespace) -> Array:
-    """``2**exponent`` for integers (as floats) whose power is a normal number, exactly; JAX's ``exp2`` is not exact."""
+    """``2**exponent``, exactly for integers (as floats) whose power is a normal number; JAX's ``exp2`` is not exact."""
     return xp.pow(xp.full_like(exponent, 2.0), exponent)
 
 

@@ -122,6 +122,7 @@ def rescale(
     """
     given: Any = kernel
     bound, backend = check_bound(bound), backend_for(given)
+    checks.flag("only_shrink", only_shrink)
     checks.budget(budget)
     clock = Clock.of(budget)
     result, upper = _enclosed_closely(given, clock, backend, geometry)

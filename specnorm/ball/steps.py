@@ -24,10 +24,11 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.running import checks
 
 
-def check_momentum(value: object) -> None:
-    """Refuse a momentum that is not from 0 to below 1."""
-    if not 0 <= checks.number("momentum", value) < 1:
-        raise MethodError(f"momentum={value!r} is not from 0 to below 1.")
+def check_momentum(momentum: object, nesterov: object) -> None:
+    """Refuse a momentum that is not from 0 to below 1, and a ``nesterov`` that is not True or False."""
+    if not 0 <= checks.number("momentum", momentum) < 1:
+        raise MethodError(f"momentum={momentum!r} is not from 0 to below 1.")
+    checks.flag("nesterov", nesterov)
 
 
 def lmo_many(gradients: Sequence[Any], *, bound: float, geometries: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -830,9 +830,11 @@ def _padding(
             return ((0, 0),) * len(kernel_shape)
         if value == "same":
             return _same(kernel_shape, dilation)
+        meant = {"SAME": "same_upper", "SAME_UPPER": "same_upper", "SAME_LOWER": "same_lower"}.get(value, value.lower())
+        advice = f" Give padding={meant!r}." if meant in _SAME or meant == "valid" else ""
         raise GeometryError(
             f"padding={value!r} is not 'same', 'same_upper', 'same_lower', 'valid', an integer, or a (before, after) "
-            "pair per axis."
+            f"pair per axis.{advice}"
         )
     if not isinstance(value, (tuple, list)):
         amount = _count("padding", value, least=0)

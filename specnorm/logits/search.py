@@ -140,7 +140,7 @@ def pair_scales(queries: Array, keys: Array, pairs: int, *, xp: Namespace) -> Ar
         for gram, sign in zip(grams, (1.0, -1.0), strict=True):
             exponent = sign * logarithm
             exponent = exponent - xp.max(exponent, axis=1, keepdims=True)
-            scale = xp.pow(xp.full_like(exponent, 2.0), exponent)
+            scale = arrays.power_of_two(exponent, xp=xp)
             power = gram * scale[:, :, None] * scale[:, None, :]
             for _ in range(_SQUARINGS):
                 power = power / (xp.linalg.trace(power)[:, None, None] + arrays.TINY)
@@ -150,4 +150,4 @@ def pair_scales(queries: Array, keys: Array, pairs: int, *, xp: Namespace) -> Ar
         logarithm = logarithm + (shares[1] - shares[0]) * (2.0 / (1 + number / 4))
     middle = (xp.max(logarithm, axis=1, keepdims=True) + xp.min(logarithm, axis=1, keepdims=True)) / 2
     exponent = xp.clip(logarithm - middle, -20.0, 20.0)
-    return xp.pow(xp.full_like(exponent, 2.0), exponent)
+    return arrays.power_of_two(exponent, xp=xp)

@@ -95,6 +95,7 @@ class SingularValues(Plan):
                 for_other_padding="The largest values of a padded layer: singular_values(kernel, input_shape, k=...).",
             )
         total = spec.singular_value_count
+        checks.count("max_bytes", self.max_bytes)
         if self.k is not None:
             checks.count("k", self.k, least=1)
             if self.k > total:

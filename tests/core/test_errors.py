@@ -12,8 +12,7 @@ from helpers.cases import PUBLIC
 from helpers.libraries import Lib
 
 import specnorm
-from specnorm.errors import GeometryError, KernelError, MethodError, NoBackend
-from specnorm.methods import TensorNorm
+from specnorm.errors import GeometryError, KernelError, NoBackend
 
 Call = Callable[..., Any]
 
@@ -78,6 +77,7 @@ BAD_GEOMETRY: dict[str, tuple[dict[str, Any], str]] = {
     "layout of another rank": ({"layout": "WIO"}, "layout='WIO' names 3 axes|(4, 2, 3, 3)"),
     "unknown padding_mode": ({"padding_mode": "constant"}, "padding_mode='constant' is not one of|'zeros'"),
     "unknown padding": ({"padding": "full"}, "padding='full' is not|(before, after)"),
+    "padding in capitals": ({"padding": "SAME"}, "Give padding='same_upper'."),
     "negative padding": ({"padding": -1}, "padding=-1 is below 0"),
     "padding for other axes": ({"padding": [(1, 1)]}, "padding=[(1, 1)] has 1 entry;|2 spatial axes"),
     "padding of triples": ({"padding": [(1, 1, 1), (1, 1, 1)]}, "one (before, after) pair per axis"),
@@ -132,13 +132,3 @@ def test_padding_that_a_function_does_not_serve(xp: Lib, name: str, mode: str) -
     if refusal is not None:
         assert re.search(f"padding_mode.*{mode}", refusal), refusal
         assert re.search("[Uu]se |[Ll]eave |see docs", refusal), refusal
-
-
-# -- the method --------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("method", ["tn", TensorNorm, None, 3], ids=["name", "class", "None", "number"])
-def test_what_is_no_method(xp: Lib, method: Any) -> None:
-    kernel = xp.asarray(ones(2, 2, 3))
-    for function in (specnorm.measure, specnorm.value_and_grad):
-        with pytest.raises(MethodError) as caught:
-            function(kernel, method)
-        assert "is not a method. Give a value such as specnorm.methods.TensorNorm()" in str(caught.value)

@@ -93,15 +93,6 @@ def test_a_bare_filter_is_said_to_be_a_matrix() -> None:
         specnorm.enclose(np.random.default_rng(0).standard_normal((9, 9)))
 
 
-def test_two_bounds_are_formatted_and_not_rounded() -> None:
-    found = specnorm.enclose(np.asarray([[0.3]]))
-    assert f"{found:.1f}" == "0.2 <= norm <= 0.3"
-
-
-def test_a_completion_shows_its_bound() -> None:
-    assert str(specnorm.complete(np.ones((2, 2, 3)))).startswith("Completed(6.00")
-
-
 @pytest.mark.parametrize("shape", [(3, 3, 16, 32), (3, 3, 3, 16), (3, 3, 1, 32), (5, 16, 32), (3, 3, 3, 8, 16)])
 def test_a_kernel_in_another_frameworks_order_is_noticed(shape: tuple[int, ...]) -> None:
     with pytest.warns(LayoutWarning, match=r"layout='D?H?WIO'") as caught:

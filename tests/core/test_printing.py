@@ -22,6 +22,8 @@ def test_answers_print_on_one_line(xp: Lib) -> None:
     found = specnorm.enclose(xp.asarray(KERNEL))
     assert re.fullmatch(r"[\d.]+ <= norm <= [\d.]+ \(converged: rtol=0.001\)", str(found)), str(found)
     assert repr(found) == str(found)
+    assert f"{specnorm.enclose(np.asarray([[0.3]])):.1f}" == "0.2 <= norm <= 0.3"
+    assert str(specnorm.complete(np.ones((2, 2, 3)))).startswith("Completed(6.00")
     lower, upper = (float(x) for x in re.findall(r"[\d.]+", str(found))[:2])
     assert lower <= xp.number(found.lower)
     assert upper >= xp.number(found.upper)

@@ -100,13 +100,15 @@ def certified(
         try:
             samples = ask(arrays, limit, _certified, x, y, ascending, input_range, budget, margin, progress=progress)
         except (ModelFileError, MethodError, GeometryError) as error:
-            raise type(error)(f"{model}: {error}") from error
+            raise type(error)(f"{model} with {data}: {error}") from error
     return Accuracy(model, data, ascending, tuple(samples), input_range, budget, margin)
 
 
 def _samples(path: str, max_bytes: int) -> tuple[AnyArray, AnyArray]:
     """Return the arrays x (samples, ...) and y (labels) of a file."""
     with open_model(path, max_bytes) as arrays:
+        if arrays.network is not None:
+            raise ModelFileError(f"{path} is a network: the model comes first, then the file of x and y.")
         try:
             x = np.asarray(arrays.array("x"))
             y = np.asarray(arrays.array("y"))

@@ -16,7 +16,7 @@ from specnorm_networks.model_arrays import ModelArrays, Stated, Tensor
 
 import specnorm
 from specnorm._internal import check_function, check_number, check_pattern
-from specnorm.errors import BackendError, MethodError, ModelFileError
+from specnorm.errors import BackendError, GeometryError, MethodError, ModelFileError
 from specnorm.proof import AnyArray, Layout, backends, counted, padding_rules
 from specnorm_audit import measuring, tables
 from specnorm_audit.geometry import FILTER, at_rank, overrides, spatial_sizes
@@ -149,10 +149,12 @@ def audit(
     """
     shapes = None
     if isinstance(input_shape, Mapping):
+        for name, shape in input_shape.items():
+            if not isinstance(shape, Sequence):
+                raise GeometryError(f"input_shape of {name!r} is {shape!r}: give a whole shape, such as (1, 3, 8, 8).")
         shapes = {name: tuple(shape) for name, shape in input_shape.items()}
         input_shape = None
     of_layers: Any = tuple(input_shape) if isinstance(input_shape, list | tuple) else input_shape
-    sizes = None if of_layers == "file" else of_layers
     settings = Settings(
         methods=checked_names(methods, COLUMNS, SMALLEST_COLUMNS if smallest else ()),
         input_shape=of_layers,
@@ -160,6 +162,7 @@ def audit(
         rtol=rtol, budget=budget, gate=gate,
     )  # fmt: skip
     settings.check()
+    sizes = None if of_layers == "file" else of_layers
     patterns = None if layers is None else _patterns("layers", layers)
     stored, ignored = _patterns("assume_stored", assume_stored), _patterns("ignore", ignore)
     check_number("max_bytes", max_bytes)
@@ -296,10 +299,10 @@ def _check_selection(
     unmatched = _unmatched(patterns or (), selection.names)
     if selection.layers and not unmatched:
         return
-    condition = f" whose name matches {' or '.join(unmatched)}" if unmatched else ""
+    condition = f" whose name matches {' or '.join(map(repr, unmatched))}" if unmatched else ""
     if selection.names:
         advice = f"Layers are {tables.some(selection.names)}."
-        parts = [p for p in unmatched if any(p in name for name in selection.names)]
+        parts = [p for p in unmatched if p and any(p in name for name in selection.names)]
         if parts:
             advice += f" A pattern matches the whole name: give {f'*{parts[0]}*'!r}."
     else:

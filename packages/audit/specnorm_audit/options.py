@@ -79,6 +79,11 @@ def jobs(text: str) -> int | None:
     return min(_natural(text, "a number of at least 1, nor auto"), 9999)
 
 
+def limit(text: str) -> int:
+    """Return a number of bytes."""
+    return int(_number("a number of bytes, such as 1e9", lambda x: 1 <= x < math.inf)(text))
+
+
 def methods(text: str) -> tuple[str, ...]:
     """Return names of columns."""
     return tuple(word.strip() for word in text.split(","))
@@ -92,7 +97,8 @@ def geometry(text: str) -> Stated:
             return json.loads(text), []
         return json.loads(Path(text).read_text(encoding="utf-8")), [text]
     except OSError as error:
-        raise click.BadParameter(f"{text!r} cannot be read: {error.strerror or error}.") from error
+        reason = error.strerror or error
+        raise click.BadParameter(f"{text!r} is no JSON in braces, nor a file with it: {reason}.") from error
     except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"this is not JSON: {error}.") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -56,7 +56,8 @@ class Settings:
         if self.padding_mode is not None:
             ConvSpec.of((1, 1, 1), padding_mode=self.padding_mode)  # raises for an unknown one
         sizes = self.input_shape if isinstance(self.input_shape, tuple) else (self.input_shape,)
-        if self.input_shape not in (None, "file") and any(type(n) is not int or n < 1 for n in sizes):
+        is_none = self.input_shape is None or (isinstance(self.input_shape, str) and self.input_shape == "file")
+        if not is_none and any(type(n) is not int or n < 1 for n in sizes):
             raise GeometryError(f"input_shape={self.input_shape!r} is not a positive integer, or one per spatial axis.")
         if self.gate is not None and not 0 <= check_number("gate", self.gate) < math.inf:
             raise MethodError(f"gate={self.gate!r} is not a finite number of at least 0.")
@@ -76,9 +77,11 @@ def checked_names(methods: Sequence[str], allowed: Collection[str], more: Sequen
     """Return the columns to measure, each once: ``methods``, refused if one is not ``allowed``, and ``more``."""
     if isinstance(methods, str):
         raise MethodError(f"methods={methods!r} is one name; expected a sequence of them: methods=[{methods!r}].")
+    if not isinstance(methods, Iterable):
+        raise MethodError(f"methods={methods!r} is no sequence of names: give some of {', '.join(allowed)}.")
     unknown = [name for name in methods if name not in allowed]
     if unknown:
-        raise MethodError(f"methods={', '.join(map(repr, unknown))} unknown; expected some of {', '.join(allowed)}.")
+        raise MethodError(f"methods={unknown[0]!r} is no column: give some of {', '.join(allowed)}.")
     return tuple(dict.fromkeys((*methods, *more)))
 
 
@@ -106,6 +109,8 @@ def check_target(name: str | None, device: str | None) -> None:
 
 def library(name: str) -> backends.Backend:
     """Return the backend of a library, by the name of its plugin."""
+    if not isinstance(name, str):
+        raise BackendError(f"backend={name!r} is no name of a library with a plugin.")
     if name == ARRAY_API:
         raise BackendError(
             f"backend={name!r} is for arrays that are given: it makes none. Name a library with a plugin."

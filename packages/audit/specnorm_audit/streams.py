@@ -18,7 +18,7 @@ Tick = Callable[[int, int, str], None]
 """Called with (number of steps done, number of steps, name of the last one)."""
 _PARAMETER = (
     r"\b(?P<parameter>assume_stored|attention|geometry|ignore|input_range|input_shape|layers|layout|max_bytes"
-    r"|padding_mode)=(?=[\s.,:;)]|$|(?P<quote>['\"(]))"
+    r"|methods|padding_mode)=(?=[\s.,:;)]|$|(?P<quote>['\"(]))"
 )
 """Parameters of functions that are options of the commands too, as errors and reports name them."""
 _BAR = 24

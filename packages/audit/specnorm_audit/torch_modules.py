@@ -209,8 +209,10 @@ def _example(
 
 
 def _is_positive_int(n: Any) -> bool:
-    is_int = hasattr(n, "__index__") and not isinstance(n, bool) and getattr(n, "ndim", 0) == 0
-    return is_int and index(n) > 0
+    try:
+        return not isinstance(n, bool) and 0 < index(n) < 2**31
+    except TypeError:
+        return False
 
 
 def _calls(model: nn.Module, layers: dict[str, nn.Module], example: tuple[Tensor, ...]) -> dict[str, _Call]:

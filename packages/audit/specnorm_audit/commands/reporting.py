@@ -19,7 +19,7 @@ RANGE = click.option(
     help="Range of the entries of an ONNX network's inputs, such as 0 1; required by squares and products.",
 )  # fmt: skip
 LIMIT = click.option(
-    "--max-bytes", type=click.IntRange(1), default=MAX_BYTES, metavar="N",
+    "--max-bytes", type=options.limit, default=str(MAX_BYTES), metavar="N",
     help="Limit on the total size of a file's arrays.",
 )  # fmt: skip
 

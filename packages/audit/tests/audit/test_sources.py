@@ -194,14 +194,6 @@ def test_a_live_model_of_keras(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         assert {row.name: row.shape for row in audit(tmp_path / f"m.{suffix}").layers} == live
 
 
-def test_objects_that_are_no_models_are_refused_with_advice() -> None:
-    with pytest.raises(ModelFileError, match=r"one array: specnorm\.enclose"):
-        audit(np.eye(3))
-    for x in (3, [1, 2], object()):
-        with pytest.raises(ModelFileError, match="is not a model: give the path of its file"):
-            audit(x)
-
-
 # -- one size for all ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("sizes", "code", "words"),

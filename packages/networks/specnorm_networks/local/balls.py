@@ -9,9 +9,9 @@ from dataclasses import replace
 import numpy as np
 
 from specnorm.errors import MethodError
-from specnorm.proof import visible
+from specnorm.proof import check_number, visible
 from specnorm_networks import Graph, Product
-from specnorm_networks.local.certified.ranges import Ball, ranges
+from specnorm_networks.local.certified.ranges import Ball, check_ball, ranges
 from specnorm_networks.local.linear import ranges_by_lines, read_network
 from specnorm_networks.tools import (
     Centre,
@@ -94,7 +94,8 @@ def _by_lines(graph: Graph, ball: Ball, measure: Measure) -> Ranges | None:
 def ball_of(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
     """Return the ball of a radius around a centre: an array, or one for each input by name.
 
-    `MethodError` if one of both is missing, or the network has several inputs and the centre is one array.
+    `MethodError` if one of both is missing, or the network has several inputs and the centre is one array, or the ball
+    does not fit the inputs.
     """
     if radius is None or centre is None:
         article = "no" if centre is None else "a"
@@ -108,4 +109,6 @@ def ball_of(graph: Graph, radius: float | None, centre: Centre | None) -> Ball:
         given = ", ".join(map(visible, centre))
         raise MethodError(f"The centre has arrays for {given}; the network has the input {', '.join(missing)}, too.")
     centres = {name: np.array(x, dtype=np.float64) for name, x in centre.items()}
-    return Ball(centres, float(radius))
+    ball = Ball(centres, check_number("radius", radius))
+    check_ball(graph, ball)
+    return ball

@@ -308,6 +308,7 @@ MISSHAPEN = Graph((X, *HUNDRED), ("y",))
 WORD: Any = "8"
 SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a negative radius": (lambda: bound(network(), radius=-1.0, centre=CENTRE), "radius=-1.0"),
+    "a centre of fewer pixels": (lambda: bound(network(), radius=1.0, centre=np.zeros((1, 1))), r"of shape \(1, 1\)"),
     "no number as radius": (lambda: ranges(network(), Ball({"x": CENTRE}, math.nan)), "radius=nan"),
     "a centre of no numbers": (lambda: ranges(network(), Ball({"x": CENTRE * math.inf}, 1.0)), "not finite"),
     "a centre of another shape": (lambda: ranges(network(), Ball({"x": CENTRE[0]}, 1.0)), "numbers for its input x"),

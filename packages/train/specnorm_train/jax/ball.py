@@ -191,7 +191,7 @@ def _transformation(
 
     # Arrays may be traced, as those of `optax.inject_hyperparams`.
     if not isinstance(momentum, jax.Array):
-        check_momentum(momentum)
+        check_momentum(momentum, nesterov)
     if not callable(learning_rate) and not isinstance(learning_rate, jax.Array):
         check_number("learning_rate", learning_rate)
     if rest is not None and not hasattr(rest, "init"):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 
 import specnorm
-from specnorm._internal import check_bound
+from specnorm._internal import check_bound, check_flag
 from specnorm.methods import Method
 from specnorm_train.jax.tracking import SYMBOL_NORM, States, init_states, step_states
 from specnorm_train.jax.trees import Rule, flax_layout, kernels, with_kernels
@@ -108,6 +108,7 @@ def spectral_norm(
     their norms are within the bound.
     """
     check_bound(bound)
+    check_flag("only_shrink", only_shrink)
     kernels_of_tree = kernels(params, rule, layers=layers)
     norms, new_state = step_states(kernels_of_tree, method, state, sweeps)
     arrays = {path: kernel.array for path, kernel in kernels_of_tree.items()}

@@ -85,7 +85,7 @@ class SpectralBall(keras.optimizers.Adam):  # type: ignore[misc] # Keras has no 
             raise MethodError(f"{layers!r} is not a model of Keras: the model comes first, SpectralBall(model, 0.1).")
         super().__init__(learning_rate, name=name, **options)
         check_bound(bound)
-        check_momentum(momentum)
+        check_momentum(momentum, nesterov)
         check_number("adam_lr_ratio", adam_lr_ratio)
         configs = layers
         if not isinstance(layers, list):

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import keras
 
 import specnorm
-from specnorm._internal import check_bound, check_number, check_word, check_words
+from specnorm._internal import check_bound, check_flag, check_number, check_word, check_words
 from specnorm.errors import MethodError
 from specnorm.methods import METHODS
 from specnorm_train.keras.kernels import KernelLayer, LayerKind
@@ -128,6 +128,7 @@ class SpectralNorm(keras.constraints.Constraint):  # type: ignore[misc] # Keras 
         method: str = "symbol",
     ) -> None:
         check_bound(bound)
+        check_flag("only_shrink", only_shrink)
         self.bound = bound
         self.only_shrink = only_shrink
         self._norm = _KernelNorm(

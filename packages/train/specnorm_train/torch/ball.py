@@ -58,7 +58,7 @@ class _Layered(Optimizer):
         rest: Rest | None,
         **defaults: Any,
     ) -> None:
-        check_momentum(momentum)
+        check_momentum(momentum, nesterov)
         self._geometries: dict[Tensor, dict[str, Any]] = {}
         self._names: dict[Tensor, str] = {}
         self._layers: list[tuple[weakref.ref[nn.Module], Tensor]] = []

@@ -26,7 +26,7 @@ from specnorm_torch.layers import (
 from torch import Tensor, nn
 
 import specnorm
-from specnorm._internal import at_every_size, check_bound
+from specnorm._internal import at_every_size, check_bound, check_flag
 from specnorm.errors import MethodError, SpecnormError
 from specnorm_train.torch.constraint import GramRescaling, SpectralNorm
 
@@ -72,6 +72,8 @@ def rescale_(
         If a norm could not be proven within the budget.
     """
     check_module(model)
+    check_flag("only_shrink", only_shrink)
+    check_flag("bake", bake)
     if bound is not None:
         check_bound(bound)
         quantised = next((name for name, module in model.named_modules() if is_quantised(module)), None)

@@ -31,7 +31,7 @@ from torch.nn.utils import parametrize
 from torch.utils.module_tracker import ModuleTracker
 
 import specnorm
-from specnorm._internal import check_bound, check_count, check_pattern, stepped_program
+from specnorm._internal import check_bound, check_count, check_flag, check_pattern, stepped_program
 from specnorm.errors import GeometryError, KernelError, MethodError, SpecnormError
 from specnorm.methods import Method, SymbolNorm
 from specnorm.plugin import SteppedProgram
@@ -604,8 +604,7 @@ def _check_arguments(layers: object, eps: object, only_shrink: object) -> None:
     if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < math.inf:
         raise MethodError(f"eps={eps!r} is not a finite number of at least 0.")
     check_pattern("layers", layers)
-    if not isinstance(only_shrink, bool):
-        raise MethodError(f"only_shrink={only_shrink!r} is not True or False.")
+    check_flag("only_shrink", only_shrink)
 
 
 def _check_name(name: object) -> None:

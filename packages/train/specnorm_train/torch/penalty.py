@@ -77,8 +77,10 @@ class SpectralPenalty(nn.Module):
         layers = dict(layers_of(model, select))
         if not layers:
             raise MethodError("the model has no convolution or linear layer, or none is selected.")
-        if batch_norms == "sequential":
+        if isinstance(batch_norms, str) and batch_norms == "sequential":
             batch_norm_names = dict(normalised_layers(model))
+        elif batch_norms is not None and not isinstance(batch_norms, Mapping):
+            raise MethodError(f"batch_norms={batch_norms!r} is not 'sequential', None, or a dict of names.")
         else:
             batch_norm_names = dict(batch_norms or {})
             unknown = sorted(set(batch_norm_names) - set(layers))

@@ -219,6 +219,7 @@ REFUSED = {
     "ours.spectral_norm(nn.Linear(2, 2), eps='1e-12')": "eps=",
     "ours.spectral_norm(nn.Linear(2, 2), eps=True)": "eps=",
     "ours.spectral_norm(nn.Linear(2, 2), only_shrink=[])": "is not True or False",
+    "ours.rescale_(nn.Linear(2, 2), 1.0, bake='no')": "bake='no' is not True or False",
     "ours.gram_rescaling(nn.Linear(2, 2), name=3)": "name=3 is a number",
     "ours.gram_rescaling(nn.Conv2d(3, 4, 3), 'wieght')":
         r"^Conv2d has no tensor 'wieght' to rescale; its tensors are weight, bias\.$",
@@ -268,6 +269,8 @@ REFUSED = {
     "ours.NormMonitor(nn.Linear(2, 2), float('nan'))": "every=nan must be a positive number of steps",
     "ours.NormMonitor(nn.Linear(2, 2), upper='a')": "upper must be a number",
     "ours.NormMonitor(nn.Linear(2, 2), select='*')": r"select='\*' is no function: give select\(name, layer\)",
+    "ours.SpectralPenalty(nn.Linear(2, 2), batch_norms=3)": "batch_norms=3 is not 'sequential', None, or a dict",
+    "ours.SpectralBall(nn.Linear(2, 2), 0.1, nesterov='no')": "nesterov='no' is not True or False",
     "ours.SpectralPenalty(nn.Linear(2, 2), target='x')": "target must be a number",
     "ours.linear_operator(3, nn.Linear(2, 2).weight)": "function=3 is no function",
     "ours.SpectralBall(nn.BatchNorm2d(3), 0.1)": "has no convolution or linear layer",
