@@ -16,7 +16,7 @@ import torch
 from helpers.real_weights import real_file
 from networks.published import NETWORKS as PUBLISHED
 from networks.published import Denoiser
-from specnorm_networks import Graph, Multipliers, Product, Scaled, network_graph
+from specnorm_networks import Graph, Multipliers, Product, network_graph
 from specnorm_networks.tools import bound
 from torch import nn
 
@@ -25,7 +25,7 @@ from benchmarks.facts import FOLDER, Row
 from benchmarks.page import span, table
 
 COMMITTED = FOLDER / "networks.jsonl"
-METHODS = ("product", "scaled", "multipliers")
+METHODS = ("product", "multipliers")
 
 
 def three_convolutions() -> nn.Sequential:
@@ -75,7 +75,7 @@ def write(networks: Sequence[str], methods: Sequence[str], out: Path | None) -> 
 
 
 def _measured(name: str, method: str) -> Row:
-    way = {"product": Product(), "scaled": Scaled()}.get(method, CUT_SHORT.get(name, Multipliers()))
+    way = Product() if method == "product" else CUT_SHORT.get(name, Multipliers())
     graph = GRAPHS[name]()
     begun = time.process_time()
     value = bound(graph, method=way, budget=None, check=False).upper
@@ -89,12 +89,12 @@ def tables() -> dict[str, str]:
     rows = {(row["network"], row["method"]): row for row in facts.read(COMMITTED)}
     lines = []
     for name, title in TITLES.items():
-        product, scaled, multipliers = (rows[name, method]["value"] for method in METHODS)
-        others = [f"{bound_up(value)} (1/{told(product / value)})" for value in (scaled, multipliers)]
+        product, multipliers = (rows[name, method]["value"] for method in METHODS)
+        joint = f"{bound_up(multipliers)} (1/{told(product / multipliers)})"
         below = told(rows[name, "below"]["value"], ROUND_FLOOR)
         seconds = span(rows[name, "multipliers"]["processor"])
-        lines.append([f"{name}: {title}", bound_up(product), *others, seconds, below])
-    header = ["network", "Product", "Scaled", "Multipliers", "time", "reached from below"]
+        lines.append([f"{name}: {title}", bound_up(product), joint, seconds, below])
+    header = ["network", "Product", "Multipliers", "time", "reached from below"]
     return {"bounds": table(header, lines)}
 
 

@@ -115,6 +115,7 @@ CALLS = {
     "isometry_bound(K, scale=np.ones(2))": "scale is an array of shape (2,)",
     "lmo(K.astype(object))": "has dtype object; expected a real floating dtype",
     "logit_bound(None, A, heads=1)": "NoneType is not an array",
+    "power_norm(A, seed=2**32)": "seed=4294967296 is above 4294967295",
     "power_norm(A, seed='x')": "seed='x' is not a count",
     "operator_norm(np.array([['a']]))": "ndarray is not transposed by its library",
     "operator_norm(A, seed='x')": "seed='x' seeds no generator",

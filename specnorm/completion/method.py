@@ -68,7 +68,7 @@ class Completion(Method):
         checks.rtol(self.rtol)
         if self.n_iter is not None:
             checks.count("n_iter", self.n_iter, most=checks.MOST_ROUNDS)
-        checks.count("seed", self.seed)
+        checks.seed(self.seed)
 
     def check(self, spec: ConvSpec) -> None:
         """Refuse kernels with so many taps that the table of their lags takes gigabytes."""

@@ -53,7 +53,7 @@ class LanczosRun(Plan):
 
     def __post_init__(self) -> None:
         checks.count("n_iter", self.n_iter, least=1, most=checks.MOST_ROUNDS)
-        checks.count("seed", self.seed)
+        checks.seed(self.seed)
         checks.rtol(self.least_gain, "least_gain")
         checks.budget(self.budget)
         checks.count("max_bytes", self.max_bytes)

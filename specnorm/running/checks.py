@@ -33,6 +33,13 @@ def count(name: str, value: object, least: int = 0, most: int | None = None) -> 
         raise MethodError(f"{name}={value!r} is above {most}: so many rounds would never end.")
 
 
+def seed(value: int) -> None:
+    """Refuse what seeds no `numpy.random.RandomState`."""
+    count("seed", value)
+    if value >= 2**32:
+        raise MethodError(f"seed={value!r} is above {2**32 - 1}, the largest seed of NumPy's generator.")
+
+
 def rtol(value: object, name: str = "rtol") -> None:
     """Refuse a relative tolerance outside (0, 1)."""
     if not isinstance(value, (int, float)):

@@ -79,7 +79,7 @@ class TensorNorm(Stepped):
         checks.count("starts", self.starts, least=1, most=checks.MOST_PRODUCTS)
         checks.count("random_starts", self.random_starts, most=checks.MOST_PRODUCTS)
         checks.count("max_iter", self.max_iter, least=1, most=checks.MOST_ROUNDS)
-        checks.count("seed", self.seed)
+        checks.seed(self.seed)
         checks.budget(self.budget)
         if self.proven is not None:
             checks.truth("proven", self.proven)

@@ -107,6 +107,8 @@ def certified(
 def _samples(path: str, max_bytes: int) -> tuple[AnyArray, AnyArray]:
     """Return the arrays x (samples, ...) and y (labels) of a file."""
     with open_model(path, max_bytes) as arrays:
+        if arrays.network is not None:
+            raise ModelFileError(f"{path} is a network: the model comes first, then the file of x and y.")
         try:
             x = np.asarray(arrays.array("x"))
             y = np.asarray(arrays.array("y"))

@@ -10,6 +10,5 @@ from specnorm_networks.local.accuracy import certified_accuracy as certified_acc
 from specnorm_networks.local.margins import margins as margins
 from specnorm_networks.methods import Multipliers as Multipliers
 from specnorm_networks.methods import Product as Product
-from specnorm_networks.methods import Scaled as Scaled
 from specnorm_networks.nonexpansiveness import forward_step as forward_step
 from specnorm_networks.nonexpansiveness import nonexpansive as nonexpansive

@@ -28,7 +28,7 @@ from specnorm_networks.comparison.attack import attack
 from specnorm_networks.comparison.checking import check as compare
 from specnorm_networks.inequality import Search
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Product, Searching
+from specnorm_networks.methods import Method, Multipliers, Product
 from specnorm_networks.model import Checked
 from specnorm_networks.progress import Progress, stage
 
@@ -58,7 +58,7 @@ def bound(
     ----------
     measure : Measure, optional
         Proves bounds on the norms of layers.
-    method : Product, Scaled or Multipliers, optional
+    method : Product or Multipliers, optional
         Default: ``Multipliers()``. No method returns more than ``Product()``.
     radius : float, optional
         Bound the network on a ball instead: for all x and y within that 2-norm distance of ``centre``, all inputs
@@ -90,7 +90,7 @@ def bound(
     check_budget(budget)
     method = Multipliers() if method is None else method
     if not isinstance(method, Method):
-        raise MethodError(f"method={method!r} is not Product(), Scaled() or Multipliers().")
+        raise MethodError(f"method={method!r} is not Product() or Multipliers().")
     balls = None if radius is None and centre is None else extensions.balls
     ball = None if balls is None else balls.ball_of(graph, radius, centre)
     region = ball or (box_of(graph) if stated_boxes(graph) else None)
@@ -100,7 +100,7 @@ def bound(
         with keep_linear_maps(), stage(progress, "comparison with the model"):
             checked = compare(graph, read, region)
     measure = replace(measure or Measure(), clock=Clock.of(budget))
-    if isinstance(method, Searching):
+    if isinstance(method, Multipliers):
         method = method.limited(budget, progress)
     with stage(progress, "search and proof"):
         ranges_on_ball = None if balls is None else balls.ranges_near(graph, ball, measure)
@@ -141,7 +141,7 @@ def by_channels_and_units(
         Ranges of the values of ``graph``.
     """
     search: Search | None = None
-    if isinstance(method, Searching) and method.takes_whole:
+    if isinstance(method, Multipliers) and method.takes_whole:
         with suppress(NoBoundError):
             entries_of_input(graph)  # a large network takes seconds to write out
             search = Search(written(), measure, method)

@@ -27,7 +27,7 @@ from specnorm_networks.certified.ranges import LazyRanges, Ranges, stated_boxes
 from specnorm_networks.certified.runs import runs
 from specnorm_networks.descent.costs import proof_products
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Multipliers, Searching, expected_constant
+from specnorm_networks.methods import Method, Multipliers, expected_constant
 
 MOST_WORK = 2**20
 """Largest number of uses of values times inputs: a graph of a few kilobytes may have thousands of both."""
@@ -77,7 +77,7 @@ def bounded(
         )
     values = LazyRanges(graph, known)
     answer = _bounded(graph, measure, method, values, has_whole)
-    if isinstance(method, Searching) and abs(upper_of(answer) - 1) <= NEAR_1 and not measure.clock.expired:
+    if isinstance(method, Multipliers) and abs(upper_of(answer) - 1) <= NEAR_1 and not measure.clock.expired:
         rtol = min(measure.rtol, max(measure.rtol / 10, CLOSE))
         finer = Measure(rtol, measure.known, measure.clock, cut=measure.cut)
         longer = replace(method, steps=4 * method.steps)
@@ -106,7 +106,7 @@ def _bounded(
     has_whole: bool,
 ) -> NetworkBound:
     measure_for_rules = measure
-    if isinstance(method, Searching):
+    if isinstance(method, Multipliers):
         measure_for_rules = replace(measure, clock=measure.clock.before(LEFT_TO_SEARCH * measure.clock.left))
     begun = measure.clock.left
     by_rules = propagate(graph, measure_for_rules, values)
@@ -117,7 +117,7 @@ def _bounded(
     has_constant = any(by_rules.steps[name].claim is not None for name in graph.outputs)
     # The rules are applied once more to what a search has found, and to norms that were cut short.
     before_rules = replace(measure, clock=measure.clock.before(seconds_of_rules))
-    if has_constant and isinstance(method, Searching) and not measure.clock.expired:
+    if has_constant and isinstance(method, Multipliers) and not measure.clock.expired:
         candidates = [run for run in runs(graph) if not has_whole or _is_on_own_grid(run, graph)]
         improved_runs = _improved_runs(candidates, before_rules, method, by_rules)
         measure.clock.has_cut |= before_rules.clock.has_cut or before_rules.clock.expired
@@ -141,7 +141,7 @@ def _bounded(
 def _improved_runs(
     candidates: Sequence[Run],
     measure: Measure,
-    method: Searching,
+    method: Multipliers,
     rules: NetworkConstants,
 ) -> list[RunBound]:
     """Return bounds of those runs whose constant as a whole is less than the one by the rules."""
@@ -169,7 +169,7 @@ def _improved_runs(
 def _through_head(
     run: Run,
     measure: Measure,
-    method: Searching,
+    method: Multipliers,
     share: float,
     product: float,
     statements: tuple[Part, ...],
@@ -181,7 +181,7 @@ def _through_head(
     """
     # A link is direct if the next one reads its function's value as it is: without averages or a flatten between.
     has_no_head = all(link.ends_with_function for link in run.links[:-1])
-    if has_no_head or not isinstance(method, Multipliers) or method.widest is not None:
+    if has_no_head or method.widest is not None:
         raise NoBoundError("there is no head")
     # Imported late: few networks need them.
     from specnorm_networks.certified.heads import head_of
@@ -200,7 +200,7 @@ def _through_head(
 def _by_parts(
     run: Run,
     measure: Measure,
-    method: Searching,
+    method: Multipliers,
     share: float,
     product: float,
 ) -> RunBound | None:

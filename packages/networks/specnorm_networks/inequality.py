@@ -18,7 +18,7 @@ from specnorm_networks.certified.units import coefficients_of, inequality_of
 from specnorm_networks.descent.costs import RATE
 from specnorm_networks.descent.inequality import Proposal, proposals, work_of
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Searching
+from specnorm_networks.methods import Multipliers
 
 SHARE = 0.9
 """Share of the time in which reading, a start and a proof have to be affordable."""
@@ -56,7 +56,7 @@ class Search:
         If the graph is too large for the time.
     """
 
-    def __init__(self, graph: Graph, measure: Measure, method: Searching) -> None:
+    def __init__(self, graph: Graph, measure: Measure, method: Multipliers) -> None:
         self.graph = graph
         self.measure = measure
         self.method = method

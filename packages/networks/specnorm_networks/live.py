@@ -58,7 +58,7 @@ def network_bound(
         spatial sizes, or a mapping of whole shapes by the inputs' names; sizes that the file states are not changed.
     rtol : float, default 1e-3
         Relative width of the proven interval of each layer's norm.
-    method : Product, Scaled or Multipliers, optional
+    method : Product or Multipliers, optional
         Method of `specnorm_networks`. Default: ``Multipliers()``, whose bound is never above the product of
         the layers' bounds.
     radius : float, optional

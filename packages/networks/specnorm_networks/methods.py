@@ -35,11 +35,7 @@ def expected_constant(run: Run, weights: Sequence[FloatArray]) -> float:
 
 
 class Method:
-    """A way to bound a network: by default each link by itself."""
-
-    def parts(self, run: Run) -> list[tuple[int, int]]:
-        """Return the links that are bounded together."""
-        return cut_into_parts(run, widest=0)
+    """A way to bound a network."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +44,39 @@ class Product(Method):
 
 
 @dataclass(frozen=True)
-class Searching(Method):
-    """A method that searches weights, within a number of steps and of seconds."""
+class Multipliers(Method):
+    """Bound layers and the functions between them together: LipSDP with one multiplier per channel, proven by one norm.
+
+    Parameters
+    ----------
+    steps : int, default 100
+        Largest number of steps of the search for multipliers; 0: use the closed form.
+    seconds : float, default 60
+        Time limit of the whole search, divided among the layers; then no further step begins. The proof is not counted.
+    widest : int, optional
+        Largest number of channels on the smaller side of the kernel whose norm proves a part; longer runs are cut.
+        Default: runs are cut only if search or proof would take longer than ``seconds``.
+    progress : callable, optional
+        Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
+    """
 
     steps: int = 100
     seconds: float = 60.0
+    widest: int | None = None
     progress: Progress | None = field(default=None, repr=False, compare=False, kw_only=True)
 
     @property
     def takes_whole(self) -> bool:
-        """Whether a small network is bounded as a whole, too, by the inequality of its units."""
-        return True
+        """Whether the layers that are bounded together are not limited."""
+        return self.widest is None
 
     def __post_init__(self) -> None:
         check_count("steps", self.steps)
         check_progress(self.progress)
         if not check_number("seconds", self.seconds) > 0:
             raise MethodError(f"seconds={self.seconds!r}; expected a positive number.")
+        if self.widest is not None:
+            check_count("widest", self.widest)
 
     def limited(self, budget: float | None, progress: Progress | None) -> Self:
         """Return the method with no more seconds than a budget (None: no limit), which tells its steps."""
@@ -97,51 +109,6 @@ class Searching(Method):
         """Whether a search of `SOME_STEPS` steps and the proof take less than the method's seconds."""
         products = SOME_STEPS * cost(run, parts, ROUNDS[0][0]).products + proof_products(run, parts)
         return products < self.seconds * RATE
-
-
-@dataclass(frozen=True)
-class Scaled(Searching):
-    """Multiply weighted norms ``||D_i W_i D_{i-1}^-1||`` of the layers along a run, with one weight for each channel.
-
-    Parameters
-    ----------
-    steps : int, default 100
-        Largest number of steps of the search for weights; 0: use the closed form.
-    seconds : float, default 60
-        Time limit of the whole search, divided among the layers; then no further step begins. The proof is not counted.
-    progress : callable, optional
-        Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
-    """
-
-
-@dataclass(frozen=True)
-class Multipliers(Searching):
-    """Bound layers and the functions between them together: LipSDP with one multiplier per channel, proven by one norm.
-
-    Parameters
-    ----------
-    steps : int, default 100
-        Largest number of steps of the search for multipliers; 0: use the closed form.
-    seconds : float, default 60
-        Time limit of the whole search, divided among the layers; then no further step begins. The proof is not counted.
-    widest : int, optional
-        Largest number of channels on the smaller side of the kernel whose norm proves a part; longer runs are cut.
-        Default: runs are cut only if search or proof would take longer than ``seconds``.
-    progress : callable, optional
-        Called after each step of the search with (steps done, largest number of steps, "start to end" of the run).
-    """
-
-    widest: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.widest is not None:
-            check_count("widest", self.widest)
-
-    @property
-    def takes_whole(self) -> bool:
-        """Whether the layers that are bounded together are not limited."""
-        return self.widest is None
 
     def parts(self, run: Run) -> list[tuple[int, int]]:
         """Return the longest parts that are affordable, at most ``widest`` channels wide."""

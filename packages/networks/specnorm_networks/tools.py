@@ -37,7 +37,7 @@ from specnorm_networks.descent.costs import RATE
 from specnorm_networks.descent.inequality import Proposal, proposals
 from specnorm_networks.live import Source, is_file, numbers
 from specnorm_networks.measuring import Measure
-from specnorm_networks.methods import Method, Searching
+from specnorm_networks.methods import Method
 from specnorm_networks.nonexpansiveness import Nonexpansive
 from specnorm_networks.onnx import read as read_onnx
 from specnorm_networks.progress import check_progress
@@ -60,7 +60,7 @@ __all__ = [
     "Area", "Centre", "Inputs", "Ranges", "Region", "box_of", "check_shapes", "consistent", "image_of",
     "with_slopes_on",
     # Proofs and searches.
-    "Adam", "ROUNDINGS", "Run", "Searching", "bounded", "by_channels_and_units",
+    "Adam", "ROUNDINGS", "Run", "bounded", "by_channels_and_units",
     "RATE", "Inequality", "Proposal", "Units", "proposals", "constants",
     "runs", "statements_of",
     # Execution.

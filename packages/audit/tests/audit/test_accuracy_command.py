@@ -162,6 +162,7 @@ def test_wrong_samples_are_refused(
 def test_wrong_usage_is_refused(
     net: Path, data: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert "the model comes first" in said(capsys, data, net, "--radius", 1)
     before = data.read_bytes()
     assert message in said(capsys, net, data, *(str(data) if word == "DATA" else word for word in options))
     assert data.read_bytes() == before

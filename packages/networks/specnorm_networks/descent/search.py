@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,13 +20,9 @@ from specnorm_networks.certified.operators.base import FloatArray
 from specnorm_networks.descent.adam import Adam
 from specnorm_networks.descent.costs import RATE, cost, cost_at
 from specnorm_networks.descent.gradient import (
-    ALMOST,
     DECAY,
     STEP,
-    forward,
     gradient_steps,
-    last_log,
-    log_of_norm,
     value_alone,
 )
 from specnorm_networks.descent.stages import Parts, Stage, frequencies_of_part, stages_of_part, stages_of_run
@@ -47,15 +43,9 @@ LAST_STATES = 3
 """States that are always made feasible on the last grid."""
 CHEAP = 0.02
 """Share of the budget that may be spent on making more states feasible."""
-REFINED = 2
-"""States whose constants are evaluated between the points of the last grid."""
-PEAKS = 6
-"""Largest number of points of a grid near which the largest value is searched."""
-NEAR = 0.97
-"""Share of the largest value on the grid that such a point has to have."""
-RESONANT = 0.01
-"""A rise between the points that is larger is a narrow peak. Then it is better to scale all multipliers, as the proof
-does."""
+RISES = (1e-3, 4e-3, 1.2e-2)
+"""Relative rises of the square of a part's constant between the points of the last grid, with which the best state is
+proposed, too: proofs meet them."""
 FEWEST = 3
 """Frequencies an axis below which no weights are searched."""
 PATIENCE = 25
@@ -77,16 +67,6 @@ class State(NamedTuple):
 
     value: float
     point: FloatArray
-
-
-class Feasible(NamedTuple):
-    """Multipliers that are feasible on the last grid."""
-
-    value: float
-    """Logarithm of the constant's square there."""
-    multipliers: list[FloatArray]
-    values_of_parts: list[FloatArray]
-    """For each part: the square of its constant at each frequency."""
 
 
 def search_weights(
@@ -315,21 +295,6 @@ class _Search:
         """The run on the last grid."""
         return stages_of_run(self.network, self.parts, self.points_of_last_grid, self.dtype)
 
-    def _squares_of_constant(
-        self,
-        part: tuple[int, int],
-        multipliers: Sequence[FloatArray],
-        angles: FloatArray,
-    ) -> FloatArray:
-        """Return the square of a part's constant at any angles, infinite if the multipliers are not feasible there."""
-        first, last = part
-        entry = None if first == 0 else np.sqrt(multipliers[first - 1])
-        stages = stages_of_part(self.network, self.parts, part, angles, np.complex128, entry)
-        logs = [*map(np.log, multipliers), last_log(stages)]
-        forward(stages, logs[first:last], None)
-        is_feasible = all((stage.values < ALMOST).all() for stage in stages[:-1])
-        return stages[-1].values if is_feasible else np.full(len(angles), math.inf)
-
     def _count_step(self) -> None:
         self.steps_done += 1
         if self.progress is not None:
@@ -354,10 +319,8 @@ class _Search:
         """Return values and multipliers of the last states, made feasible; earlier ones, too, if they are cheap.
 
         No other is made feasible than the last one once the time is up.
-        For the best few, constants are evaluated between the points of the grid. For the others the smallest of the
-        rises found there is assumed, part by part.
         """
-        feasible: list[Feasible] = []
+        feasible: list[tuple[float, list[FloatArray]]] = []
         state_cost = cost(self.network, self.parts, self.points_of_last_grid).products
         for count, state in enumerate(reversed(self.states)):
             is_expensive = count >= LAST_STATES and count * state_cost > CHEAP * self.budget
@@ -365,44 +328,17 @@ class _Search:
                 break
             self.point = state.point
             with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
-                value, multipliers = value_alone(self.last_grid, self.point)
-                values_of_parts = [self.last_grid[last - 1].values for _, last in self.parts]
-                feasible.append(Feasible(value, multipliers, values_of_parts))
-        feasible.sort(key=lambda state: state.value)
-        with contextlib.suppress(np.linalg.LinAlgError, ArithmeticError):
-            rises = [self._rises(state) for state in feasible[:REFINED]]
-            rises += [np.min(rises, axis=0)] * (len(feasible) - len(rises))
-            return [self._raise(state, rise) for state, rise in zip(feasible, rises, strict=True)]
-        return [(state.value, state.multipliers) for state in feasible]
+                feasible.append(value_alone(self.last_grid, self.point))
+        feasible.sort(key=lambda proposal: proposal[0])
+        return [*feasible, *(self._raised(*best, rise) for best in feasible[:1] for rise in RISES)]
 
-    def _raise(self, state: Feasible, rises: FloatArray) -> tuple[float, list[FloatArray]]:
+    def _raised(self, value: float, multipliers: Sequence[FloatArray], rise: float) -> tuple[float, list[FloatArray]]:
         """Return value and multipliers if the square of each part's constant is ``exp(rise)`` times as large."""
-        multipliers: list[FloatArray] = []
-        total = 0.0
-        for (first, last), rise in zip(self.parts, rises.tolist(), strict=True):
-            multipliers += [numbers * math.exp(-total) for numbers in state.multipliers[first : last - 1]]
-            total += rise
-            multipliers += [numbers * math.exp(-total) for numbers in state.multipliers[last - 1 : last]]
-        return state.value + total, multipliers
-
-    def _rises(self, state: Feasible) -> FloatArray:
-        """Return how much larger the square of each part's constant is between the points of the last grid.
-
-        Logarithms; 0 where the rise is a narrow peak.
-        """
-        rises = np.zeros(len(self.parts))
-        for number, (part, on_grid) in enumerate(zip(self.parts, state.values_of_parts, strict=True)):
-            first, _ = part
-            angles = self.last_grid[first].angles
-            if not angles.any():
-                continue
-            values = partial(self._squares_of_constant, part, state.multipliers)
-            # In double precision, and of this part alone, the values differ by a factor.
-            at_peak = float(values(angles[on_grid.argmax()][None])[0])
-            rescaled = on_grid * (at_peak / float(on_grid.max()))
-            largest = highest(values, angles, 2 * math.pi / self.points_of_last_grid, rescaled)
-            rises[number] = log_of_norm(largest / float(rescaled.max()))
-        return np.where(rises < RESONANT, rises, 0.0)
+        raised: list[FloatArray] = []
+        for number, (first, last) in enumerate(self.parts):
+            raised += [numbers * math.exp(-number * rise) for numbers in multipliers[first : last - 1]]
+            raised += [numbers * math.exp(-(number + 1) * rise) for numbers in multipliers[last - 1 : last]]
+        return value + len(self.parts) * rise, raised
 
 
 def _rounds() -> Iterator[tuple[int, int]]:
@@ -418,67 +354,3 @@ def _joined(angles: FloatArray, others: Sequence[FloatArray]) -> FloatArray:
     """Return frequencies, and those of others that are not among them."""
     new = [each for each in others if not (abs(angles - each) < 1e-9).all(axis=1).any()]
     return np.concatenate([angles, np.unique(new, axis=0)]) if new else angles
-
-
-def _around(centres: FloatArray, step: FloatArray) -> FloatArray:
-    """Return each centre, and a step to either side along each axis that has one: shape (centres, points, axes)."""
-    forward_moves = np.diag(step)[np.flatnonzero(step)]
-    moves = np.concatenate([np.zeros((1, len(step))), forward_moves, -forward_moves])
-    return np.asarray(centres[:, None] + moves)
-
-
-def highest(
-    values: Callable[[FloatArray], FloatArray],
-    grid: FloatArray,
-    spacing: float,
-    on_grid: FloatArray,
-) -> float:
-    """Return the largest value near the highest points of a grid of angles (f, d), by parabolas along the axes.
-
-    ``spacing``: of the grid's points. ``on_grid``: the values there; `ArithmeticError` if one overflowed.
-    """
-    best = float(on_grid.max())
-    if not math.isfinite(best):
-        raise ArithmeticError("a value on the grid is not finite")
-    step = np.where(grid.any(axis=0), spacing, 0.0)
-    centres = _highest_points(grid, step, on_grid)
-    axes = np.flatnonzero(step)
-    count = len(axes)
-    for share in (1 / 2, 1 / 4, 1 / 8):
-        points = _around(centres, share * step).reshape(-1, len(step))
-        sampled = values(points).reshape(len(centres), -1)
-        best = max(best, float(sampled.max()))
-        if not math.isfinite(best):
-            break
-        middle = sampled[:, :1]
-        after = sampled[:, 1 : 1 + count]
-        before = sampled[:, 1 + count :]
-        bend = np.maximum(2 * middle - after - before, 1e-12 * middle)
-        move = np.clip((after - before) / (2 * bend), -1, 1)
-        centres[:, axes] += move * share * step[axes]
-    return best
-
-
-def _highest_points(grid: FloatArray, step: FloatArray, on_grid: FloatArray) -> FloatArray:
-    """Return the highest points of a grid that are not next to a higher one, up to sign."""
-    peaks: list[FloatArray] = []
-    for at in np.argsort(-on_grid):
-        if len(peaks) == PEAKS or not on_grid[at] > NEAR * on_grid.max():
-            break
-        if not any(_are_close(grid[at], peak, step) for peak in peaks):
-            peaks.append(grid[at])
-    return np.asarray(peaks)
-
-
-def _are_close(angles: FloatArray, others: FloatArray, step: FloatArray) -> bool:
-    """Whether two frequencies, or one and the other's mirror image, are next to each other on a grid.
-
-    Symbols of real kernels have the same norm at both.
-    """
-    distance = np.minimum(abs(_wrapped(angles - others)), abs(_wrapped(angles + others)))
-    return not bool((distance > 1.5 * step).any())
-
-
-def _wrapped(angles: FloatArray) -> FloatArray:
-    """Return angles between -pi and pi."""
-    return np.asarray((angles + math.pi) % (2 * math.pi) - math.pi)

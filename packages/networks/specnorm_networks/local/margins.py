@@ -19,7 +19,6 @@ from specnorm_networks.tools import (
     Measure,
     Method,
     Run,
-    Searching,
     before_added_constants,
     bound,
     check_graph,
@@ -120,7 +119,7 @@ def margins(
         A classifier with one input, and one output of shape (1, classes) from a final linear layer.
     measure : Measure, optional
         Proves bounds on the norms of layers.
-    method : Product, Scaled or Multipliers, optional
+    method : Product or Multipliers, optional
         Default: ``Multipliers()``.
 
     Raises
@@ -203,7 +202,7 @@ def _constants_by_weights(
     last = len(run.links) - 1
     head = run.links[-1].single_layer
     is_cut = last in run.cut_points and head is not None and head.scale is None
-    if not is_cut or not isinstance(method, Searching):
+    if not is_cut or not isinstance(method, Multipliers):
         return None
     feature_parts = [(first, min(end, last)) for first, end in method.parts(run) if first < last]
     proposals = method.search(run, [*feature_parts, (last, last + 1)], 1.0, Clock())

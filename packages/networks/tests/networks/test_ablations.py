@@ -16,7 +16,7 @@ import pytest
 from helpers.checks import present
 from networks import test_patterns as written
 from networks.written_networks import SHAPE, Written
-from specnorm_networks import Multipliers, Product, Scaled
+from specnorm_networks import Multipliers, Product
 from specnorm_networks import bounding as bounding_module
 from specnorm_networks.bounding import bounded
 from specnorm_networks.certified import branches, combinations, patterns, propagation
@@ -98,7 +98,7 @@ OF_PATTERNS: dict[str, Loss] = {
     "_as_earlier_value": Loss(reshaped_and_back),
     "as_reflection": Loss(lambda net: written.householder(net, products=True)), "as_softmax": Loss(written.softmax),
     "as_norm": Loss(written.root_of_squares), "as_sorted_axis": Loss(written.pairs_apart, PAIRS),
-    "as_sorted_groups": Loss(sorted_between_layers, 1.1, Scaled(), (1, 6)), "as_spline": Loss(spline),
+    "as_sorted_groups": Loss(sorted_between_layers, 1.1, Multipliers(), (1, 6)), "as_spline": Loss(spline),
     "as_normalisation": Loss(lambda net: written.normalised(net, "length, quotient")),
     "as_inverse_of_maximum": Loss(lambda net: net(ops.HardTanh(-math.inf, 1.0), net(ops.Reciprocal(), net(NORM, "x")))),
     "as_sorted_pairs": Loss(written.pairs_by_relu, PAIRS), "as_softplus": Loss(written.softplus_of_number),
@@ -160,7 +160,8 @@ OTHERS: dict[str, tuple[Any, Callable[..., Any], Loss]] = {
     "claim_of_attention": (propagation, lambda *_: None, Loss(attention, 1.1, shape=(1, 5, 4))),
     "claims_of_blocks": (branches, lambda *_: iter(()), Loss(coupling, 1.35)),
     "_linear_parts": (branches, lambda *_: [], Loss(less_the_mean, 1.9)),
-    "_some_channels": (combinations, without_sum, Loss(half_of_the_channels, 1.2, Scaled(steps=20), SMALL)),
+    "_some_channels": (
+        combinations, without_sum, Loss(half_of_the_channels, 1.2, Multipliers(steps=20, widest=0), SMALL)),
     "_through_head": (bounding_module, without_proof, Loss(classifier, 1.1, Multipliers(steps=3), SMALL)),
 }  # fmt: skip
 

@@ -78,10 +78,11 @@ def step_states(
     """Return the norms of a tree's kernels by path, and the states for the next step."""
     if sweeps is not None:
         check_count("sweeps", sweeps)
-    if not isinstance(states, Mapping):
-        raise KernelError(
-            f"the state is of type {type(states).__name__}. Give the dict that init returned for this tree."
-        )
+    given_states: Any = states
+    for part in (given_states, *(given_states.values() if isinstance(given_states, Mapping) else ())):
+        if not isinstance(part, Mapping):
+            kind = type(part).__name__
+            raise KernelError(f"the state is of type {kind}. Give the dict of dicts that init returned for this tree.")
     found = Stacks(method, kernels_of_tree)
     expected, given = _shapes_expected(found), _shapes_given(states)
     if given != expected:

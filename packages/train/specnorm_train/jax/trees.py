@@ -398,7 +398,10 @@ def matrices_of(tree: Any, rule: Rule, layers: str) -> list[str]:
 
 
 def _may_be_a_kernel(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    try:
+        return hasattr(leaf, "dtype") and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    except TypeError:  # of another library
+        return False
 
 
 def _keywords_by_names(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Mapping[str, Any]]]:

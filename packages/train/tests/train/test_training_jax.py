@@ -114,6 +114,7 @@ REFUSED = {
     "rescale(tree, rule='flax')": "rule='flax' is no function: give flax_layout, equinox_layout, or a function of",
     "kernels(tree, layers=['dense'])": r"layers=\['dense'\] is no shell pattern on names",
     "spectral_norm(tree, {}, only_shrink='no')": "only_shrink='no' is not True or False",
+    "spectral_norm(tree, {'dense': 3})": "the state is of type int. Give the dict of dicts",
     "with_geometry('dense')": "geometry='dense' is not a mapping from paths to mappings",
     "with_geometry({'dense': 2})": "is not a mapping from paths to mappings of keywords",
     "muon_conv('x')": "learning_rate must be a number, got str 'x'",

@@ -65,6 +65,12 @@ class Sort(Sorted):
         ordered = _in_order(x, self.axis, self.descending)
         return ordered if self.first is None else np.take(ordered, np.arange(self.first), self.axis)
 
+    def written_out(self, before: Sequence[Shape]) -> Program | None:
+        """Write a pair as a group of two."""
+        if before[0][self.axis] != 2 or self.first is not None:
+            return None
+        return GroupSort(self.axis, 2, "consecutive", self.descending).written_out(before)
+
 
 class GroupSort(Sorted):
     """Entries sorted along an axis within each group."""

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from helpers import DATA
 from networks.torch_modules import Function
 from networks.zoo import fourier, layers
-from specnorm_networks import Multipliers, Product, Scaled, network_bound
+from specnorm_networks import Multipliers, Product, network_bound
 from torch import nn
 
 METHODS: dict[str, Any] = {
-    "product": Product(), "scaled": Scaled(), "multipliers": Multipliers(steps=3), "converged": Multipliers(),
+    "product": Product(), "multipliers": Multipliers(steps=3), "converged": Multipliers(),
 }  # fmt: skip
-EVERY = ("product", "scaled", "multipliers")
+EVERY = ("product", "converged", "multipliers")
 JOINT = ("product", "multipliers")
 IMAGE = (3, 8, 8)
 EVEN = (4, 8, 8)
@@ -145,7 +145,7 @@ CASES |= {
     "autoencoder": case(VECTOR, chain(linear(8, 3), nn.Tanh, linear(3, 8)), *EVERY),
     "dqn": case((4, 16, 16), chain(
         conv(4, 8, 8, stride=4, padding=0), nn.ReLU, conv(8, 8, 2, padding=0), nn.ReLU, nn.Flatten, linear(32, 16),
-        nn.ReLU, linear(16, 4)), "product", "scaled"),
+        nn.ReLU, linear(16, 4)), "product", "converged"),
     "critic": case(IMAGE, chain(
         conv(3, 4, 4, stride=2, padding=1), LEAKY, conv(4, 8, 4, stride=2, padding=1), LEAKY, nn.Flatten, linear(32, 1),
         ), *EVERY),
@@ -568,11 +568,11 @@ CASES |= {
     "maxmin, by relu": of(VECTOR, lambda x: torch.cat(by_relu(*x.chunk(2, 1)[::-1]), 1)),
     "maxmin, by relu, strided, between layers": of(
         VECTOR, lambda x, first, last: last(torch.stack(by_relu(first(x)[:, ::2], first(x)[:, 1::2]), 2).flatten(1)),
-        linear(8, 6), linear(6, 4)),
+        linear(8, 6), linear(6, 4), methods=("product", "converged")),
     "maxmin, apart": case(
-        VECTOR, chain(linear(8, 8), _apart, linear(8, 8), _apart, linear(8, 3)), "product", "scaled"),
+        VECTOR, chain(linear(8, 8), _apart, linear(8, 8), _apart, linear(8, 3)), "product", "converged"),
     "sorted pairs": case(
-        VECTOR, chain(linear(8, 8), _neighbours, linear(8, 8), _neighbours, linear(8, 3)), "scaled"),
+        VECTOR, chain(linear(8, 8), _neighbours, linear(8, 8), _neighbours, linear(8, 3)), "converged"),
     "maxout, by relu": of(VECTOR, lambda x: x[:, 4:] + F.relu(x[:, :4] - x[:, 4:])),
     # Of too many units for a search of each: its channels have weights.
     "maxmin, convolutions": case(
