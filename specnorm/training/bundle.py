@@ -295,31 +295,37 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
         Of unit length; zero if the block is zero.
     angles : array, shape (b, d)
     """
-    xp, (b, m, p, *kernel_shape) = ops.xp, blocks.shape
-    spec, rows = ConvSpec(m, p, tuple(kernel_shape)), xp.reshape(blocks, (b, m, -1))
-
-    def passes(waves: Waves, rounds: int) -> tuple[Waves, Array, Array]:
-        """Waves, norms and columns of a pass after ``rounds`` pairs of passes, all in one loop with one body."""
-
-        def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
-            further, next_further, left, angles, *_ = state
-            found = move(rows, Waves(left, angles), spec, ops=ops)
-            new_left, new_angles = found.waves
-            ahead = new_left + further * (new_left - left)
-            return next_further, further, ahead, new_angles, new_left, found.norms, found.right
-
-        further = xp.asarray(_FURTHER, dtype=rows.dtype, device=ops.device(rows))
-        columns = xp.zeros((b, waves.left.shape[2], 2, rows.shape[2]), dtype=rows.dtype, device=ops.device(rows))
-        first_state = (further[0], further[1], *waves, waves.left, columns[:, :, 0, 0], columns)
-        *_, angles, left, norms, columns = arrays.repeated(again, 2 * rounds + 1, first_state, ops=ops)
-        return Waves(left, angles), norms, columns
-
-    found, norms, _ = passes(waves, _ROUNDS)
+    xp, (b, _, p) = ops.xp, blocks.shape[:3]
+    found, norms, _ = passes(blocks, waves, _ROUNDS, ops=ops)
     highest = one_of(found, xp.argmax(norms, axis=1), xp=xp)
-    last, _, columns = passes(highest, _LAST_ROUNDS)
+    last, _, columns = passes(blocks, highest, _LAST_ROUNDS, ops=ops)
     # At the first tap, k = 0.
     right = xp.reshape(columns, (b, 2, p, -1))[..., 0]
     return ops.complex(right[:, 0, :], right[:, 1, :]), last.angles[..., 0]
+
+
+def passes(blocks: Array, waves: Waves, rounds: int = _ROUNDS, *, ops: ArrayOps) -> tuple[Waves, Array, Array]:
+    """Waves, norms and columns of a pass after ``rounds`` pairs of passes, all in one loop with one body.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    """
+    xp, (b, m, p, *kernel_shape) = ops.xp, blocks.shape
+    spec, rows = ConvSpec(m, p, tuple(kernel_shape)), xp.reshape(blocks, (b, m, -1))
+
+    def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
+        further, next_further, left, angles, *_ = state
+        found = move(rows, Waves(left, angles), spec, ops=ops)
+        new_left, new_angles = found.waves
+        ahead = new_left + further * (new_left - left)
+        return next_further, further, ahead, new_angles, new_left, found.norms, found.right
+
+    further = xp.asarray(_FURTHER, dtype=rows.dtype, device=ops.device(rows))
+    columns = xp.zeros((b, waves.left.shape[2], 2, rows.shape[2]), dtype=rows.dtype, device=ops.device(rows))
+    first_state = (further[0], further[1], *waves, waves.left, columns[:, :, 0, 0], columns)
+    *_, angles, left, norms, columns = arrays.repeated(again, 2 * rounds + 1, first_state, ops=ops)
+    return Waves(left, angles), norms, columns
 
 
 def _turns(angles: Array, tables: Sequence[Array], *, ops: ArrayOps) -> Array:

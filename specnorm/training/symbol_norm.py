@@ -49,12 +49,12 @@ class SymbolNorm(Stepped):
     """Lower bound on sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
 
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
-    every frequency of the grid move at once by shifted block power steps. At the best points Rayleigh-Ritz combines
-    them with their power step. Passes of the bundle, which are power steps with Newton steps of the frequency, refine
-    the result. The value is attained by a plane wave, so it is a lower bound wherever the iteration stops. In training
-    the vectors are the state. A step takes about two products of the kernel with all of them, and follows *every*
-    maximum. Symbols of depthwise layers are numbers: a step is one product of the kernel with a table, and does not
-    read the state. A matrix has one frequency. It is followed by sixteen real vectors (`matrix_vectors`).
+    every frequency of the grid move at once by shifted block power steps. Passes of the bundle, which are power steps
+    with Newton steps of the frequency, refine the result. The value is attained by a plane wave, so it is a lower bound
+    wherever the iteration stops. In training the vectors are the state. A step takes about two products of the kernel
+    with all of them, and follows *every* maximum. Symbols of depthwise layers are numbers: a step is one product of the
+    kernel with a table, and does not read the state. A matrix has one frequency. It is followed by sixteen real vectors
+    (`matrix_vectors`).
 
     Parameters
     ----------
@@ -158,19 +158,22 @@ class SymbolNorm(Stepped):
         return {"vectors": vectors, **waves, "sketch": (m, bundle.SKETCHES)}
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Vectors after the first steps. A sketch of zeros is far from every kernel, so that a sweep is due."""
+        """Vectors after the first steps, and waves after some passes: the first norms are as good as later ones.
+
+        A sketch of zeros is far from every kernel, so that a sweep is due.
+        """
         xp = ops.xp
         if _is_matrix(spec):
             return matrix_vectors.start(_tall_matrices(blocks, xp=xp), sweeps=_MATRIX_SWEEPS, ops=ops)
-        *_, norms, sketch = self.state_shapes(spec).values()
+        *_, of_norms, of_sketch = self.state_shapes(spec).values()
         b, device = blocks.shape[0], ops.device(blocks)
-        zeros = [xp.zeros((b, *x), dtype=blocks.dtype, device=device) for x in (norms, sketch)]
-        vectors, new = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
-        # No wave was followed before.
-        bundle_of_all = bundle.with_highest_kept(
-            new, new, zeros[0][:, 0, : new.angles.shape[2]], _kept(spec, new.angles.shape[2]), ops=ops
-        )
-        return arrays.real_pair(vectors, xp=xp), *bundle_of_all, *zeros
+        norms, sketch = (xp.zeros((b, *x), dtype=blocks.dtype, device=device) for x in (of_norms, of_sketch))
+        vectors, first = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
+        new, heights, _ = bundle.passes(blocks, first, ops=ops)
+        # No wave was followed before: in the places of those that are kept stand some of the new ones again.
+        norms = xp.concat([norms[:, :, heights.shape[1] :], heights[:, None, :]], axis=2)
+        waves = bundle.with_highest_kept(new, new, 0.0 * heights, _kept(spec, heights.shape[1]), ops=ops)
+        return arrays.real_pair(vectors, xp=xp), *waves, norms, sketch
 
     def follow(
         self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None = None, ops: ArrayOps
