@@ -1,4 +1,4 @@
-"""Programs with a training state, which is moved by a sweep or two in each training step."""
+"""Programs with a training state, which is moved in each training step."""
 
 from __future__ import annotations
 
@@ -355,11 +355,6 @@ def follow_all(
 def _as_dtype(x: Array, dtype: Any, *, xp: Namespace) -> Array:
     """`astype`, which takes a microsecond in NumPy where nothing is converted."""
     return x if x.dtype == dtype else xp.astype(x, dtype)
-
-
-def _beside(x: Array, ndim: int) -> Array:
-    """Numbers (b,), as an array that broadcasts beside arrays (b, ...) of so many axes."""
-    return x[(slice(None), *(None,) * (ndim - 1))]
 
 
 def _merged(x: AnyArray, some: AnyArray, places: np.ndarray, run: ArrayOps) -> AnyArray:

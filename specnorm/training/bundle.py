@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 _LONGEST_STEP = 0.3
 """Longest Newton step of a frequency along an axis, in radians. With 0.1, waves from the grid need several passes."""
 _ROUNDS = 2
-"""Pairs of passes of all waves outside of training, before the highest is chosen."""
+"""Pairs of passes of all waves outside of training, before the highest is chosen, and of a training's first state."""
 _LAST_ROUNDS = 7
 """Pairs of passes of the highest alone after them."""
 _FURTHER = 0.17, 3.0
-"""So many times their steps do the vectors go further in a pair of passes: as by shifts of the power steps by 0.15 and
-0.75 of the squared norm, near the zeros of a Chebyshev polynomial."""
+"""After the passes of a pair, vectors go further by so many times their last change. This acts as power steps with
+shifts of 0.15 and 0.75 of the squared norm, near the zeros of a Chebyshev polynomial."""
 _COMBINED = 6
 """Number of waves, the first ones, at whose frequencies all left vectors are combined: in two axes those that the last
 sweep kept, and its two highest new ones. With two, a residual network reached 1.016; with four, strided layers 1.012,
@@ -47,8 +47,9 @@ _SQUARINGS = 7
 with seven 0.03 %."""
 _ZERO_SQUARINGS = 5
 """The same of the sum of the taps."""
-_RESCALED = {32: 4, 2**16: 3}
-"""Number of squarings after which a matrix of at most so many rows is rescaled: entries stay below 32^16 and 2^128."""
+_RESCALED, _FEW = 4, 32
+"""Number of squarings after which a matrix of at most 32 rows is rescaled, so that entries stay below 32^16; larger
+matrices are rescaled after one less."""
 _SHORT, _LONG = 0.5, 2.0
 """Limits of the squared length of a wave that is kept."""
 _NEAR = 0.6
@@ -183,7 +184,7 @@ def _combined(left: Array, products: Array, turns: Array, *, ops: ArrayOps) -> A
 def squared(gram: Array, times: int, *, ops: ArrayOps) -> Array:
     """``G^(2^times)`` of a stack of positive semidefinite matrices, up to factors."""
     xp = ops.xp
-    at_once = next(count for rows, count in _RESCALED.items() if gram.shape[-1] <= rows)
+    at_once = _RESCALED if gram.shape[-1] <= _FEW else _RESCALED - 1
     for j in range(times):
         if j % at_once == 0:
             # The largest entry of a positive semidefinite matrix is on its diagonal.
@@ -218,9 +219,10 @@ def with_highest_kept(new: Waves, old: Waves, norms: Array, count: int, *, ops: 
 def with_zero_frequency(waves: Waves, blocks: Array, *, taps_first: bool, ops: ArrayOps) -> Waves:
     """The waves, but for the last one, and one with the first left vector of the sum of the taps.
 
-    An optimizer that divides by the gradient's size moves all taps of a kernel alike at first. Then a singular value of
-    their sum overtakes others whose vectors are followed, and one vector turns to it slowly. So this one matrix is
-    computed anew: its Gram matrix is squared until a column is the first vector.
+    An optimizer that divides by the gradient's size moves all taps of a kernel alike at first. Then another singular
+    value of their sum may become the largest in one step. The vectors of the grid are nearly orthogonal to its vector,
+    and would need many steps to reach it. So the Gram matrix of the sum is squared five times: two products with
+    the result turn random signs to the first vector.
 
     Parameters
     ----------
@@ -234,9 +236,10 @@ def with_zero_frequency(waves: Waves, blocks: Array, *, taps_first: bool, ops: A
     is_wide = total.shape[1] <= total.shape[2]
     wide = total if is_wide else xp.matrix_transpose(total)
     power = squared(xp.matmul(wide, xp.matrix_transpose(wide)), _ZERO_SQUARINGS, ops=ops)
-    # A diagonal entry is largest where the first vector's entry is, so that this column is not orthogonal to it.
-    diagonal = xp.reshape(power, (power.shape[0], -1))[:, :: power.shape[1] + 1]
-    vector = arrays.pick(power, xp.argmax(diagonal, axis=1), xp=xp)[..., None]
+    rows = power.shape[1]
+    # A column may be orthogonal to the first vector.
+    (signs,) = placed(("zero", rows), lambda dtype: (random_signs(rows)[None, :, :1].astype(dtype),), power, ops=ops)
+    vector = xp.matmul(power, xp.matmul(power, signs))
     vector = vector if is_wide else xp.matmul(total, vector)
     vector = vector / (arrays.lengths(vector, axis=-2, ops=ops) + arrays.TINY)
     left = xp.stack([vector, xp.zeros_like(vector)], axis=-1)
@@ -296,7 +299,7 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
     angles : array, shape (b, d)
     """
     xp, (b, _, p) = ops.xp, blocks.shape[:3]
-    found, norms, _ = passes(blocks, waves, _ROUNDS, ops=ops)
+    found, norms, _ = passes(blocks, waves, ops=ops)
     highest = one_of(found, xp.argmax(norms, axis=1), xp=xp)
     last, _, columns = passes(blocks, highest, _LAST_ROUNDS, ops=ops)
     # At the first tap, k = 0.
@@ -305,12 +308,7 @@ def settled(blocks: Array, waves: Waves, *, ops: ArrayOps) -> tuple[Array, Array
 
 
 def passes(blocks: Array, waves: Waves, rounds: int = _ROUNDS, *, ops: ArrayOps) -> tuple[Waves, Array, Array]:
-    """Waves, norms and columns of a pass after ``rounds`` pairs of passes, all in one loop with one body.
-
-    Parameters
-    ----------
-    blocks : array, shape (b, m, p, *kernel_shape)
-    """
+    """Waves, norms and columns of a pass after ``rounds`` pairs of passes, all in one loop with one body."""
     xp, (b, m, p, *kernel_shape) = ops.xp, blocks.shape
     spec, rows = ConvSpec(m, p, tuple(kernel_shape)), xp.reshape(blocks, (b, m, -1))
 

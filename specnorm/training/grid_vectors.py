@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 _TABLE_BYTES = ArrayOps.memory / 4
 """Memory of the phases of all points and taps; fewer points are taken for a larger kernel."""
 WAVES = 11, 23
-"""Number of points of the grid from which new waves begin: its local maxima first, then the highest others. Kernels
-with three axes, which have more maxima, take the second number. With 5, a layer of 3 outputs reached 1.0154, with 11
-1.0073."""
+"""Number of new waves. They begin at the grid's local maxima first, then at the highest other points; in a sweep the
+last one begins at frequency 0. Kernels with three axes, which have more maxima, take the second number. With 5, a layer
+of 3 outputs reached 1.0154, with 11 1.0073."""
 LARGEST_GRID = 2**20
 """Most frequencies of a grid, of both halves."""
 _SHIFT = 0.42
@@ -462,7 +462,7 @@ def _to_follow(waves: PlaneWaves, *found: Array) -> tuple[Array, Array]:
     left = vectors if waves.is_wide or waves.is_transposed else images
     count = most_waves(waves.grid.key[0], len(waves.grid))
     left, phases = _highest((left, waves.phases[:, :, : len(waves.grid)]), _order(estimates, waves), count, ops=ops)
-    return _unit(left, xp=xp)[0], xp.conj(phases) if waves.is_transposed else phases
+    return _unit(left, xp=xp), xp.conj(phases) if waves.is_transposed else phases
 
 
 def _order(estimates: Array, waves: PlaneWaves) -> Array:
@@ -513,14 +513,12 @@ def orthonormal(vectors: Sequence[Array], *, xp: Namespace) -> Array:
     for vector in vectors:
         for other in done:
             vector = vector - other * xp.vecdot(other, vector, axis=-2)[:, None, :]
-        done.append(_unit(vector, xp=xp)[0])
+        done.append(_unit(vector, xp=xp))
     return xp.concat(done, axis=2)
 
 
 def _highest(points: Sequence[Array], values: Array, count: int, *, ops: ArrayOps) -> Sequence[Array]:
-    """Arrays (b, ., f) at the ``count`` points with the largest values (b, 1, f)."""
-    if values.shape[2] <= count:
-        return points
+    """Arrays (b, ., f) at the ``count`` points with the largest values (b, 1, f), the largest first."""
     order = ops.places_of_largest(values[:, 0, :], count)
     # One choice takes less time than one for each array.
     chosen = at_points(ops.xp.concat(list(points), axis=1), order, xp=ops.xp)
@@ -528,10 +526,9 @@ def _highest(points: Sequence[Array], values: Array, count: int, *, ops: ArrayOp
     return [chosen[:, i:j, :] for i, j in itertools.pairwise(ends)]
 
 
-def _unit(x: Array, *, xp: Namespace) -> tuple[Array, Array]:
-    """Vectors on axis 1 divided by their norms, and the norms, which keep the axis. A zero vector stays zero."""
-    norm = xp.sqrt(_squared_norm(x, xp=xp))
-    return x * arrays.inverse(norm, xp=xp), norm
+def _unit(x: Array, *, xp: Namespace) -> Array:
+    """Vectors on axis 1 divided by their norms. A zero vector stays zero."""
+    return x * arrays.inverse(xp.sqrt(_squared_norm(x, xp=xp)), xp=xp)
 
 
 def _squared_norm(x: Array, *, xp: Namespace) -> Array:

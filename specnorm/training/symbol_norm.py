@@ -170,9 +170,9 @@ class SymbolNorm(Stepped):
         norms, sketch = (xp.zeros((b, *x), dtype=blocks.dtype, device=device) for x in (of_norms, of_sketch))
         vectors, first = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
         new, heights, _ = bundle.passes(blocks, first, ops=ops)
-        # No wave was followed before: in the places of those that are kept stand some of the new ones again.
+        # No wave was followed before: in the places of those that are kept stand the highest again.
         norms = xp.concat([norms[:, :, heights.shape[1] :], heights[:, None, :]], axis=2)
-        waves = bundle.with_highest_kept(new, new, 0.0 * heights, _kept(spec, heights.shape[1]), ops=ops)
+        waves = bundle.with_highest_kept(new, new, heights, _kept(spec, heights.shape[1]), ops=ops)
         return arrays.real_pair(vectors, xp=xp), *waves, norms, sketch
 
     def follow(

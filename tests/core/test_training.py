@@ -262,3 +262,37 @@ def test_a_matrix_that_moves_is_followed(case: str) -> None:
             matrix = rng.standard_normal((48, 80)) * 10.0 ** rng.randint(-12, 12)
         elif case == "rank one":
             matrix = np.outer(rng.standard_normal(48), rng.standard_normal(80)) if step % 8 == 0 else 1.01 * matrix
+
+
+def highest(kernel: np.ndarray) -> float:
+    """Norm of a kernel: the largest at 64 frequencies along each axis."""
+    axes = tuple(range(2, kernel.ndim))
+    symbols = np.fft.fftn(kernel, [64] * len(axes), axes)
+    return float(np.linalg.norm(np.moveaxis(symbols, (0, 1), (-2, -1)), 2, axis=(-2, -1)).max())
+
+
+@pytest.mark.parametrize("taps", [2, 3, 4])
+def test_a_maximum_that_moves_to_the_last_frequency_of_the_grid_is_seen(taps: int) -> None:
+    """Short kernels have ten points or fewer, and the last wave of a sweep begins at zero."""
+    for seed in range(10):
+        kernel = normal(16, 12, taps, seed=seed) + 0.5
+        state = specnorm.init_tracking(kernel, SymbolNorm())
+        moved = kernel * (-1.0) ** np.arange(taps)
+        value, _ = specnorm.track(moved, SymbolNorm(), state)
+        assert value > 0.97 * highest(moved)
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (40, 24), (24, 40)])
+def test_a_new_first_vector_of_the_sum_of_taps_is_seen_at_once(shape: tuple[int, int]) -> None:
+    """Adam moves all taps alike. The vectors of the grid are nearly orthogonal to the one that has become the first."""
+    left, _, right = np.linalg.svd(normal(*shape), full_matrices=False)
+    taps = np.ones((3, 3)) / 9
+    kernel = 0.95 * np.multiply.outer(left @ right, taps)
+    state = specnorm.init_tracking(kernel, SymbolNorm())
+    for step in range(3):
+        _, state = specnorm.track(kernel + 1e-3 * normal(*kernel.shape, seed=step) / 9, SymbolNorm(), state)
+    for seed in range(8):
+        x = np.sign(normal(24, seed=20 + seed)) / math.sqrt(24)
+        moved = kernel + 0.06 * np.multiply.outer(np.outer(left @ x, x @ right), taps)
+        value, _ = specnorm.track(moved, SymbolNorm(), state)
+        assert value > 0.998 * highest(moved)
