@@ -41,7 +41,7 @@ CALLS = {
     "operator_norm(K)": "is no matrix. If it is the kernel of a convolution, use specnorm.enclose(kernel)",
     "operator_norm('K')": "expected a matrix, an operator, or a function with its adjoint",
     "1 / enclose(K) ** 2": "use its .upper or its .lower",
-    "tn_bound(K, proven='no')": "proven='no' is neither True nor False",
+    "tn_bound(K, proven='no')": "proven='no' is not True or False",
     "measure(K, Grid()) <= 1": "comparison of Result, whose number is its .value",
     "float(measure(K, Grid()))": "float() of Result, whose number is its .value",
     "certify(K, measure(K, Grid()))": "bound is Result, whose number is its .value",

@@ -344,8 +344,9 @@ def _subclasses(cls: type[Method]) -> Iterator[type[Method]]:
 class Stepped(Method):
     """Base of the methods with a training state, which is moved by a few iterations in each training step.
 
-    A subclass defines `state_shapes`, `start` and `advance`. With the default `state_shapes` there is no state, and
-    each step is a `forward`.
+    A subclass defines `state_shapes`, `start` and `advance`, or, if it follows the norm between sweeps, `follow` and
+    what stands after it in place of `advance`. With the default `state_shapes` there is no state, and each step is a
+    `forward`.
     """
 
     steps_at_a_size: ClassVar[bool] = False

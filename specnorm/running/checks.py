@@ -101,16 +101,10 @@ def number(name: str, value: object) -> float:
         raise MethodError(f"{name} is a {type(value).__name__}, whose value is not known.{TRACED}") from None
 
 
-def truth(name: str, value: object) -> None:
-    """Refuse a parameter that is neither True nor False."""
-    if not isinstance(value, bool | np.bool_):
-        raise MethodError(f"{name}={value!r:.80} is neither True nor False.")
-
-
 def flag(name: str, value: object) -> None:
     """Refuse what is neither True nor False."""
     if not isinstance(value, (bool, np.bool_)):
-        raise MethodError(f"{name}={value!r} is not True or False.")
+        raise MethodError(f"{name}={value!r:.80} is not True or False.")
 
 
 def pattern(name: str, value: object) -> None:

@@ -82,7 +82,7 @@ class TensorNorm(Stepped):
         checks.seed(self.seed)
         checks.budget(self.budget)
         if self.proven is not None:
-            checks.truth("proven", self.proven)
+            checks.flag("proven", self.proven)
 
     name: ClassVar = "tn"
     promise: ClassVar = "estimate"

@@ -51,10 +51,10 @@ class SymbolNorm(Stepped):
     ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. Right vectors at
     every frequency of the grid move at once by shifted block power steps. Passes of the bundle, which are power steps
     with Newton steps of the frequency, refine the result. The value is attained by a plane wave, so it is a lower bound
-    wherever the iteration stops. In training the vectors are the state. A step takes about two products of the kernel
-    with all of them, and follows *every* maximum. Symbols of depthwise layers are numbers: a step is one product of the
-    kernel with a table, and does not read the state. A matrix has one frequency. It is followed by sixteen real vectors
-    (`matrix_vectors`).
+    wherever the iteration stops. In training the vectors and the bundle are the state. A sweep takes about two products
+    of the kernel with all vectors, and follows *every* maximum. Symbols of depthwise layers are numbers: a step is one
+    product of the kernel with a table, without a state. A matrix has one frequency. It is followed by sixteen real
+    vectors (`matrix_vectors`).
 
     Parameters
     ----------
@@ -165,14 +165,14 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         if _is_matrix(spec):
             return matrix_vectors.start(_tall_matrices(blocks, xp=xp), sweeps=_MATRIX_SWEEPS, ops=ops)
-        *_, of_norms, of_sketch = self.state_shapes(spec).values()
-        b, device = blocks.shape[0], ops.device(blocks)
-        norms, sketch = (xp.zeros((b, *x), dtype=blocks.dtype, device=device) for x in (of_norms, of_sketch))
         vectors, first = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
         new, heights, _ = bundle.passes(blocks, first, ops=ops)
         # No wave was followed before: in the places of those that are kept stand the highest again.
-        norms = xp.concat([norms[:, :, heights.shape[1] :], heights[:, None, :]], axis=2)
-        waves = bundle.with_highest_kept(new, new, heights, _kept(spec, heights.shape[1]), ops=ops)
+        kept = _kept(spec, heights.shape[1])
+        waves = bundle.with_highest_kept(new, new, heights, kept, ops=ops)
+        norms = xp.concat([xp.zeros_like(heights[:, :kept]), heights], axis=1)[:, None, :]
+        *_, shape = self.state_shapes(spec).values()
+        sketch = xp.zeros((blocks.shape[0], *shape), dtype=blocks.dtype, device=ops.device(blocks))
         return arrays.real_pair(vectors, xp=xp), *waves, norms, sketch
 
     def follow(
