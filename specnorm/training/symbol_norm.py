@@ -13,7 +13,7 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
-from specnorm.training import bundle, grid_scalars, grid_vectors, matrix_vectors
+from specnorm.training import bundle, cells, grid_scalars, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves, placed
 from specnorm.training.proof import attained_down
 
@@ -150,6 +150,7 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return matrix_vectors.shapes(max(m, p), min(m, p))
         grid = self._grid(spec.block_kernel_shape, min(m, p))
+        return cells.shapes(grid, spec, self._count(min(m, p), len(grid)))
         new = grid_vectors.most_waves(spec.block_kernel_shape, len(grid))
         count = new + _kept(spec, new)
         axes = sum(k > 1 for k in spec.block_kernel_shape)
@@ -165,6 +166,11 @@ class SymbolNorm(Stepped):
         xp = ops.xp
         if _is_matrix(spec):
             return matrix_vectors.start(_tall_matrices(blocks, xp=xp), sweeps=_MATRIX_SWEEPS, ops=ops)
+        import specnorm.geometry.spec as _g
+        b, m, p = blocks.shape[:3]
+        plain = _g.ConvSpec(m, p, tuple(blocks.shape[3:]))
+        grid = self._grid(spec.block_kernel_shape, min(m, p))
+        return cells.start(blocks, xp.reshape(blocks, (b, m, -1)), plain, grid, self._count(min(m, p), len(grid)), ops=ops)
         vectors, first = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
         new, heights, _ = bundle.passes(blocks, first, ops=ops)
         # No wave was followed before: in the places of those that are kept stand the highest again.
@@ -183,13 +189,17 @@ class SymbolNorm(Stepped):
             return self._follow_scalars(rows, spec, ops=ops)
         if _is_matrix(spec):
             return _follow_matrices(rows, state, spec, sweeps=sweeps, ops=ops)
+        m, p = spec.block_shape[:2]
+        grid = self._grid(spec.block_kernel_shape, min(m, p))
+        steps = {None: None, 0: 1}.get(sweeps, sweeps)
+        return Followed(*cells.follow(rows, state, spec, grid, self._count(min(m, p), len(grid)), steps=steps, ops=ops))
         vectors, left, angles, _, sketch = state
         value, left, right, moved = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
         return Followed(value, left, right, (vectors, *moved.waves, moved.norms[:, None, :], sketch))
 
     def is_swept(self, spec: ConvSpec) -> bool:
         """Convolutions are; a matrix has no other maxima that its block does not see."""
-        return not (_is_scalar(spec) or _is_matrix(spec))
+        return False
 
     def way(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
         """The distance of the kernel's sketch from that of the last sweep."""
