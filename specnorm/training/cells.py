@@ -18,6 +18,9 @@ HALF = 0.6
 FRESH = 1e-3
 ZERO = True
 SHIFT = 0.42
+MOM = True
+CUT = 0.97
+DAMP = 1.0
 NEWTON_OLD = False
 SWEEPS = {0.007: 1, 0.028: 2, 0.056: 6, 10.0: 12}
 
@@ -25,7 +28,7 @@ SWEEPS = {0.007: 1, 0.028: 2, 0.056: 6, 10.0: 12}
 def shapes(grid, spec, count):
     m = spec.block_shape[0]
     axes = sum(k > 1 for k in spec.block_kernel_shape)
-    return {"left": (m, len(grid), count, 2), "angles": (axes, len(grid)), "sketch": (m, bundle.SKETCHES)}
+    return {"left": (m, len(grid), count, 2), "before": (m, len(grid), count, 2), "angles": (axes, len(grid)), "sketch": (m, bundle.SKETCHES)}
 
 
 def start(blocks, rows, spec, grid, count, *, ops):
@@ -44,7 +47,7 @@ def start(blocks, rows, spec, grid, count, *, ops):
     (angles,) = placed(("cells angles", grid.key), functools.partial(_angles, grid, spec), rows, ops=ops)
     angles = xp.broadcast_to(angles, (b, *angles.shape[1:]))
     sketch = xp.zeros((b, m, bundle.SKETCHES), dtype=rows.dtype)
-    return follow(rows, (left, angles, sketch), spec, grid, count, steps=10, ops=ops)[-1]
+    return follow(rows, (left, 0 * left, angles, sketch), spec, grid, count, steps=10, ops=ops)[-1]
 
 
 def _angles(grid, spec, dtype):
@@ -54,7 +57,7 @@ def _angles(grid, spec, dtype):
 
 def follow(rows, state, spec, grid, count, *, steps=None, ops):
     xp, (b, m) = ops.xp, rows.shape[:2]
-    left, angles, last = state
+    left, before, angles, last = state
     sketch = bundle.sketch(rows, last, spec, ops=ops)
     if steps is None:
         way = bundle.distance(sketch, last, ops=ops) * max(2.0 if sum(k > 1 for k in spec.block_kernel_shape) == 1 else 1.0, math.sqrt(math.prod(spec.block_kernel_shape)) / 3)
@@ -62,6 +65,7 @@ def follow(rows, state, spec, grid, count, *, steps=None, ops):
         steps = next((n for x, n in SWEEPS.items() if w <= x), 12)
     points = len(grid)
     left = xp.reshape(xp.permute_dims(left, (0, 2, 3, 4, 1)), (b, points * count * 2, m))
+    before = xp.reshape(xp.permute_dims(before, (0, 2, 3, 4, 1)), (b, points * count * 2, m))
     if ZERO:
         zero = _zero(rows, spec, ops=ops)  # (b, 1, m)
         zero = xp.concat([zero, xp.zeros_like(zero)], axis=1)
@@ -70,9 +74,10 @@ def follow(rows, state, spec, grid, count, *, steps=None, ops):
             second = left[:, at0 * 2 * count : at0 * 2 * count + 2 * count - 2, :]
             zero = xp.concat([zero, second], axis=1)
         left = xp.concat([left, zero], axis=1)
+        before = xp.concat([before, 0 * zero], axis=1)
         angles = xp.concat([angles, 0 * angles[:, :, :1]], axis=2)
     for _ in range(steps):
-        left, angles, norms, size, columns = _step(rows, left, angles, spec, grid, count, ops=ops)
+        left, before, angles, norms, size, columns = _step(rows, left, before, angles, spec, grid, count, ops=ops)
     total = norms.shape[1]
     best = xp.argmax(norms, axis=1)
     value = xp.max(norms, axis=1) * size
@@ -81,7 +86,8 @@ def follow(rows, state, spec, grid, count, *, steps=None, ops):
     u = by[i, best, 0]
     v = columns[i, best]
     keep = xp.reshape(by[:, :points], (b, points, count, 2, m))
-    state = (xp.permute_dims(keep, (0, 4, 1, 2, 3)), angles[:, :, :points], sketch)
+    keepb = xp.reshape(xp.reshape(before, by.shape)[:, :points], (b, points, count, 2, m))
+    state = (xp.permute_dims(keep, (0, 4, 1, 2, 3)), xp.permute_dims(keepb, (0, 4, 1, 2, 3)), angles[:, :, :points], sketch)
     return value, xp.matrix_transpose(u), v, state
 
 
@@ -100,7 +106,7 @@ def _zero(rows, spec, *, ops):
     return xp.matrix_transpose(vector)
 
 
-def _step(rows, left, angles, spec, grid, count, *, ops):
+def _step(rows, left, before, angles, spec, grid, count, *, ops):
     xp, (b, m) = ops.xp, rows.shape[:2]
     total = angles.shape[2]
     found = left @ rows
@@ -131,19 +137,26 @@ def _step(rows, left, angles, spec, grid, count, *, ops):
     if True:
         sq = xp.real(xp.vecdot(power, power, axis=-1))
         least = SHIFT * xp.min(sq, axis=2, keepdims=True)  # in units of size^2
-        power = xp.concat([power, least[..., None] * xp.conj(old)], axis=3)
+        if MOM:
+            bef = xp.reshape(before, (b, total, count, 2, m))
+            bef = ops.complex(bef[..., 0, :], bef[..., 1, :])
+            least = (CUT / 4) * xp.maximum(xp.min(sq, axis=2, keepdims=True), 0.01 * xp.max(sq, axis=2, keepdims=True))
+            power = xp.concat([power, least[..., None] * xp.conj(2 * old + DAMP * bef), least[..., None] * xp.conj(old)], axis=3)
+        else:
+            power = xp.concat([power, least[..., None] * xp.conj(old), 0 * old], axis=3)
     v = [power[:, :, j] for j in range(count)]
     if FRESH and count > 1:
         (fresh,) = placed(("cells fresh", p), lambda d: ((FRESH * np.random.RandomState(0).uniform(0.5, 1, (1, 1, p))).astype(d),), left, ops=ops)
         scale = xp.sqrt(sq[:, :, -1])[..., None]
-        v[-1] = v[-1] + (xp.concat([fresh * scale, xp.zeros_like(old[:, :, 0].real)], axis=2))
+        v[-1] = v[-1] + (xp.concat([fresh * scale, xp.zeros_like(old[:, :, 0].real), xp.zeros_like(old[:, :, 0].real)], axis=2))
     done = []
     for x in v:
         for y in done:
             x = x - y * xp.vecdot(y[..., :p], x[..., :p], axis=-1)[..., None]
         done.append(x / (xp.sqrt(xp.real(xp.vecdot(x[..., :p], x[..., :p], axis=-1)))[..., None] + arrays.TINY))
     vs = xp.stack(done, axis=2)  # b,total,count,p
-    olds = xp.conj(vs[..., p:])
+    olds = xp.conj(vs[..., p:p + m])
+    befs = xp.conj(vs[..., p + m:])
     vs = vs[..., :p]
     pair = xp.stack([xp.real(vs), xp.imag(vs)], axis=3)
     right = xp.reshape(pair, (b, total * count, 1, 2, p))
@@ -172,6 +185,12 @@ def _step(rows, left, angles, spec, grid, count, *, ops):
     u1 = cos[..., None] * x + s[..., None] * y
     u2 = cos[..., None] * y - xp.conj(s)[..., None] * x
     l2 = xp.sqrt(xp.abs(0.5 * (a + d - length))) 
+    b1 = cos[..., None] * befs[:, :, 0] + s[..., None] * befs[:, :, 1]
+    b2 = cos[..., None] * befs[:, :, 1] - xp.conj(s)[..., None] * befs[:, :, 0]
+    n1 = xp.sqrt(xp.real(xp.vecdot(u1, u1, axis=-1)))[..., None] + arrays.TINY
+    n2 = xp.sqrt(xp.real(xp.vecdot(u2, u2, axis=-1)))[..., None] + arrays.TINY
+    bs = xp.stack([b1 / n1, b2 / n2], axis=2)
+    before = xp.reshape(xp.stack([xp.real(bs), xp.imag(bs)], axis=3), (b, -1, m))
     u1 = u1 / (xp.sqrt(xp.real(xp.vecdot(u1, u1, axis=-1)))[..., None] + arrays.TINY)
     u2 = u2 / (xp.sqrt(xp.real(xp.vecdot(u2, u2, axis=-1)))[..., None] + arrays.TINY)
     us = xp.stack([u1, u2], axis=2)
@@ -180,4 +199,4 @@ def _step(rows, left, angles, spec, grid, count, *, ops):
     cz = ops.complex(columns[..., 0, :], columns[..., 1, :])
     w = cos[..., None] * cz[:, :, 0] + s[..., None] * cz[:, :, 1]
     col = xp.stack([xp.real(w), xp.imag(w)], axis=2)
-    return left, xp.matrix_transpose(th), largest, size[:, 0, 0], col
+    return left, before, xp.matrix_transpose(th), largest, size[:, 0, 0], col
