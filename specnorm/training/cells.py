@@ -145,7 +145,7 @@ def _step(rows, left, before, angles, spec, grid, count, *, ops):
         else:
             power = xp.concat([power, least[..., None] * xp.conj(old), 0 * old], axis=3)
     v = [power[:, :, j] for j in range(count)]
-    if FRESH and count > 1:
+    if FRESH:
         (fresh,) = placed(("cells fresh", p), lambda d: ((FRESH * np.random.RandomState(0).uniform(0.5, 1, (1, 1, p))).astype(d),), left, ops=ops)
         scale = xp.sqrt(sq[:, :, -1])[..., None]
         v[-1] = v[-1] + (xp.concat([fresh * scale, xp.zeros_like(old[:, :, 0].real), xp.zeros_like(old[:, :, 0].real)], axis=2))
@@ -166,10 +166,14 @@ def _step(rows, left, before, angles, spec, grid, count, *, ops):
     columns = xp.reshape(columns, (b, total, count, 2, -1))
     im = xp.reshape(images, (b, total, count, 2, m))
     if count == 1:
-        sq = xp.sum(im * im, axis=(3, 4))[:, :, 0]
-        norms = xp.sqrt(sq)
-        left = im / (norms[:, :, None, None, None] + arrays.TINY)
-        return xp.reshape(left, (b, -1, m)), xp.matrix_transpose(th), norms, size[:, 0, 0], columns[:, :, 0]
+        z = ops.complex(im[..., 0, :], im[..., 1, :])[:, :, 0]
+        norms = xp.sqrt(xp.real(xp.vecdot(z, z, axis=-1)))
+        u = z - olds[:, :, 0]
+        n = xp.sqrt(xp.real(xp.vecdot(u, u, axis=-1)))[..., None] + arrays.TINY
+        u, bb = u / n, befs[:, :, 0] / n
+        left = xp.reshape(xp.stack([xp.real(u), xp.imag(u)], axis=2), (b, -1, m))
+        before = xp.reshape(xp.stack([xp.real(bb), xp.imag(bb)], axis=2), (b, -1, m))
+        return left, before, xp.matrix_transpose(th), norms, size[:, 0, 0], columns[:, :, 0]
     z = ops.complex(im[..., 0, :], im[..., 1, :])
     x, y = z[:, :, 0], z[:, :, 1]
     a, d = xp.real(xp.vecdot(x, x, axis=-1)), xp.real(xp.vecdot(y, y, axis=-1))
