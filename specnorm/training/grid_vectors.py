@@ -78,6 +78,11 @@ class Grid:
         return len(self.angles)
 
     @functools.cached_property
+    def used(self) -> np.ndarray:
+        """The angles along the axes with more than one tap, shape (f, d)."""
+        return self.angles[:, [axis for axis, k in enumerate(self.key[0]) if k > 1]]
+
+    @functools.cached_property
     def spacing(self) -> float:
         """Distance of a point from its nearest one, the largest, in radians."""
         if len(self) == 1:

@@ -13,7 +13,7 @@ from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
-from specnorm.training import bundle, cells, grid_scalars, grid_vectors, matrix_vectors
+from specnorm.training import bundle, moving_points as cells, grid_scalars, grid_vectors, matrix_vectors
 from specnorm.training.grid_vectors import Grid, PlaneWaves, placed
 from specnorm.training.proof import attained_down
 
@@ -150,7 +150,7 @@ class SymbolNorm(Stepped):
         if _is_matrix(spec):
             return matrix_vectors.shapes(max(m, p), min(m, p))
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        return cells.shapes(grid, spec, self._count(min(m, p), len(grid)))
+        return cells.shapes(m, self._count(min(m, p), len(grid)), grid)
         new = grid_vectors.most_waves(spec.block_kernel_shape, len(grid))
         count = new + _kept(spec, new)
         axes = sum(k > 1 for k in spec.block_kernel_shape)
@@ -170,7 +170,7 @@ class SymbolNorm(Stepped):
         b, m, p = blocks.shape[:3]
         plain = _g.ConvSpec(m, p, tuple(blocks.shape[3:]))
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        return cells.start(blocks, xp.reshape(blocks, (b, m, -1)), plain, grid, self._count(min(m, p), len(grid)), ops=ops)
+        return cells.start(xp.reshape(blocks, (b, m, -1)), plain, grid, self._count(min(m, p), len(grid)), ops=ops)
         vectors, first = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
         new, heights, _ = bundle.passes(blocks, first, ops=ops)
         # No wave was followed before: in the places of those that are kept stand the highest again.
@@ -191,8 +191,7 @@ class SymbolNorm(Stepped):
             return _follow_matrices(rows, state, spec, sweeps=sweeps, ops=ops)
         m, p = spec.block_shape[:2]
         grid = self._grid(spec.block_kernel_shape, min(m, p))
-        steps = {None: None, 0: 1}.get(sweeps, sweeps)
-        return Followed(*cells.follow(rows, state, spec, grid, self._count(min(m, p), len(grid)), steps=steps, ops=ops))
+        return Followed(*cells.follow(rows, state, spec, grid, self._count(min(m, p), len(grid)), sweeps=sweeps, ops=ops))
         vectors, left, angles, _, sketch = state
         value, left, right, moved = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
         return Followed(value, left, right, (vectors, *moved.waves, moved.norms[:, None, :], sketch))
