@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias, get_args
 
 from specnorm.backends import arrays
 from specnorm.errors import MethodError, TracerError, Undecided
@@ -99,15 +99,12 @@ class Followed(NamedTuple):
         numbers, r at most 2.
     state : tuple of arrays
         The state after the step.
-    room : array, shape (b,), optional
-        `Stepped.room` before the step.
     """
 
     value: Array
     left: Array
     right: Array
     state: tuple[Array, ...] = ()
-    room: Any = None
 
 
 @dataclass(frozen=True)
@@ -344,15 +341,14 @@ def _subclasses(cls: type[Method]) -> Iterator[type[Method]]:
 class Stepped(Method):
     """Base of the methods with a training state, which is moved by a few iterations in each training step.
 
-    A subclass defines `state_shapes`, `start` and `advance`, or, if it follows the norm between sweeps, `follow` and
-    what stands after it in place of `advance`. With the default `state_shapes` there is no state, and each step is a
-    `forward`.
+    A subclass defines `state_shapes` and `start`, and `advance` or `follow`. With the default `state_shapes` there is
+    no state, and each step is a `forward`.
     """
 
     steps_at_a_size: ClassVar[bool] = False
     """Whether the method is stepped at an input size alone."""
     follows: ClassVar[bool] = False
-    """Whether steps are passes of `follow`, with a `sweep` where one is due, and not `advance`."""
+    """Whether steps are those of `follow`, and not of `advance`."""
     pads_channels: ClassVar[bool] = False
     """Whether a layer may be stepped with channels of zeros at the end of its blocks, and of axis 1 of its state."""
 
@@ -408,52 +404,6 @@ class Stepped(Method):
         rows : array, shape (b, m, n)
             The blocks' entries in the order of the kernel, in the caller's scale.
         sweeps : int or None
-            Of `SteppedProgram.follow`, for what takes its iterations here (`is_swept`).
-        """
-        raise NotImplementedError
-
-    def is_swept(self, spec: ConvSpec) -> bool:
-        """Whether a layer's maxima are searched for (`sweep`) before they are followed."""
-        raise NotImplementedError
-
-    def way(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
-        """How far (b,) the kernels have gone since the last sweep, and what to measure the next way from."""
-        raise NotImplementedError
-
-    def room(self, way: Array) -> Array:
-        """What is left of the way (b,) after which a sweep is due; not at least 0 if it is."""
-        raise NotImplementedError
-
-    def sweeps_due(self, way: Array, *, ops: ArrayOps) -> Array:
-        """Number of sweeps (b,) after such a way; 0 if none is due."""
-        raise NotImplementedError
-
-    def sweep(
-        self,
-        blocks: Array,
-        state: tuple[Array, ...],
-        sketch: Array,
-        spec: ConvSpec,
-        *,
-        sweeps: Any,
-        way: Array | None = None,
-        taps_first: bool = False,
-        ops: ArrayOps,
-    ) -> tuple[Array, ...]:
-        """Search for the maxima a number of times.
-
-        Parameters
-        ----------
-        blocks : array, shape (b, m, p, *kernel_shape)
-            Zero or scaled to about 1. With ``taps_first``, of shape (b, *kernel_shape, p, m).
-        state : tuple of arrays
-        sketch : array
-        way : array, shape (b,), optional
-            As `way` returned them; None if the sweeps are as many as are due.
-
-        Returns
-        -------
-        tuple of arrays
-            The state to follow.
+            As of `SteppedProgram.follow`.
         """
         raise NotImplementedError

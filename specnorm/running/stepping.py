@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from specnorm.backends import arrays
 from specnorm.backends.registry import called_while_tracing
 from specnorm.errors import MethodError
@@ -76,8 +74,8 @@ class SteppedProgram(Program):
         state : tuple of arrays
             From `init` or the step before.
         sweeps : int or None
-            None: as many as are due, by a method that follows the norm between sweeps (`Stepped.follows`); else 1.
-            0: the value at the given state, which is returned; a method that follows takes a pass and a sweep for it.
+            None: as many as the change of the kernels needs, by a method that follows the norm (`Stepped.follows`);
+            else 1. 0: the value at the given state, which is returned; a method that follows takes a sweep for it.
 
         Returns
         -------
@@ -132,7 +130,7 @@ class SteppedProgram(Program):
         )
         return backend.share_numpy(value, kernels), backend.share_numpy(gradient, kernels), new_state
 
-    # -- methods that follow the norm between sweeps -------------------------------------------------------------------
+    # -- methods that follow the norm ----------------------------------------------------------------------------------
     def follow(
         self, kernels: AnyArray, state: tuple[AnyArray, ...], *, sweeps: int | None, backend: Backend
     ) -> Followed:
@@ -144,7 +142,7 @@ class SteppedProgram(Program):
         state : tuple of arrays
             With leading axis layers.
         sweeps : int or None
-            0: none, only a pass. None: as many as are due; where the host can read values, those of each layer.
+            0: a fixed number of steps, the least. None: as many as the change of each kernel needs.
 
         Returns
         -------
@@ -161,105 +159,8 @@ class SteppedProgram(Program):
         kernels = _as_dtype(kernels, getattr(xp, run.own_dtype), xp=xp)
         rows = polyphase.to_rows(kernels, self.spec, xp=xp)
         block_state = tuple(_as_dtype(xp.reshape(x, (-1, *x.shape[2:])), kernels.dtype, xp=xp) for x in state)
-        room = None
-        if not self.stepped.is_swept(self.spec):
-            followed = self.stepped.follow(rows, block_state, self.spec, sweeps=sweeps, ops=run)
-        else:
-            way, sketch = self.stepped.way(rows, block_state, self.spec, ops=run)
-            room = self.stepped.room(way)
-            if sweeps is None and not run.concrete:
-                block_state = self._swept_in_loop(kernels, block_state, way, sketch, run)
-            else:
-                block_state = self._swept(kernels, block_state, way, sketch, sweeps, run)
-            followed = self.stepped.follow(rows, block_state, self.spec, ops=run)
-        return self._by_layers(followed._replace(room=room), kernels, state, xp=xp)
-
-    def _swept(
-        self,
-        kernels: Any,
-        state: tuple[AnyArray, ...],
-        way: AnyArray,
-        sketch: AnyArray,
-        sweeps: int | None,
-        run: ArrayOps,
-    ) -> tuple[AnyArray, ...]:
-        """Sweep the layers, or with None those for which it is due."""
-        stepped, groups = self.stepped, self.spec.groups
-        if sweeps == 0:
-            return state
-        if sweeps is not None:
-            return self._sweep(kernels, state, sketch, run, sweeps, way)
-        counts = run.to_numpy(stepped.sweeps_due(way, ops=run)).reshape(-1, groups).max(axis=1)
-        wanted = {*counts.tolist()}
-        for count in sorted(wanted - {0}):
-            if len(wanted) == 1:
-                state = self._sweep(kernels, state, sketch, run, int(count))
-                continue
-            chosen = np.flatnonzero(counts == count)
-            places = (chosen[:, None] * groups + np.arange(groups)).reshape(-1)
-            some_kernels = arrays.rows(kernels, chosen, ops=run)
-            some_sketch, *some = (arrays.rows(x, places, ops=run) for x in (sketch, *state))
-            swept = self._sweep(some_kernels, tuple(some), some_sketch, run, int(count))
-            state = tuple(_merged(x, y, places, run) for x, y in zip(state, swept, strict=True))
-        return state
-
-    def _sweep(
-        self,
-        kernels: AnyArray,
-        state: tuple[AnyArray, ...],
-        sketch: AnyArray,
-        run: ArrayOps,
-        sweeps: Any,
-        way: AnyArray | None = None,
-    ) -> tuple[AnyArray, ...]:
-        """`Stepped.sweep` of kernels that are scaled to about 1, not exactly where operations are launched or compiled.
-
-        A compiler would make copies of kernels in the order of blocks: it sweeps them as they are stored if that is
-        with the taps first.
-        """
-        xp, is_block = run.xp, self.spec.groups == math.prod(self.spec.residues) == 1
-        taps_first = not run.concrete and is_block and polyphase.has_taps_first(self.spec)
-        if run.concrete and not run.asynchronous:
-            blocks = self._scaled_blocks(kernels, run)[0]
-        else:
-            size = xp.max(xp.abs(kernels), axis=tuple(range(1, kernels.ndim)), keepdims=True)
-            scaled = kernels / (size + arrays.TINY)
-            blocks = scaled if taps_first else self._blocks(scaled, run.own_dtype, run)
-        return self.stepped.sweep(
-            blocks, state, sketch, self.spec, sweeps=sweeps, way=way, taps_first=taps_first, ops=run
-        )
-
-    def _swept_in_loop(
-        self, kernels: Any, state: tuple[AnyArray, ...], way: AnyArray, sketch: AnyArray, run: ArrayOps
-    ) -> tuple[AnyArray, ...]:
-        """Sweep the layers for which it is due where no value can be looked at: one layer a turn of a loop.
-
-        What is in a loop is compiled once.
-        """
-        xp, stepped, groups = run.xp, self.stepped, self.spec.groups
-        device = run.device(state[0])
-
-        def by_layer(x: Any) -> Any:
-            return xp.reshape(x, (-1, groups, *x.shape[1:]))
-
-        def next_swept(waiting_and_state: tuple[Any, ...]) -> tuple[Any, ...]:
-            waiting, *state = waiting_and_state
-            place = xp.reshape(xp.argmax(waiting, axis=0), (1,))
-            some = tuple(xp.take(by_layer(x), place, axis=0)[0, ...] for x in (*state, sketch))
-            kernel = xp.take(kernels, place, axis=0)
-            # One, by a number of this loop: compilers would compute the blocks before it, in every step.
-            kernel = kernel * xp.astype(xp.max(waiting) > 0, kernel.dtype)
-            new = self._sweep(kernel, some[:-1], some[-1], run, xp.max(waiting))
-            is_next = xp.arange(waiting.shape[0], device=device) == place
-            return xp.where(is_next, 0, waiting), *(
-                xp.reshape(run.with_row(by_layer(x), place, y), x.shape) for x, y in zip(state, new, strict=True)
-            )
-
-        integer = arrays.counter(state[0], ops=run)
-        due = xp.astype(stepped.sweeps_due(way, ops=run), integer.dtype)
-        counts = xp.max(by_layer(due), axis=1)
-        _, *swept = run.loop(lambda x: xp.any(x[0] > 0), next_swept, (counts, *state))
-        return tuple(swept)
+        followed = self.stepped.follow(rows, block_state, self.spec, sweeps=sweeps, ops=run)
+        return self._by_layers(followed, kernels, state, xp=xp)
 
     def _by_layers(self, followed: Followed, kernels: Any, state: tuple[AnyArray, ...], *, xp: Any) -> Followed:
         """The norm of the highest group of each layer, its factors, and the state in the shapes of the given one."""
@@ -272,16 +173,13 @@ class SteppedProgram(Program):
             left = arrays.one_hot(left, chosen, groups, xp=xp)
         if self.spec.groups > 1:
             left = xp.reshape(left, (layers, -1, right.shape[1]))
-        room = followed.room
-        if room is not None and groups > 1:
-            room = xp.min(xp.reshape(room, (layers, groups)), axis=1)
         dtype = getattr(xp, self.result_dtype)
         value, left, right = (_as_dtype(x, dtype, xp=xp) for x in (value, left, right))
         new_state = tuple(
             _as_dtype(xp.reshape(new, old.shape), old.dtype, xp=xp)
             for new, old in zip(followed.state, state, strict=True)
         )
-        return Followed(value, left, right, new_state, room=room)
+        return Followed(value, left, right, new_state)
 
     def gradients(self, left: AnyArray, right: AnyArray, *, xp: Any) -> AnyArray:
         """The gradients (layers, *shape) of norms by layer, from the factors that `follow` returns."""
@@ -291,7 +189,7 @@ class SteppedProgram(Program):
     def _step_by_factors(
         self, kernels: AnyArray, state: tuple[AnyArray, ...], sweeps: int | None, run: ArrayOps
     ) -> tuple[AnyArray, AnyArray, tuple[AnyArray, ...]]:
-        """`step` of a method that follows the norm. Where reading values would wait for a device, each sweeps once."""
+        """`step` of a method that follows the norm. Where reading values would wait for a device, one sweep."""
         xp = run.xp
         batch = kernels.shape[: kernels.ndim - len(self.shape)]
         axes = len(batch)
@@ -355,13 +253,6 @@ def follow_all(
 def _as_dtype(x: Array, dtype: Any, *, xp: Namespace) -> Array:
     """`astype`, which takes a microsecond in NumPy where nothing is converted."""
     return x if x.dtype == dtype else xp.astype(x, dtype)
-
-
-def _merged(x: AnyArray, some: AnyArray, places: np.ndarray, run: ArrayOps) -> AnyArray:
-    """An array whose entries at some places of the first axis are replaced."""
-    numbers = np.arange(x.shape[0])
-    numbers[places] = len(numbers) + np.arange(len(places))
-    return arrays.rows(run.xp.concat([x, some]), numbers, ops=run)
 
 
 def stepped_program(

@@ -14,8 +14,8 @@ import numpy as np
 from specnorm.backends import arrays
 from specnorm.proofs.frequencies import tap_points
 from specnorm.symbols import ascent
-from specnorm.training import grid_vectors
-from specnorm.training.grid_vectors import Grid, placed
+from specnorm.training import grids
+from specnorm.training.grids import Grid, placed
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -31,16 +31,16 @@ _POINTS_A_TAP = 4
 """Least number of points of the grid for each tap of an axis. With one, the highest group of 1,024 with 31x31 taps was
 not among those that are refined."""
 _MOST_POINTS = {0: 1, 1: 2**18, 2: 1000, 3: 90}
-"""Most points of an axis, by the number of axes: `grid_vectors.LARGEST_GRID` in all."""
+"""Most points of an axis, by the number of axes: `grids.LARGEST_GRID` in all."""
 
 
 def grid_of(kernel_shape: tuple[int, ...], points: int | None) -> Grid:
     """Return the grid with so many points an axis; None: as many as a training loop needs."""
-    usual = grid_vectors.default_points(kernel_shape, 1)
+    usual = grids.default_points(kernel_shape, 1)
     longest = max(kernel_shape, default=1)
     most = max(usual, _LARGEST_TABLE // longest)
     wanted = min(most, _POINTS_A_TAP * longest, _MOST_POINTS[sum(k > 1 for k in kernel_shape)])
-    return grid_vectors.grid_of(kernel_shape, points or max(usual, wanted))
+    return grids.grid_of(kernel_shape, points or max(usual, wanted))
 
 
 def highest(blocks: Array, groups: int, points: int | None, steps: int, *, ops: ArrayOps) -> tuple[Array, Array, Array]:
@@ -68,7 +68,7 @@ def highest(blocks: Array, groups: int, points: int | None, steps: int, *, ops: 
     if len(grid) * len(grid.taps) > _LARGEST_TABLE:
         images = _images_along_axes(blocks, grid, ops=ops)
     else:
-        images = arrays.real_times(rows, grid_vectors.phases_of(grid, 1, blocks, ops=ops), ops=ops)
+        images = arrays.real_times(rows, grids.phases_of(grid, blocks, ops=ops), ops=ops)
     real, imag = xp.real(images), xp.imag(images)
     squares = real * real + imag * imag
     of_groups = xp.reshape(xp.max(squares, axis=1), (-1, groups))

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from specnorm.backends import arrays
-from specnorm.training import bundle
-from specnorm.training.grid_vectors import placed
+from specnorm.training import sketches
+from specnorm.training.grids import placed
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array
@@ -49,6 +49,9 @@ _USUAL_STEPS = 2
 """Steps of a pass where the way cannot be read."""
 _SQUARINGS = 9
 """Squarings of a small Gram matrix."""
+_RESCALED, _FEW = 4, 32
+"""Number of squarings after which a matrix of at most 32 rows is rescaled, so that entries stay below 32^16; larger
+matrices are rescaled after one less."""
 
 
 class Block(NamedTuple):
@@ -59,7 +62,7 @@ class Block(NamedTuple):
     vectors, before : array, shape (b, p, g)
         The block, and the one before it.
     sketch : array, shape (b, m, 4)
-        Random sums of the rows at the last pass (`bundle.unit_sketch`); zeros are far from every matrix.
+        Random sums of the rows at the last pass (`sketches.unit_sketch`); zeros are far from every matrix.
     """
 
     vectors: Array
@@ -70,7 +73,7 @@ class Block(NamedTuple):
 def shapes(m: int, p: int) -> dict[str, tuple[int, ...]]:
     """The shapes of a `Block`'s arrays for one matrix, by name."""
     block = p, min(_VECTORS, p)
-    return {"vectors": block, "before": block, "sketch": (m, bundle.SKETCHES)}
+    return {"vectors": block, "before": block, "sketch": (m, sketches.SKETCHES)}
 
 
 def start(matrices: Array, *, sweeps: int, ops: ArrayOps) -> Block:
@@ -107,8 +110,8 @@ def follow(matrices: Array, block: Block, *, sweeps: int | None, ops: ArrayOps) 
         After the steps. It is finite, whatever the matrices are.
     """
     xp, count = ops.xp, block.vectors.shape[2]
-    products = xp.matmul(matrices, bundle.beside(block.vectors, _signs(matrices, ops=ops), axis=2, ops=ops))
-    sketch = bundle.unit_sketch(products[..., count:], ops=ops)
+    products = xp.matmul(matrices, sketches.beside(block.vectors, _signs(matrices, ops=ops), axis=2, ops=ops))
+    sketch = sketches.unit_sketch(products[..., count:], ops=ops)
     transposed = xp.matrix_transpose(matrices)
 
     def repeat(state: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -123,7 +126,7 @@ def follow(matrices: Array, block: Block, *, sweeps: int | None, ops: ArrayOps) 
 
     state: tuple[Array, ...] = block.vectors, block.before, products[..., :count]
     if sweeps is None:
-        steps = _steps_before_the_last(bundle.distance(sketch, block.sketch, ops=ops), ops=ops)
+        steps = _steps_before_the_last(sketches.distance(sketch, block.sketch, ops=ops), ops=ops)
         most: Any = xp.max(steps)
         most, state = int(ops.to_numpy(most)) if ops.concrete else most, (*state, steps)
     else:
@@ -228,16 +231,29 @@ def _signs(matrices: Array, *, ops: ArrayOps) -> Array:
     p = matrices.shape[2]
 
     def table(dtype: type[np.floating]) -> tuple[np.ndarray]:
-        return (bundle.random_signs(p)[None].astype(dtype),)
+        return (sketches.random_signs(p)[None].astype(dtype),)
 
     return placed(("signs of a matrix", p), table, matrices, ops=ops)[0]
 
 
 def _top_of_powers(gram: Array, *, ops: ArrayOps) -> Array:
     """The longest column (b, p, 1) of a power ``G^(2^squarings)``, up to a factor."""
-    xp, gram = ops.xp, bundle.squared(gram, _SQUARINGS, ops=ops)
+    xp, gram = ops.xp, squared(gram, _SQUARINGS, ops=ops)
     best = xp.argmax(xp.max(gram, axis=1), axis=1)
     return arrays.pick(gram, best, xp=xp)[:, :, None]
+
+
+def squared(gram: Array, times: int, *, ops: ArrayOps) -> Array:
+    """``G^(2^times)`` of a stack of positive semidefinite matrices, up to factors."""
+    xp = ops.xp
+    at_once = _RESCALED if gram.shape[-1] <= _FEW else _RESCALED - 1
+    for j in range(times):
+        if j % at_once == 0:
+            # The largest entry of a positive semidefinite matrix is on its diagonal.
+            entries = xp.real(gram) if arrays.is_complex(gram, xp=xp) else gram
+            gram = gram / (xp.max(entries, axis=(-2, -1), keepdims=True) + arrays.TINY)
+        gram = xp.matmul(gram, gram)
+    return gram
 
 
 def _value_and_unit(vectors: Array, *, ops: ArrayOps) -> tuple[Array, Array]:

@@ -1,228 +1,486 @@
-"""The norm of a symbol that changes: vectors at points that move within the cells of a grid of frequencies.
+"""The norm of a symbol that changes: vectors at frequencies that move within the cells of a coarse grid.
 
-The norm of a layer is the largest ``||G(theta)||`` over all frequencies theta. A layer that is divided by its norm in
-training grows at its other local maxima, until many of them are equally high. So each point of a coarse grid has a cell,
-and in it a frequency with two left vectors, which climb to the cell's maximum. In a step, the frequency takes a Newton
-step, and the vectors one step of the recurrence of Chebyshev polynomials, which runs across the steps of a training
-(as in `matrix_vectors`): ``U_new = (4 / cut) G G* U - 2 U - U_before``. A rotation keeps ``G* U`` orthogonal. All points
-together take one product with the transposed kernel, and one with the kernel. Each attains a lower bound.
+A layer that is divided by its norm in training grows at the other local maxima of ``||G(theta)||``, until many of them
+are equally high. So each point of a grid has a cell around it, and in the cell a frequency with two left vectors, which
+climb to the cell's maximum. In a step, the frequency takes a Newton step, and the vectors take one step of the
+recurrence of Chebyshev polynomials, which runs across the steps of a training (as in `matrix_vectors`):
+``U_new = (4 / cut) G G* U - 2 U - U_before``. Before that, the two take their best combinations (Rayleigh-Ritz). A step
+of all points is one product with the transposed kernel, and one with the kernel. Each point attains a lower bound.
+
+Values are estimates: no proof rests on this file.
 
 References
 ----------
 .. [1] De Sa, He, Mitliagkas, Re, Xu, "Accelerated Stochastic Power Iteration", AISTATS 2018 (momentum in the power
-   method). The symbol that moves, the frequencies and the rotation are ours.
+   method). The symbol that moves, the cells and the two vectors are ours.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from specnorm.backends import arrays
+from specnorm.geometry.spec import ConvSpec
 from specnorm.symbols import ascent
-from specnorm.training import bundle
-from specnorm.training.grid_vectors import placed
+from specnorm.training import matrix_vectors, sketches, taps
+from specnorm.training.grids import Grid, placed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from specnorm.backends.array_types import Array
     from specnorm.backends.types import ArrayOps
-    from specnorm.geometry.spec import ConvSpec
-    from specnorm.training.grid_vectors import Grid
 
-LONGEST = 0.3
-RADIUS = 0.6
-CUT = 0.99
-LEAST_CUT = 0.01
-FRESH = 1e-3
-ZERO = True
-WAY = 0.015
-MOST = 12
-START = 10
+_LONGEST_STEP = 0.3
+"""Longest Newton step of a frequency along an axis, in radians."""
+_RADIUS = 0.6
+"""Largest distance of a frequency from the point of its cell, as a part of the distance of the points."""
+_CUT = 0.99
+"""Squared singular values below this part of the smallest one of a cell are damped. With 0.97, a U-Net reached 1.019,
+with 0.6 wide layers 1.012."""
+_LEAST_CUT = 0.01
+"""The cut is at least this part of the largest squared value of the cell: a symbol may have rank 1."""
+_FRESH = 1e-3
+"""Length of what each step adds to the right vectors, which are at least as long as the largest entry of the kernel.
+Rows and columns may fall into parts that are not coupled, as in sparse kernels: products keep zeros, so that vectors of
+one part would not see another one grow."""
+_LEAST_SQUARE = 1e-4
+"""Squared distance of two unit vectors from being parallel that is counted at least."""
+_WAY_OF_A_STEP = 0.015
+"""A kernel that has changed by this part of its length needs one more step."""
+_MOST_STEPS = 12
+"""Most steps of a pass, as after a jump."""
+_STEPS_OF_A_SWEEP = 2
+"""Steps that a caller gets who asks for one sweep."""
+_START_STEPS, _LAST_STEPS = 20, 30
+"""Steps from random vectors, and of the highest point alone after them outside of training."""
+_ZERO_SQUARINGS = 5
+"""Squarings of the Gram matrix of the sum of the taps."""
 
 
 class Points(NamedTuple):
-    """vectors: (b, r, f, 2, 2 * m): and before.  angles (b, f, d)."""
+    """The points of each block.
+
+    Parameters
+    ----------
+    vectors, before : array, shape (b, f, r, 2, m)
+        Left vectors, as (real, imaginary), and those of the recurrence before them.
+    angles : array, shape (b, f, d)
+        Frequencies along the axes with more than one tap.
+    """
 
     vectors: Array
     before: Array
     angles: Array
 
 
-def shapes(m: int, count: int, grid: Grid) -> dict[str, tuple[int, ...]]:
-    axes = grid.used.shape[1]
-    return {"vectors": (m, 2, len(grid), count, 2), "angles": (axes, len(grid)), "sketch": (m, bundle.SKETCHES)}
+class Attained(NamedTuple):
+    """What the first vectors of each point attain.
+
+    Parameters
+    ----------
+    norms : array, shape (b, f)
+    left : array, shape (b, f, 2, m)
+        The products of the symbol with the right vectors.
+    right : array, shape (b, f, 2, p)
+        Of unit length, conjugated.
+    """
+
+    norms: Array
+    left: Array
+    right: Array
 
 
-def start(rows: Array, spec: ConvSpec, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Array, ...]:
-    xp, (b, m) = ops.xp, rows.shape[:2]
-    first, base = _constants(rows, m, grid, count, ops=ops)
-    vectors = xp.zeros((b, *first.shape[1:]), dtype=rows.dtype) + first
-    points = Points(vectors, xp.zeros_like(vectors), xp.zeros((b, *base.shape[1:]), dtype=rows.dtype) + base)
-    sketch = xp.zeros((b, m, bundle.SKETCHES), dtype=rows.dtype)
-    return follow(rows, _state(points, sketch, xp=xp), spec, grid, count, sweeps=START, ops=ops)[-1]
+def shapes(m: int, grid: Grid, count: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the state's arrays for one block, by name: vectors and those before, frequencies, the sketch."""
+    points, axes = grid.used.shape
+    return {"vectors": (m, 2, points, count, 2), "angles": (axes, points), "sketch": (m, sketches.SKETCHES)}
 
 
-def _state(points: Points, sketch: Array, *, xp: Any) -> tuple[Array, ...]:
-    both = xp.stack([points.vectors, points.before], axis=1)
-    return xp.permute_dims(both, (0, 5, 1, 2, 3, 4)), xp.matrix_transpose(points.angles), sketch
+def start(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Array, ...]:
+    """The state after the first steps. A sketch of zeros is far from every kernel.
+
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+    """
+    xp, (b, m) = ops.xp, blocks.shape[:2]
+    cells = _Cells(*_by_taps_of_blocks(blocks, ops=ops), grid, ops=ops)
+    points, _ = cells.climbed(cells.with_zero(cells.random(count)), _START_STEPS)
+    sketch = xp.zeros((b, m, sketches.SKETCHES), dtype=blocks.dtype, device=ops.device(blocks))
+    return *cells.state(points), sketch
 
 
-def _constants(like: Array, m: int, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Array, ...]:
-    def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
-        random = arrays.random_vectors(0, (m, count))
-        pairs = np.stack([random.real, random.imag]) / np.linalg.norm(random, axis=0)
-        first = np.broadcast_to(pairs.transpose(2, 0, 1)[None, None], (1, len(grid), count, 2, m))
-        return np.ascontiguousarray(first).astype(dtype), grid.used[None].astype(dtype)
+def highest(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Find the highest maximum of each block outside of training.
 
-    return placed(("moving", m, grid.key, count), tables, like, ops=ops)
+    Parameters
+    ----------
+    blocks : array, shape (b, m, p, *kernel_shape)
+
+    Returns
+    -------
+    right : complex array, shape (b, p)
+        Of unit length.
+    angles : array, shape (b, d)
+    """
+    xp = ops.xp
+    cells = _Cells(*_by_taps_of_blocks(blocks, ops=ops), grid, ops=ops)
+    points, attained = cells.climbed(cells.with_zero(cells.random(count)), _START_STEPS)
+    alone, centers = cells.of_one(points, xp.argmax(attained.norms, axis=1))
+    alone, (_, _, right) = cells.climbed(alone, _LAST_STEPS, centers)
+    # The right vectors of points are conjugated.
+    return ops.complex(right[:, 0, 0, :], -right[:, 0, 1, :]), alone.angles[:, 0, :]
 
 
-def follow(rows, state, spec, grid, count, *, sweeps, ops):
-    xp, (b, m) = ops.xp, rows.shape[:2]
-    given, angles, last = state
-    sketch = bundle.sketch(rows, last, spec, ops=ops)
-    both = xp.permute_dims(given, (0, 2, 3, 4, 5, 1))
-    angles = xp.matrix_transpose(angles)
+def follow(
+    rows: Array, state: Sequence[Array], spec: ConvSpec, grid: Grid, *, sweeps: int | None, ops: ArrayOps
+) -> tuple[Array, Array, Array, tuple[Array, ...]]:
+    """Step all points as often as the kernels have changed, and take the highest.
+
+    Parameters
+    ----------
+    rows : array, shape (b, m, n)
+        The kernels' own entries, in any scale.
+    state : sequence of arrays
+        As of `shapes`.
+    sweeps : int or None
+        Number of times that `_STEPS_OF_A_SWEEP` steps are taken; 0: one step. None: as many steps as the change of each
+        kernel needs.
+
+    Returns
+    -------
+    value : array, shape (b,)
+    left : array, shape (b, m, 2)
+    right : array, shape (b, 2, n)
+        The factors of the gradient, in the order of the kernel.
+    state : tuple of arrays
+        After the steps. It is finite, whatever the kernels are.
+    """
+    xp = ops.xp
+    vectors, angles, last = state
     size = arrays.largest(rows, axis=(1, 2), ops=ops) + arrays.TINY
-    kernel = bundle._of_taps((rows / size)[:, :, None, :], spec, ops=ops)
-    p = kernel.shape[-1]
-    kernel = xp.reshape(kernel, (b, m, -1))
-    first, base = _constants(rows, m, grid, count, ops=ops)
-    vectors, before = both[:, 0], both[:, 1]
-    if ZERO:
-        zero = _zero(xp.reshape(kernel, (b, m, -1, p)), ops=ops)[:, None, None]
-        tops = xp.concat([zero, vectors[:, :1, 1:]], axis=2)
-        vectors = xp.concat([vectors, tops], axis=1)
-        before = xp.concat([before, xp.concat([0.0 * zero, before[:, :1, 1:]], axis=2)], axis=1)
-        angles = xp.concat([angles, xp.zeros_like(angles[:, :1])], axis=1)
-        base = xp.concat([base, xp.zeros_like(base[:, :1])], axis=1)
-        first = xp.concat([first, first[:, :1]], axis=1)
-    if sweeps is None:
-        way = bundle.distance(sketch, last, ops=ops)
-        factor = max(2.0 if sum(k > 1 for k in spec.block_kernel_shape) == 1 else 1.0, math.sqrt(math.prod(spec.block_kernel_shape)) / 3)
-        steps = min(MOST, 1 + int(np.max(way) * factor / WAY))
-    else:
-        steps = max(sweeps, 1)
-    tables = placed(("bundle", spec.block_kernel_shape), functools.partial(bundle._tap_tables, spec), rows, ops=ops)
-    found = Points(vectors, before, angles)
-    for _ in range(steps):
-        found, norms, images, right = _step(kernel, found, base, first, RADIUS * grid.spacing, tables, ops=ops)
-    best = xp.argmax(norms, axis=1)
-    left = arrays.pick(images, best, xp=xp)  # b, 2, m
-    v = arrays.pick(right, best, xp=xp)  # b, 2, p
-    th = arrays.pick(found.angles, best, xp=xp)
-    columns = bundle._to_taps(v[:, None, None], bundle._turns(th[:, None], tables, ops=ops), spec, ops=ops)
-    value = xp.max(norms, axis=1)
+    # The rows are the vectors whose entries are ordered here.
+    by_taps = taps.of_taps((rows / size)[:, :, None, :], spec, ops=ops)[:, :, 0, ...]
+    cells = _Cells(by_taps, spec, grid, ops=ops)
+    sketch = sketches.sketch(rows, last, spec, ops=ops)
+    steps: Any = max(1, _STEPS_OF_A_SWEEP * sweeps) if sweeps is not None else _steps_due(sketch, last, spec, ops=ops)
+    points, attained = cells.climbed(cells.with_zero(cells.points_of(vectors, angles)), steps)
+    best = xp.argmax(attained.norms, axis=1)
+    left, right, angles = (arrays.pick(x, best, xp=xp) for x in (attained.left, attained.right, points.angles))
+    turns = taps.turns(angles[:, None, :], cells.tables, ops=ops)
+    columns = taps.to_taps(right[:, None, None, ...], turns, spec, ops=ops)
+    value = xp.max(attained.norms, axis=1)
     left = xp.matrix_transpose(left) / (value + arrays.TINY)[:, None, None]
-    if ZERO:
-        n = len(grid)
-        found = Points(found.vectors[:, :n], found.before[:, :n], found.angles[:, :n])
+    # Sums that are not finite are far from every kernel, as zeros are.
     sketch = xp.where(xp.isfinite(sketch), sketch, 0.0)
-    return value * size[:, 0, 0], left, xp.reshape(columns, (b, 2, -1)), _state(found, sketch, xp=xp)
+    return value * size[:, 0, 0], left, xp.reshape(columns, (rows.shape[0], 2, -1)), (*cells.state(points), sketch)
 
 
-def _zero(blocks, *, ops):
-    xp = ops.xp
-    total = xp.sum(blocks, axis=2)
-    is_wide = total.shape[1] <= total.shape[2]
-    wide = total if is_wide else xp.matrix_transpose(total)
-    power = bundle.squared(xp.matmul(wide, xp.matrix_transpose(wide)), 5, ops=ops)
-    n = power.shape[1]
-    (signs,) = placed(("zero", n), lambda dtype: (bundle.random_signs(n)[None, :, :1].astype(dtype),), power, ops=ops)
-    vector = xp.matmul(power, xp.matmul(power, signs))
-    vector = vector if is_wide else xp.matmul(total, vector)
-    vector = xp.matrix_transpose(vector / (arrays.lengths(vector, axis=-2, ops=ops) + arrays.TINY))
-    return xp.concat([vector, xp.zeros_like(vector)], axis=1)
+def _steps_due(sketch: Array, last: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
+    """Number of steps (b,) for the way between two sketches, as a real number."""
+    way = sketches.distance(sketch, last, ops=ops) * (sketches.reach(spec) / _WAY_OF_A_STEP)
+    steps = ops.xp.floor(way) + 1.0
+    # What is not a number is far.
+    return ops.xp.where(steps < _MOST_STEPS, steps, float(_MOST_STEPS))
 
 
-def _step(kernel, points, base, first, radius, tables, *, ops):
-    xp, (vectors, before, angles) = ops.xp, points
-    b, f, r, _, m = vectors.shape
-    d = angles.shape[2]
-    _, _, powers, forms, signs = tables
-    products = xp.reshape(xp.matmul(xp.reshape(vectors, (b, -1, m)), kernel), (b, f, r, 2 * powers.shape[-1], -1))
-    p = products.shape[-1]
-    derivatives = bundle._sums(products[:, :, 0], bundle._turns(angles, tables, ops=ops)[:, :, None, ...] * powers, ops=ops)
-    inner = xp.matmul(derivatives[:, :, : 2 + 2 * d, :], xp.matrix_transpose(derivatives))
-    step = ascent.uphill_by_forms(xp.matmul(xp.reshape(inner, (b, f, -1)), forms), signs, d, longest=LONGEST, xp=xp)
-    off = angles + step - base
-    angles = base + off / xp.maximum(arrays.lengths(off, axis=-1, ops=ops) * (1 / radius), signs[0, 0])
-    turns = xp.reshape(bundle._turns(angles, tables, ops=ops), (b, f, 1, 2, -1))
-    fresh, of_gram, of_coefs = _mixing(products, r, p, ops=ops)
-    power = xp.matmul(turns, products) + fresh
-    both = xp.concat([vectors, before], axis=4)
+def _by_taps_of_blocks(blocks: Array, *, ops: ArrayOps) -> tuple[Array, ConvSpec]:
+    """Blocks as arrays (b, m, taps, p), and their geometry."""
+    xp, (b, m, p, *kernel_shape) = ops.xp, blocks.shape
+    return xp.matrix_transpose(xp.reshape(blocks, (b, m, p, -1))), ConvSpec(m, p, tuple(kernel_shape))
+
+
+class _Cells:
+    """The cells of the blocks of a stack, one about each point of a grid, and a last one about frequency 0.
+
+    An optimizer that divides by the gradient's size moves all taps of a kernel alike at first. Then another singular
+    value of their sum may become the largest in one step. Its vector is nearly orthogonal to those that were followed,
+    so the first vector of the last cell is computed anew in each pass (`with_zero`).
+
+    Parameters
+    ----------
+    by_taps : array, shape (b, m, taps, p)
+        Blocks with entries of at most about 1.
+    """
+
+    def __init__(self, by_taps: Array, spec: ConvSpec, grid: Grid, *, ops: ArrayOps) -> None:
+        self.ops, self.grid, self.by_taps = ops, grid, by_taps
+        b, m = by_taps.shape[:2]
+        self.kernel = ops.xp.reshape(by_taps, (b, m, -1))
+        self.tables = placed(
+            ("taps", spec.block_kernel_shape), functools.partial(taps.tap_tables, spec), by_taps, ops=ops
+        )
+
+    def random(self, count: int) -> Points:
+        """So many random vectors, the same in each cell, at the points of the grid."""
+        xp, b, f = self.ops.xp, self.by_taps.shape[0], len(self.grid)
+        vectors, centers = self._first(count)
+        vectors = xp.broadcast_to(vectors, (b, f, *vectors.shape[2:]))
+        return Points(vectors, xp.zeros_like(vectors), xp.broadcast_to(centers[:, :f, :], (b, f, centers.shape[2])))
+
+    def _first(self, count: int) -> tuple[Array, Array]:
+        """Random unit vectors (1, 1, r, 2, m), and the centers (1, f + 1, d) of all cells."""
+        m = self.by_taps.shape[1]
+
+        def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
+            centers = np.concatenate([self.grid.used, 0 * self.grid.used[:1]])
+            return _random_pairs(m, count, dtype), centers[None].astype(dtype)
+
+        vectors, centers = placed(("cells", m, count, self.grid.key), tables, self.by_taps, ops=self.ops)
+        return vectors, centers
+
+    def points_of(self, vectors: Array, angles: Array) -> Points:
+        """The points of arrays of a state."""
+        xp = self.ops.xp
+        both = xp.permute_dims(vectors, (0, 2, 3, 4, 5, 1))
+        return Points(both[:, 0, ...], both[:, 1, ...], xp.matrix_transpose(angles))
+
+    def state(self, points: Points) -> tuple[Array, Array]:
+        """The arrays of the points of the grid."""
+        xp, f = self.ops.xp, len(self.grid)
+        both = xp.stack([x[:, :f, ...] for x in points[:2]], axis=1)
+        return xp.permute_dims(both, (0, 5, 1, 2, 3, 4)), xp.matrix_transpose(points.angles[:, :f, :])
+
+    def with_zero(self, points: Points) -> Points:
+        """The points, and one at frequency 0.
+
+        Its first vector is that of the sum of the taps, whose Gram matrix is squared five times: two products with the
+        result turn random signs to it. The others are those of the grid's first point.
+        """
+        xp, total = self.ops.xp, self.ops.xp.sum(self.by_taps, axis=2)
+        is_wide = total.shape[1] <= total.shape[2]
+        wide = total if is_wide else xp.matrix_transpose(total)
+        gram = xp.matmul(wide, xp.matrix_transpose(wide))
+        power = matrix_vectors.squared(gram, _ZERO_SQUARINGS, ops=self.ops)
+        # A column may be orthogonal to the first vector.
+        (signs,) = placed(("zero", power.shape[1]), functools.partial(_signs, power.shape[1]), power, ops=self.ops)
+        vector = xp.matmul(power, xp.matmul(power, signs))
+        vector = vector if is_wide else xp.matmul(total, vector)
+        vector = xp.matrix_transpose(vector / (arrays.lengths(vector, axis=-2, ops=self.ops) + arrays.TINY))
+        first = xp.stack([vector, xp.zeros_like(vector)], axis=2)[:, None, ...]
+
+        def beside(x: Array, new: Array) -> Array:
+            return xp.concat([x, xp.concat([new, x[:, :1, 1:, ...]], axis=2)], axis=1)
+
+        return Points(
+            beside(points.vectors, first),
+            beside(points.before, 0.0 * first),
+            xp.concat([points.angles, xp.zeros_like(points.angles[:, :1, :])], axis=1),
+        )
+
+    def of_one(self, points: Points, number: Array) -> tuple[Points, Array]:
+        """The point of each block with a number (b,), and the center of its cell (b, 1, d)."""
+        xp, centers = self.ops.xp, self._first(points.vectors.shape[2])[1]
+        centers = xp.broadcast_to(centers, points.angles.shape)
+        *alone, center = (arrays.pick(x, number, xp=xp)[:, None, ...] for x in (*points, centers))
+        return Points(*alone), center
+
+    def climbed(self, points: Points, steps: Any, centers: Array | None = None) -> tuple[Points, Attained]:
+        """Points after some steps, and what they attain.
+
+        Parameters
+        ----------
+        steps : int, or array, shape (b,)
+            At least 1. Of arrays, each block takes its own number, in whatever stack it is.
+        centers : array, shape (b, f, d), optional
+            Centers of the cells. None: of all cells.
+        """
+        ops, xp = self.ops, self.ops.xp
+        vectors, all_centers = self._first(points.vectors.shape[2])
+        centers = all_centers if centers is None else centers
+        in_each = not isinstance(steps, int)
+        remaining: tuple[Array, ...] = (steps,) if in_each and steps.shape[0] > 1 else ()
+
+        def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
+            old, remaining = state[:6], state[6:]
+            new, attained = self._moved_in_chunks(Points(*old[:3]), vectors, centers)
+            if not remaining:
+                return *new, *attained
+            is_due = [xp.reshape(remaining[0] > 0, (-1, *[1] * (x.ndim - 1))) for x in old]
+            merged = (xp.where(x, y, z) for x, y, z in zip(is_due, (*new, *attained), old, strict=True))
+            return *merged, remaining[0] - 1.0
+
+        count: Any = xp.max(steps) if in_each else steps
+        count = int(ops.to_numpy(count)) if in_each and ops.concrete else count
+        b, f = points.angles.shape[:2]
+        p = self.by_taps.shape[3]
+        zeros = [
+            xp.zeros(shape, dtype=points.angles.dtype, device=ops.device(points.angles))
+            for shape in ((b, f), (b, f, *points.vectors.shape[3:]), (b, f, 2, p))
+        ]
+        found = arrays.repeated(again, count, (*points, *zeros, *remaining), ops=ops)
+        return Points(*found[:3]), Attained(*found[3:6])
+
+    def _moved_in_chunks(self, points: Points, vectors: Array, centers: Array) -> tuple[Points, Attained]:
+        """`_moved`, of so many points at once as memory allows."""
+        b, f, r = points.vectors.shape[:3]
+        bytes_of_one = 3 * 2 * r * b * self.kernel.shape[2] * 8
+        at_once = max(1, self.ops.memory // bytes_of_one)
+        if f <= at_once:
+            return self._moved(points, vectors, centers)
+        chunks = [slice(first, first + at_once) for first in range(0, f, at_once)]
+        parts = [self._moved(Points(*(x[:, y, ...] for x in points)), vectors, centers[:, y, :]) for y in chunks]
+        by_array = zip(*((*new, *attained) for new, attained in parts), strict=True)
+        joined = [arrays.joined([*x], axis=1, xp=self.ops.xp) for x in by_array]
+        return Points(*joined[:3]), Attained(*joined[3:])
+
+    def _moved(self, points: Points, first: Array, centers: Array) -> tuple[Points, Attained]:
+        """The points after a step. Those of a kernel that is not finite begin anew, with the vectors ``first``."""
+        ops, xp, (vectors, before, angles) = self.ops, self.ops.xp, points
+        b, f, r, _, m = vectors.shape
+        d = angles.shape[2]
+        _, _, powers, forms, signs = self.tables
+        # K_k^T times each vector at each tap: (b, f, r, 2 * taps, p).
+        products = xp.matmul(xp.reshape(vectors, (b, -1, m)), self.kernel)
+        products = xp.reshape(products, (b, f, r, 2 * powers.shape[-1], -1))
+        turns = taps.turns(angles, self.tables, ops=ops)[:, :, None, ...] * powers
+        # The sums of the first vectors and, but for factors of i, their derivatives.
+        derivatives = taps.sums(products[:, :, 0, ...], turns, ops=ops)
+        inner = xp.matmul(derivatives[:, :, : 2 + 2 * d, :], xp.matrix_transpose(derivatives))
+        forms = xp.matmul(xp.reshape(inner, (b, f, -1)), forms)
+        step = ascent.uphill_by_forms(forms, signs, d, longest=_LONGEST_STEP, xp=xp)
+        away = angles + step - centers
+        radii = arrays.lengths(away, axis=-1, ops=ops) * (1 / (_RADIUS * self.grid.spacing))
+        angles = centers + away / xp.maximum(radii, signs[0, 0])
+        turns = xp.reshape(taps.turns(angles, self.tables, ops=ops), (b, f, 1, 2, -1))
+        fresh, pairs, maps = _mixing_tables(products, r, ops=ops)
+        powers = xp.matmul(turns, products) + fresh
+        both = xp.concat([vectors, before], axis=4)
+        powers, both = _best_combinations(powers, both, pairs, maps, ops=ops)
+        vectors, before = both[..., :m], both[..., m:]
+        length = _lengths(powers, ops=ops)
+        right = powers / length
+        columns = xp.reshape(xp.matmul(xp.matrix_transpose(turns), right), (b, -1, self.kernel.shape[2]))
+        images = xp.reshape(taps.images(self.kernel, columns, ops=ops), (b, f, r, 2, m))
+        norms = _lengths(images, ops=ops)
+        squares = norms * norms
+        least, most = (g(squares, axis=2, keepdims=True) for g in (xp.min, xp.max))
+        cut = xp.maximum(_CUT * least, _LEAST_CUT * most)
+        moved = images * (4.0 * length / cut) - 2.0 * vectors - before
+        size = _lengths(moved, ops=ops)
+        # False for what is not a number, too.
+        is_finite = size < math.inf
+        new = Points(
+            xp.where(is_finite, moved / size, first),
+            xp.where(is_finite, vectors / size, 0.0),
+            xp.where(is_finite[:, :, 0, 0, :], angles, centers),
+        )
+        return new, Attained(norms[:, :, 0, 0, 0], images[:, :, 0, ...], right[:, :, 0, ...])
+
+
+def _lengths(x: Array, *, ops: ArrayOps) -> Array:
+    """Lengths (b, f, r, 1, 1) of vectors (b, f, r, 2, m), at least `arrays.TINY`."""
+    return arrays.lengths(ops.xp.reshape(x, (*x.shape[:3], 1, -1)), ops=ops) + arrays.TINY
+
+
+def _best_combinations(powers: Array, both: Array, pairs: Array, maps: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """Combine the vectors of each point, so that they and their power steps are orthogonal (Rayleigh-Ritz).
+
+    More than two take turns in pairs, which makes them orthogonal in the course of the steps.
+
+    Parameters
+    ----------
+    powers : array, shape (b, f, r, 2, p)
+        ``G* U``, conjugated.
+    both : array, shape (b, f, r, 2, 2 * m)
+        U, of unit length, and what is combined alike.
+    pairs, maps : array
+        `_mixing_tables`.
+    """
+    xp, r = ops.xp, powers.shape[2]
     if r == 2:
-        power, both = _mixed(power, both, of_gram, of_coefs, ops=ops)
-    length = arrays.lengths(xp.reshape(power, (b, f, r, 1, -1)), axis=-1, ops=ops) + arrays.TINY
-    right = power / length
-    columns = xp.matmul(xp.matrix_transpose(turns), right)
-    images = xp.reshape(bundle._images(kernel, xp.reshape(columns, (b, -1, kernel.shape[2])), ops=ops), (b, f, r, 2, m))
-    norms = arrays.lengths(xp.reshape(images, (b, f, r, 1, -1)), axis=-1, ops=ops)
-    square = norms * norms
-    cut = CUT * square
-    if r > 1:
-        cut = xp.maximum(xp.min(cut, axis=2, keepdims=True), LEAST_CUT * xp.max(square, axis=2, keepdims=True))
-    vectors, before = both[..., :m], both[..., m:]
-    moved = images * (4.0 * length / (cut + arrays.TINY)) - 2.0 * vectors - before
-    size = arrays.lengths(xp.reshape(moved, (b, f, r, 1, -1)), axis=-1, ops=ops)
-    ok = size < math.inf
-    scale = 1.0 / (size + arrays.TINY)
-    new = xp.where(ok, moved * scale, first)
-    old = xp.where(ok, vectors * scale, 0.0)
-    angles = xp.where(ok[:, :, 0, :, 0], angles, base)
-    return Points(new, old, angles), norms[:, :, 0, 0, 0], images[:, :, 0], right[:, :, 0]
+        return _best_of_pair(powers, both, pairs, maps, ops=ops)
+    found = [[x[:, :, j : j + 1, ...] for j in range(r)] for x in (powers, both)]
+    for i, j in itertools.combinations(range(r), 2):
+        two_powers, two = (xp.concat([x[i], x[j]], axis=2) for x in found)
+        new = _best_of_pair(two_powers, two, pairs, maps, ops=ops)
+        for x, y in zip(found, new, strict=True):
+            x[i], x[j] = y[:, :, :1, ...], y[:, :, 1:, ...]
+    joined, both = (arrays.joined(x, axis=2, xp=xp) for x in found)
+    return joined, both
 
 
-def _mixing(like, r, p, *, ops):
-    def tables(dtype):
-        random = arrays.random_vectors(1, (p, r))
-        pairs = np.stack([random.real, random.imag]) / np.linalg.norm(random, axis=0)
-        fresh = FRESH * pairs.transpose(2, 0, 1)[None, None]
-        # rows xr xi yr yi: x*x, y*y, re x*y, im x*y
-        of_gram = np.zeros((4, 4, 4))
-        of_gram[0, 0, 0] = of_gram[1, 1, 0] = of_gram[2, 2, 1] = of_gram[3, 3, 1] = 1
-        of_gram[0, 2, 2] = of_gram[1, 3, 2] = 1
-        of_gram[0, 3, 3], of_gram[1, 2, 3] = 1, -1
-        re, im = np.eye(2), np.array([[0, -1], [1, 0]])
-        of_coefs = np.zeros((7, 2, 4, 4))
-        for k, (sign) in enumerate((1, -1)):
-            of_coefs[0, k, :2, :2], of_coefs[1, k, :2, :2] = re, sign * im
-            of_coefs[2, k, :2, 2:], of_coefs[3, k, :2, 2:] = re, sign * im
-            of_coefs[4, k, 2:, :2], of_coefs[5, k, 2:, :2] = re, sign * im
-            of_coefs[6, k, 2:, 2:] = re
-        return tuple(x.astype(dtype) for x in (fresh, of_gram.reshape(16, 4), of_coefs.reshape(7, 32)))
+def _best_of_pair(powers: Array, both: Array, pairs: Array, maps: Array, *, ops: ArrayOps) -> tuple[Array, Array]:
+    """`_best_combinations` of two vectors in closed form.
 
-    return placed(("mixing", r, p), tables, like, ops=ops)
-
-
-def _mixed(power, both, of_gram, of_coefs, *, ops):
-    xp = ops.xp
-    b, f, _, _, p = power.shape
-    m = both.shape[4] // 2
-    ps, us = xp.reshape(power, (b, f, 4, p)), xp.reshape(both, (b, f, 4, 2 * m))
-    u = us[..., :m]
-    of_u = xp.matmul(xp.reshape(xp.matmul(u, xp.matrix_transpose(u)), (b, f, 16)), of_gram)
-    of_p = xp.matmul(xp.reshape(xp.matmul(ps, xp.matrix_transpose(ps)), (b, f, 16)), of_gram)
-    c = ops.complex(of_u[..., 2], of_u[..., 3])
-    # powers are conjugated
-    g, a, e = ops.complex(of_p[..., 2], -of_p[..., 3]), of_p[..., 0], of_p[..., 1]
-    cc = xp.real(c) ** 2 + xp.imag(c) ** 2
-    rn = 1.0 / xp.sqrt(xp.maximum(1.0 - cc, of_gram[0, 0] * 1e-4))
-    e = (e - 2.0 * xp.real(xp.conj(c) * g) + cc * a) * rn * rn
-    g = (g - c * a) * rn
+    Let c = x*y be the product of the vectors. Then x and (y - c x) / d are orthonormal, d^2 = 1 - |c|^2, and the
+    rotation that makes their power steps orthogonal follows from the squared lengths a and e of these, and their
+    product g. Both linear maps are one.
+    """
+    xp, (b, f, _, _, p), entries = ops.xp, powers.shape, both.shape[4]
+    powers, both = xp.reshape(powers, (b, f, 4, p)), xp.reshape(both, (b, f, 4, entries))
+    vectors = both[..., : entries // 2]
+    of_vectors, of_powers = (
+        xp.matmul(xp.reshape(xp.matmul(x, xp.matrix_transpose(x)), (b, f, 16)), pairs) for x in (vectors, powers)
+    )
+    c = ops.complex(of_vectors[..., 2], of_vectors[..., 3])
+    a, e = of_powers[..., 0], of_powers[..., 1]
+    g = ops.complex(of_powers[..., 2], -of_powers[..., 3])
+    square = xp.real(c * xp.conj(c))
+    inverse = 1.0 / xp.sqrt(xp.maximum(1.0 - square, _LEAST_SQUARE * maps[0, 0]))
+    e = (e - 2.0 * xp.real(xp.conj(c) * g) + square * a) * inverse * inverse
+    g = (g - c * a) * inverse
     size = xp.abs(g)
     difference = a - e
     length = xp.hypot(2.0 * size, difference)
-    half = 0.5 * ((difference + arrays.TINY) / (length + arrays.TINY))
-    cos, sin = xp.sqrt(xp.abs(0.5 + half)), xp.sqrt(xp.abs(0.5 - half))
-    s = xp.conj(g) * (sin / (size + arrays.TINY))
-    beta, delta = s * rn, cos * rn
-    alpha, gamma = cos - beta * c, -delta * c - xp.conj(s)
-    coefs = xp.stack([xp.real(alpha), xp.imag(alpha), xp.real(beta), xp.imag(beta), xp.real(gamma), xp.imag(gamma), delta], axis=-1)
-    maps = xp.reshape(xp.matmul(coefs, of_coefs), (b, f, 2, 4, 4))
-    us = xp.matmul(maps[:, :, 0], us)
-    ps = xp.matmul(maps[:, :, 1], ps)
-    return xp.reshape(ps, power.shape), xp.reshape(us, both.shape)
+    # Of half the angle of (difference, 2 * size), which is between 0 and pi.
+    half_ratio = 0.5 * ((difference + arrays.TINY) / (length + arrays.TINY))
+    cos, sin = xp.sqrt(xp.abs(0.5 + half_ratio)), xp.sqrt(xp.abs(0.5 - half_ratio))
+    sin = xp.conj(g) * (sin / (size + arrays.TINY))
+    of_y, last = sin * inverse, cos * inverse
+    first, of_x = cos - of_y * c, -last * c - xp.conj(sin)
+    parts = [part(x) for x in (first, of_y, of_x) for part in (xp.real, xp.imag)]
+    both_maps = xp.reshape(xp.matmul(xp.stack([*parts, last], axis=-1), maps), (b, f, 2, 4, 4))
+    both = xp.matmul(both_maps[:, :, 0, ...], both)
+    powers = xp.matmul(both_maps[:, :, 1, ...], powers)
+    return xp.reshape(powers, (b, f, 2, 2, p)), xp.reshape(both, (b, f, 2, 2, entries))
+
+
+def _mixing_tables(products: Array, count: int, *, ops: ArrayOps) -> tuple[Array, ...]:
+    """Constants of a step for right vectors with p entries, the last axis of ``products``.
+
+    Returns
+    -------
+    fresh : array, shape (1, 1, count, 2, p)
+        What is added to power steps.
+    pairs : array, shape (16, 4)
+        From the real products of the four parts of two vectors x and y to ``x*x``, ``y*y`` and the parts of ``x*y``.
+    maps : array, shape (7, 32)
+        From the parts of three complex coefficients and a real one, ``[[0, 1], [2, 3]]``, to the real matrix of this
+        map of two vectors, and that of its conjugate.
+    """
+    p = products.shape[-1]
+
+    def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
+        pairs = np.zeros((4, 4, 4))
+        pairs[0, 0, 0] = pairs[1, 1, 0] = pairs[2, 2, 1] = pairs[3, 3, 1] = 1
+        pairs[0, 2, 2] = pairs[1, 3, 2] = pairs[0, 3, 3] = 1
+        pairs[1, 2, 3] = -1
+        one, i = np.eye(2), np.array([[0, -1], [1, 0]])
+        maps = np.zeros((7, 2, 4, 4))
+        for conjugated, sign in enumerate((1, -1)):
+            for place, (row, column) in enumerate(((0, 0), (0, 2), (2, 0))):
+                maps[2 * place, conjugated, row : row + 2, column : column + 2] = one
+                maps[2 * place + 1, conjugated, row : row + 2, column : column + 2] = sign * i
+            maps[6, conjugated, 2:, 2:] = one
+        fresh = _FRESH * _random_pairs(p, count, dtype)
+        return fresh, pairs.reshape(16, 4).astype(dtype), maps.reshape(7, 32).astype(dtype)
+
+    return placed(("mixing", p, count), tables, products, ops=ops)
+
+
+def _random_pairs(n: int, count: int, dtype: type[np.floating]) -> np.ndarray:
+    """Random unit vectors (1, 1, count, 2, n), as (real, imaginary)."""
+    vectors = arrays.random_vectors(0, (n, count))
+    pairs = np.stack([vectors.real, vectors.imag]) / np.linalg.norm(vectors, axis=0)
+    return np.ascontiguousarray(pairs.transpose(2, 0, 1)[None, None]).astype(dtype)
+
+
+def _signs(rows: int, dtype: type[np.floating]) -> tuple[np.ndarray]:
+    return (sketches.random_signs(rows)[None, :, :1].astype(dtype),)

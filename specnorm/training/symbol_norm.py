@@ -5,41 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
+from typing import TYPE_CHECKING, ClassVar
 
 from specnorm.backends import arrays
 from specnorm.errors import GeometryError
 from specnorm.running import checks
 from specnorm.running.base import Evaluation, Followed, Needs, Stepped
-from specnorm.training import bundle, moving_points as cells, grid_scalars, grid_vectors, matrix_vectors
-from specnorm.training.grid_vectors import Grid, PlaneWaves, placed
+from specnorm.training import grid_scalars, grids, matrix_vectors, moving_points
 from specnorm.training.proof import attained_down
 
 if TYPE_CHECKING:
     from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
     from specnorm.geometry.spec import ConvSpec
+    from specnorm.training.grids import Grid
 
-_LEAST_VECTORS = 48
-"""Least number of vectors of all points together, for grids of few points."""
-_MOST_VECTORS = 4
-"""Largest number of vectors at a point for that reason."""
 _MATRIX_SWEEPS = 16
 """Sweeps of a matrix outside of training."""
-_START_STEPS = 10
-"""Steps from random vectors before the first value."""
 _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
-_SWEEPS = {0.001: 1, 0.007: 2, 0.028: 6, 0.056: 12}
-"""Number of sweeps of kernels that have gone further than these ways, as parts of their length. With 0.004 in place of
-0.001, layers of 128 channels reached 1.011."""
-_SINGLE, _MOST_SINGLE = 0.00175, 16
-"""Part of the way that one sweep is for, and the most sweeps that a way asks for, on devices: there, a step sweeps once
-or not at all."""
-_KEPT = 4, 9
-"""Waves that a sweep keeps: the highest that lead to maxima of their own."""
 _STEPS, _LAST_STEPS = 4, 12
 """Newton steps of the highest points of depthwise layers, in training and outside of it."""
 
@@ -111,9 +95,7 @@ class SymbolNorm(Stepped):
             right = self._right_of_matrix(blocks, spec, ops=ops)
             angles = right[:, :0]
         else:
-            waves = self._waves(blocks, spec, ops=ops)
-            _, first = self._first_steps(waves, spec)
-            right, angles = bundle.settled(blocks, first, ops=ops)
+            right, angles = moving_points.highest(blocks, *self._cells(spec), ops=ops)
         wide = arrays.in_wide_dtype(blocks, ops=ops)
         vectors = xp.astype(right, arrays.complex_dtype(wide.dtype, xp=xp), copy=False)
         angles = xp.astype(angles, wide.dtype, copy=False)
@@ -149,104 +131,24 @@ class SymbolNorm(Stepped):
         m, p = spec.block_shape[:2]
         if _is_matrix(spec):
             return matrix_vectors.shapes(max(m, p), min(m, p))
-        grid = self._grid(spec.block_kernel_shape, min(m, p))
-        return cells.shapes(m, self._count(min(m, p), len(grid)), grid)
-        new = grid_vectors.most_waves(spec.block_kernel_shape, len(grid))
-        count = new + _kept(spec, new)
-        axes = sum(k > 1 for k in spec.block_kernel_shape)
-        vectors = min(m, p), self._count(min(m, p), len(grid)), len(grid), 2
-        waves = {"left": (m, count, 2), "angles": (axes, count), "norms": (1, count)}
-        return {"vectors": vectors, **waves, "sketch": (m, bundle.SKETCHES)}
+        return moving_points.shapes(m, *self._cells(spec))
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
-        """Vectors after the first steps, and waves after some passes: the first norms are as good as later ones.
-
-        A sketch of zeros is far from every kernel, so that a sweep is due.
-        """
-        xp = ops.xp
+        """The state after the first steps from random vectors."""
         if _is_matrix(spec):
-            return matrix_vectors.start(_tall_matrices(blocks, xp=xp), sweeps=_MATRIX_SWEEPS, ops=ops)
-        import specnorm.geometry.spec as _g
-        b, m, p = blocks.shape[:3]
-        plain = _g.ConvSpec(m, p, tuple(blocks.shape[3:]))
-        grid = self._grid(spec.block_kernel_shape, min(m, p))
-        return cells.start(xp.reshape(blocks, (b, m, -1)), plain, grid, self._count(min(m, p), len(grid)), ops=ops)
-        vectors, first = self._first_steps(self._waves(blocks, spec, ops=ops), spec)
-        new, heights, _ = bundle.passes(blocks, first, ops=ops)
-        # No wave was followed before: in the places of those that are kept stand the highest again.
-        kept = _kept(spec, heights.shape[1])
-        waves = bundle.with_highest_kept(new, new, heights, kept, ops=ops)
-        norms = xp.concat([xp.zeros_like(heights[:, :kept]), heights], axis=1)[:, None, :]
-        *_, shape = self.state_shapes(spec).values()
-        sketch = xp.zeros((blocks.shape[0], *shape), dtype=blocks.dtype, device=ops.device(blocks))
-        return arrays.real_pair(vectors, xp=xp), *waves, norms, sketch
+            return matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), sweeps=_MATRIX_SWEEPS, ops=ops)
+        return moving_points.start(blocks, *self._cells(spec), ops=ops)
 
     def follow(
         self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None = None, ops: ArrayOps
     ) -> Followed:
-        """One pass over the bundle, or the steps of a matrix; the layer's norm itself, where there is no state."""
+        """Steps of the points or of a matrix; the layer's norm itself, where there is no state."""
         if _is_scalar(spec):
             return self._follow_scalars(rows, spec, ops=ops)
         if _is_matrix(spec):
             return _follow_matrices(rows, state, spec, sweeps=sweeps, ops=ops)
-        m, p = spec.block_shape[:2]
-        grid = self._grid(spec.block_kernel_shape, min(m, p))
-        return Followed(*cells.follow(rows, state, spec, grid, self._count(min(m, p), len(grid)), sweeps=sweeps, ops=ops))
-        vectors, left, angles, _, sketch = state
-        value, left, right, moved = bundle.follow(rows, bundle.Waves(left, angles), spec, ops=ops)
-        return Followed(value, left, right, (vectors, *moved.waves, moved.norms[:, None, :], sketch))
-
-    def is_swept(self, spec: ConvSpec) -> bool:
-        """Convolutions are; a matrix has no other maxima that its block does not see."""
-        return False
-
-    def way(self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, Array]:
-        """The distance of the kernel's sketch from that of the last sweep."""
-        sketch = bundle.sketch(rows, state[-1], spec, ops=ops)
-        distance, reach = bundle.distance(sketch, state[-1], ops=ops), _reach(spec)
-        return distance if reach == 1 else reach * distance, sketch
-
-    def room(self, way: Array) -> Array:
-        """Negative for kernels that are to be swept."""
-        return min(_SWEEPS) - way
-
-    def sweeps_due(self, way: Array, *, ops: ArrayOps) -> Array:
-        """0, 1, 2, 6 or 12: few numbers, since layers that need as many are swept together."""
-        ways, added = placed("sweeps", _ways_and_sweeps, way, ops=ops)
-        # What is not a number counts as far.
-        return ops.xp.sum(ops.xp.where(way[:, None] <= ways, 0.0, added), axis=1)
-
-    def sweep(
-        self,
-        blocks: Array,
-        state: tuple[Array, ...],
-        sketch: Array,
-        spec: ConvSpec,
-        *,
-        sweeps: Any,
-        way: Array | None = None,
-        taps_first: bool = False,
-        ops: ArrayOps,
-    ) -> tuple[Array, ...]:
-        """Step the vectors of the grid. The bundle begins anew at the best points, with the best waves before."""
-        xp = ops.xp
-        given, left, angles, norms, last_sketch = state
-        waves = self._waves(blocks, spec, taps_first=taps_first, ops=ops)
-        vectors = xp.reshape(ops.complex(given[..., 0], given[..., 1]), waves.shape)
-        vectors = grid_vectors.with_invalid_replaced(vectors, waves)
-        vectors, left_of_new, phases = grid_vectors.steps(waves, vectors, sweeps)
-        heights = bundle.without_twins(norms[:, 0, :], angles, waves.grid.spacing, ops=ops)
-        old, new = bundle.Waves(left, angles), _bundle(left_of_new, phases, spec, ops=ops)
-        new = bundle.with_zero_frequency(new, blocks, taps_first=taps_first, ops=ops)
-        kept = bundle.with_highest_kept(new, old, heights, _kept(spec, new.angles.shape[2]), ops=ops)
-        if way is not None:
-            # Each sweep is for a part of the way. The sketch stays where so much of it is left.
-            left_of_way = xp.clip(way, 0.0, _MOST_SINGLE * _SINGLE) - sweeps * _SINGLE
-            rest = xp.maximum(left_of_way, xp.zeros_like(way)) / (way + arrays.TINY)
-            sketch = sketch + rest[:, None, None] * (last_sketch - sketch)
-        # Sums that are not finite are far from every kernel, as zeros are.
-        sketch = xp.where(xp.isfinite(sketch), sketch, 0.0)
-        return xp.reshape(arrays.real_pair(vectors, xp=xp), given.shape), *kept, norms, sketch
+        grid, _ = self._cells(spec)
+        return Followed(*moving_points.follow(rows, state, spec, grid, sweeps=sweeps, ops=ops))
 
     def _follow_scalars(self, rows: Array, spec: ConvSpec, *, ops: ArrayOps) -> Followed:
         """The highest group of each layer (`grid_scalars`)."""
@@ -269,38 +171,11 @@ class SymbolNorm(Stepped):
         state = () if _is_exact(spec) else self.start(blocks, spec, ops=ops)
         return self.follow(rows, state, spec, sweeps=1, ops=ops).right[:, 0, :]
 
-    def _first_steps(self, waves: PlaneWaves, spec: ConvSpec) -> tuple[Array, bundle.Waves]:
-        """Vectors after the first steps, and the waves that they lead to."""
-        vectors, left, phases = grid_vectors.steps(waves, grid_vectors.start_vectors(waves), _START_STEPS)
-        return vectors, _bundle(left, phases, spec, ops=waves.ops)
-
-    def _waves(self, blocks: Array, spec: ConvSpec, *, taps_first: bool = False, ops: ArrayOps) -> PlaneWaves:
-        channels = min(spec.block_shape[:2])
-        grid = self._grid(spec.block_kernel_shape, channels)
-        return PlaneWaves(blocks, grid, self._count(channels, len(grid)), taps_first=taps_first, ops=ops)
-
-    def _count(self, channels: int, points: int) -> int:
-        """Vectors at each point."""
-        return min(max(self.vectors, min(arrays.ceil_div(_LEAST_VECTORS, points), _MOST_VECTORS)), channels)
-
-    def _grid(self, kernel_shape: tuple[int, ...], channels: int) -> Grid:
-        return grid_vectors.grid_of(kernel_shape, self.points or grid_vectors.default_points(kernel_shape, channels))
-
-
-def _ways_and_sweeps(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
-    """The ways beyond which kernels are swept more often, and how much more often."""
-    return np.array([*_SWEEPS], dtype), np.diff([0, *_SWEEPS.values()]).astype(dtype)
-
-
-def _kept(spec: ConvSpec, new: int) -> int:
-    """Number of waves that a sweep keeps beside so many new ones."""
-    return min(_KEPT[sum(k > 1 for k in spec.block_kernel_shape) > 2], new)
-
-
-def _next_taps(spec: ConvSpec) -> list[int]:
-    """Number of the tap next to the first one along each axis with more than one."""
-    sizes = spec.block_kernel_shape
-    return [math.prod(sizes[axis + 1 :]) for axis, k in enumerate(sizes) if k > 1]
+    def _cells(self, spec: ConvSpec) -> tuple[Grid, int]:
+        """The grid, and the number of vectors at each point."""
+        kernel_shape, channels = spec.block_kernel_shape, min(spec.block_shape[:2])
+        points = self.points or grids.default_points(kernel_shape, channels)
+        return grids.grid_of(kernel_shape, points), min(self.vectors, channels)
 
 
 def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
@@ -322,23 +197,6 @@ def _is_matrix(spec: ConvSpec) -> bool:
 def _is_exact(spec: ConvSpec) -> bool:
     """Whether a layer's norm is computed anew in each pass, which takes less time than to follow it."""
     return _is_scalar(spec) or (_is_matrix(spec) and min(spec.block_shape[:2]) <= _EXACT)
-
-
-def _reach(spec: ConvSpec) -> float:
-    """How far a change of some length may move a symbol, beside one of 3x3 taps: with the root of the taps.
-
-    Kernels with one axis count twice: with a factor of 1, a layer of 1-D convolutions reached 1.014.
-    """
-    taps = spec.block_kernel_shape
-    return max(2.0 if sum(k > 1 for k in taps) == 1 else 1.0, math.sqrt(math.prod(taps)) / 3)
-
-
-def _bundle(left: Array, phases: Array, spec: ConvSpec, *, ops: ArrayOps) -> bundle.Waves:
-    """The waves with these left vectors (b, m, g) and phases (b, taps, g), as arrays of the state."""
-    xp = ops.xp
-    columns = [phases[:, j : j + 1, :] for j in _next_taps(spec)]
-    chosen = arrays.joined(columns, axis=1, xp=xp)
-    return bundle.Waves(arrays.real_pair(left, xp=xp), xp.atan2(xp.imag(chosen), xp.real(chosen)))
 
 
 def _follow_matrices(

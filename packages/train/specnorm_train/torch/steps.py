@@ -108,8 +108,6 @@ class Step(NamedTuple):
         The state after the step; empty if it stays.
     image : array, optional
         Product of a kernel on the CPU with ``gradient.right``, by which a change through ``.data`` is seen.
-    room : Tensor, optional
-        `Followed.room` where the host has not looked; not at least 0 if a sweep is due.
     """
 
     factor: Tensor | float
@@ -117,7 +115,6 @@ class Step(NamedTuple):
     gradient: Tensor | Factors
     state: tuple[Tensor, ...]
     image: np.ndarray | None = None
-    room: Tensor | None = None
 
 
 def without_gradients() -> contextlib.AbstractContextManager[object]:
@@ -186,12 +183,11 @@ class _Joint:
             if self.in_numpy:
                 yield _step_at(x, right, state)
             else:
-                room = None if followed.room is None else followed.room[j]
                 factor, slope = factor_and_slope
-                yield Step(factor, slope, Factors(left, right), state, room=room)
+                yield Step(factor, slope, Factors(left, right), state)
 
     def steps_by_gradients(self) -> Iterator[Step]:
-        """Yield the steps of a method that does not follow the norm between its sweeps."""
+        """Yield the steps of a method that returns gradients, not their factors."""
         program, backend = self.stack.program, self._backend
         value, dense, after = program.step(*self.joined(), sweeps=self.inputs[0].sweeps, backend=backend)
         for j, (x, (factor, slope)) in enumerate(zip(self.inputs, self._factors(value), strict=True)):
@@ -276,8 +272,8 @@ def _stacks_of(layers: tuple[tuple[str, bool, Hashable], ...]) -> tuple[Stack, .
     """`_stacks` of layers with these keys of programs, whether calls only start work, and `StepInput.kind`."""
     alike: dict[tuple[bool, Hashable, str | None], list[int]] = {}
     for j, (key, asynchronous, kind) in enumerate(layers):
-        # Kernels that join others are padded with zeros, and so copied: in a pass over the bundle that would be most
-        # of the work on the CPU.
+        # Kernels that join others are padded with zeros, and so copied, which on the CPU would be
+        # most of the work.
         is_alone = _program(key).stepped.follows and not asynchronous
         alike.setdefault((asynchronous, kind, key if is_alone else None), []).append(j)
     found = []
@@ -299,7 +295,7 @@ def _program(key: str) -> SteppedProgram:
 
 # -- on a CUDA device --------------------------------------------------------------------------------------------------
 _Function = Callable[[Sequence[StepInput]], list[Step]]
-_RECORDINGS: weakref.WeakKeyDictionary[nn.Module, DeviceSteps] = weakref.WeakKeyDictionary()
+_RECORDINGS: weakref.WeakKeyDictionary[nn.Module, Recorded] = weakref.WeakKeyDictionary()
 """The recorded calls of each model, or of each constraint that is used outside of a model's call."""
 
 
@@ -308,60 +304,13 @@ def _is_recordable(x: StepInput) -> bool:
     return x.kernel.is_cuda and x.kernel.ndim <= 4 and x.sweeps in (None, 1)
 
 
-def _recording_of(owner: nn.Module) -> DeviceSteps:
-    return _RECORDINGS.setdefault(owner, DeviceSteps())
+def _recording_of(owner: nn.Module) -> Recorded:
+    return _RECORDINGS.setdefault(owner, Recorded(take_usual_steps))
 
 
-class DeviceSteps:
-    """Steps on a CUDA device: a recorded pass, or a recorded sweep if one was due after an earlier step.
-
-    Whether it was is copied to the host while the device works on, so that the host never waits. While a copy is on its
-    way, passes are taken.
-    """
-
-    def __init__(self, record: Callable[[_Function], _Function] | None = None) -> None:
-        make = record or Recorded
-        self._pass = make(functools.partial(take_sweeps, sweeps=0))
-        self._sweep = make(functools.partial(take_sweeps, sweeps=1))
-        self._copied: tuple[Tensor, Any] | None = None
-        self._is_copying, self._is_first = False, True
-
-    def __call__(self, inputs: Sequence[StepInput]) -> list[Step]:
-        """Take the steps."""
-        steps = (self._sweep if self._is_due() else self._pass)(inputs)
-        self._copy([x.room for x in steps if x.room is not None])
-        return steps
-
-    def _is_due(self) -> bool:
-        """Whether a sweep was due after the last step that has ended; at first it is."""
-        if self._copied is None:
-            # Matrices have no sweeps that could be due.
-            is_first, self._is_first = self._is_first, False
-            return is_first
-        if not self._is_copying or not self._copied[1].query():
-            return False
-        self._is_copying = False
-        return not self._copied[0] >= 0
-
-    def _copy(self, rooms: list[Tensor]) -> None:
-        """Begin to copy the least room before a sweep of any layer, if no copy is on its way.
-
-        A copy that is not read yet stays, since the host may always be some steps ahead.
-        """
-        if not rooms or self._is_copying:
-            return
-        if self._copied is None:
-            event: Any = torch.cuda.Event
-            self._copied = torch.zeros((), pin_memory=rooms[0].is_cuda), event()
-        number, event = self._copied
-        number.copy_(torch.stack(rooms).min(), non_blocking=True)
-        event.record()
-        self._is_copying = True
-
-
-def take_sweeps(inputs: Sequence[StepInput], sweeps: int) -> list[Step]:
-    """Take steps with so many sweeps; by a method that does not follow the norm between sweeps, one with 1."""
-    return take_plain_steps([x._replace(sweeps=sweeps if x.program.stepped.follows else 1) for x in inputs])
+def take_usual_steps(inputs: Sequence[StepInput]) -> list[Step]:
+    """Take steps whose number of iterations depends on no value."""
+    return take_plain_steps([x._replace(sweeps=0 if x.program.stepped.follows else 1) for x in inputs])
 
 
 def copied_steps(steps: Sequence[Step]) -> list[Step]:
@@ -371,15 +320,14 @@ def copied_steps(steps: Sequence[Step]) -> list[Step]:
     for step in steps:
         factor, slope = next(copies), next(copies)
         gradient = Factors(next(copies), next(copies)) if isinstance(step.gradient, Factors) else next(copies)
-        room = None if step.room is None else next(copies)
-        found.append(Step(factor, slope, gradient, step.state, room=room))
+        found.append(Step(factor, slope, gradient, step.state))
     return found
 
 
 def _outputs(step: Step) -> list[Any]:
     """Tensors of a step that is taken on a device, but for the state."""
     parts = step.gradient if isinstance(step.gradient, Factors) else [step.gradient]
-    return [step.factor, step.slope, *parts, *([] if step.room is None else [step.room])]
+    return [step.factor, step.slope, *parts]
 
 
 class Recorded:
