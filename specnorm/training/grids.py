@@ -81,7 +81,8 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
 
     Every other layer of points along the last axis is shifted by half a step along the other axes: in the plane this is
     nearly a triangular lattice, in space a body-centred cubic one. The frequency that is farthest from all points is as
-    far, but for 7 %, as in the grid of squares or cubes, and there are fewer points: 64 for 81, and 250 for 512.
+    far, but for 7 %, as in the grid of squares or cubes, and there are fewer points: 64 for 81, and 250 for 512. No
+    point is 0 or pi along all axes: there vectors stay real, and do not follow a maximum that leaves that frequency.
 
     References
     ----------
@@ -95,14 +96,15 @@ def grid_of(kernel_shape: tuple[int, ...], points: int) -> Grid:
             f"points={points} makes a grid of {' x '.join(map(str, sizes))} frequencies, and at most {LARGEST_GRID} "
             "are followed: give fewer."
         )
-    halves = 2 * tap_points(tuple(sizes.tolist()))
+    quarters = 4 * tap_points(tuple(sizes.tolist()))
     if axes:
         *others, last = axes
-        halves[:, others] += halves[:, [last]] // 2 % 2
+        quarters[:, others] += 2 * (quarters[:, [last]] // 4 % 2) + 1
+        quarters[:, last] += 2
     # Of each pair theta and -theta the first one in lexicographical order.
-    is_first = [tuple(x) <= tuple(y) for x, y in zip(halves, -halves % (2 * sizes), strict=True)]
+    is_first = [tuple(x) <= tuple(y) for x, y in zip(quarters, -quarters % (4 * sizes), strict=True)]
     spacing = 2 * np.pi / sizes
-    return Grid((kernel_shape, points), tap_points(kernel_shape).astype(float), halves[is_first] * spacing / 2)
+    return Grid((kernel_shape, points), tap_points(kernel_shape).astype(float), quarters[is_first] * spacing / 4)
 
 
 def _sizes(axes: int, points: int) -> tuple[int, ...]:
