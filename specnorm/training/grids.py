@@ -169,8 +169,8 @@ def default_points(kernel_shape: tuple[int, ...], channels: int) -> int:
     axes = sum(k > 1 for k in kernel_shape)
     if not axes:
         return 1
-    points_a_tap = 6 if channels <= 24 or axes == 1 else 5
+    points_a_tap = 8 if axes == 1 else 6 if channels <= 24 else 5
     points = math.ceil(points_a_tap * (max(kernel_shape) - 1))
-    least, most = {1: (16, 256), 2: (9, 32), 3: (8, 10)}[axes]
+    least, most = {1: (24, 256), 2: (9, 32), 3: (8, 10)}[axes]
     affordable = int((_TABLE_BYTES / (16 * math.prod(kernel_shape))) ** (1 / axes))
     return max(1, min(max(least, points), most, affordable))
