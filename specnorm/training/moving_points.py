@@ -20,6 +20,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,6 +68,10 @@ _START_STEPS, _LAST_STEPS = 20, 30
 """Steps from random vectors, and of the highest point alone after them outside of training."""
 _ZERO_SQUARINGS = 5
 """Squarings of the Gram matrix of the sum of the taps."""
+_SQUARED = 128
+"""Shorter side of this sum up to which its Gram matrix is squared."""
+_START_SWEEPS = 16
+"""Sweeps of a larger sum before the first step."""
 
 
 class Points(NamedTuple):
@@ -102,10 +107,17 @@ class Attained(NamedTuple):
     right: Array
 
 
-def shapes(m: int, grid: Grid, count: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the state's arrays for one block, by name: vectors and those before, frequencies, the sketch."""
+def shapes(m: int, p: int, grid: Grid, count: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the state's arrays for one block, by name.
+
+    They are the vectors and those before, the frequencies, the sketch, and what follows the sum of the taps if that is
+    large.
+    """
     points, axes = len(grid) + 1, grid.used.shape[1]
-    return {"vectors": (m, 2, points, count, 2), "angles": (axes, points), "sketch": (m, sketches.SKETCHES)}
+    found = {"vectors": (m, 2, points, count, 2), "angles": (axes, points), "sketch": (m, sketches.SKETCHES)}
+    if min(m, p) > _SQUARED:
+        found |= {f"zero_{name}": shape for name, shape in matrix_vectors.shapes(max(m, p), min(m, p)).items()}
+    return found
 
 
 def start(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Array, ...]:
@@ -117,9 +129,10 @@ def start(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Arra
     """
     xp, (b, m) = ops.xp, blocks.shape[:2]
     cells = _Cells(*_by_taps_of_blocks(blocks, ops=ops), grid, ops=ops)
-    points, _ = cells.climbed(cells.with_zero(cells.random(count)), _START_STEPS)
+    random, zero = cells.with_zero(cells.random(count), (), _START_SWEEPS)
+    points, _ = cells.climbed(random, _START_STEPS)
     sketch = xp.zeros((b, m, sketches.SKETCHES), dtype=blocks.dtype, device=ops.device(blocks))
-    return *cells.state(points), sketch
+    return *cells.state(points), sketch, *zero
 
 
 def highest(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Array, Array]:
@@ -137,7 +150,8 @@ def highest(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Ar
     """
     xp = ops.xp
     cells = _Cells(*_by_taps_of_blocks(blocks, ops=ops), grid, ops=ops)
-    points, attained = cells.climbed(cells.with_zero(cells.random(count)), _START_STEPS)
+    random, _ = cells.with_zero(cells.random(count), (), _START_SWEEPS)
+    points, attained = cells.climbed(random, _START_STEPS)
     alone, centers = cells.of_one(points, xp.argmax(attained.norms, axis=1))
     alone, (_, _, right) = cells.climbed(alone, _LAST_STEPS, centers)
     # The right vectors of points are conjugated.
@@ -169,14 +183,15 @@ def follow(
         After the steps. It is finite, whatever the kernels are.
     """
     xp = ops.xp
-    vectors, angles, last = state
+    vectors, angles, last, *block = state
     size = arrays.largest(rows, axis=(1, 2), ops=ops) + arrays.TINY
     # The rows are the vectors whose entries are ordered here.
     by_taps = taps.of_taps((rows / size)[:, :, None, :], spec, ops=ops)[:, :, 0, ...]
     cells = _Cells(by_taps, spec, grid, ops=ops)
     sketch = sketches.sketch(rows, last, spec, ops=ops)
     steps: Any = max(1, _STEPS_OF_A_SWEEP * sweeps) if sweeps is not None else _steps_due(sketch, last, spec, ops=ops)
-    points, attained = cells.climbed(cells.with_zero(cells.points_of(vectors, angles)), steps)
+    points, zero = cells.with_zero(cells.points_of(vectors, angles), block, sweeps)
+    points, attained = cells.climbed(points, steps)
     best = xp.argmax(attained.norms, axis=1)
     left, right, angles = (arrays.pick(x, best, xp=xp) for x in (attained.left, attained.right, points.angles))
     turns = taps.turns(angles[:, None, :], cells.tables, ops=ops)
@@ -185,7 +200,12 @@ def follow(
     left = xp.matrix_transpose(left) / (value + arrays.TINY)[:, None, None]
     # Sums that are not finite are far from every kernel, as zeros are.
     sketch = xp.where(xp.isfinite(sketch), sketch, 0.0)
-    return value * size[:, 0, 0], left, xp.reshape(columns, (rows.shape[0], 2, -1)), (*cells.state(points), sketch)
+    return (
+        value * size[:, 0, 0],
+        left,
+        xp.reshape(columns, (rows.shape[0], 2, -1)),
+        (*cells.state(points), sketch, *zero),
+    )
 
 
 def _steps_due(sketch: Array, last: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
@@ -252,27 +272,33 @@ class _Cells:
         both = self.ops.xp.stack([points.vectors, points.before], axis=1)
         return self.ops.xp.permute_dims(both, (0, 5, 1, 2, 3, 4)), self.ops.xp.matrix_transpose(points.angles)
 
-    def with_zero(self, points: Points) -> Points:
+    def with_zero(self, points: Points, block: Sequence[Array], sweeps: int | None) -> tuple[Points, tuple[Array, ...]]:
         """The points, whose last one has the first vector of the sum of the taps as its last vector.
 
-        The Gram matrix of the sum is squared five times: two products with the result turn random signs to the vector.
+        Parameters
+        ----------
+        block : sequence of arrays
+            What follows a large sum (`matrix_vectors.Block`); empty at first.
+        sweeps : int or None
+            Of a large sum.
+
+        Returns
+        -------
+        points : Points
+        block : tuple of arrays
         """
-        xp, total = self.ops.xp, self.ops.xp.sum(self.by_taps, axis=2)
-        is_wide = total.shape[1] <= total.shape[2]
-        wide = total if is_wide else xp.matrix_transpose(total)
-        gram = xp.matmul(wide, xp.matrix_transpose(wide))
-        power = matrix_vectors.squared(gram, _ZERO_SQUARINGS, ops=self.ops)
-        # A column may be orthogonal to the first vector.
-        (signs,) = placed(("zero", power.shape[1]), functools.partial(_signs, power.shape[1]), power, ops=self.ops)
-        vector = xp.matmul(power, xp.matmul(power, signs))
-        vector = vector if is_wide else xp.matmul(total, vector)
-        vector = xp.matrix_transpose(vector / (arrays.lengths(vector, axis=-2, ops=self.ops) + arrays.TINY))
+        xp = self.ops.xp
+        # A sum along this axis takes NumPy three times as long.
+        by_tap: list[Any] = [self.by_taps[:, :, k, :] for k in range(self.by_taps.shape[2])]
+        total = functools.reduce(operator.add, by_tap)
+        vector, block = _top_left_vector(total, block, sweeps, ops=self.ops)
         vector = xp.stack([vector, xp.zeros_like(vector)], axis=2)[:, None, ...]
 
         def replaced(x: Array, last: Array) -> Array:
             return xp.concat([x[:, :-1, ...], xp.concat([x[:, -1:, :-1, ...], last], axis=2)], axis=1)
 
-        return Points(replaced(points.vectors, vector), replaced(points.before, 0.0 * vector), points.angles)
+        vectors, before, angles = points
+        return Points(replaced(vectors, vector), replaced(before, 0.0 * vector), angles), tuple(block)
 
     def of_one(self, points: Points, number: Array) -> tuple[Points, Array]:
         """The point of each block with a number (b,), and the center of its cell (b, 1, d)."""
@@ -380,6 +406,31 @@ class _Cells:
             xp.where(is_finite[:, :, 0, 0, :], angles, centers),
         )
         return new, Attained(norms[:, :, 0, 0, 0], images[:, :, 0, ...], right[:, :, 0, ...])
+
+
+def _top_left_vector(
+    matrices: Array, block: Sequence[Array], sweeps: int | None, *, ops: ArrayOps
+) -> tuple[Array, Sequence[Array]]:
+    """The first left vector (b, 1, m) of matrices (b, m, p), and the block that follows it if they are large.
+
+    The Gram matrix of small ones is squared five times: two products with the result turn random signs to the vector.
+    """
+    xp = ops.xp
+    is_wide = matrices.shape[1] < matrices.shape[2]
+    if min(matrices.shape[1:]) > _SQUARED:
+        tall = xp.matrix_transpose(matrices) if is_wide else matrices
+        if not block:
+            block = matrix_vectors.start(tall, sweeps=_START_SWEEPS, ops=ops)
+        _, left, right, block = matrix_vectors.follow(tall, matrix_vectors.Block(*block), sweeps=sweeps, ops=ops)
+        return xp.matrix_transpose(right if is_wide else left), block
+    transposed = xp.matrix_transpose(matrices)
+    gram = xp.matmul(matrices, transposed) if is_wide else xp.matmul(transposed, matrices)
+    power = matrix_vectors.squared(gram, _ZERO_SQUARINGS, ops=ops)
+    # A column may be orthogonal to the first vector.
+    (signs,) = placed(("zero", power.shape[1]), functools.partial(_signs, power.shape[1]), power, ops=ops)
+    vector = xp.matmul(power, xp.matmul(power, signs))
+    vector = xp.matrix_transpose(vector if is_wide else xp.matmul(matrices, vector))
+    return vector / (arrays.lengths(vector, axis=-1, ops=ops) + arrays.TINY), ()
 
 
 def _lengths(x: Array, *, ops: ArrayOps) -> Array:

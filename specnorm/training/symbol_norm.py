@@ -131,7 +131,7 @@ class SymbolNorm(Stepped):
         m, p = spec.block_shape[:2]
         if _is_matrix(spec):
             return matrix_vectors.shapes(max(m, p), min(m, p))
-        return moving_points.shapes(m, *self._cells(spec))
+        return moving_points.shapes(m, p, *self._cells(spec))
 
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """The state after the first steps from random vectors."""
