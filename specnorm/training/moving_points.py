@@ -58,7 +58,9 @@ Rows and columns may fall into parts that are not coupled, as in sparse kernels:
 one part would not see another one grow."""
 _LEAST_SQUARE = 1e-4
 """Squared distance of two unit vectors from being parallel that is counted at least."""
-_WAY_OF_A_STEP = 0.01
+_LEAST_WAY = 0.001
+"""A kernel that has changed by less than this part of its length needs no step: the vectors attain what they attain."""
+_WAY_OF_A_STEP = 0.0125
 """A kernel that has changed by this part of its length needs one more step."""
 _MOST_STEPS = 12
 """Most steps of a pass, as after a jump."""
@@ -153,7 +155,7 @@ def highest(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Ar
     random, _ = cells.with_zero(cells.random(count), (), _START_SWEEPS)
     points, attained = cells.climbed(random, _START_STEPS)
     alone, centers = cells.of_one(points, xp.argmax(attained.norms, axis=1))
-    alone, (_, _, right) = cells.climbed(alone, _LAST_STEPS, centers)
+    alone, (_, _, right) = cells.climbed(alone, _LAST_STEPS, centers=centers)
     # The right vectors of points are conjugated.
     return ops.complex(right[:, 0, 0, :], -right[:, 0, 1, :]), alone.angles[:, 0, :]
 
@@ -183,35 +185,41 @@ def follow(
         After the steps. It is finite, whatever the kernels are.
     """
     xp = ops.xp
-    vectors, angles, last, *block = state
+    vectors, angles, last, *before = state
     size = arrays.largest(rows, axis=(1, 2), ops=ops) + arrays.TINY
     # The rows are the vectors whose entries are ordered here.
     by_taps = taps.of_taps((rows / size)[:, :, None, :], spec, ops=ops)[:, :, 0, ...]
     cells = _Cells(by_taps, spec, grid, ops=ops)
     sketch = sketches.sketch(rows, last, spec, ops=ops)
-    steps: Any = max(1, _STEPS_OF_A_SWEEP * sweeps) if sweeps is not None else _steps_due(sketch, last, spec, ops=ops)
-    points, zero = cells.with_zero(cells.points_of(vectors, angles), block, sweeps)
-    points, attained = cells.climbed(points, steps)
+    points = cells.points_of(vectors, angles)
+    steps: Any = _steps_due(sketch, last, spec, ops=ops) if sweeps is None else max(1, _STEPS_OF_A_SWEEP * sweeps)
+    counts = None if sweeps is not None else ops.to_numpy(steps) if ops.concrete else np.zeros(1)
+    stay = counts is not None and not counts.all()
+    attained = cells.attained(points) if stay else None
+    block: tuple[Array, ...] = tuple(before)
+    if not ops.concrete or counts is None or counts.any():
+        points, block = cells.with_zero(points, before, sweeps)
+        points, attained = cells.climbed(points, steps, attained)
+    assert attained is not None
+    # Sums that are not finite are far from every kernel, as zeros are.
+    new_state = (*cells.state(points), xp.where(xp.isfinite(sketch), sketch, 0.0), *block)
+    if stay:
+        is_due = [xp.reshape(steps > 0, (-1, *[1] * (x.ndim - 1))) for x in new_state]
+        new_state = tuple(xp.where(x, y, z) for x, y, z in zip(is_due, new_state, state, strict=True))
     best = xp.argmax(attained.norms, axis=1)
     left, right, angles = (arrays.pick(x, best, xp=xp) for x in (attained.left, attained.right, points.angles))
     turns = taps.turns(angles[:, None, :], cells.tables, ops=ops)
     columns = taps.to_taps(right[:, None, None, ...], turns, spec, ops=ops)
     value = xp.max(attained.norms, axis=1)
     left = xp.matrix_transpose(left) / (value + arrays.TINY)[:, None, None]
-    # Sums that are not finite are far from every kernel, as zeros are.
-    sketch = xp.where(xp.isfinite(sketch), sketch, 0.0)
-    return (
-        value * size[:, 0, 0],
-        left,
-        xp.reshape(columns, (rows.shape[0], 2, -1)),
-        (*cells.state(points), sketch, *zero),
-    )
+    return value * size[:, 0, 0], left, xp.reshape(columns, (rows.shape[0], 2, -1)), new_state
 
 
 def _steps_due(sketch: Array, last: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     """Number of steps (b,) for the way between two sketches, as a real number."""
-    way = sketches.distance(sketch, last, ops=ops) * (sketches.reach(spec) / _WAY_OF_A_STEP)
-    steps = ops.xp.floor(way) + 1.0
+    way = sketches.distance(sketch, last, ops=ops) * sketches.reach(spec)
+    steps = ops.xp.floor(way * (1 / _WAY_OF_A_STEP)) + 1.0
+    steps = ops.xp.where(way < _LEAST_WAY, 0.0, steps)
     # What is not a number is far.
     return ops.xp.where(steps < _MOST_STEPS, steps, float(_MOST_STEPS))
 
@@ -255,8 +263,8 @@ class _Cells:
         m = self.by_taps.shape[1]
 
         def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
-            centers = np.concatenate([self.grid.used, 0 * self.grid.used[:1]])
-            holes = (_HOLE * self.grid.spacing) ** 2 * centers.any(axis=1)
+            centers: Any = np.concatenate([self.grid.used, 0 * self.grid.used[:1]])
+            holes: Any = (_HOLE * self.grid.spacing) ** 2 * centers.any(axis=1)
             return _random_pairs(m, count, dtype), centers[None].astype(dtype), holes[None].astype(dtype)
 
         return placed(("cells", m, count, self.grid.key), tables, self.by_taps, ops=self.ops)
@@ -307,13 +315,28 @@ class _Cells:
         *alone, center = (arrays.pick(x, number, xp=xp)[:, None, ...] for x in (*points, centers))
         return Points(*alone), center
 
-    def climbed(self, points: Points, steps: Any, centers: Array | None = None) -> tuple[Points, Attained]:
+    def attained(self, points: Points) -> Attained:
+        """What the first vectors of the points attain, without a step."""
+        ops, xp, (vectors, _, angles) = self.ops, self.ops.xp, points
+        b, f, _, _, m = vectors.shape
+        first = vectors[:, :, 0, ...]
+        products = xp.matmul(xp.reshape(first, (b, 2 * f, m)), self.kernel)
+        products = xp.reshape(products, (b, f, -1, self.by_taps.shape[3]))
+        powers = taps.sums(products, taps.turns(angles, self.tables, ops=ops)[:, :, None, ...], ops=ops)
+        norms = _lengths(powers[:, :, None, ...], ops=ops)[:, :, 0, ...]
+        return Attained(norms[:, :, 0, 0], first * norms, powers / norms)
+
+    def climbed(
+        self, points: Points, steps: Any, attained: Attained | None = None, centers: Array | None = None
+    ) -> tuple[Points, Attained]:
         """Points after some steps, and what they attain.
 
         Parameters
         ----------
         steps : int, or array, shape (b,)
-            At least 1. Of arrays, each block takes its own number, in whatever stack it is.
+            Of arrays, each block takes its own number, in whatever stack it is.
+        attained : Attained, optional
+            Before the steps. None: each block takes a step at least.
         centers : array, shape (b, f, d), optional
             Centers of the cells. None: of all cells.
         """
@@ -337,13 +360,12 @@ class _Cells:
 
         count: Any = xp.max(steps) if in_each else steps
         count = int(ops.to_numpy(count)) if in_each and ops.concrete else count
-        b, f = points.angles.shape[:2]
-        p = self.by_taps.shape[3]
-        zeros = [
-            xp.zeros(shape, dtype=points.angles.dtype, device=ops.device(points.angles))
-            for shape in ((b, f), (b, f, *points.vectors.shape[3:]), (b, f, 2, p))
-        ]
-        found = arrays.repeated(again, count, (*points, *zeros, *remaining), ops=ops)
+        if attained is None:
+            b, f = points.angles.shape[:2]
+            shapes = (b, f), (b, f, *points.vectors.shape[3:]), (b, f, 2, self.by_taps.shape[3])
+            dtype, device = points.angles.dtype, ops.device(points.angles)
+            attained = Attained(*(xp.zeros(shape, dtype=dtype, device=device) for shape in shapes))
+        found = arrays.repeated(again, count, (*points, *attained, *remaining), ops=ops)
         return Points(*found[:3]), Attained(*found[3:6])
 
     def _moved_in_chunks(self, points: Points, vectors: Array, centers: Array, holes: Array) -> tuple[Points, Attained]:
