@@ -148,12 +148,11 @@ def symbol_norm(
 
     Notes
     -----
-    The state of the iteration, which training keeps from step to step, holds right singular vectors at every frequency
-    of a coarse grid, and a few *waves*, each a frequency with a left vector. A *sweep* improves all vectors of the grid
-    by power iteration, and refines the best of them off the grid; these become the waves. A *pass* updates only the
-    waves, by a power step and a Newton step in the frequency. A constraint takes a pass in each training step, and a
-    sweep when the kernel has changed enough; `track` sweeps each time. There, the value is an ``estimate``: rounding is
-    not included.
+    The state of the iteration, which training keeps from step to step, holds a frequency and two left singular vectors
+    in every cell of a coarse grid. A *step* moves all frequencies by a Newton step, and all vectors by the recurrence
+    of Chebyshev polynomials (power iteration with momentum). In a training step, a constraint takes one step, another
+    one for each 1.25 % by which the kernel has changed, at most 12, and none if it has changed by less than 0.1 %. A
+    *sweep* of `track` is two steps. There, the value is an ``estimate``: rounding is not included.
 
     A grid is needed because one set of vectors converges to one local maximum. If training divides a layer by its norm,
     its other local maxima grow until many are equally high.

@@ -164,7 +164,7 @@ def _steps(
         # XLA takes half a second to compile a concatenation of four axes. Padded members would be copied twice.
         constants = [x.reshape(-1) for x in constants]
     stacked = jnp.stack(constants).reshape(-1, *program.shape)
-    # An evaluation sweeps where it is due, too.
+    # An evaluation takes the steps that the change needs, too.
     followed = program.follow(stacked, tuple(map(BACKEND.detach, state)), sweeps=sweeps or None, backend=BACKEND)
     norms = BACKEND.with_factors(program, members, followed.value, followed.left, followed.right)
     return list(norms), state if sweeps == 0 else followed.state

@@ -221,7 +221,7 @@ class SpectralNorm(_Parametrization):
 
     @property
     def _follows(self) -> bool:
-        """Whether the method follows the norm between its sweeps."""
+        """Whether the method follows the norm."""
         return isinstance(self.method, SymbolNorm)
 
     @property
