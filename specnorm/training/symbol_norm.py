@@ -1,4 +1,4 @@
-"""The norm itself, from below: singular vectors of the symbol at every frequency of a coarse grid, refined."""
+"""The norm itself, from below: singular vectors of the symbol in every cell of a coarse grid of frequencies."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _STEPS, _LAST_STEPS = 4, 12
 class SymbolNorm(Stepped):
     """Lower bound on sigma*, near it: the largest singular value of the symbol that is found from a coarse grid.
 
-    ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. In every cell of a grid
-    of frequencies, vectors and a frequency climb to the cell's maximum (`moving_points`). The value is attained by a
-    plane wave, so it is a lower bound wherever the iteration stops. In training, the vectors and frequencies are the
+    ``sigma* = max_theta ||G(theta)||`` with ``G(theta) = sum_k K_k e^{i k.theta}`` of the blocks. In every cell of a
+    grid of frequencies, vectors and a frequency climb to the cell's maximum (`moving_points`). The value is attained by
+    a plane wave, so it is a lower bound wherever the iteration stops. In training, the vectors and frequencies are the
     state. Symbols of depthwise layers are numbers: a step is one product of the kernel with a table, without a state. A
     matrix has one frequency. It is followed by sixteen real vectors (`matrix_vectors`).
 
@@ -44,7 +44,7 @@ class SymbolNorm(Stepped):
         Points along each axis of a square grid that is as fine. None: 5 to 8 for each tap but one, depending on the
         channels and axes, within limits that were measured in training loops (`default_points`).
     vectors : int
-        Least number of vectors at each point. Two vectors follow two singular values that cross.
+        Number of vectors in each cell, at most the channels. Two vectors follow two singular values that cross.
 
     References
     ----------
