@@ -50,10 +50,10 @@ _MOVED = moving_points._Cells._moved
 CASES = {"frequencies": crossing_frequencies, "vectors": crossing_vectors, "between points": between_points}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_step_sees_what_overtakes(xp: Lib, case: str) -> None:
+@pytest.mark.parametrize(("case", "vectors"), [*((x, 2) for x in CASES), ("vectors", 3)])
+def test_a_step_sees_what_overtakes(xp: Lib, case: str, vectors: int) -> None:
     """The kernel changes by a tenth a step; another maximum becomes the highest on the way."""
-    method = SymbolNorm()
+    method = SymbolNorm(vectors=vectors)
     make = CASES[case]
     state = specnorm.init_tracking(xp.asarray(make(0.7).astype(xp.dtypes[0])), method)
     for weight in np.arange(0.75, 1.4, 0.1):
@@ -222,6 +222,7 @@ def test_state_is_kept_by_kernels_without_directions() -> None:
     assert float(zero) == 0.0
     value, after_nan = specnorm.track(np.full_like(kernel, np.nan), method, after_zero)
     assert np.isnan(value)
+    assert all(np.isfinite(x).all() for x in after_nan.values())
     again, _ = specnorm.track(kernel, method, after_nan)
     assert float(again) == pytest.approx(float(norm), rel=1e-2)
 
