@@ -410,16 +410,16 @@ class _Cells:
         both = xp.concat([vectors, before], axis=4)
         powers, both = _best_combinations(powers, both, pairs, maps, ops=ops)
         vectors, before = both[..., :m], both[..., m:]
-        length = _lengths(powers, ops=ops)
+        length = _lengths(powers, ops=ops) + arrays.TINY
         right = powers / length
         columns = xp.reshape(xp.matmul(xp.matrix_transpose(turns), right), (b, -1, self.kernel.shape[2]))
         images = xp.reshape(taps.images(self.kernel, columns, ops=ops), (b, f, r, 2, m))
         norms = _lengths(images, ops=ops)
-        squares = norms * norms
+        squares = norms * norms + arrays.TINY
         least, most = (g(squares, axis=2, keepdims=True) for g in (xp.min, xp.max))
         cut = xp.maximum(_CUT * least, _LEAST_CUT * most)
         moved = images * (4.0 * length / cut) - 2.0 * vectors - before
-        size = _lengths(moved, ops=ops)
+        size = _lengths(moved, ops=ops) + arrays.TINY
         # False for what is not a number, too.
         is_finite = size < math.inf
         new = Points(
@@ -456,8 +456,8 @@ def _top_left_vector(
 
 
 def _lengths(x: Array, *, ops: ArrayOps) -> Array:
-    """Lengths (b, f, r, 1, 1) of vectors (b, f, r, 2, m), at least `arrays.TINY`."""
-    return arrays.lengths(ops.xp.reshape(x, (*x.shape[:3], 1, -1)), ops=ops) + arrays.TINY
+    """Lengths (b, f, r, 1, 1) of vectors (b, f, r, 2, m)."""
+    return arrays.lengths(ops.xp.reshape(x, (*x.shape[:3], 1, -1)), ops=ops)
 
 
 def _best_combinations(powers: Array, both: Array, pairs: Array, maps: Array, *, ops: ArrayOps) -> tuple[Array, Array]:

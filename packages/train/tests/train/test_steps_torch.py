@@ -565,93 +565,36 @@ class FakeGraph:
             torch._foreach_copy_([*steps._outputs(before), *before.state], [*steps._outputs(after), *after.state])
 
 
-class Passed:
-    """In place of an event of a device: what was called is done."""
+def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The logic around a CUDA graph, with a fake one. Outputs outlive the next replay."""
 
-    def record(self) -> None:
-        """Do nothing."""
+    def in_tensors(inputs: Any) -> Any:
+        found = steps.take_usual_steps(inputs)
+        return [x._replace(factor=torch.tensor(x.factor), slope=torch.tensor(x.slope)) for x in found]
 
-    def query(self) -> bool:
+    recorded: Any = steps.Recorded(in_tensors)
+
+    def record(inputs: Any) -> bool:
+        assert recorded._graph is None
+        recorded._inputs = [steps.copied(x) for x in inputs]
+        recorded._outputs = in_tensors(recorded._inputs)
+        recorded._graph = FakeGraph(recorded)
         return True
 
-
-def test_recordings_are_replayed_on_the_inputs_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The logic around two CUDA graphs, with fake ones: a pass, and a sweep where one was due after an earlier step.
-
-    Outputs outlive the next replay. A layer jumps, and another one grows by a third in each pass.
-    """
-    graphs: list[FakeGraph] = []
-
-    def recorded(function: Any) -> Any:
-        def in_tensors(inputs: Any) -> Any:
-            return [x._replace(factor=torch.tensor(x.factor), slope=torch.tensor(x.slope)) for x in function(inputs)]
-
-        recording: Any = steps.Recorded(in_tensors)
-
-        def record(inputs: Any) -> bool:
-            recording._inputs = [steps.copied(x) for x in inputs]
-            recording._outputs = in_tensors(recording._inputs)
-            recording._graph = FakeGraph(recording)
-            graphs.append(recording._graph)
-            return True
-
-        monkeypatch.setattr(recording, "_record", record)
-        return recording
-
-    on_device = steps.DeviceSteps(recorded)
-    monkeypatch.setattr(torch.cuda, "Event", Passed)
+    monkeypatch.setattr(recorded, "_record", record)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(steps, "_is_recordable", lambda _: True)
-    monkeypatch.setattr(steps, "_recording_of", lambda _: on_device)
+    monkeypatch.setattr(steps, "_recording_of", lambda _: recorded)
     model = chain()
     with as_on_a_device():
-        for _ in range(20):
-            model(IMAGES)
-        assert len(graphs) == 2
-        through_data(model.layers[1])
-        for _ in range(18):
-            model(IMAGES)
         used = checked(model)
         for _ in range(30):
             first, second = model(IMAGES), model(IMAGES)
             (first + second).sum().backward()
             original_of(model.layers[2]).data.mul_(1.3)
-    sweeps, passes = (graph.replays for graph in graphs)
     assert len(used) == 2 * 30 * 4
-    assert sweeps + passes == 20 + 18 + 2 * 30
-    # A layer that grows by a third goes nowhere. The first steps, and those of the layer that jumped, owe 16 sweeps.
-    assert 32 <= sweeps <= 40
-
-
-def test_a_sweep_follows_where_a_step_that_has_ended_left_one_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Passes are taken while the answer is on its way, and after it was read; what has no sweeps begins with one."""
-
-    class Event(Passed):
-        has_ended = True
-
-        def query(self) -> bool:
-            return self.has_ended
-
-    taken: list[int] = []
-
-    def record(function: Any) -> Any:
-        def step(rooms: Any) -> Any:
-            taken.append(function.keywords["sweeps"])
-            return [steps.Step(1.0, 0.0, torch.zeros(1), (), room=x if x is None else torch.tensor(x)) for x in rooms]
-
-        return step
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    due, unknown = -1.0, float("nan")
-    told = [
-        (0.5, False), (due, False), (due, True), (0.5, False), (None, True), (unknown, True), (0.0, True), (0.5, True),
-    ]  # fmt: skip
-    for case in (told, [(None, True)] * 3):
-        take: Any = steps.DeviceSteps(record)
-        for room, Event.has_ended in case:
-            take([room and 1.0, room])
-    assert taken == [1, 0, 0, 0, 1, 0, 1, 0, 1, 0, 0]
+    assert recorded._graph.replays == 2 * 30
 
 
 NOT_LAUNCHED = (
@@ -683,25 +626,18 @@ def as_on_a_device() -> Iterator[None]:
         yield
 
 
-def launched(layer: Any, sweeps: int) -> int:
-    model = nn.Sequential(layer)
+@pytest.mark.parametrize(("make", "most"), [(lambda: nn.Conv2d(5, 5, 3), 197), (lambda: nn.Linear(64, 64), 116)])
+def test_a_step_launches_few_operations(make: Callable[[], Any], most: int) -> None:
+    model = nn.Sequential(make())
     count = Launches()
     with as_on_a_device(), torch.no_grad():
         specnorm_torch.spectral_norm(model)
         constraints = [x for x in model.modules() if isinstance(x, SpectralNorm)]
         inputs = [x.next_input(x.original) for x in constraints if x.original is not None]
-        steps.take_sweeps(inputs, sweeps)  # tables are copied to the device once
+        steps.take_usual_steps(inputs)  # tables are copied to the device once
         with count:
-            steps.take_sweeps(inputs, sweeps)
-    return sum(count.names.values())
-
-
-@pytest.mark.parametrize(
-    ("make", "of_a_pass", "of_a_sweep"), [(lambda: nn.Conv2d(5, 5, 3), 108, 299), (lambda: nn.Linear(64, 64), 116, 180)]
-)
-def test_a_pass_and_a_sweep_launch_few_operations(make: Callable[[], Any], of_a_pass: int, of_a_sweep: int) -> None:
-    assert 0 < launched(make(), sweeps=0) <= of_a_pass
-    assert 0 < launched(make(), sweeps=1) <= of_a_sweep
+            steps.take_usual_steps(inputs)
+    assert 0 < sum(count.names.values()) <= most
 
 
 def test_a_step_on_a_device_copies_no_number_from_the_host() -> None:
