@@ -248,7 +248,7 @@ def test_a_step_is_the_same_without_branches_on_values(shape: tuple[int, ...], g
                         (other.value, other.left @ other.right, *other.state), strict=True)  # fmt: skip
             assert [float(np.max(np.abs(x - y))) for x, y in pairs] == pytest.approx([0] * 5, abs=1e-9)
         # The others of the stack take more steps.
-        alone = program._followed(kernels[1:2], tuple(x[1:2] for x in state), None, steps)
+        alone: Any = program._followed(kernels[1:2], tuple(x[1:2] for x in state), None, steps)
         np.testing.assert_allclose(alone.state[0][0], found.state[0][1], atol=1e-6)
         state = found.state
 
