@@ -52,10 +52,10 @@ _CUT = 0.99
 with 0.6 wide layers 1.012."""
 _LEAST_CUT = 0.01
 """The cut is at least this part of the largest squared value of the cell: a symbol may have rank 1."""
-_FRESH = 1e-3
-"""Length of what each step adds to the right vectors, which are at least as long as the largest entry of the kernel.
-Rows and columns may fall into parts that are not coupled, as in sparse kernels: products keep zeros, so that vectors of
-one part would not see another one grow."""
+_FRESH = 1e-4
+"""Size of what each step adds to the entries of the right vectors, which are at least as long as the largest entry of
+the kernel. Rows and columns may fall into parts that are not coupled, as in sparse kernels: products keep zeros, so
+that vectors of one part would not see another one grow."""
 _LEAST_SQUARE = 1e-4
 """Squared distance of two unit vectors from being parallel that is counted at least."""
 _LEAST_WAY = 0.001
@@ -425,7 +425,7 @@ class _Cells:
         new = Points(
             xp.where(is_finite, moved / size, first),
             xp.where(is_finite, vectors / size, 0.0),
-            xp.where(is_finite[:, :, 0, 0, :], angles, centers),
+            angles,
         )
         return new, Attained(norms[:, :, 0, 0, 0], images[:, :, 0, ...], right[:, :, 0, ...])
 
@@ -550,7 +550,9 @@ def _mixing_tables(products: Array, count: int, *, ops: ArrayOps) -> tuple[Array
                 maps[2 * place, conjugated, row : row + 2, column : column + 2] = one
                 maps[2 * place + 1, conjugated, row : row + 2, column : column + 2] = sign * i
             maps[6, conjugated, 2:, 2:] = one
-        fresh = _FRESH * _random_pairs(p, count, dtype)
+        # The entries are the same in a stack that pads the channels.
+        entries = _FRESH * np.random.RandomState(0).standard_normal((p, count, 2))
+        fresh = np.ascontiguousarray(entries.transpose(1, 2, 0)[None, None]).astype(dtype)
         return fresh, pairs.reshape(16, 4).astype(dtype), maps.reshape(7, 32).astype(dtype)
 
     return placed(("mixing", p, count), tables, products, ops=ops)

@@ -118,16 +118,17 @@ def test_a_kernel_that_jumped_takes_more_steps() -> None:
             mock.patch.object(moving_points._Cells, "_moved", autospec=True, side_effect=_MOVED) as move,
         ):
             counts = []
-            for kernel in (kernels[0], 3 * kernels[0], kernels[0] + 0.03 * kernels[1], kernels[1]):
+            of_ways = (kernels[0] + way * kernels[1] for way in (0.005, 0.04))
+            for kernel in (kernels[0], 3 * kernels[0], *of_ways, kernels[1]):
                 before = move.call_count
                 found.append(follow(kernel))
                 counts.append(move.call_count - before)
         # The first sketch is far from every kernel.
-        chunks = counts[1]
+        chunks = counts[2]
         assert (chunks > 1) == (memory == 2**18)
-        assert counts == [12 * chunks, chunks, counts[2], 12 * chunks]
-        assert 2 * chunks <= counts[2] <= 6 * chunks
-    assert found[:4] == pytest.approx(found[4:], rel=1e-12)
+        assert counts == [12 * chunks, 0, chunks, counts[3], 12 * chunks]
+        assert 2 * chunks <= counts[3] <= 6 * chunks
+    assert found[:5] == pytest.approx(found[5:], rel=1e-12)
 
 
 @pytest.mark.parametrize(
