@@ -158,10 +158,6 @@ class JaxBackend(Backend):
         places: Array = jax.lax.top_k(x, count)[1]
         return places
 
-    def with_row(self, x: Array, place: Array, row: Array) -> Array:
-        """In place, where XLA needs the array no more."""
-        return jax.lax.dynamic_update_slice_in_dim(x, row[None, ...], place[0], axis=0)
-
     def asarray(self, x: np.ndarray, device: str | None = None) -> Array:
         """Copy a NumPy array to a device. Unless 64-bit values are enabled, JAX converts float64 to float32."""
         device_by_name = {str(jax_device): jax_device for jax_device in jax.devices()}

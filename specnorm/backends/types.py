@@ -278,12 +278,6 @@ class Backend:
         """Entries of an axis at integers (k,), none of which is negative."""
         return self.namespace(x).take(x, places, axis=axis)
 
-    def with_row(self, x: AnyArray, place: AnyArray, row: AnyArray) -> AnyArray:
-        """An array (n, ...) with another row (...) at an integer (1,) of the first axis."""
-        xp = self.namespace(x)
-        is_place = xp.arange(x.shape[0], device=self.device(x)) == place
-        return xp.where(xp.reshape(is_place, (-1, *(1,) * (x.ndim - 1))), row, x)
-
     # -- host ----------------------------------------------------------------------------------------------------
     def asarray(self, x: np.ndarray, device: str | None = None) -> AnyArray:
         """Copy a NumPy array to one of `devices`, or to the default one; in the same dtype if the library has it."""
@@ -571,10 +565,6 @@ class ArrayOps:
     def entries_at(self, x: Array, places: Array, axis: int) -> Array:
         entries: Array = self.backend.entries_at(x, places, axis)
         return entries
-
-    def with_row(self, x: Array, place: Array, row: Array) -> Array:
-        replaced: Array = self.backend.with_row(x, place, row)
-        return replaced
 
     def from_numpy(self, x: np.ndarray, like: Array) -> Array:
         copy: Array = self.backend.from_numpy(x, like)

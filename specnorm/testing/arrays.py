@@ -222,23 +222,15 @@ def check_loop(trial: Trial) -> None:
 
 
 def check_places(trial: Trial) -> None:
-    """places_of_largest(), entries_at() and with_row() find, take and replace entries by their places."""
+    """places_of_largest() and entries_at() find and take entries by their places."""
     backend = trial.backend
     values = np.asarray([[3.0, 1.0, 2.0], [4.0, 6.0, 5.0], [9.0, 7.0, 8.0]])
     x = trial.array(values)
-    xp = backend.namespace(x)
     places = backend.places_of_largest(x, 2)
     expected = [[0, 2], [1, 2], [0, 2]]
     require(trial.host(places).tolist() == expected, f"places_of_largest() is {places!r}; expected {expected}")
     entries = trial.host(backend.entries_at(x, places[0, ...], 1))
     require(np.array_equal(entries, values[:, [0, 2]]), f"entries_at() [0, 2] of the last axis is {entries!r}")
-    for number in range(3):
-        place = xp.reshape(xp.argmax(trial.array(np.eye(3)[number]), axis=0), (1,))
-        replaced = trial.host(backend.with_row(x, place, trial.array([-1.0, -2.0, -3.0])))
-        wanted = values.copy()
-        wanted[number] = [-1.0, -2.0, -3.0]
-        require(np.array_equal(replaced, wanted), f"with_row() at {number} is {replaced!r}; expected {wanted!r}")
-    require(np.array_equal(trial.host(x), values), "with_row() changes the array that it is given")
 
 
 def _cholesky_cases(dtype: str) -> Iterator[tuple[str, np.ndarray, bool]]:

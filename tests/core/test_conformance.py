@@ -153,7 +153,6 @@ class Poor:
         ({"loop": lambda _, body, state: body(state)}, "went 1 rounds; expected 10"),
         ({"places_of_largest": lambda x, count: np.argsort(x)[..., :count]}, "places_of_largest.. is"),
         ({"entries_at": lambda x, places, _: np.take(x, places, axis=0)}, "entries_at.. .0, 2. of the last axis is"),
-        ({"with_row": lambda x, _, row: np.concatenate([row[None], x[1:]])}, "with_row.. at 1 is"),
         ({"cholesky_ok": unclean}, "cholesky_ok.. raises for the identity"),
         ({"cholesky_ok": lambda a: np.isfinite(a).all((-2, -1))}, "is True for an indefinite matrix"),
         ({"cholesky_ok": lambda a: np.zeros(a.shape[:-2], dtype=bool)}, "is False for the identity"),
