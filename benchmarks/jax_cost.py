@@ -72,7 +72,7 @@ def _in_turn(case: str, contestants: dict[str, Contestant], data: Iterable[tuple
     for name, seconds in counted.items():
         row: Row = {"section": "JAX, models", "case": case, "contestant": name, "compile_seconds": compiling[name]}
         row |= facts.timing(seconds, base)
-        if len(seconds) > _BUSIEST:  # of a whole training, means: steps with a sweep count
+        if len(seconds) > _BUSIEST:  # of a whole training, means: steps of several iterations count
             busy = slice(_BUSIEST - _WARM)
             row |= {
                 "seconds": sum(seconds) / len(seconds), "faster": sum(base) / sum(seconds),

@@ -1,7 +1,7 @@
 """What the constraint costs: a training step where weights move in every step, and models in JAX.
 
 Each case is trained without a constraint, with torch's and with ours, in turn: at a constant rate, with fresh data in
-each step. Times are means, so that steps with a sweep count.
+each step. Times are means, so that steps of several iterations count.
 """
 
 from __future__ import annotations
