@@ -339,14 +339,15 @@ class _Cells:
         attained : Attained, optional
             Before the steps. None: each block takes a step at least.
         centers : array, shape (b, f, d), optional
-            Centers of the cells. None: of all cells.
+            Centers of single cells, whose vectors converge: nothing is added to them. None: of all cells.
         """
         ops, xp = self.ops, self.ops.xp
+        holes: Array | None
         vectors, all_centers, holes = self._first(points.vectors.shape[2])
         if centers is None:
             centers = all_centers
         else:
-            holes = xp.zeros_like(centers[..., 0])
+            holes = None
         in_each = not isinstance(steps, int)
         remaining: tuple[Array, ...] = (steps,) if in_each and steps.shape[0] > 1 else ()
 
@@ -369,7 +370,9 @@ class _Cells:
         found = arrays.repeated(again, count, (*points, *attained, *remaining), ops=ops)
         return Points(*found[:3]), Attained(*found[3:6])
 
-    def _moved_in_chunks(self, points: Points, vectors: Array, centers: Array, holes: Array) -> tuple[Points, Attained]:
+    def _moved_in_chunks(
+        self, points: Points, vectors: Array, centers: Array, holes: Array | None
+    ) -> tuple[Points, Attained]:
         """`_moved`, of so many points at once as memory allows."""
         b, f, r = points.vectors.shape[:3]
         bytes_of_one = 3 * 2 * r * b * self.kernel.shape[2] * 8
@@ -378,13 +381,19 @@ class _Cells:
             return self._moved(points, vectors, centers, holes)
         chunks = [slice(first, first + at_once) for first in range(0, f, at_once)]
         parts = [
-            self._moved(Points(*(x[:, y, ...] for x in points)), vectors, centers[:, y, :], holes[:, y]) for y in chunks
+            self._moved(
+                Points(*(x[:, y, ...] for x in points)),
+                vectors,
+                centers[:, y, :],
+                None if holes is None else holes[:, y],
+            )
+            for y in chunks
         ]
         by_array = zip(*((*new, *attained) for new, attained in parts), strict=True)
         joined = [arrays.joined([*x], axis=1, xp=self.ops.xp) for x in by_array]
         return Points(*joined[:3]), Attained(*joined[3:])
 
-    def _moved(self, points: Points, first: Array, centers: Array, holes: Array) -> tuple[Points, Attained]:
+    def _moved(self, points: Points, first: Array, centers: Array, holes: Array | None) -> tuple[Points, Attained]:
         """The points after a step. Those of a kernel that is not finite begin anew, with the vectors ``first``."""
         ops, xp, (vectors, before, angles) = self.ops, self.ops.xp, points
         b, f, r, _, m = vectors.shape
@@ -403,11 +412,14 @@ class _Cells:
         moved = centers + away
         # One that leaves its cell follows a maximum of another cell. It begins anew, to see those of its own.
         is_inside = xp.vecdot(away, away, axis=-1) < (_RADIUS * self.grid.spacing) ** 2
-        is_inside = is_inside & (xp.vecdot(moved, moved, axis=-1) >= holes)
+        if holes is not None:
+            is_inside = is_inside & (xp.vecdot(moved, moved, axis=-1) >= holes)
         angles = centers + xp.where(is_inside[..., None], away, 0.0)
         turns = xp.reshape(taps.turns(angles, self.tables, ops=ops), (b, f, 1, 2, -1))
         fresh, pairs, maps = _mixing_tables(products, r, ops=ops)
-        powers = xp.matmul(turns, products) + fresh
+        powers = xp.matmul(turns, products)
+        if holes is not None:
+            powers = powers + fresh
         both = xp.concat([vectors, before], axis=4)
         powers, both = _best_combinations(powers, both, pairs, maps, ops=ops)
         vectors, before = both[..., :m], both[..., m:]
