@@ -397,7 +397,7 @@ class Stepped(Method):
     def follow(
         self, rows: Array, state: tuple[Array, ...], spec: ConvSpec, *, sweeps: int | None = None, ops: ArrayOps
     ) -> Followed:
-        """Follow the norm by what the state knows: no operation branches on values.
+        """Follow the norm by what the state knows. No operation branches on values that a compiler does not know.
 
         Parameters
         ----------

@@ -6,7 +6,6 @@ table, and only the groups that are high there are refined.
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,7 +88,7 @@ def _climbed(rows: Array, order: Array, grid: Grid, steps: int, *, ops: ArrayOps
     xp = ops.xp
     kernel_shape = grid.key[0]
     taps, *tables = _taps(kernel_shape, rows, ops=ops)
-    (points,) = placed(("points", grid.key), functools.partial(_points, grid), rows, ops=ops)
+    (points,) = placed(("points", grid.key), lambda dtype: (grid.used.astype(dtype),), rows, ops=ops)
     axes = taps.shape[1]
 
     def terms_at(angles: Array) -> Array:
@@ -122,11 +121,6 @@ def _taps(kernel_shape: tuple[int, ...], like: Array, *, ops: ArrayOps) -> tuple
         return taps, powers.astype(np.result_type(dtype, np.complex64)), *(x.astype(dtype) for x in others)
 
     return placed(("scalar taps", kernel_shape), tables, like, ops=ops)
-
-
-def _points(grid: Grid, dtype: type[np.floating]) -> tuple[np.ndarray]:
-    """Angles (f, d) of the points of a grid, along the axes with more than one tap."""
-    return (grid.angles[:, [k > 1 for k in grid.key[0]]].astype(dtype),)
 
 
 def _images_along_axes(blocks: Array, grid: Grid, *, ops: ArrayOps) -> Array:

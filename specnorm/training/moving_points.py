@@ -34,7 +34,7 @@ from specnorm.training.grids import Grid, placed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from specnorm.backends.array_types import Array
+    from specnorm.backends.array_types import Array, Namespace
     from specnorm.backends.types import ArrayOps
 
 _LONGEST_STEP = 0.3
@@ -65,7 +65,7 @@ _WAY_OF_A_STEP = 0.01
 1.016, with 0.01 1.010."""
 _MOST_STEPS = 12
 """Most steps of a pass, as after a jump."""
-_STEPS_OF_A_SWEEP = 2
+STEPS_OF_A_SWEEP = 2
 """Steps that a caller gets who asks for one sweep."""
 _START_STEPS, _LAST_STEPS = 20, 30
 """Steps from random vectors, and of the highest point alone after them outside of training."""
@@ -173,7 +173,7 @@ def follow(
     state : sequence of arrays
         As of `shapes`.
     sweeps : int or None
-        Number of times that `_STEPS_OF_A_SWEEP` steps are taken; 0: one step. None: as many steps as the change of each
+        Number of times that `STEPS_OF_A_SWEEP` steps are taken; 0: one step. None: as many steps as the change of each
         kernel needs.
 
     Returns
@@ -186,27 +186,11 @@ def follow(
         After the steps. It is finite, whatever the kernels are.
     """
     xp = ops.xp
-    vectors, angles, last, *before = state
     size = arrays.largest(rows, axis=(1, 2), ops=ops) + arrays.TINY
     # The rows are the vectors whose entries are ordered here.
     by_taps = taps.of_taps((rows / size)[:, :, None, :], spec, ops=ops)[:, :, 0, ...]
     cells = _Cells(by_taps, spec, grid, ops=ops)
-    sketch = sketches.sketch(rows, last, spec, ops=ops)
-    points = cells.points_of(vectors, angles)
-    steps: Any = _steps_due(sketch, last, spec, ops=ops) if sweeps is None else max(1, _STEPS_OF_A_SWEEP * sweeps)
-    counts = None if sweeps is not None else ops.to_numpy(steps) if ops.concrete else np.zeros(1)
-    stay = counts is not None and not counts.all()
-    attained = cells.attained(points) if stay else None
-    block: tuple[Array, ...] = tuple(before)
-    if not ops.concrete or counts is None or counts.any():
-        points, block = cells.with_zero(points, before, sweeps)
-        points, attained = cells.climbed(points, steps, attained)
-    assert attained is not None
-    # Sums that are not finite are far from every kernel, as zeros are.
-    new_state = (*cells.state(points), xp.where(xp.isfinite(sketch), sketch, 0.0), *block)
-    if stay:
-        is_due = [xp.reshape(steps > 0, (-1, *[1] * (x.ndim - 1))) for x in new_state]
-        new_state = tuple(xp.where(x, y, z) for x, y, z in zip(is_due, new_state, state, strict=True))
+    points, attained, new_state = _stepped(cells, rows, state, spec, sweeps=sweeps, ops=ops)
     best = xp.argmax(attained.norms, axis=1)
     left, right, angles = (arrays.pick(x, best, xp=xp) for x in (attained.left, attained.right, points.angles))
     turns = taps.turns(angles[:, None, :], cells.tables, ops=ops)
@@ -214,6 +198,33 @@ def follow(
     value = xp.max(attained.norms, axis=1)
     left = xp.matrix_transpose(left) / (value + arrays.TINY)[:, None, None]
     return value * size[:, 0, 0], left, xp.reshape(columns, (rows.shape[0], 2, -1)), new_state
+
+
+def _stepped(
+    cells: _Cells, rows: Array, state: Sequence[Array], spec: ConvSpec, *, sweeps: int | None, ops: ArrayOps
+) -> tuple[Points, Attained, tuple[Array, ...]]:
+    """The points after the steps of `follow`, what they attain, and the state. What takes no step keeps its state."""
+    xp = ops.xp
+    vectors, angles, last, *block = state
+    points = cells.points_of(vectors, angles)
+    sketch = sketches.sketch(rows, last, spec, ops=ops)
+    steps: Any = _steps_due(sketch, last, spec, ops=ops) if sweeps is None else max(1, STEPS_OF_A_SWEEP * sweeps)
+    counts = ops.to_numpy(steps) if sweeps is None and ops.concrete else None
+    may_stay = sweeps is None and (counts is None or not counts.all())
+    attained = cells.attained(points) if may_stay else None
+    if attained is not None and counts is not None and not counts.any():
+        return points, attained, tuple(state)
+    points, new_block = cells.with_zero(points, block, sweeps)
+    points, attained = cells.climbed(points, steps, attained)
+    # Sums that are not finite are far from every kernel, as zeros are.
+    new_state = (*cells.state(points), xp.where(xp.isfinite(sketch), sketch, 0.0), *new_block)
+    return points, attained, _where(steps > 0, new_state, state, xp=xp) if may_stay else new_state
+
+
+def _where(is_new: Array, new: Sequence[Array], old: Sequence[Array], *, xp: Namespace) -> tuple[Array, ...]:
+    """The new arrays of the blocks (b,) where that is true, and the old ones of the others."""
+    by_array = (xp.reshape(is_new, (-1, *[1] * (x.ndim - 1))) for x in new)
+    return tuple(xp.where(x, y, z) for x, y, z in zip(by_array, new, old, strict=True))
 
 
 def _steps_due(sketch: Array, last: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
@@ -245,30 +256,29 @@ class _Cells:
     """
 
     def __init__(self, by_taps: Array, spec: ConvSpec, grid: Grid, *, ops: ArrayOps) -> None:
-        self.ops, self.grid, self.by_taps = ops, grid, by_taps
-        b, m = by_taps.shape[:2]
+        self.ops, self.grid = ops, grid
+        b, m, _, self.columns = by_taps.shape
         self.kernel = ops.xp.reshape(by_taps, (b, m, -1))
-        self.tables = placed(
-            ("taps", spec.block_kernel_shape), functools.partial(taps.tap_tables, spec), by_taps, ops=ops
-        )
+        key = "taps", spec.block_kernel_shape
+        self.tables = placed(key, functools.partial(taps.tap_tables, spec), by_taps, ops=ops)
 
     def random(self, count: int) -> Points:
         """So many random vectors, the same in each cell, at the centers."""
-        xp, b = self.ops.xp, self.by_taps.shape[0]
+        xp, b = self.ops.xp, self.kernel.shape[0]
         vectors, centers, _ = self._first(count)
         vectors = xp.broadcast_to(vectors, (b, centers.shape[1], *vectors.shape[2:]))
         return Points(vectors, xp.zeros_like(vectors), xp.broadcast_to(centers, (b, *centers.shape[1:])))
 
     def _first(self, count: int) -> tuple[Array, ...]:
         """Random unit vectors (1, 1, r, 2, m), the centers (1, f + 1, d) of all cells, and their holes (1, f + 1)."""
-        m = self.by_taps.shape[1]
+        m = self.kernel.shape[1]
 
         def tables(dtype: type[np.floating]) -> tuple[np.ndarray, ...]:
             centers: Any = np.concatenate([self.grid.used, 0 * self.grid.used[:1]])
             holes: Any = (_HOLE * self.grid.spacing) ** 2 * centers.any(axis=1)
             return _random_pairs(m, count, dtype), centers[None].astype(dtype), holes[None].astype(dtype)
 
-        return placed(("cells", m, count, self.grid.key), tables, self.by_taps, ops=self.ops)
+        return placed(("cells", m, count, self.grid.key), tables, self.kernel, ops=self.ops)
 
     def points_of(self, vectors: Array, angles: Array) -> Points:
         """The points of arrays of a state."""
@@ -298,7 +308,8 @@ class _Cells:
         """
         xp = self.ops.xp
         # A sum along this axis takes NumPy three times as long.
-        by_tap: list[Any] = [self.by_taps[:, :, k, :] for k in range(self.by_taps.shape[2])]
+        by_taps = xp.reshape(self.kernel, (*self.kernel.shape[:2], -1, self.columns))
+        by_tap: list[Any] = [by_taps[:, :, k, :] for k in range(by_taps.shape[2])]
         total = functools.reduce(operator.add, by_tap)
         vector, block = _top_left_vector(total, block, sweeps, ops=self.ops)
         vector = xp.stack([vector, xp.zeros_like(vector)], axis=2)[:, None, ...]
@@ -322,7 +333,7 @@ class _Cells:
         b, f, _, _, m = vectors.shape
         first = vectors[:, :, 0, ...]
         products = xp.matmul(xp.reshape(first, (b, 2 * f, m)), self.kernel)
-        products = xp.reshape(products, (b, f, -1, self.by_taps.shape[3]))
+        products = xp.reshape(products, (b, f, -1, self.columns))
         powers = taps.sums(products, taps.turns(angles, self.tables, ops=ops)[:, :, None, ...], ops=ops)
         norms = _lengths(powers[:, :, None, ...], ops=ops)[:, :, 0, ...]
         return Attained(norms[:, :, 0, 0], first * norms, powers / norms)
@@ -342,105 +353,114 @@ class _Cells:
             Centers of single cells, whose vectors converge: nothing is added to them. None: of all cells.
         """
         ops, xp = self.ops, self.ops.xp
-        holes: Array | None
-        vectors, all_centers, holes = self._first(points.vectors.shape[2])
-        if centers is None:
-            centers = all_centers
-        else:
-            holes = None
+        first, *all_limits = self._first(points.vectors.shape[2])
+        limits = (centers,) if centers is not None else tuple(all_limits)
         in_each = not isinstance(steps, int)
         remaining: tuple[Array, ...] = (steps,) if in_each and steps.shape[0] > 1 else ()
 
         def again(state: tuple[Array, ...]) -> tuple[Array, ...]:
             old, remaining = state[:6], state[6:]
-            new, attained = self._moved_in_chunks(Points(*old[:3]), vectors, centers, holes)
+            new, attained = self._moved_in_chunks(Points(*old[:3]), first, limits)
             if not remaining:
                 return *new, *attained
-            is_due = [xp.reshape(remaining[0] > 0, (-1, *[1] * (x.ndim - 1))) for x in old]
-            merged = (xp.where(x, y, z) for x, y, z in zip(is_due, (*new, *attained), old, strict=True))
-            return *merged, remaining[0] - 1.0
+            return *_where(remaining[0] > 0, (*new, *attained), old, xp=xp), remaining[0] - 1.0
 
         count: Any = xp.max(steps) if in_each else steps
         count = int(ops.to_numpy(count)) if in_each and ops.concrete else count
         if attained is None:
             b, f = points.angles.shape[:2]
-            shapes = (b, f), (b, f, *points.vectors.shape[3:]), (b, f, 2, self.by_taps.shape[3])
+            shapes = (b, f), (b, f, *points.vectors.shape[3:]), (b, f, 2, self.columns)
             dtype, device = points.angles.dtype, ops.device(points.angles)
             attained = Attained(*(xp.zeros(shape, dtype=dtype, device=device) for shape in shapes))
         found = arrays.repeated(again, count, (*points, *attained, *remaining), ops=ops)
         return Points(*found[:3]), Attained(*found[3:6])
 
-    def _moved_in_chunks(
-        self, points: Points, vectors: Array, centers: Array, holes: Array | None
-    ) -> tuple[Points, Attained]:
+    def _moved_in_chunks(self, points: Points, first: Array, limits: tuple[Array, ...]) -> tuple[Points, Attained]:
         """`_moved`, of so many points at once as memory allows."""
         b, f, r = points.vectors.shape[:3]
         bytes_of_one = 3 * 2 * r * b * self.kernel.shape[2] * 8
         at_once = max(1, self.ops.memory // bytes_of_one)
         if f <= at_once:
-            return self._moved(points, vectors, centers, holes)
-        chunks = [slice(first, first + at_once) for first in range(0, f, at_once)]
+            return self._moved(points, first, limits)
+        chunks = [slice(start, start + at_once) for start in range(0, f, at_once)]
         parts = [
-            self._moved(
-                Points(*(x[:, y, ...] for x in points)),
-                vectors,
-                centers[:, y, :],
-                None if holes is None else holes[:, y],
-            )
+            self._moved(Points(*(x[:, y, ...] for x in points)), first, tuple(x[:, y, ...] for x in limits))
             for y in chunks
         ]
         by_array = zip(*((*new, *attained) for new, attained in parts), strict=True)
         joined = [arrays.joined([*x], axis=1, xp=self.ops.xp) for x in by_array]
         return Points(*joined[:3]), Attained(*joined[3:])
 
-    def _moved(self, points: Points, first: Array, centers: Array, holes: Array | None) -> tuple[Points, Attained]:
-        """The points after a step. Those of a kernel that is not finite begin anew, with the vectors ``first``."""
+    def _moved(self, points: Points, first: Array, limits: tuple[Array, ...]) -> tuple[Points, Attained]:
+        """The points after a step. Those of a kernel that is not finite begin anew, with the vectors ``first``.
+
+        Parameters
+        ----------
+        limits : tuple of arrays
+            Centers of the cells, shape (1, f, d), and their holes, shape (1, f). Without holes, nothing is added to
+            the vectors.
+        """
         ops, xp, (vectors, before, angles) = self.ops, self.ops.xp, points
         b, f, r, _, m = vectors.shape
-        d = angles.shape[2]
-        _, _, powers, forms, signs = self.tables
         # K_k^T times each vector at each tap: (b, f, r, 2 * taps, p).
         products = xp.matmul(xp.reshape(vectors, (b, -1, m)), self.kernel)
-        products = xp.reshape(products, (b, f, r, 2 * powers.shape[-1], -1))
-        turns = taps.turns(angles, self.tables, ops=ops)[:, :, None, ...] * powers
-        # The sums of the first vectors and, but for factors of i, their derivatives.
-        derivatives = taps.sums(products[:, :, 0, ...], turns, ops=ops)
-        inner = xp.matmul(derivatives[:, :, : 2 + 2 * d, :], xp.matrix_transpose(derivatives))
-        forms = xp.matmul(xp.reshape(inner, (b, f, -1)), forms)
-        step = ascent.uphill_by_forms(forms, signs, d, longest=_LONGEST_STEP, xp=xp)
-        away = angles + step - centers
-        moved = centers + away
-        # One that leaves its cell follows a maximum of another cell. It begins anew, to see those of its own.
-        is_inside = xp.vecdot(away, away, axis=-1) < (_RADIUS * self.grid.spacing) ** 2
-        if holes is not None:
-            is_inside = is_inside & (xp.vecdot(moved, moved, axis=-1) >= holes)
-        angles = centers + xp.where(is_inside[..., None], away, 0.0)
+        products = xp.reshape(products, (b, f, r, -1, self.columns))
+        angles = self._angles(products[:, :, 0, ...], angles, *limits)
         turns = xp.reshape(taps.turns(angles, self.tables, ops=ops), (b, f, 1, 2, -1))
         fresh, pairs, maps = _mixing_tables(products, r, ops=ops)
         powers = xp.matmul(turns, products)
-        if holes is not None:
-            powers = powers + fresh
+        powers = powers if len(limits) == 1 else powers + fresh
         both = xp.concat([vectors, before], axis=4)
         powers, both = _best_combinations(powers, both, pairs, maps, ops=ops)
-        vectors, before = both[..., :m], both[..., m:]
         length = _lengths(powers, ops=ops) + arrays.TINY
         right = powers / length
         columns = xp.reshape(xp.matmul(xp.matrix_transpose(turns), right), (b, -1, self.kernel.shape[2]))
         images = xp.reshape(taps.images(self.kernel, columns, ops=ops), (b, f, r, 2, m))
         norms = _lengths(images, ops=ops)
-        squares = norms * norms + arrays.TINY
-        least, most = (g(squares, axis=2, keepdims=True) for g in (xp.min, xp.max))
-        cut = xp.maximum(_CUT * least, _LEAST_CUT * most)
-        moved = images * (4.0 * length / cut) - 2.0 * vectors - before
-        size = _lengths(moved, ops=ops) + arrays.TINY
-        # False for what is not a number, too.
-        is_finite = size < math.inf
-        new = Points(
-            xp.where(is_finite, moved / size, first),
-            xp.where(is_finite, vectors / size, 0.0),
-            angles,
-        )
-        return new, Attained(norms[:, :, 0, 0, 0], images[:, :, 0, ...], right[:, :, 0, ...])
+        new, old = _recurred(both[..., :m], both[..., m:], images, length, norms, first, ops=ops)
+        return Points(new, old, angles), Attained(norms[:, :, 0, 0, 0], images[:, :, 0, ...], right[:, :, 0, ...])
+
+    def _angles(self, products: Array, angles: Array, centers: Array, holes: Array | None = None) -> Array:
+        """Frequencies (b, f, d) after a Newton step, from the products (b, f, 2 * taps, p) of the first vectors."""
+        xp, (b, f, d) = self.ops.xp, angles.shape
+        _, _, powers, forms, signs = self.tables
+        turns = taps.turns(angles, self.tables, ops=self.ops)[:, :, None, ...] * powers
+        # The sums of the first vectors and, but for factors of i, their derivatives.
+        derivatives = taps.sums(products, turns, ops=self.ops)
+        inner = xp.matmul(derivatives[:, :, : 2 + 2 * d, :], xp.matrix_transpose(derivatives))
+        forms = xp.matmul(xp.reshape(inner, (b, f, -1)), forms)
+        away = angles + ascent.uphill_by_forms(forms, signs, d, longest=_LONGEST_STEP, xp=xp) - centers
+        # One that leaves its cell follows a maximum of another cell. It begins anew, to see those of its own.
+        is_inside = xp.vecdot(away, away, axis=-1) < (_RADIUS * self.grid.spacing) ** 2
+        if holes is not None:
+            moved = centers + away
+            is_inside = is_inside & (xp.vecdot(moved, moved, axis=-1) >= holes)
+        return centers + xp.where(is_inside[..., None], away, 0.0)
+
+
+def _recurred(
+    vectors: Array, before: Array, images: Array, length: Array, norms: Array, first: Array, *, ops: ArrayOps
+) -> tuple[Array, Array]:
+    """Vectors after a step of Chebyshev's recurrence, and those before them, in the same scale.
+
+    Parameters
+    ----------
+    vectors, before, images : array, shape (b, f, r, 2, m)
+        U, the vectors before, and the images of the power steps ``G* U``, divided by their lengths.
+    length, norms : array, shape (b, f, r, 1, 1)
+        The lengths of the power steps, and of the images.
+    first : array
+        What stands in place of vectors that are not finite.
+    """
+    xp = ops.xp
+    squares = norms * norms + arrays.TINY
+    least, most = (of(squares, axis=2, keepdims=True) for of in (xp.min, xp.max))
+    cut = xp.maximum(_CUT * least, _LEAST_CUT * most)
+    moved = images * (4.0 * length / cut) - 2.0 * vectors - before
+    size = _lengths(moved, ops=ops) + arrays.TINY
+    # False for what is not a number, too.
+    is_finite = size < math.inf
+    return xp.where(is_finite, moved / size, first), xp.where(is_finite, vectors / size, 0.0)
 
 
 def _top_left_vector(
@@ -517,6 +537,7 @@ def _best_of_pair(powers: Array, both: Array, pairs: Array, maps: Array, *, ops:
     a, e = of_powers[..., 0], of_powers[..., 1]
     g = ops.complex(of_powers[..., 2], -of_powers[..., 3])
     square = xp.real(c * xp.conj(c))
+    # An entry of the table is 1, as an array.
     inverse = 1.0 / xp.sqrt(xp.maximum(1.0 - square, _LEAST_SQUARE * maps[0, 0]))
     e = (e - 2.0 * xp.real(xp.conj(c) * g) + square * a) * inverse * inverse
     g = (g - c * a) * inverse

@@ -120,7 +120,7 @@ class SymbolNorm(Stepped):
 
     # -- in training -----------------------------------------------------------------------------------------------
     def state_shapes(self, spec: ConvSpec) -> Mapping[str, tuple[int, ...]]:
-        """Vectors of the grid, the bundle with its norms, and the sketch of the last sweep; the block of a matrix.
+        """Vectors and frequencies of the cells, and the sketch of the last step; the block of a matrix.
 
         Layers without a state are computed anew in each pass: depthwise ones, and matrices with a short side.
         """
