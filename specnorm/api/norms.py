@@ -152,7 +152,7 @@ def symbol_norm(
     in every cell of a coarse grid. A *step* moves all frequencies by a Newton step, and all vectors by the recurrence
     of Chebyshev polynomials (power iteration with momentum). In a training step, a constraint takes one step, another
     one for each 1 % by which the kernel has changed, at most 12, and none if it has changed by less than 0.1 %. A
-    *sweep* of `track` is two steps. There, the value is an ``estimate``: rounding is not included.
+    *sweep* of `track` is four steps, of a matrix, too. There, the value is an ``estimate``: rounding is not included.
 
     A grid is needed because one set of vectors converges to one local maximum. If training divides a layer by its norm,
     its other local maxima grow until many are equally high.

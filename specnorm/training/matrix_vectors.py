@@ -43,8 +43,10 @@ _WAY_OF_A_STEP = 0.006
 """A matrix that has changed by this part of its length needs one step, and twice as many for twice the way."""
 _MOST_STEPS = 64
 """Most steps of a pass but one, as after a jump."""
-_STEPS_OF_A_SWEEP = 4
-"""Steps that a caller gets who asks for one sweep."""
+STEPS_OF_A_SWEEP = 4
+"""Steps that a caller gets who asks for one sweep, of a convolution, too."""
+_START_SWEEPS = 16
+"""Sweeps from random vectors."""
 _USUAL_STEPS = 2
 """Steps of a pass where the way cannot be read."""
 _SQUARINGS = 9
@@ -76,14 +78,14 @@ def shapes(m: int, p: int) -> dict[str, tuple[int, ...]]:
     return {"vectors": block, "before": block, "sketch": (m, sketches.SKETCHES)}
 
 
-def start(matrices: Array, *, sweeps: int, ops: ArrayOps) -> Block:
-    """The block of each matrix after so many sweeps from random vectors."""
+def start(matrices: Array, *, ops: ArrayOps) -> Block:
+    """The block of each matrix after the first steps."""
     xp, (b, m, p) = ops.xp, matrices.shape
     zeros = [xp.zeros((b, *x), dtype=matrices.dtype, device=ops.device(matrices)) for x in shapes(m, p).values()]
     first, *_ = _constants(zeros[0], ops=ops)
     vectors, before, sketch = zeros
     block = Block(vectors + first[:, :p, :], before, sketch)
-    return follow(matrices, block, sweeps=sweeps, ops=ops)[-1]
+    return follow(matrices, block, sweeps=_START_SWEEPS, ops=ops)[-1]
 
 
 def follow(matrices: Array, block: Block, *, sweeps: int | None, ops: ArrayOps) -> tuple[Array, Array, Array, Block]:
@@ -95,7 +97,7 @@ def follow(matrices: Array, block: Block, *, sweeps: int | None, ops: ArrayOps) 
         Real, in any scale; m is at least p.
     block : Block
     sweeps : int or None
-        Number of times that `_STEPS_OF_A_SWEEP` steps are taken; 0: the usual number. None: as many steps as the change
+        Number of times that `STEPS_OF_A_SWEEP` steps are taken; 0: the usual number. None: as many steps as the change
         of each matrix needs.
 
     Returns
@@ -110,7 +112,8 @@ def follow(matrices: Array, block: Block, *, sweeps: int | None, ops: ArrayOps) 
         After the steps. It is finite, whatever the matrices are.
     """
     xp, count = ops.xp, block.vectors.shape[2]
-    products = xp.matmul(matrices, sketches.beside(block.vectors, _signs(matrices, ops=ops), axis=2, ops=ops))
+    signs = xp.broadcast_to(_signs(matrices, ops=ops), (*block.vectors.shape[:2], sketches.SKETCHES))
+    products = xp.matmul(matrices, xp.concat([block.vectors, signs], axis=2))
     sketch = sketches.unit_sketch(products[..., count:], ops=ops)
     transposed = xp.matrix_transpose(matrices)
 
@@ -130,7 +133,7 @@ def follow(matrices: Array, block: Block, *, sweeps: int | None, ops: ArrayOps) 
         most: Any = xp.max(steps)
         most, state = int(ops.to_numpy(most)) if ops.concrete else most, (*state, steps)
     else:
-        most = (_STEPS_OF_A_SWEEP * sweeps or _USUAL_STEPS) - 1
+        most = (STEPS_OF_A_SWEEP * sweeps or _USUAL_STEPS) - 1
     vectors, before, images, *_ = arrays.repeated(repeat, most, state, ops=ops)
     images, back, size, vectors, before = _step(transposed, vectors, before, images, ops=ops)
     best = _top_of_powers(xp.matmul(xp.matrix_transpose(images), images), ops=ops)

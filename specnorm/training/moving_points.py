@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,6 +29,7 @@ from specnorm.geometry.spec import ConvSpec
 from specnorm.symbols import ascent
 from specnorm.training import matrix_vectors, sketches, taps
 from specnorm.training.grids import Grid, placed
+from specnorm.training.matrix_vectors import STEPS_OF_A_SWEEP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,16 +65,12 @@ _WAY_OF_A_STEP = 0.01
 1.016, with 0.01 1.010."""
 _MOST_STEPS = 12
 """Most steps of a pass, as after a jump."""
-STEPS_OF_A_SWEEP = 2
-"""Steps that a caller gets who asks for one sweep."""
 _START_STEPS, _LAST_STEPS = 20, 30
 """Steps from random vectors, and of the highest point alone after them outside of training."""
 _ZERO_SQUARINGS = 5
 """Squarings of the Gram matrix of the sum of the taps."""
 _SQUARED = 128
 """Shorter side of this sum up to which its Gram matrix is squared."""
-_START_SWEEPS = 16
-"""Sweeps of a larger sum before the first step."""
 
 
 class Points(NamedTuple):
@@ -132,7 +128,7 @@ def start(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Arra
     """
     xp, (b, m) = ops.xp, blocks.shape[:2]
     cells = _Cells(*_by_taps_of_blocks(blocks, ops=ops), grid, ops=ops)
-    random, zero = cells.with_zero(cells.random(count), (), _START_SWEEPS)
+    random, zero = cells.with_zero(cells.random(count), (), 0)
     points, _ = cells.climbed(random, _START_STEPS)
     sketch = xp.zeros((b, m, sketches.SKETCHES), dtype=blocks.dtype, device=ops.device(blocks))
     return *cells.state(points), sketch, *zero
@@ -153,7 +149,7 @@ def highest(blocks: Array, grid: Grid, count: int, *, ops: ArrayOps) -> tuple[Ar
     """
     xp = ops.xp
     cells = _Cells(*_by_taps_of_blocks(blocks, ops=ops), grid, ops=ops)
-    random, _ = cells.with_zero(cells.random(count), (), _START_SWEEPS)
+    random, _ = cells.with_zero(cells.random(count), (), 0)
     points, attained = cells.climbed(random, _START_STEPS)
     alone, centers = cells.of_one(points, xp.argmax(attained.norms, axis=1))
     alone, (_, _, right) = cells.climbed(alone, _LAST_STEPS, centers=centers)
@@ -187,9 +183,8 @@ def follow(
     """
     xp = ops.xp
     size = arrays.largest(rows, axis=(1, 2), ops=ops) + arrays.TINY
-    # The rows are the vectors whose entries are ordered here.
-    by_taps = taps.of_taps((rows / size)[:, :, None, :], spec, ops=ops)[:, :, 0, ...]
-    cells = _Cells(by_taps, spec, grid, ops=ops)
+    # The rows are the vectors whose entries are ordered here. No copy of the kernel but that of the cells stays.
+    cells = _Cells(taps.of_taps((rows / size)[:, :, None, :], spec, ops=ops)[:, :, 0, ...], spec, grid, ops=ops)
     points, attained, new_state = _stepped(cells, rows, state, spec, sweeps=sweeps, ops=ops)
     best = xp.argmax(attained.norms, axis=1)
     left, right, angles = (arrays.pick(x, best, xp=xp) for x in (attained.left, attained.right, points.angles))
@@ -259,6 +254,9 @@ class _Cells:
         self.ops, self.grid = ops, grid
         b, m, _, self.columns = by_taps.shape
         self.kernel = ops.xp.reshape(by_taps, (b, m, -1))
+        by_column = ops.xp.reshape(self.kernel, (b, -1, self.columns))
+        # In a stack that pads channels with zeros, a layer takes the steps that it takes alone.
+        self.is_column = ops.xp.any(by_column != 0.0, axis=1)[:, None, None, None, :]
         key = "taps", spec.block_kernel_shape
         self.tables = placed(key, functools.partial(taps.tap_tables, spec), by_taps, ops=ops)
 
@@ -307,10 +305,7 @@ class _Cells:
         block : tuple of arrays
         """
         xp = self.ops.xp
-        # A sum along this axis takes NumPy three times as long.
-        by_taps = xp.reshape(self.kernel, (*self.kernel.shape[:2], -1, self.columns))
-        by_tap: list[Any] = [by_taps[:, :, k, :] for k in range(by_taps.shape[2])]
-        total = functools.reduce(operator.add, by_tap)
+        total = xp.sum(xp.reshape(self.kernel, (*self.kernel.shape[:2], -1, self.columns)), axis=2)
         vector, block = _top_left_vector(total, block, sweeps, ops=self.ops)
         vector = xp.stack([vector, xp.zeros_like(vector)], axis=2)[:, None, ...]
 
@@ -409,7 +404,7 @@ class _Cells:
         turns = xp.reshape(taps.turns(angles, self.tables, ops=ops), (b, f, 1, 2, -1))
         fresh, pairs, maps = _mixing_tables(products, r, ops=ops)
         powers = xp.matmul(turns, products)
-        powers = powers if len(limits) == 1 else powers + fresh
+        powers = powers if len(limits) == 1 else powers + xp.where(self.is_column, fresh, 0.0)
         both = xp.concat([vectors, before], axis=4)
         powers, both = _best_combinations(powers, both, pairs, maps, ops=ops)
         length = _lengths(powers, ops=ops) + arrays.TINY
@@ -429,13 +424,17 @@ class _Cells:
         derivatives = taps.sums(products, turns, ops=self.ops)
         inner = xp.matmul(derivatives[:, :, : 2 + 2 * d, :], xp.matrix_transpose(derivatives))
         forms = xp.matmul(xp.reshape(inner, (b, f, -1)), forms)
-        away = angles + ascent.uphill_by_forms(forms, signs, d, longest=_LONGEST_STEP, xp=xp) - centers
+        moved = angles + ascent.uphill_by_forms(forms, signs, d, longest=_LONGEST_STEP, xp=xp)
         # One that leaves its cell follows a maximum of another cell. It begins anew, to see those of its own.
-        is_inside = xp.vecdot(away, away, axis=-1) < (_RADIUS * self.grid.spacing) ** 2
+        is_inside = _square(moved - centers, xp=xp) < (_RADIUS * self.grid.spacing) ** 2
         if holes is not None:
-            moved = centers + away
-            is_inside = is_inside & (xp.vecdot(moved, moved, axis=-1) >= holes)
-        return centers + xp.where(is_inside[..., None], away, 0.0)
+            is_inside = is_inside & (_square(moved, xp=xp) >= holes)
+        return xp.where(is_inside[..., None], moved, centers)
+
+
+def _square(angles: Array, *, xp: Namespace) -> Array:
+    """Squared lengths (b, f) of frequencies (b, f, d)."""
+    return xp.vecdot(angles, angles, axis=-1)
 
 
 def _recurred(
@@ -475,7 +474,7 @@ def _top_left_vector(
     if min(matrices.shape[1:]) > _SQUARED:
         tall = xp.matrix_transpose(matrices) if is_wide else matrices
         if not block:
-            block = matrix_vectors.start(tall, sweeps=_START_SWEEPS, ops=ops)
+            block = matrix_vectors.start(tall, ops=ops)
         _, left, right, block = matrix_vectors.follow(tall, matrix_vectors.Block(*block), sweeps=sweeps, ops=ops)
         return xp.matrix_transpose(right if is_wide else left), block
     transposed = xp.matrix_transpose(matrices)
@@ -584,7 +583,7 @@ def _mixing_tables(products: Array, count: int, *, ops: ArrayOps) -> tuple[Array
                 maps[2 * place, conjugated, row : row + 2, column : column + 2] = one
                 maps[2 * place + 1, conjugated, row : row + 2, column : column + 2] = sign * i
             maps[6, conjugated, 2:, 2:] = one
-        # The entries are the same in a stack that pads the channels.
+        # More channels leave the entries of the others as they are.
         entries = _FRESH * np.random.RandomState(0).standard_normal((p, count, 2))
         fresh = np.ascontiguousarray(entries.transpose(1, 2, 0)[None, None]).astype(dtype)
         return fresh, pairs.reshape(16, 4).astype(dtype), maps.reshape(7, 32).astype(dtype)

@@ -41,13 +41,6 @@ def sketch(rows: Array, like: Array, spec: ConvSpec, *, ops: ArrayOps) -> Array:
     return unit_sketch(xp.matrix_transpose(taps.images(rows, signs, ops=ops)), ops=ops)
 
 
-def beside(vectors: Array, signs: Array, *, axis: int, ops: ArrayOps) -> Array:
-    """Vectors of each block, and after them, along an axis, the signs, which are the same for each."""
-    if vectors.shape[0] > 1:
-        signs = ops.xp.broadcast_to(signs, (vectors.shape[0], *signs.shape[1:]))
-    return ops.xp.concat([vectors, signs], axis=axis)
-
-
 def random_signs(*shape: int) -> np.ndarray:
     """Random signs, divided by the root of their number. More of the first axis leave the others as they are.
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from specnorm.geometry.spec import ConvSpec
     from specnorm.training.grids import Grid
 
-_MATRIX_SWEEPS = 16
-"""Sweeps of a matrix outside of training."""
 _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
 _STEPS, _LAST_STEPS = 4, 12
@@ -134,7 +132,7 @@ class SymbolNorm(Stepped):
     def start(self, blocks: Array, spec: ConvSpec, *, ops: ArrayOps) -> tuple[Array, ...]:
         """The state after the first steps from random vectors."""
         if _is_matrix(spec):
-            return matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), sweeps=_MATRIX_SWEEPS, ops=ops)
+            return matrix_vectors.start(_tall_matrices(blocks, xp=ops.xp), ops=ops)
         return moving_points.start(blocks, *self._cells(spec), ops=ops)
 
     def follow(

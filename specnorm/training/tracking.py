@@ -75,7 +75,8 @@ def track(
     state : dict of str to array
         From `init_tracking` or the previous step; not modified.
     sweeps : int, default 1
-        Number of iterations, each of which costs two or three products with the kernel. 0: evaluate at the given state.
+        Number of iterations, each of which costs two or three products with the kernel, with `SymbolNorm` eight. 0:
+        evaluate at the given state.
     **geometry
         ``input_shape``, ``stride``, ``dilation``, ``groups``, ``transposed``, ``layout``, ``padding_mode``,
         ``padding``: as in `init_tracking`.

@@ -20,7 +20,6 @@ from specnorm.methods import Gram, Power, SymbolNorm
 from specnorm.running.stacks import stacks
 from specnorm.running.stepping import stepped_program
 from specnorm.tensor_norm.method import TensorNorm
-from specnorm.training import grids, moving_points
 
 TN = TensorNorm(proven=False)
 METHODS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -155,16 +154,8 @@ def test_layers_of_equal_shape_are_stepped_together(name: str, xp: Lib) -> None:
 
 
 @pytest.mark.sampled("numpy", "torch", "strict")
-@pytest.mark.parametrize("fresh", [0.0, moving_points._FRESH])
-def test_layers_with_unequal_channels_are_stepped_together(
-    xp: Lib, fresh: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Kernels and states are padded with zeros to a common stack, which changes neither norms nor states.
-
-    What each step adds is spread over the channels, those of the padding, too: states are compared without it.
-    """
-    monkeypatch.setattr(moving_points, "_FRESH", fresh)
-    monkeypatch.setattr(grids, "_PLACED", {})
+def test_layers_with_unequal_channels_are_stepped_together(xp: Lib) -> None:
+    """Kernels and states are padded with zeros to a common stack, which changes neither norms nor states."""
     layers: list[tuple[tuple[int, ...], dict[str, Any]]] = [
         ((6, 5, 3, 3), {}), ((6, 3, 3, 3), {}), ((4, 6, 3, 3), {}), ((3, 3, 5, 6), {"layout": "HWIO"}),
         ((4, 3, 5, 5), {"stride": 2}), ((40, 36), {}), ((35, 38, 1, 1), {}),
@@ -180,7 +171,7 @@ def test_layers_with_unequal_channels_are_stepped_together(
     for j, kernel in enumerate(kernels):
         value, state = specnorm.track(kernel, method, states[j], **geometries[j])
         assert xp.number(values[j]) == pytest.approx(xp.number(value), rel=1e-5)
-        for name in () if fresh else state:
+        for name in state:
             np.testing.assert_allclose(xp.to_numpy(after[j][name]), xp.to_numpy(state[name]), atol=1e-3)
 
 
@@ -290,7 +281,7 @@ def test_a_maximum_that_moves_to_the_last_frequency_of_the_grid_is_seen(taps: in
         kernel = normal(16, 12, taps, seed=seed) + 0.5
         state = specnorm.init_tracking(kernel, SymbolNorm())
         moved = kernel * (-1.0) ** np.arange(taps)
-        value, _ = specnorm.track(moved, SymbolNorm(), state, sweeps=2)
+        value, _ = specnorm.track(moved, SymbolNorm(), state)
         assert value > 0.99 * highest(moved)
 
 

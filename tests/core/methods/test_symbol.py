@@ -7,6 +7,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from helpers.checks import peak
 from helpers.libraries import Lib
 from helpers.oracle import sigma_star
 from numpy.typing import NDArray
@@ -105,6 +106,23 @@ def test_singular_values_that_cross_are_followed() -> None:
         kernel += 0.002 * random.standard_normal(kernel.shape)
         value, truth = follow(kernel), sigma_star(kernel)
         assert 0.99 * truth.lo <= value <= truth.hi * (1 + 1e-12)
+
+
+def test_close_singular_values_converge() -> None:
+    """Forty of them between 0.9 and 1, where as many power steps without momentum end at 0.9992."""
+    random = np.random.RandomState(0)
+    left, right = (np.linalg.qr(random.standard_normal((40, 40)))[0] for _ in range(2))
+    taps = np.multiply.outer([0.3, 0.5, 0.2], [0.2, 0.5, 0.3])
+    kernel = np.multiply.outer(left @ np.diag(np.linspace(0.9, 1, 40)) @ right, taps)
+    assert 1 - 1e-4 <= float(specnorm.symbol_norm(kernel)) <= 1
+
+
+def test_a_step_holds_few_copies_of_a_kernel() -> None:
+    """Of a strided layer, whose blocks are a copy."""
+    kernel = np.random.RandomState(0).standard_normal((1024, 64, 4, 4)).astype(np.float32)
+    follow = follower(kernel, stride=2)
+    follow(kernel)
+    assert peak(lambda: follow(kernel, 0)) < 3 * kernel.nbytes
 
 
 def test_a_kernel_that_jumped_takes_more_steps() -> None:

@@ -86,7 +86,7 @@ def spectral_norm(
     only_shrink : bool, default False
         Whether to leave kernels with a norm below the bound unchanged.
     sweeps : int, optional
-        Number of sweeps, two steps each, in each call. None: as many steps as the change of the kernels requires. 0:
+        Number of sweeps, four steps each, in each call. None: as many steps as the change of the kernels requires. 0:
         the same, and the state is kept, for example during evaluation.
 
     Returns

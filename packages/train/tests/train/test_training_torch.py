@@ -16,7 +16,6 @@ from helpers.torch_compilers import COMPILERS
 
 import specnorm
 from specnorm.errors import MethodError, SecondDerivativeError, SpecnormError
-from specnorm.training import grids, moving_points
 
 torch: Any = pytest.importorskip("torch")
 import specnorm_torch  # noqa: E402 - after the skip where torch is missing
@@ -119,13 +118,8 @@ def test_torchs_own_state_loads(constrain: Any) -> None:
 
 # -- penalties ---------------------------------------------------------------------------------------------------
 def test_layers_of_about_one_size_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Filled up with channels of zeros: norms and gradients are those of each layer by itself.
-
-    What each step adds to the vectors is left out: it is spread over the channels of zeros, too.
-    """
+    """Filled up with channels of zeros: norms and gradients are those of each layer by itself."""
     nn = torch.nn
-    monkeypatch.setattr(moving_points, "_FRESH", 0.0)
-    monkeypatch.setattr(grids, "_PLACED", {})
 
     def convolution(cin: int, cout: int, **geometry: Any) -> Any:
         return nn.Sequential(nn.Conv2d(cin, cout, 3, **geometry), nn.BatchNorm2d(cout), nn.ReLU())
@@ -150,7 +144,7 @@ def test_layers_of_about_one_size_are_computed_together(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(TorchBackend, "step", counted_step)
     penalty().backward()
-    monkeypatch.setattr(TorchBackend, "step", step)
+    monkeypatch.undo()
     # The four small ones are together; those with groups, and with another longer side, are not.
     assert sorted(stacks) == [1, 1, 1, 1, 4]
     together = {name: x.grad.clone() for name, x in model.named_parameters() if x.grad is not None}
