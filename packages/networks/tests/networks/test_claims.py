@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -331,6 +331,8 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "parts that overlap": (lambda: parts_of_chain((0, 2), (1, 2)), "are no part of the run"),
     "parts that leave the last layer out": (lambda: parts_of_chain((0, 1)), "do not reach y"),
     "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
+    "a number as an operator": (lambda: register_operator(cast(Any, 1)), "1 is no operator with names"),
+    "one word as names": (lambda: register_operator(type("A", (ops.ReLU,), {"names": "a::b"})), "a tuple of"),
     "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
     "a function that cannot be run": (lambda: register_operator(named("a::b", ops.Function, run=False)), "no `value`"),
     "a linear map that cannot be run": (lambda: register_operator(named("a::b", Affine, run=False)), "no `map_at`"),
