@@ -329,6 +329,13 @@ def dense_smallest(kernel: NDArray[Any], input_shape: int | Sequence[int], **geo
     return Truth(max(float(values[-1]) - slack, 0.0), float(values[-1]) + slack).scaled(exponent)
 
 
+def values_on_grid(kernel: NDArray[Any], points: int | Sequence[int]) -> Any:
+    """Singular values of the symbol of a dense kernel, at so many frequencies along each axis; rounded as they are."""
+    kernel, axes = kernel.astype(np.float64), tuple(range(2, kernel.ndim))
+    symbol: Any = np.fft.fftn(kernel, [*np.broadcast_to(points, len(axes))], axes) if axes else kernel
+    return np.linalg.svd(np.moveaxis(symbol, (0, 1), (-2, -1)), compute_uv=False)
+
+
 @remembered
 def smallest_everywhere(kernel: NDArray[Any], points: int = 48) -> Truth:
     """Smallest singular value of the symbol of a dense kernel over all frequencies, by its slope on a grid.
@@ -338,8 +345,7 @@ def smallest_everywhere(kernel: NDArray[Any], points: int = 48) -> Truth:
     scaled, exponent = scale_to_one(kernel)
     sizes = scaled.shape[2:]
     grid = [points if k > 1 else 1 for k in sizes]
-    symbol = np.fft.fftn(scaled, grid, axes=range(2, scaled.ndim)) if sizes else scaled
-    values = np.linalg.svd(np.moveaxis(symbol, (0, 1), (-2, -1)), compute_uv=False)[..., -1]
+    values = values_on_grid(scaled, grid)[..., -1]
     norms = np.linalg.norm(np.moveaxis(scaled, (0, 1), (-2, -1)), 2, axis=(-2, -1))
     slope = 0.0
     for axis, (k, n) in enumerate(zip(sizes, grid, strict=True)):

@@ -218,13 +218,6 @@ def test_what_is_no_layer_names_what_to_call(torch: Any) -> None:
     with pytest.raises(NoBackend, match=r"Sequential is neither an array.*specnorm\.audit measures"):
         specnorm.tn_bound(torch.nn.Sequential(layer))
 
-    class Mine(torch.nn.Conv1d):  # type: ignore[misc]
-        def forward(self, x: Any) -> Any:
-            return 2 * super().forward(x)
-
-    with pytest.raises(GeometryError, match="Mine has a forward of its own"):
-        specnorm.enclose(Mine(2, 2, 3))
-
 
 # -- Flax and Equinox ----------------------------------------------------------------------------------------------
 FLAX: dict[str, tuple[str, tuple[Any, ...], dict[str, Any]]] = {

@@ -213,11 +213,6 @@ def test_determinants_of_singular_and_other_layers() -> None:
     sign, value = specnorm.slogdet(np.ones((2, 2, 3)), 4)
     assert (float(sign), float(value)) == (0, -math.inf)
     assert float(specnorm.slogdet(np.asarray([[2.0**-500]]), ())[1]) == pytest.approx(-500 * math.log(2), rel=1e-15)
-    with pytest.raises(GeometryError, match="has no determinant"):
-        specnorm.slogdet(np.ones((3, 2, 3)), 4)
-    with pytest.raises(GeometryError, match="needs padding_mode") as refusal:
-        specnorm.slogdet(np.ones((2, 2, 3)), 4, padding_mode="zeros")
-    assert "Give k" not in str(refusal.value), "of singular values, it would"
 
 
 def test_the_largest_values_need_few_frequencies(xp: Lib, monkeypatch: pytest.MonkeyPatch) -> None:

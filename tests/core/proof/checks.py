@@ -10,7 +10,7 @@ from core.proof import borders, formulas, formulas_of_ends, formulas_of_layers, 
 from helpers.assumptions import assumed
 from helpers.libraries import NUMPY as np
 from helpers.mutants import Check
-from helpers.oracle import dense_matrix
+from helpers.oracle import dense_matrix, values_on_grid
 
 import specnorm
 from specnorm.ball.proofs.multiples import norm_of_multiple, norm_of_neighbour
@@ -45,12 +45,9 @@ def normal(*shape: int, seed: int = 0) -> Any:
     return np.random.default_rng(seed).standard_normal(shape)
 
 
-def supremum(kernel: Any, points: int = 0) -> float:
+def supremum(kernel: Any) -> float:
     """The largest norm of the symbol on a fine grid, which holds 0 and pi: no larger than the supremum."""
-    d = kernel.ndim - 2
-    count = points or (0, 4096, 96, 48)[d]
-    symbol = np.moveaxis(np.fft.fftn(kernel, (count,) * d, axes=range(2, 2 + d)), (0, 1), (-2, -1))
-    return float(np.linalg.norm(symbol, 2, axis=(-2, -1)).max()) if d else float(np.linalg.norm(kernel, 2))
+    return float(values_on_grid(kernel, (0, 4096, 96, 48)[kernel.ndim - 2]).max())
 
 
 KERNELS: dict[str, Any] = {
@@ -162,8 +159,7 @@ def smallest() -> Iterator[str]:
         yield from wrong(f"smallest {name}", lower, "lower", values_of(index)[-1])
     for seed in range(3):
         kernel = 0.2 * normal(3, 3, 3, seed=seed) + delta(np.diag([1.0, 2.0, 3.0]), (1,), (3,))
-        symbols = np.moveaxis(np.fft.fft(kernel, 4096), -1, 0)
-        values = np.linalg.svd(symbols, compute_uv=False)
+        values = values_on_grid(kernel, 4096)
         lower, upper = specnorm.enclose_smallest(kernel, budget=1.0)
         yield from wrong("smallest", lower, "lower", float(values.min()))
         yield from wrong("smallest", upper * (1 + 1e-5), "upper", float(values.min()))
@@ -179,10 +175,7 @@ def isometries() -> Iterator[str]:
         for rows, columns in ((3, 3), (4, 2), (2, 4)):
             eye = np.eye(rows, columns)
             kernel = delta(eye, (0,) * d, sizes) + 0.02 * normal(rows, columns, *sizes, seed=d)
-            count = (0, 512, 32)[d]
-            symbol = np.fft.fftn(kernel, (count,) * d, axes=range(2, 2 + d))
-            values = np.linalg.svd(np.moveaxis(symbol, (0, 1), (-2, -1)), compute_uv=False)
-            defect = float(np.abs(values**2 - 1).max())
+            defect = float(np.abs(values_on_grid(kernel, (0, 512, 32)[d]) ** 2 - 1).max())
             found = specnorm.isometry_bound(kernel, scale=1.0)
             yield from wrong(f"isometry {rows} x {columns} {sizes}", found, "upper", defect)
             if specnorm.is_isometry(kernel, defect * 0.99):

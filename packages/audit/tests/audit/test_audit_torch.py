@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers.torch_layers import module_matrix
 
+import specnorm
 from specnorm.errors import GeometryError, MethodError
 
 torch: Any = pytest.importorskip("torch")
@@ -108,6 +109,7 @@ def test_geometry_of_a_subclass_is_not_believed() -> None:
 
     layer = Doubled(3, 2, 3)
     for call in (
+        lambda: specnorm.enclose(layer),
         lambda: specnorm_torch.geometry_of(layer),
         lambda: specnorm_torch.spectral_norm(layer),
         lambda: specnorm_torch.gram_rescaling(layer),

@@ -9,6 +9,7 @@ import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,7 +164,7 @@ def certified_accuracy(
         raise MethodError(f"radii={radii!r:.80}; expected numbers of at least 0.")
     if not (math.isfinite(check_number("margin", margin)) and margin >= 0):
         raise MethodError(f"margin={margin!r}; expected a number of at least 0.")
-    if norm != 2:
+    if not isinstance(norm, Real) or norm != 2:
         raise MethodError(f"norm={norm!r}: the radii are in the 2-norm. {_radii_that_cover(norm, inputs[0].size)}")
     graph = source if isinstance(source, Graph) else network_graph(source, inputs.shape[1:])
     if input_range is not None:
@@ -241,6 +242,8 @@ def _numbers_of(name: str, given: Any) -> FloatArray:
 
 def _radii_that_cover(norm: object, entries: int) -> str:
     """Advice on the radii in the 2-norm whose balls contain those of another norm, for inputs of so many entries."""
+    if not isinstance(norm, Real | str):
+        return "Leave norm out."
     if norm in (math.inf, "inf"):
         return (
             f"A ball of radius r in the maximum norm, for inputs of {entries} entries, lies in one of radius "

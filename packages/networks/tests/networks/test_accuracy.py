@@ -131,6 +131,7 @@ ARGUMENTS: dict[str, tuple[Any, Array, dict[str, Any], str]] = {
     "a label that is NaN": (X, np.array([0, np.nan]), {}, r"y has dtype float64"),
     "an input that is NaN": (np.where(np.eye(2, 9), X, [[0.0], [np.nan]]), Y, {}, "sample 1 of x has entries that"),
     "maximum norm": (X, Y, {"norm": np.inf}, r"norm=inf: the radii are in the 2-norm.*radii=\[r \* 9\*\*0\.5\]"),
+    "two norms": (X, Y, {"norm": np.array([1.0, 2.0])}, r"norm=array\(\[1., 2.\]\): the radii are in the 2-norm"),
     "a margin in words": (X, Y, {"margin": "0"}, "margin must be a number, got str '0'"),
     "one end of a range": (X, Y, {"input_range": 1}, "input_range=1; expected two numbers"),
     "a range in words": (X, Y, {"input_range": ("a", "b")}, r"input_range=\('a', 'b'\); expected numbers"),

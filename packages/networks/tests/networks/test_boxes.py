@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from networks.written_networks import Written
-from specnorm_networks import Graph, Layer, Node, forward_step, margins, within
+from specnorm_networks import Graph, Layer, Node, margins, within
 from specnorm_networks.certified.operators import (
     Input,
     LeakyReLU,
@@ -86,7 +86,5 @@ def test_what_is_no_graph_or_no_centre_is_answered_in_words() -> None:
         within({}, 0, 1)  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="margins takes a Graph, not a dict"):
         margins({})  # type: ignore[arg-type]
-    with pytest.raises(MethodError, match="forward_step takes a Graph, not a dict"):
-        forward_step({})  # type: ignore[arg-type]
     with pytest.raises(MethodError, match="has arrays for z; the network has the input x, too"):
         bound(graph, radius=1.0, centre={"z": np.zeros((1, 2))})

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -305,7 +305,6 @@ BOXED = within(network(), -1.0, 1.0)
 HUNDRED = Node("a", ReLU(), ("x",), (1, 100)), Node("y", ops.Mean((1,)), ("a",), (1,))
 MISSHAPEN = Graph((X, *HUNDRED), ("y",))
 """Of which 0.1 was said to be the constant, for 0.7."""
-WORD: Any = "8"
 SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a negative radius": (lambda: bound(network(), radius=-1.0, centre=CENTRE), "radius=-1.0"),
     "a centre of fewer pixels": (lambda: bound(network(), radius=1.0, centre=np.zeros((1, 1))), r"of shape \(1, 1\)"),
@@ -322,15 +321,14 @@ SUPPOSED: dict[str, tuple[Callable[[], object], str]] = {
     "a centre outside of the box": (lambda: locate_values(read_network(BOXED), 3 * CENTRE, 0.1), "outside of the box"),
     "a shape that is another one": (lambda: bound(MISSHAPEN), r"shape \(1, 100\); it has \(1, 2\)"),
     "a step of 0": (lambda: forward_step(network(), 0.0), "size=0.0"),
-    "a step of no number": (lambda: forward_step(network(), WORD), "size must be a number, got str '8'"),
-    "a search of no steps": (lambda: Multipliers(steps=WORD), "steps='8' is not a count"),
-    "a search of no seconds": (lambda: Multipliers(seconds=WORD), "seconds must be a number, got str '8'"),
     "a step to another shape": (lambda: forward_step(WIDE), "needs the same shape"),
     "weights of sorted channels that differ": (uneven_weights, "sorted together prove nothing"),
     "parts that leave the first layer out": (lambda: parts_of_chain((1, 2)), "are no part of the run"),
     "parts that overlap": (lambda: parts_of_chain((0, 2), (1, 2)), "are no part of the run"),
     "parts that leave the last layer out": (lambda: parts_of_chain((0, 1)), "do not reach y"),
     "an operator without a name": (lambda: register_operator(ops.ReLU), "no operator with names"),
+    "a number as an operator": (lambda: register_operator(cast(Any, 1)), "1 is no operator with names"),
+    "one word as names": (lambda: register_operator(type("A", (ops.ReLU,), {"names": "a::b"})), "a tuple of"),
     "an operator that cannot be run": (lambda: register_operator(named("a::b", run=False)), "has no `run`"),
     "a function that cannot be run": (lambda: register_operator(named("a::b", ops.Function, run=False)), "no `value`"),
     "a linear map that cannot be run": (lambda: register_operator(named("a::b", Affine, run=False)), "no `map_at`"),

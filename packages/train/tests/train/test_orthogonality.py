@@ -1,4 +1,4 @@
-"""Penalties that hold layers near isometries: what they sum, under compilers too, and that training by them works."""
+"""Penalties that hold layers near isometries: what they sum and its gradient, under compilers too."""
 
 from __future__ import annotations
 
@@ -35,33 +35,18 @@ class TestTorch:
             "0": {}, "2": {"stride": 2, "groups": 2}, "3": {"stride": 2, "transposed": True}, "4": {}
         }  # fmt: skip
         method = Isometry(form=form, scale="best")
+        penalty().backward()
         for name, value in penalty.values().items():
-            weight = net.get_submodule(name).weight.detach().numpy()
-            assert float(value.detach()) == pytest.approx(
-                float(specnorm.measure(weight, method, **geometries[name]).value), rel=1e-5
-            )
+            weight = net.get_submodule(name).weight
+            expected, gradient = specnorm.value_and_grad(weight.detach().numpy(), method, **geometries[name])
+            assert float(value.detach()) == pytest.approx(float(expected), rel=1e-5)
+            np.testing.assert_allclose(weight.grad, gradient, rtol=1e-3, atol=1e-4)
         assert float(penalty().detach()) == pytest.approx(
             sum(float(x.detach()) for x in penalty.values().values()), rel=1e-6
         )
         assert penalty.kind == ("upper" if form == "bound" else "estimate")
         assert list(penalty.parameters()) == []
         assert f"form={form!r}" in repr(penalty)
-
-    @pytest.mark.parametrize("form", ["lags", "bound"])
-    def test_steps_by_it_lead_to_an_isometry(self, torch: Any, form: Any) -> None:
-        from specnorm_torch import OrthogonalityPenalty
-
-        torch.manual_seed(0)
-        layer = torch.nn.Conv1d(4, 4, 3, dtype=torch.float64)
-        penalty = OrthogonalityPenalty(layer, form=form)
-        optimiser = torch.optim.Adam(layer.parameters(), 1e-2)
-        before = float(specnorm.isometry_bound(layer.weight).detach())
-        for _ in range(150):
-            optimiser.zero_grad()
-            penalty().backward()
-            optimiser.step()
-        after = float(specnorm.isometry_bound(layer.weight).detach())
-        assert after < before / 4
 
 
 class TestJax:

@@ -40,11 +40,12 @@ def register_operator(cls: Class) -> Class:
     MethodError
         If the class has no names or cannot be executed, or a name is already taken.
     """
-    names = tuple(getattr(cls, "names", ()))
-    base = next((base for base in _EXECUTED_BY if issubclass(cls, base)), None)
-    if not names or base is None:
+    names = getattr(cls, "names", ())
+    base = next((base for base in _EXECUTED_BY if isinstance(cls, type) and issubclass(cls, base)), None)
+    if base is None or not names or not isinstance(names, tuple | list):
         raise MethodError(
-            f"{cls!r} is no operator with names; expected a class derived from Known, Function or Affine, with `names`."
+            f"{cls!r} is no operator with names; expected a class derived from Known, Function or Affine with `names`, "
+            "a tuple of 'namespace::operator'."
         )
     members = _EXECUTED_BY[base]
     if all(getattr(cls, member) is getattr(base, member) for member in members):
