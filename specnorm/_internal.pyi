@@ -3,6 +3,7 @@ from specnorm.backends.text import counted
 from specnorm.ball.rescaling import check_bound
 from specnorm.ball.steps import check_momentum, lmo_many, updates_in_ball
 from specnorm.doors import door
+from specnorm.enclosure.proving import status_of
 from specnorm.geometry.spec import at_every_size
 from specnorm.geometry.words import check_words
 from specnorm.power.probable import LinearOperator, Vector
@@ -21,7 +22,7 @@ from specnorm.running.stepping import follow_all, stepped_program
 __all__ = [
     "Comparison", "LinearOperator", "Stack", "Vector", "at_every_size", "check_bound", "check_count", "check_flag",
     "check_function", "check_momentum", "check_number", "check_pattern", "check_values", "check_word", "check_words",
-    "counted", "door", "follow_all", "joint_stacks", "keep", "lmo_many", "program", "stacks", "stepped_program",
-    "updates_in_ball",
+    "counted", "door", "follow_all", "joint_stacks", "keep", "lmo_many", "program", "stacks", "status_of",
+    "stepped_program", "updates_in_ball",
 ]
 # fmt: on

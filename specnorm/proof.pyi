@@ -5,7 +5,6 @@ from specnorm.backends.text import counted, install, number, visible
 from specnorm.backends.types import AnyArray, ArrayOps
 from specnorm.ball.proofs.multiples import norm_of_neighbour
 from specnorm.doors import door
-from specnorm.enclosure.proving import status_of
 from specnorm.geometry import layer_map
 from specnorm.geometry import padding as padding_rules
 from specnorm.geometry.spec import Layout, at_every_size
@@ -28,6 +27,7 @@ from specnorm.proofs.interval import _interval as make_interval
 from specnorm.proofs.norms import matrix_norm_up
 from specnorm.running.checks import budget as check_budget
 from specnorm.running.checks import count as check_count
+from specnorm.running.checks import flag as check_flag
 from specnorm.running.checks import number as check_number
 from specnorm.running.checks import values as check_values
 from specnorm.running.explaining import lines
@@ -49,8 +49,8 @@ __all__ = [
     # The problem: a layer, its frequencies, its map.
     "at_every_size", "frequency_grids", "layer_map", "Layout", "padding_rules", "random_vectors",
     # Running a method, and what answers say.
-    "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_number", "check_values",
-    "Clock", "counted", "door", "install", "lines", "NoNumber", "number", "OutOfTime", "power", "proven", "status_of",
-    "visible",
+    "AnyArray", "ArrayObject", "ArrayOps", "backends", "check_budget", "check_count", "check_flag", "check_number",
+    "check_values", "Clock", "counted", "door", "install", "lines", "NoNumber", "number", "OutOfTime", "power",
+    "proven", "visible",
 ]
 # fmt: on

@@ -15,9 +15,10 @@ import numpy as np
 from specnorm_networks.model_arrays import Tensor
 
 from specnorm import ConvSpec, Result, SpecnormError, Undecided, certify, enclose_isometry
+from specnorm._internal import status_of
 from specnorm.errors import BackendError, GeometryError, MethodError
 from specnorm.methods import ExactFFT, FantasticFour
-from specnorm.proof import ArrayObject, Upper, backends, digest_of, proven, status_of
+from specnorm.proof import ArrayObject, Upper, backends, digest_of, proven
 from specnorm_audit.geometry import of_stack, readings, resolve
 from specnorm_audit.processes import WorkerLost, Workers, in_order
 from specnorm_audit.proof import condition_up

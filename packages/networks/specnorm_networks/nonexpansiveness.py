@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.proof import check_count, check_number, counted, number
+from specnorm.proof import check_count, check_flag, check_number, counted, number
 from specnorm_networks.answer import NetworkBound
 from specnorm_networks.answering import bound
 from specnorm_networks.certified.graph import Graph, Node, check_graph
@@ -119,8 +119,7 @@ def nonexpansive(
         shape).
     """
     check_count("steps", steps, least=1)
-    if not isinstance(residual, bool | np.bool_):
-        raise MethodError(f"residual={residual!r:.80} is neither True nor False.")
+    check_flag("residual", residual)
     graph = network_graph(source, input_shape)
     only_input_and_output(graph)
     function = forward_step(graph) if residual else graph

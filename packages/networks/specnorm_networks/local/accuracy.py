@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from specnorm.errors import MethodError
-from specnorm.proof import check_number
+from specnorm.proof import check_flag, check_number
 from specnorm_networks import Graph, network_graph, within
 from specnorm_networks.local.margins import Margins, before_softmax, margins, require_labels
 from specnorm_networks.local.radii import Radii
@@ -156,8 +156,7 @@ def certified_accuracy(
         labels do not fit.
     """
     check_progress(progress, "done, total")
-    if not isinstance(local, bool | np.bool_):
-        raise MethodError(f"local={local!r:.80} is neither True nor False.")
+    check_flag("local", local)
     inputs, labels = _samples(x, y)
     radii_asked = _numbers_of("radii", radii)
     if not (np.isfinite(radii_asked).all() and (radii_asked >= 0).all()):

@@ -137,7 +137,7 @@ ARGUMENTS: dict[str, tuple[Any, Array, dict[str, Any], str]] = {
     "a range in words": (X, Y, {"input_range": ("a", "b")}, r"input_range=\('a', 'b'\); expected numbers"),
     "lists of different lengths": ([[1], [1, 2]], Y, {}, "lists of different lengths; expected arrays"),
     "a radius in a word": (X, Y, {"radii": ["a"]}, r"radii=\['a'\]; expected numbers"),
-    "local in a word": (X, Y, {"local": "no"}, "local='no' is neither True nor False"),
+    "local in a word": (X, Y, {"local": "no"}, "local='no' is not True or False"),
     "progress in a word": (X, Y, {"progress": "yes"}, "progress='yes' is no function: give one such as lambda done"),
     "1-norm": (X, Y, {"norm": 1}, "in the one of the same radius in the 2-norm"),
 }

@@ -135,7 +135,7 @@ NO: Any = "no"  # what types refuse
 ONE: Any = 1
 CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "a shape of a fraction": (lambda: nonexpansive(MATRIX, 1.5), "input_shape=1.5 is no shape"),
-    "a residual in words": (lambda: nonexpansive(MATRIX, residual=NO), "residual='no' is neither True nor False"),
+    "a residual in words": (lambda: nonexpansive(MATRIX, residual=NO), "residual='no' is not True or False"),
     "a step of no graph": (lambda: forward_step(MATRIX), "forward_step takes a Graph, not a ModelProto"),
     "a step in words": (lambda: forward_step(graph_of(MATRIX), NO), "size must be a number, got str 'no'"),
     "a box in words": (lambda: within(graph_of(MATRIX), NO, 1), "The box of input x ends at 'no', no numbers"),
