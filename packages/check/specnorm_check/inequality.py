@@ -75,7 +75,7 @@ class Form:
         self.squares = np.concatenate([np.zeros(0), *squares])
         self.units = len(self.squares)
         columns = self.inputs + self.units
-        entries = sum(math.prod(graph.shape_of(name)) for name in (start, *between))
+        entries = sum(math.prod(graph.shapes.get(x, ())) for x in (start, *between))
         require(columns <= MOST_UNITS, "a part has too many units")
         require(entries * columns < MOST_NUMBERS, "a part has too large a matrix")
         self.q_0, q_n = part.multipliers[0], part.multipliers[-1]

@@ -164,21 +164,14 @@ class Network(Graph):
                     factor = constant * ratio(q_0, ONE_FOR_ALL) * ratio(ONE_FOR_ALL, q_n)
                     links[name] = Link(part.values[0], factor)
                     before = bounds_of[part.values[0]].least(q_0)
-                    if before is None:
-                        raise Refused(self.no_start(part))
-                    pairs.append((q_n, before * constant))
+                    if before is not None:
+                        pairs.append((q_n, before * constant))
             if self.nodes[name].op in (*SUMS, "Concat"):
                 for link in links_by_branches(self, name, links):
                     before = bounds_of[link.start].without_multipliers
                     if before is not None:
                         pairs.append((ONE_FOR_ALL, link.factor * before))
         return bounds_of
-
-    def no_start(self, part: Part) -> str:
-        """Return the message that the first value of a part has no bound."""
-        start = part.values[0]
-        op = self.nodes[start].op
-        return f"no bound is known of {plain(start)} (a {op}), where a part begins"
 
     def constant_of_outputs(self, bounds_of: Mapping[str, ValueBounds]) -> Fraction:
         """Return a constant of all outputs together; refused if one has no bound."""

@@ -51,6 +51,10 @@ CASES: dict[str, tuple[list[Any], tuple[int, ...], dict[str, Any]]] = {
         {"s": np.array([0.25, -0.75]), "i": np.array([1, 0])},
     ),
     "copies": ([node("Gather", "x i", "h", axis=1), node("Relu", "h", "y")], (1, 2), {"i": np.array([1, 0, -1])}),
+    "a part without entries": (
+        [node("Slice", "x o o i", "h"), node("Relu", "x", "r"), node("Concat", "h r", axis=1)], (1, 2),
+        {"o": np.array([0]), "i": np.array([1])},
+    ),
     "a last axis": (
         [node("MatMul", "x w", "h"), node("Gather", "h i", "g", axis=2), node("Relu", "g")], (1, 2, 2),
         {"w": np.array([[1.0, 0], [3, 0]]), "i": np.array([0])},
