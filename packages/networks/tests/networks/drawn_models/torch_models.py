@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from networks.drawn_models.attacks import Machine, Vectors
 from networks.drawn_models.hunting import Outcome, outcome
 from networks.drawn_models.pieces import ROOM, Dice, Pieces, Shape, relative
-from networks.stored.networks import OF_ONE_VALUE, Recurrent, SplineOfKnots, by_relu
+from networks.stored.networks import OF_ONE_VALUE, OF_WEIGHTS, Recurrent, SplineOfKnots, by_relu
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -124,22 +124,14 @@ def reparametrized(d: Dice, s: Shape) -> Any:
     return found
 
 
-OF_WEIGHTS: tuple[Callable[[Any], Any], ...] = (
-    lambda w: w / w.flatten(1).norm(dim=1).reshape(-1, *(1,) * (w.ndim - 1)),
-    lambda w: w / (w @ F.normalize(w.T @ torch.ones(4), dim=0)).norm(),
-    lambda w: w.sign() * w.abs().mean(1, keepdim=True), lambda w: torch.where(w.abs() > 0.1, w.sign(), 0.0),
-    lambda w: (w * 8).round().clamp(-4, 3) / 8, lambda w: (w * 8).floor() / 8,
-    lambda w: w / w.abs().sum(1, keepdim=True), lambda w: w / w.logsumexp(1, keepdim=True), lambda w: w.softmax(1),
-    F.softplus, lambda w: w * (torch.arange(8) % 2),
-    lambda w: (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True) + 1e-5),
-    lambda w: w / torch.linalg.matrix_norm(w.flatten(1), 2), lambda w: w + (w.round() - w).detach(),
-)  # fmt: skip
-"""What a layer computes of its weight."""
-
-
 def computed_weight(d: Dice, s: Shape) -> Any:
     weight = layer(d, s).get_parameter("weight")
-    f = d.choice(OF_WEIGHTS)
+    f = d.one_of(
+        *(f for f, _, outputs in OF_WEIGHTS.values() if outputs == 4),
+        lambda w: (w - w.mean(1, keepdim=True)) / (w.std(1, keepdim=True) + 1e-5),
+        lambda w: w / torch.linalg.matrix_norm(w.flatten(1), 2),
+        lambda w: w + (w.round() - w).detach(),
+    )
     if len(s) == 1:
         return Lambda(lambda x, w: F.linear(x, f(w)), weight)
     run: Any = {2: F.conv1d, 3: F.conv2d, 4: F.conv3d}[len(s)]

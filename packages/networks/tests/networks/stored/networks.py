@@ -97,6 +97,10 @@ def unit(layer: nn.Module) -> nn.Module:
     return layer
 
 
+def unit_rows(weight: Any) -> Any:
+    return weight / weight.flatten(1).norm(dim=1).reshape(-1, *(1,) * (weight.ndim - 1))
+
+
 def orthogonal(width: int, other: int | None = None) -> Make:
     def make() -> nn.Module:
         layer = nn.Linear(width, other or width)
@@ -128,8 +132,16 @@ CASES |= {
         VECTOR, lambda: chain(linear(8, 12), nn.ReLU, linear(12, 3))().double(), "multipliers"),
     "mlp, abs": case(VECTOR, chain(linear(8, 8), lambda: Function(torch.abs), linear(8, 3)), *EVERY),
     "mlp, one output": case(VECTOR, chain(linear(8, 16), nn.ReLU, linear(16, 1)), *EVERY),
+    "mlp, dropout": case(VECTOR, chain(linear(8, 16), nn.Dropout, nn.ReLU, linear(16, 3))),
     "mlp, batch norm": case(
         VECTOR, lambda: trained(chain(linear(8, 9), lambda: nn.BatchNorm1d(9), nn.ReLU, linear(9, 3))())),
+    **{f"mlp, {name.replace('_', ' ')}": case(
+        VECTOR, chain(lambda wrap=wrap: wrap(nn.Linear(8, 8)), nn.ReLU)) for name, wrap in (
+        ("weight_norm", nn.utils.parametrizations.weight_norm),
+        ("spectral_norm", nn.utils.parametrizations.spectral_norm),
+        ("orthogonal", nn.utils.parametrizations.orthogonal))},
+    "mlp, orthogonal and sorted pairs": of(
+        VECTOR, lambda x, a, b: b(a(x).reshape(-1, 4, 2).sort(2).values.flatten(1)), orthogonal(8), orthogonal(8)),
     "autoencoder": case(VECTOR, chain(linear(8, 3), nn.Tanh, linear(3, 8)), *EVERY),
     "dqn": case((4, 16, 16), chain(
         conv(4, 8, 8, stride=4, padding=0), nn.ReLU, conv(8, 8, 2, padding=0), nn.ReLU, nn.Flatten, linear(32, 16),
@@ -139,19 +151,39 @@ CASES |= {
         ), *EVERY),
     "generator": case((4, 2, 2), chain(
         lambda: nn.ConvTranspose2d(4, 4, 4, 2, 1), nn.ReLU, lambda: nn.ConvTranspose2d(4, 3, 4, 2, 1), nn.Tanh)),
+    "cnn": case(IMAGE, chain(conv(3, 8), nn.ReLU, conv(8, 8), nn.ReLU, nn.Flatten, linear(512, 4))),
     "cnn, multipliers": case((2, 6, 6), chain(conv(2, 4), nn.ReLU, conv(4, 3), nn.ReLU, conv(3, 1)), *EVERY),
+    "cnn, circular": case(
+        IMAGE, chain(conv(3, 4, padding_mode="circular"), nn.ReLU, conv(4, 3, padding_mode="circular"))),
     "cnn, reflect": case(
         IMAGE, chain(conv(3, 4, padding_mode="reflect"), nn.ReLU, conv(4, 3, padding_mode="replicate"))),
+    "cnn, dilated": case(IMAGE, chain(conv(3, 4, padding=2, dilation=2), nn.ReLU, conv(4, 3))),
+    "cnn, strided": case(
+        IMAGE, chain(conv(3, 4, stride=2), nn.ReLU, conv(4, 4, stride=2), nn.ReLU, conv(4, 2))),
+    "cnn, grouped": case(EVEN, chain(conv(4, 8, groups=2), nn.ReLU, conv(8, 4, groups=4))),
+    "cnn, depthwise separable": case(EVEN, chain(conv(4, 4, groups=4), nn.ReLU6, conv(4, 8, 1), nn.ReLU6)),
     "cnn, average pooling": case(IMAGE, chain(
         conv(3, 4), nn.ReLU, lambda: nn.AvgPool2d(2), conv(4, 4), nn.ReLU, lambda: nn.AdaptiveAvgPool2d(1), nn.Flatten,
         linear(4, 3)), *JOINT),
+    "cnn, overlapping averages": case(IMAGE, chain(conv(3, 4), nn.ReLU, lambda: nn.AvgPool2d(3, 2, 1), conv(4, 4))),
+    "cnn, max pooling": case(IMAGE, chain(conv(3, 4), nn.ReLU, lambda: nn.MaxPool2d(2), conv(4, 4))),
     "cnn, overlapping maxima": case(IMAGE, chain(conv(3, 4), nn.ReLU, lambda: nn.MaxPool2d(3, 2, 1), conv(4, 4))),
+    "cnn, batch norm": case(IMAGE, lambda: trained(chain(
+        conv(3, 4), lambda: nn.BatchNorm2d(4), nn.ReLU, conv(4, 4), lambda: nn.BatchNorm2d(4))())),
     "cnn, frozen batch norm first": case(
         IMAGE, lambda: trained(chain(lambda: nn.BatchNorm2d(3), conv(3, 4), nn.ReLU)())),
+    "cnn, in one dimension": case(
+        (3, 12), chain(lambda: nn.Conv1d(3, 4, 3, padding=1), nn.ReLU, lambda: nn.Conv1d(4, 2, 3))),
     "cnn, in three": case(
         (2, 4, 4, 4), chain(lambda: nn.Conv3d(2, 3, 3, padding=1), nn.ReLU, lambda: nn.Conv3d(3, 2, 2))),
+    "cnn, padded apart": case(
+        IMAGE, chain(lambda: nn.ZeroPad2d((0, 1, 0, 1)), conv(3, 4, stride=2, padding=0), nn.ReLU)),
+    "cnn, mirrored apart": case(IMAGE, chain(lambda: nn.ReflectionPad2d(1), conv(3, 4, padding=0), nn.ReLU)),
+    "cnn, symmetric": case((1, 5, 5), lambda: layers.SymmetricConv(1, 2, 5)),
     "cnn, pixel shuffle": case(EVEN, chain(conv(4, 8), nn.ReLU, lambda: nn.PixelShuffle(2), conv(2, 3))),
     "cnn, pixel unshuffle": case(EVEN, chain(lambda: nn.PixelUnshuffle(2), conv(16, 4), nn.ReLU)),
+    "cnn, channel shuffle": case(
+        EVEN, chain(conv(4, 4, groups=2), lambda: nn.ChannelShuffle(2), conv(4, 4, groups=2))),
     "cnn, nearest upsampling": case(EVEN, chain(lambda: nn.Upsample(scale_factor=2), conv(4, 2), nn.ReLU)),
     "cnn, bilinear upsampling": case(EVEN, chain(lambda: nn.Upsample(scale_factor=2, mode="bilinear"), conv(4, 2))),
     "cnn, fold of patches": case(
@@ -266,6 +298,8 @@ def bottleneck(function: Callable[[Any], Any], groups: int) -> Case:
 
 CASES |= {
     "resnet": case(EVEN, chain(lambda: Residual(4), nn.ReLU, lambda: Residual(4)), *JOINT),
+    "resnet, scaled": case(EVEN, chain(*[lambda: Residual(4, 0.1)] * 3)),
+    "resnet, convex": of(VECTOR, lambda x, f: 0.3 * x + 0.7 * f(x), chain(linear(8, 8), nn.Tanh)),
     "resnet, with another shortcut": of(
         EVEN, lambda x, a, b, c: F.relu(c(x) + b(F.relu(a(x)))), conv(4, 8, stride=2), conv(8, 8),
         conv(4, 8, 1, stride=2), methods=JOINT),
@@ -275,17 +309,27 @@ CASES |= {
     "preactivated": case(EVEN, lambda: trained(Function(
         lambda x, a, b, c, d: x + d(F.relu(c(b(F.relu(a(x)))))), nn.BatchNorm2d(4), conv(4, 4)(), nn.BatchNorm2d(4),
         conv(4, 4)()))),
+    "convolutions in parallel": of(
+        EVEN, lambda x, a, b, c: torch.cat([a(x), b(x), c(x)], 1), conv(4, 2, 1), conv(4, 2), conv(4, 2, 5)),
     "repvgg": of(EVEN, lambda x, a, b: F.relu(a(x) + b(x) + x), conv(4, 4), conv(4, 4, 1)),
+    "resnext": bottleneck(F.relu, 4),
     "mobile inverted": bottleneck(F.relu6, 8),
     "shufflenet": of(
         EVEN,
         lambda x, f: torch.cat([x[:, :2], f(x[:, 2:])], 1).reshape(-1, 2, 2, 8, 8).transpose(1, 2).reshape(-1, 4, 8, 8),
         chain(conv(2, 2, 1), nn.ReLU, conv(2, 2, groups=2), conv(2, 2, 1))),
     "ghost": of(EVEN, lambda x, a, b: torch.cat([a(x), b(a(x))], 1), conv(4, 4, 1), conv(4, 4)),
+    "split by four": of(
+        EVEN, lambda x, *f: torch.cat([g(part) for g, part in zip(f, x.chunk(4, 1), strict=True)], 1),
+        *(conv(1, 1, n) for n in (1, 3, 5, 7))),
     "mixer": of(
         (6, 4), lambda x, a, b: (lambda y: y + b(y))(x + a(x.transpose(1, 2)).transpose(1, 2)),
         chain(linear(6, 6), nn.ReLU, linear(6, 6)), chain(linear(4, 4), nn.ReLU, linear(4, 4))),
     "lora": case((6,), lambda: layers.LoraLinear(6, 4)),
+    "addmm": case((2, 5), lambda: layers.AddmmLinear(5, 3)),
+    "over channels": case((3, 4, 2), lambda: layers.ChannelsFirst(3, 4)),
+    "coupled, additive": of(
+        VECTOR, lambda x, f: torch.cat([x[:, :4], x[:, 4:] + f(x[:, :4])], 1), chain(linear(4, 4), nn.Tanh)),
     "gate of two paths, refused": of(VECTOR, lambda x, a, b: a(x) * b(x).sigmoid(), orthogonal(8), orthogonal(8)),
     "densenet": case(EVEN, DenseBlock, *JOINT),
     # Of too many units for a search of each: slices of channels pass weights on.
@@ -293,25 +337,39 @@ CASES |= {
     "half of the channels": case((3, 32, 32), lambda: CrossStage(16, joins=False), *JOINT),
     "i-densenet": case(EVEN, Concatenated),
     "revnet": case(VECTOR, lambda: Coupling(8), *JOINT),
+    "revnet, two blocks": case(VECTOR, chain(*[lambda: Coupling(8)] * 2)),
     "revnet, damped": case(VECTOR, chain(*[lambda: Coupling(8, 0.3)] * 2)),
     "coupling of halves": of(
         VECTOR, lambda x, f: torch.cat([x[:, :4] + torch.relu(f(x[:, 4:])), x[:, 4:]], 1), contraction(4, 4)),
+    "coupling of halves, swapped": of(
+        VECTOR, lambda x, f: torch.cat([x[:, 4:], x[:, :4] + torch.relu(f(x[:, 4:]))], 1), contraction(4, 4)),
     "coupling of images": of(
         EVEN, lambda x, f: torch.cat([x[:, :2] + torch.relu(f(x[:, 2:])), x[:, 2:]], 1), conv(2, 2)),
     "coupling, three parts": of(
         (6,), lambda x, f, g: torch.cat([x[:, :2], x[:, 2:4] + f(x[:, :2]), x[:, 4:] + torch.tanh(g(x[:, 2:4]))], 1),
         contraction(2, 2), contraction(2, 2)),
+    "lipnext, one block": case(EVEN, lambda: LipNeXt(4)),
     "lipnext, four blocks": case(EVEN, chain(*[lambda: LipNeXt(4)] * 4)),
     "lipnext, norm at the end": case(EVEN, chain(*[lambda: LipNeXt(4)] * 2, nn.Flatten, orthogonal(256, 5))),
+    "roll by nothing": of(VECTOR, lambda x: torch.roll(x, 0, 1)),
     "roll": of(EVEN, lambda x: torch.roll(x, (1, -1), (2, 3))),
     "concatenation with an empty part": of(VECTOR, lambda x: torch.cat([x[:, :0], x], 1)),
+    "concatenation with an empty end": of(EVEN, lambda x: torch.cat([x, x[:, :, 8:]], 2)),
+    "concatenation of halves, one through a function": of(
+        VECTOR, lambda x: torch.cat([x[:, :4], x[:, 4:].relu()], 1)),
+    "parts of nothing and of all": of(EVEN, lambda x: torch.cat([x[:, :4].abs(), x[:, 4:], x[:, :0]], 1)),
     "x - mean(x)": of(VECTOR, lambda x: x - x.mean(1, keepdim=True)),
+    "x - mean of pixels": of(EVEN, lambda x: x - x.mean((2, 3), keepdim=True)),
     "haar": of(
         VECTOR, lambda x: torch.cat([(x[:, ::2] + x[:, 1::2]) / 2**0.5, (x[:, ::2] - x[:, 1::2]) / 2**0.5], 1)),
+    "space to depth": of(EVEN, lambda x: torch.cat([x[:, :, a::2, b::2] for a in (0, 1) for b in (0, 1)], 1)),
+    "differences": of(EVEN, lambda x: x[:, :, 1:] - x[:, :, :-1]),
     "total variation": of(EVEN, lambda x: torch.cat(
         [(x[:, :, 1:] - x[:, :, :-1]).flatten(1), (x[..., 1:] - x[..., :-1]).flatten(1)], 1)),
     "stack of two functions": of(VECTOR, lambda x: torch.stack([x.relu(), (-x).relu()], 2)),
+    "crelu": of(VECTOR, lambda x: torch.cat([x.relu(), (-x).relu()], 1)),
     "relu and its complement": of(VECTOR, lambda x: torch.cat([x.relu(), x - x.relu()], 1)),
+    "flip and add": of(VECTOR, lambda x: (x + x.flip(1)) / 2),
 }  # fmt: skip
 
 
@@ -335,6 +393,10 @@ class Recurrent(nn.Module):
 
 CASES |= {
     "recurrent, every step": case((7, 3), Recurrent),
+    "recurrent, last step": case((7, 3), lambda: Recurrent(last=True)),
+    "recurrent, two steps": case((2, 3), Recurrent),
+    "recurrent, one map a step": of(
+        (7, 3), lambda x, f: torch.stack([torch.tanh(f(step)) for step in x.unbind(1)], 1), contraction(3, 4)),
     "torch's rnn": of((5, 3), lambda x, f: f(x)[0], lambda: nn.RNN(3, 4, batch_first=True)),
     "weights of the past": of(
         (5, 3), lambda x, f: f(x[:, 0]) + 0.5 * f(x[:, 1]) + 0.25 * f(x[:, 2]), contraction(3, 4)),
@@ -346,6 +408,10 @@ CASES |= {
 
 
 # -- 1-Lipschitz layers ----------------------------------------------------------------------------------------------
+def extremes(u: Any, v: Any, axis: int = 1) -> Any:
+    return torch.cat([torch.max(u, v), torch.min(u, v)], axis)
+
+
 def _sorted_halves(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([torch.max(*x.chunk(2, 1)), torch.min(*x.chunk(2, 1))], 1)
 
@@ -428,6 +494,45 @@ class CPL(nn.Module):
         return x - self.scale * F.linear(F.relu(F.linear(x, self.weight, self.bias)), self.weight.T)
 
 
+class ConvCPL(nn.Module):
+    """The same of convolutions, by a bound on the norm."""
+
+    scale: Any
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(inner, width, 3, 3) / 3)
+        norm = torch.linalg.matrix_norm(self.kernel.detach().flatten(1), 2) * 3
+        self.register_buffer("scale", 2 / norm**2)
+
+    def forward(self, x: Any) -> Any:
+        return x - self.scale * F.conv_transpose2d(F.relu(F.conv2d(x, self.kernel, padding=1)), self.kernel, padding=1)
+
+
+class AOL(nn.Module):
+    """Prach and Lampert: almost orthogonal, columns scaled by the sums of |W' W|."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out, width))
+
+    def forward(self, x: Any) -> Any:
+        return F.linear(x, self.weight / (self.weight.T @ self.weight).abs().sum(0).sqrt())
+
+
+class ConvAOL(nn.Module):
+    """The same of convolutions."""
+
+    def __init__(self, cin: int, cout: int) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(cout, cin, 3, 3))
+
+    def forward(self, x: Any) -> Any:
+        swapped = self.kernel.transpose(0, 1)
+        sums = F.conv2d(swapped, swapped, padding=2).abs().sum((1, 2, 3))
+        return F.conv2d(x, self.kernel / sums.sqrt()[None, :, None, None], padding=1)
+
+
 class Sandwich(nn.Module):
     """Wang and Manchester, dense: sqrt(2) A' Psi relu(sqrt(2) Psi^-1 B x + b)."""
 
@@ -449,11 +554,17 @@ _apart = partial(Function, _sorted_apart)
 _neighbours = partial(Function, lambda x: x.view(-1, 4, 2).sort(2)[0].flatten(1))
 CASES |= {
     "maxmin, by halves": of(VECTOR, _sorted_halves),
+    "maxmin, by halves of images": of(EVEN, _sorted_halves),
     "maxmin, by pairs": of(VECTOR, lambda x: torch.cat(
         [x.view(-1, 4, 2).amax(2, keepdim=True), x.view(-1, 4, 2).amin(2, keepdim=True)], 2).flatten(1)),
     "maxmin, strided": of(EVEN, _sorted_strided),
+    "maxmin, strided, of vectors": of(VECTOR, _sorted_strided),
     "maxmin, strided, stacked": of(EVEN, lambda x: torch.stack(
         [torch.max(x[:, 0::2], x[:, 1::2]), torch.min(x[:, 0::2], x[:, 1::2])], 2).flatten(1, 2)),
+    "maxmin, along columns": of(EVEN, lambda x: extremes(x[..., ::2], x[..., 1::2], 3)),
+    "maxmin, halves of rows": of(EVEN, lambda x: extremes(x[:, :, :4], x[:, :, 4:], 2)),
+    "maxmin, the other order": of(
+        VECTOR, lambda x: torch.cat([torch.min(*x.chunk(2, 1)), torch.max(*x.chunk(2, 1))], 1)),
     "maxmin, by relu": of(VECTOR, lambda x: torch.cat(by_relu(*x.chunk(2, 1)[::-1]), 1)),
     "maxmin, by relu, strided, between layers": of(
         VECTOR, lambda x, first, last: last(torch.stack(by_relu(first(x)[:, ::2], first(x)[:, 1::2]), 2).flatten(1)),
@@ -467,7 +578,11 @@ CASES |= {
     "maxmin, convolutions": case(
         (3, 16, 16), chain(conv(3, 16), _sorted, conv(16, 16), _sorted, conv(16, 4)), "multipliers"),
     "groupsort of four": of(VECTOR, lambda x: x.view(-1, 2, 4).sort(2).values.flatten(1)),
+    "groupsort of four, images": of((8, 4, 4), lambda x: x.view(-1, 2, 4, 4, 4).sort(2).values.flatten(1, 2)),
     "full sort": of(VECTOR, lambda x: x.sort(1).values),
+    "top two": of(VECTOR, lambda x: x.topk(2, 1).values),
+    "full sort, descending": of(VECTOR, lambda x: x.sort(1, descending=True).values),
+    "absolute values": of(EVEN, torch.abs),
     "largest of each": of(EVEN, lambda x: x.amax((2, 3))),
     "householder activation": of(EVEN, lambda x: householder(x, torch.linspace(0.4, 2, 2).reshape(-1, 1, 1))),
     "householder activation, by gates": of(VECTOR, householder_by_gates),
@@ -475,22 +590,66 @@ CASES |= {
     "sll, convolutions": case(EVEN, chain(lambda: ConvSLL(4, 3), lambda: ConvSLL(4, 5))),
     "sll, raw": case((5,), lambda: layers.Sll(5)),
     "cpl": case(VECTOR, chain(lambda: CPL(8, 6), lambda: CPL(8, 10)), *JOINT),
+    "cpl, convolutions": case(EVEN, chain(lambda: ConvCPL(4, 3), lambda: ConvCPL(4, 5))),
+    "aol": case(VECTOR, chain(lambda: AOL(8, 8), nn.ReLU, lambda: AOL(8, 4))),
+    "aol, convolutions": case(EVEN, chain(lambda: ConvAOL(4, 6), nn.ReLU, lambda: ConvAOL(6, 4))),
     "sandwich, dense": case(VECTOR, lambda: Sandwich(8), *JOINT),
+    "bjorck": case((5,), lambda: layers.BjorckLinear(5)),
+    "cayley": case(EVEN, lambda: fourier.Cayley(4, 4, 3)),
+    "cayley, wider": case(EVEN, lambda: fourier.Cayley(4, 6, 3)),
+    "lot": case(EVEN, lambda: fourier.Lot(4, 4, 3)),
+    "eco": case((4, 9, 9), lambda: fourier.Eco(4, 4, 3)),
     "sandwich, fourier": case(EVEN, lambda: fourier.Sandwich(4, 4, 3)),
+    "real part of a transform": case(EVEN, lambda: fourier.Real(4, 4, 3)),
     "fourier filter": of(EVEN, lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 0.5, (8, 8))),
     "low pass": of(EVEN, lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * (torch.arange(5) < 3), (8, 8))),
+    "orthogonal, shifted": of(VECTOR, lambda x, f: torch.roll(f(x), 1, 1), orthogonal(8)),
 }  # fmt: skip
 
 
 # -- weights of other forms ------------------------------------------------------------------------------------------
+OF_WEIGHTS: dict[str, tuple[Callable[[Any], Any], int, int]] = {
+    # name: what a layer computes of its weight, its inputs and outputs
+    "unit rows": (unit_rows, 8, 4),
+    "power step inside": (lambda w: w / (w @ F.normalize(w.T @ torch.ones(4), dim=0)).norm(), 8, 4),
+    "binary weights, scaled": (lambda w: w.sign() * w.abs().mean(1, keepdim=True), 8, 4),
+    "ternary weights": (lambda w: torch.where(w.abs() > 0.1, w.sign(), 0.0), 8, 4),
+    "rounded weights": (lambda w: (w * 8).round().clamp(-4, 3) / 8, 8, 4),
+    "rounded down": (lambda w: (w * 8).floor() / 8, 8, 4),
+    "divided by a sum of magnitudes": (lambda w: w / w.abs().sum(1, keepdim=True), 8, 4),
+    "divided by a log-sum-exp": (lambda w: w / w.logsumexp(1, keepdim=True), 8, 4),
+    "weights by softmax": (lambda w: w.softmax(1), 8, 4),
+    "weights by softplus": (F.softplus, 8, 4),
+    "circulant weights": (lambda w: torch.stack([torch.roll(w[0], i) for i in range(8)]), 8, 1),
+    "lower triangle": (torch.tril, 8, 8),
+    "masked weights": (lambda w: w * (torch.arange(8) % 2), 8, 4),
+}
+OF_KERNELS: dict[str, tuple[Callable[[Any], Any], int]] = {
+    # name: what a convolution computes of its kernel, its outputs
+    "magnitude preserving convolution": (unit_rows, 8),
+    "standardised weights": (
+        lambda w: (w - w.mean((1, 2, 3), keepdim=True)) / (w.std((1, 2, 3), keepdim=True) + 1e-5), 8),
+    "demodulated weights": (lambda w: w * torch.rsqrt((w**2).sum((1, 2, 3), keepdim=True) + 1e-8), 8),
+    "binary weights": (torch.sign, 4),
+}  # fmt: skip
+
+
+def of_weight(compute: Callable[[Any], Any], cin: int, cout: int) -> Case:
+    return of(VECTOR, lambda x, f: F.linear(x, compute(f.weight)), linear(cin, cout))
+
+
+def of_kernel(compute: Callable[[Any], Any], cout: int) -> Case:
+    return of(IMAGE, lambda x, f: F.conv2d(x, compute(f.weight), padding=1), conv(3, cout))
+
+
+CASES |= {name: of_weight(*given) for name, given in OF_WEIGHTS.items()}
+CASES |= {name: of_kernel(*given) for name, given in OF_KERNELS.items()}
 CASES |= {
-    "weights by softmax": of(VECTOR, lambda x, f: F.linear(x, f.weight.softmax(1)), linear(8, 4)),
-    "standardised weights": of(
-        IMAGE, lambda x, f: F.conv2d(x, (f.weight - f.weight.mean((1, 2, 3), keepdim=True)) / (
-            f.weight.std((1, 2, 3), keepdim=True) + 1e-5), padding=1), conv(3, 8)),
     "input convex": of(
         VECTOR, lambda x, f, g: F.relu(F.linear(F.relu(f(x)), g.weight.clamp(min=0)) + f(x)), linear(8, 8),
         linear(8, 8)),
+    "skew exponential": case((5,), lambda: layers.by_property(5)),
+    "kronecker": of(VECTOR, lambda x, f, g: F.linear(x, torch.kron(f.weight, g.weight)), linear(4, 2), linear(2, 2)),
     "quantisation-aware": case((2, 4, 4), lambda: layers.QatConvBn(2, 3, 3, padding=1)),
     "tied weights": of(VECTOR, lambda x, f: F.linear(F.relu(F.linear(x, f.weight)), f.weight.T), linear(8, 6)),
 }  # fmt: skip
@@ -499,10 +658,13 @@ CASES |= {
 # -- normalisation ---------------------------------------------------------------------------------------------------
 CASES |= {
     "unit length": of(VECTOR, lambda x: x / (x.norm(dim=1, keepdim=True) + 0.1)),
+    "unit length, clamped": of(VECTOR, lambda x: x / x.norm(dim=1, keepdim=True).clamp(min=0.1)),
     "unit length, normalize": of(VECTOR, lambda x: F.normalize(x, dim=1, eps=0.1)),
     "sum of squares": of(VECTOR, lambda x: x / (x.square().sum(1, keepdim=True) + 0.01).sqrt()),
     "sum of products": of(VECTOR, lambda x: x * torch.rsqrt((x * x).sum(1, keepdim=True) + 0.01)),
+    "root mean square": of(VECTOR, lambda x: x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 0.01)),
     "rms norm": case(VECTOR, lambda: nn.RMSNorm(8, eps=0.01)),
+    "layer norm": case(VECTOR, lambda: nn.LayerNorm(8, eps=0.01)),
     "layer norm, then a layer": case(
         VECTOR, chain(linear(8, 8), lambda: nn.LayerNorm(8, eps=0.1), nn.ReLU, linear(8, 3))),
     "group norm": case(EVEN, chain(conv(4, 4), lambda: nn.GroupNorm(2, 4, eps=0.1), nn.ReLU)),
@@ -574,26 +736,47 @@ OF_ONE_VALUE: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 CASES |= {name: of(VECTOR, f) for name, f in OF_ONE_VALUE.items()}
 CASES |= {
+    "spline, clamped at knots": case((5,), lambda: SplineOfKnots(False, 0.5)),
     "spline, extrapolating": case((5,), lambda: SplineOfKnots(True, 0.5)),
+    "spline": case((5,), Spline),
+    "spline, seven knots": case((5,), lambda: Spline(7, 0.5)),
     "spline, between layers": case(VECTOR, chain(contraction(8, 8), Spline, contraction(8, 8))),
 }
 
 
 # -- linear maps of other forms --------------------------------------------------------------------------------------
+ADJACENCY = [[float(abs(i - j) == 1) / 2 for i in range(5)] for j in range(5)]
+BLUR = [[a * b / 16 for a in (1.0, 2.0, 1.0)] for b in (1.0, 2.0, 1.0)]
+COSINES = [[math.cos(math.pi * (i + 0.5) * j / 8) * (0.5 if j else 0.125**0.5) for j in range(8)] for i in range(8)]
 SENDERS, RECEIVERS = torch.tensor([[0, 1, 1, 2, 3, 4, 4], [1, 0, 2, 1, 4, 3, 0]])
 PLACES = torch.tensor([0, 1, 1, 2, 0])
 CASES |= {
     "einsum": of((4, 5), lambda x, f: torch.einsum("bij,jk->bik", x, f.weight), linear(6, 5)),
+    "einsum over rows": of((4, 5), lambda x, f: torch.einsum("bij,ik->bkj", x, f.weight), linear(6, 4)),
+    "cumulative sums": of(VECTOR, lambda x: x.cumsum(1)),
     "running means": of(VECTOR, lambda x: x.cumsum(1) / torch.arange(1, 9)),
+    "index add": of((5, 3), lambda x: torch.zeros_like(x[:, :3]).index_add(1, PLACES, x)),
     "scatter add": of(
         (5,), lambda x: torch.zeros_like(x[:, :3]).scatter_add(1, PLACES[None].expand(x.shape[0], 5), x)),
+    "graph convolution": of((5, 3), lambda x: torch.tensor(ADJACENCY) @ x),
+    "message passing": of(
+        (5, 3),
+        lambda x: torch.zeros_like(x).index_add(1, torch.tensor([1, 2, 0, 4, 3]), x[:, torch.tensor([0, 1, 2, 3, 4])])),
+    "message passing, added to the nodes": of((5, 3), lambda x: x.index_add(1, RECEIVERS, x[:, SENDERS])),
     "message passing network": of(
         (5, 3), lambda x, own, message: F.relu(own(x).index_add(1, RECEIVERS, message(x)[:, SENDERS])), linear(3, 4),
         linear(3, 4)),
     "cumulative sums from the end, of ReLU": of((4, 5), lambda x: F.relu(x).flip(2).cumsum(2).flip(2)),
+    "embedding of an order": of(VECTOR, lambda x: x[:, torch.tensor([3, 1, 2, 0, 7, 6, 5, 4])]),
+    "entries read twice": of(VECTOR, lambda x: x[:, torch.tensor([0, 0, 1, 2])]),
+    "outer frame": of(EVEN, lambda x: F.pad(x[:, :, 1:-1, 1:-1], (1, 1, 1, 1))),
     "written in place": of(EVEN, lambda x: torch.cat([x[:, :1] * 2, x[:, 1:]], 1)),
+    "masked": of(EVEN, lambda x: x * (torch.arange(8) % 2)),
     "chosen by a mask": of(EVEN, lambda x: torch.where(torch.arange(8) % 2 == 0, x, 0.5 * x)),
+    "blur": of(EVEN, lambda x: F.conv2d(x, torch.tensor(BLUR).expand(4, 1, 3, 3), padding=1, groups=4)),
+    "discrete cosines": of(VECTOR, lambda x: x @ torch.tensor(COSINES)),
     "upper triangle": of((4, 4), torch.triu),
+    "transposed": of((4, 6), lambda x: x.transpose(1, 2)),
     "trace": of((4, 4), lambda x: x.diagonal(dim1=1, dim2=2).sum(1)),
 }  # fmt: skip
 
@@ -633,6 +816,8 @@ CASES |= {
         contraction(8, 8), contraction(8, 8)),
     "gradient of a potential": of(
         VECTOR, lambda x, f: x - 0.4 * F.linear(torch.tanh(f(x)), f.weight.T), contraction(8, 8)),
+    "neural ode, four steps": of(
+        VECTOR, lambda x, f: (lambda s: s(s(s(s(x)))))(lambda y: y + 0.25 * torch.tanh(f(y))), contraction(8, 8)),
     "squeeze and excitation, refused": of(
         EVEN, lambda x, f: x * torch.sigmoid(f(x.mean((2, 3))))[:, :, None, None], linear(4, 4)),
     "bilinear, refused": of(VECTOR, lambda x, f: f(x, x), lambda: nn.Bilinear(8, 8, 3)),
