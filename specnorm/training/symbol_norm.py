@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _EXACT = 32
 """Shorter side up to which the norm of a matrix is computed anew in each pass."""
+_ALL = 3
+"""Channels up to which all singular vectors are followed. With two of three, the first layer of a DCGAN critic at ten
+times the usual rate reached 1.0139, with three at most 1.006."""
 _STEPS, _LAST_STEPS = 4, 12
 """Newton steps of the highest points of depthwise layers, in training and outside of it."""
 
@@ -42,7 +45,8 @@ class SymbolNorm(Stepped):
         Points along each axis of a square grid that is as fine. None: 5 to 8 for each tap but one, depending on the
         channels and axes, within limits that were measured in training loops (`default_points`).
     vectors : int
-        Number of vectors in each cell, at most the channels. Two vectors follow two singular values that cross.
+        Number of vectors in each cell; as many as channels if these are fewer, or at most three. Two vectors follow two
+        singular values that cross.
 
     References
     ----------
@@ -171,7 +175,8 @@ class SymbolNorm(Stepped):
         """The grid, and the number of vectors at each point."""
         kernel_shape, channels = spec.block_kernel_shape, min(spec.block_shape[:2])
         points = self.points or grids.default_points(kernel_shape, channels)
-        return grids.grid_of(kernel_shape, points), min(self.vectors, channels)
+        count = channels if channels <= _ALL else min(self.vectors, channels)
+        return grids.grid_of(kernel_shape, points), count
 
 
 def _residuals(left: Array, right: Array, phases: Array, *, xp: Namespace) -> tuple[Array, Array]:
