@@ -43,7 +43,7 @@ def init_tracking(kernel: KernelOrLayer[ArrayObject], method: Method, **geometry
     -------
     dict of str to array
         Real arrays of the kernel's library and device, in float32 or float64. They are much smaller than the kernel,
-        except with `SymbolNorm`: for 3x3 kernels, 160 to 220 complex vectors, as long as the output channels.
+        except with `SymbolNorm`: for 3x3 kernels, 160 to 330 complex vectors, as long as the output channels.
 
     Raises
     ------
