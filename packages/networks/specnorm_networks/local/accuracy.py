@@ -163,7 +163,7 @@ def certified_accuracy(
         raise MethodError(f"radii={radii!r:.80}; expected numbers of at least 0.")
     if not (math.isfinite(check_number("margin", margin)) and margin >= 0):
         raise MethodError(f"margin={margin!r}; expected a number of at least 0.")
-    if not isinstance(norm, Real) or norm != 2:
+    if np.ndim(norm) or norm != 2:
         raise MethodError(f"norm={norm!r}: the radii are in the 2-norm. {_radii_that_cover(norm, inputs[0].size)}")
     graph = source if isinstance(source, Graph) else network_graph(source, inputs.shape[1:])
     if input_range is not None:

@@ -41,7 +41,8 @@ def register_operator(cls: Class) -> Class:
         If the class has no names or cannot be executed, or a name is already taken.
     """
     names = getattr(cls, "names", ())
-    base = next((base for base in _EXECUTED_BY if isinstance(cls, type) and issubclass(cls, base)), None)
+    bases = getattr(cls, "__mro__", ())
+    base = next((base for base in _EXECUTED_BY if base in bases), None)
     if base is None or not names or not isinstance(names, tuple | list):
         raise MethodError(
             f"{cls!r} is no operator with names; expected a class derived from Known, Function or Affine with `names`, "
