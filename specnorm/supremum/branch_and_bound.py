@@ -179,6 +179,8 @@ class Search:
             self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
             if not self._is_refuted():
                 self._fathom_round(cover, polynomial, nodes)
+                if self._ascend_from_failures(cover, nodes):
+                    self._fathom_round(cover, polynomial, nodes)
             if self._is_refuted():
                 return self._result(None)
             cells_left = max_cells - self._cells
@@ -421,6 +423,32 @@ class Search:
         if whole is not self.polynomials.whole:
             self._fathom_all(cover, self.polynomials.whole, retried[~cover.fathomed[retried]], no_reduction)
 
+    def _ascend_from_failures(self, cover: Cover, nodes: NodeEstimates) -> bool:
+        """Raise the incumbent from centres whose proofs failed against their estimates; return whether it has risen.
+
+        There the estimates are too low, as for spectra without a gap at the top. Their norms are found by full
+        eigendecompositions.
+        """
+        whole = self.polynomials.whole
+        eigenvalue_limit = cover.eigenvalue_limits(whole, self.threshold)
+        norm_is_below = nodes.norms_sq < eigenvalue_limit
+        limit_is_high = (eigenvalue_limit > tuning.NEAR_PART * self.threshold**2) & (eigenvalue_limit < math.inf)
+        failed = np.flatnonzero(norm_is_below & limit_is_high & ~cover.fathomed)
+        chosen = failed[np.argsort(-nodes.norms_sq[failed], kind="stable")[:1]]
+        if not len(chosen) or not self.clock.affords(len(chosen) * Clock.eigh_cost(whole.rank, is_complex=True)):
+            return False
+        lower_before = self.incumbent.best.lower.value
+        self._ascend_from_eigenpairs(cover.open[chosen])
+        return self._has_risen_above(lower_before)
+
+    def _ascend_from_eigenpairs(self, points: Cells) -> None:
+        """Raise the incumbent from the centres of some cells, by full eigendecompositions."""
+        whole = self.polynomials.whole
+        columns = whole.columns_at(points.boxes.centres, points.block)
+        values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
+        norms_sq = self.ops.to_numpy(values)
+        self.incumbent.raise_from(whole, points, norms_sq, norms_sq, vectors)
+
     def _fathom_all(
         self,
         cover: Cover,
@@ -471,10 +499,7 @@ class Search:
         for part in self.polynomials.parts(whole, len(points)):
             some_points = points[part]
             self.clock.require(len(some_points) * Clock.eigh_cost(whole.rank, is_complex=True))
-            columns = whole.columns_at(some_points.boxes.centres, some_points.block)
-            values, vectors = arrays.top_eigenpair(columns, xp=self.xp)
-            norms_sq = self.ops.to_numpy(values)
-            self.incumbent.raise_from(whole, some_points, norms_sq, norms_sq, vectors)
+            self._ascend_from_eigenpairs(some_points)
         return True
 
     def _relax(
