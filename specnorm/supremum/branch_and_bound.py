@@ -77,7 +77,7 @@ class Search:
         self.polynomials = Polynomials(blocks, clock=self.clock, ops=ops)
         # State of one run, set by `_begin`.
         self._is_torus = True  # boxes of the torus, in which frequencies may move, not points of a grid
-        self._rtol = 0.0
+        self._rtol = self._asked_rtol = 0.0
         self._bound: float | None = None
         self._cells = 0
         self._rounds = 0
@@ -177,9 +177,12 @@ class Search:
             nodes = self._estimate(cover, polynomial, vectors)
             # The estimates may be of the polynomial's float32 copy.
             self.incumbent.raise_from(nodes.polynomial, cover.open, nodes.norms_sq, nodes.eigenvalues, nodes.vectors)
+            self._narrow(lower_before)
             if not self._is_refuted():
                 self._fathom_round(cover, polynomial, nodes)
+                lower_so_far = self.incumbent.best.lower.value
                 if self._ascend_from_failures(cover, nodes):
+                    self._narrow(lower_so_far)
                     self._fathom_round(cover, polynomial, nodes)
             if self._is_refuted():
                 return self._result(None)
@@ -211,7 +214,7 @@ class Search:
     ) -> None:
         """Set what a run needs for its threshold; begin with an earlier lower bound or, if need be, a multistart."""
         self._is_torus = not boxes.on_grid
-        self._rtol = rtol
+        self._rtol = self._asked_rtol = rtol
         self._bound = bound
         # For a bound, the tolerance is unknown: nobody knows how far the bound is above the norm.
         self.polynomials.tolerance = rtol if bound is None else 0.0
@@ -521,6 +524,12 @@ class Search:
                 break
             self._rtol = min(1.0, tuning.WIDENING_FACTOR * self._rtol)
             self._fathom_round(cover, polynomial, nodes)
+
+    def _narrow(self, lower_before: float) -> None:
+        """Where the incumbent has risen, narrow a widened tolerance, so that the threshold stays where it was."""
+        lower = self.incumbent.best.lower.value
+        if lower > lower_before:
+            self._rtol = max(self._asked_rtol, (1 + self._rtol) * lower_before / lower - 1)
 
     def _pieces(self, norms_sq: np.ndarray, radius: np.ndarray) -> np.ndarray:
         """Pieces per axis for each open cell, shape (c,).

@@ -125,7 +125,7 @@ def test_layers_of_about_one_size_are_computed_together(monkeypatch: pytest.Monk
         return nn.Sequential(nn.Conv2d(cin, cout, 3, **geometry), nn.BatchNorm2d(cout), nn.ReLU())
 
     model = nn.Sequential(
-        *(convolution(*c) for c in ((3, 8), (8, 8), (8, 12), (12, 64))),
+        *(convolution(*c) for c in ((4, 8), (8, 8), (8, 12), (12, 64))),
         *(convolution(64, 64, groups=g) for g in (1, 2)),
         nn.ConvTranspose2d(64, 8, 2, bias=False),
         nn.ConvTranspose2d(8, 12, 2, bias=False),
