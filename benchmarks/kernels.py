@@ -18,8 +18,18 @@ def gaussian(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def flat(channels: int) -> np.ndarray:
-    """Gaussian entries: a flat spectrum with many near maxima, the worst case of a search."""
+    """Gaussian entries: a flat spectrum with many near maxima."""
     return gaussian((channels, channels, 3, 3))
+
+
+def near_isometry(channels: int) -> np.ndarray:
+    """A rotation of the channels and a tenth of a Gaussian kernel: all singular values are near 1.
+
+    Kernels trained to be orthogonal are like this. It is the worst case of a search.
+    """
+    kernel = 0.1 / np.sqrt(9 * channels) * flat(channels)
+    kernel[:, :, 1, 1] += np.linalg.qr(gaussian((channels, channels)))[0]
+    return np.asarray(kernel, dtype=np.float32)
 
 
 def decaying(channels: int) -> np.ndarray:
