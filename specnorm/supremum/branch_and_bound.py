@@ -186,14 +186,8 @@ class Search:
                     self._fathom_round(cover, polynomial, nodes)
             if self._is_refuted():
                 return self._result(None)
-            cells_left = max_cells - self._cells
             if relaxes:
-                # Assume that the next round's cells take as long as these.
-                seconds = time_left - self.clock.left
-                cells_in_time = self.clock.left * count / seconds if seconds > 0 else math.inf
-                rtol_before = self._rtol
-                self._relax(cover, polynomial, nodes, tuning.PART_OF_BUDGET * min(cells_left, cells_in_time))
-                self.clock.has_cut |= cells_in_time < cells_left and self._rtol > rtol_before
+                self._relax(cover, polynomial, nodes, max_cells - self._cells, time_left)
             still_open = cover.prune()
             are_single_open = self._evaluate_single_frequencies(cover)
             if are_single_open and not self._has_risen_above(lower_before):
@@ -510,20 +504,38 @@ class Search:
         cover: Cover,
         polynomial: GramPolynomial,
         nodes: NodeEstimates,
-        most_cells: float,
+        cells_left: int,
+        time_left: float,
     ) -> None:
-        """Widen the tolerance while the next round would have more than ``most_cells``, and prove what that allows.
+        """Widen the tolerance until the next round fits into the cells and the time left, and prove what it allows.
 
-        Cells that were proven stay proven.
+        Cells that were proven stay proven. ``time_left``: at the beginning of this round.
         """
         axes = int(np.count_nonzero(cover.open.boxes.half_degree))
-        while self._rtol < 1 and not self.clock.expired:
-            still_open = np.flatnonzero(~cover.fathomed)
-            pieces = self._pieces(nodes.norms_sq[still_open], cover.open.boxes.radius[still_open])
-            if (pieces**axes).sum() <= most_cells:
-                break
-            self._rtol = min(1.0, tuning.WIDENING_FACTOR * self._rtol)
+        rtol_before, is_time_short = self._rtol, False
+
+        def fits(is_open: np.ndarray) -> bool:
+            nonlocal is_time_short
+            pieces = self._pieces(nodes.norms_sq[is_open], cover.open.boxes.radius[is_open])
+            # Assume that the next round's cells take as long as these.
+            seconds = time_left - self.clock.left
+            cells_in_time = self.clock.left * len(cover) / seconds if seconds > 0 else math.inf
+            is_time_short = cells_in_time < cells_left
+            return bool((pieces**axes).sum() <= tuning.PART_OF_BUDGET * min(cells_left, cells_in_time))
+
+        limits = cover.eigenvalue_limits(polynomial, self.threshold)
+        norms_sq = nodes.norms_sq.copy()
+        # Where proofs fail, the norms are above the limits: assume that they are so by as much as the limits are above
+        # the estimates, or else, where matrices are kept and a round of proofs costs little, that they are the limits.
+        surplus = 0.0 if nodes.matrices and polynomial is nodes.polynomial else 1.0
+        while not fits(~cover.fathomed) and self._rtol < 1 and not self.clock.expired:
+            failed = ~cover.fathomed & (norms_sq < limits) & (limits < math.inf)
+            norms_sq[failed] = limits[failed] * (limits[failed] / np.maximum(norms_sq[failed], arrays.TINY)) ** surplus
+            while self._rtol < 1 and not fits(~cover.fathomed & (norms_sq >= limits)):
+                self._rtol = min(1.0, tuning.WIDENING_FACTOR * self._rtol)
+                limits = cover.eigenvalue_limits(polynomial, self.threshold)
             self._fathom_round(cover, polynomial, nodes)
+        self.clock.has_cut |= is_time_short and self._rtol > rtol_before
 
     def _narrow(self, lower_before: float) -> None:
         """Where the incumbent has risen, narrow a widened tolerance, so that the threshold stays where it was."""
