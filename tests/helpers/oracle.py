@@ -330,9 +330,12 @@ def dense_smallest(kernel: NDArray[Any], input_shape: int | Sequence[int], **geo
 
 
 def values_on_grid(kernel: NDArray[Any], points: int | Sequence[int]) -> Any:
-    """Singular values of the symbol of a dense kernel, at so many frequencies along each axis; rounded as they are."""
+    """Singular values of the symbol of a dense kernel, at so many frequencies along each axis; rounded as they are.
+
+    Of two opposite frequencies, at which they are the same for a real kernel, one is taken.
+    """
     kernel, axes = kernel.astype(np.float64), tuple(range(2, kernel.ndim))
-    symbol: Any = np.fft.fftn(kernel, [*np.broadcast_to(points, len(axes))], axes) if axes else kernel
+    symbol: Any = np.fft.rfftn(kernel, [*np.broadcast_to(points, len(axes))], axes) if axes else kernel
     return np.linalg.svd(np.moveaxis(symbol, (0, 1), (-2, -1)), compute_uv=False)
 
 
@@ -440,16 +443,3 @@ def tensor_norm_best(kernel: NDArray[Any], starts: int = 20, sweeps: int = 200, 
             moved = np.conj(rest) / np.where(values > 0, values, 1.0)[:, None]
             vectors[axis] = np.where(values[:, None] > 0, moved, vectors[axis])
     return np.asarray(np.ldexp(values * math.sqrt(taps), exponent))
-
-
-def finite_difference_gradient(
-    f: Callable[[Float], float], kernel: NDArray[Any], direction: NDArray[Any], h: float = 1e-5
-) -> float:
-    """Directional derivative of ``f`` at ``kernel`` by central differences in float64.
-
-    ``h`` is relative to the kernel's largest entry; the direction is scaled likewise.
-    """
-    at = np.asarray(kernel).astype(np.float64)
-    along = np.asarray(direction).astype(np.float64)
-    step = h * float(np.max(np.abs(at))) / float(np.max(np.abs(along)))
-    return (float(f(at + step * along)) - float(f(at - step * along))) / (2 * step)

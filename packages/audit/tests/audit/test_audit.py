@@ -102,9 +102,8 @@ def test_the_upper_end_is_the_least_that_was_proven() -> None:
     assert told.upper == 0.5
 
 
-def test_a_layer_of_a_network_counts_by_the_least_that_was_proven() -> None:
+def test_a_layer_of_a_network_counts_by_the_least_that_was_proven(torch: Any) -> None:
     """A layer that is proven to be at 1 multiplies by 1, not by 1 and a tolerance."""
-    torch = pytest.importorskip("torch")
     plugin = pytest.importorskip("specnorm_torch")
     networks = pytest.importorskip("specnorm_networks")
     torch.manual_seed(0)

@@ -122,9 +122,8 @@ def test_archives_that_can_be_read_in_two_ways_are_refused(game: str, tmp_path: 
 
 # -- files that torch wrote ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}, {"pickle_protocol": 4}])
-def test_every_bit_is_what_torch_reads(how: dict[str, Any]) -> None:
+def test_every_bit_is_what_torch_reads(torch: Any, how: dict[str, Any]) -> None:
     """And of files with one byte changed: what is read is read by torch, with the same bits."""
-    torch = pytest.importorskip("torch")
     base, rng = torch.linspace(-3, 3, 24).reshape(6, 4), np.random.default_rng(0)
     state = {
         "t": base.T, "part": base[1:3], "tied": base.reshape(-1)[4:20].reshape(4, 4), "h": base.half(),
@@ -185,9 +184,8 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, zipped: bool) -> None
     assert not marker.exists()
 
 
-def test_whole_modules_are_read_as_their_state_dicts(tmp_path: Path) -> None:
+def test_whole_modules_are_read_as_their_state_dicts(torch: Any, tmp_path: Path) -> None:
     """YOLO's checkpoints hold one under "model"."""
-    torch = pytest.importorskip("torch")
     module = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 3), torch.nn.BatchNorm2d(2))
     for content in (module, {"model": module, "epoch": 3}):
         torch.save(content, tmp_path / "module.pt")
@@ -198,9 +196,8 @@ def test_whole_modules_are_read_as_their_state_dicts(tmp_path: Path) -> None:
     assert "no tensors" in _refused(_saved(torch, {"epoch": 3}))
 
 
-def test_a_pickled_module_states_its_geometry(tmp_path: Path) -> None:
+def test_a_pickled_module_states_its_geometry(torch: Any, tmp_path: Path) -> None:
     """The truth is the dense matrix of each layer. Nothing is constructed: classes and hooks are data."""
-    torch: Any = pytest.importorskip("torch")
     torch.manual_seed(0)
     nn, size = torch.nn, 6
     net = nn.Sequential(
@@ -222,8 +219,9 @@ def test_a_pickled_module_states_its_geometry(tmp_path: Path) -> None:
         assert row.assumed == ("weight=as stored",)
 
 
-def test_a_pickled_module_whose_code_decides_is_not_proven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_a_pickled_module_whose_code_decides_is_not_proven(
+    torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     nn = torch.nn
     scaled = type("ScaledConv", (nn.Conv2d,), {"__module__": __name__})
     monkeypatch.setattr(sys.modules[__name__], "ScaledConv", scaled, raising=False)

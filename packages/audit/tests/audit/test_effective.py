@@ -77,9 +77,8 @@ WAYS = (
     spread=st.sampled_from([1.0, 1e-6, 1e6]),
     seed=st.integers(0, 99),
 )
-def test_the_weight_is_that_of_eval(kind: int, way: str, scale: float, spread: float, seed: int) -> None:
+def test_the_weight_is_that_of_eval(torch: Any, kind: int, way: str, scale: float, spread: float, seed: int) -> None:
     """Whatever vectors and lengths are stored: u and v times a half (averaged buffers) are a factor of 4."""
-    torch: Any = pytest.importorskip("torch")
     torch.manual_seed(seed)
     build = _layers(torch)[kind]
     layer = build()
@@ -106,9 +105,8 @@ def _drawn(*shape: int) -> NDArray[np.float32]:
     return RANDOM.standard_normal(shape).astype(np.float32)
 
 
-def test_matrices_of_both_directions_are_told_apart() -> None:
+def test_matrices_of_both_directions_are_told_apart(torch: Any) -> None:
     """weight_ih_l0_reverse stands beside weight_ih_l0_orig, and is another weight."""
-    torch: Any = pytest.importorskip("torch")
     cell = torch.nn.LSTM(3, 4, bidirectional=True)
     for name in ("weight_ih_l0", "weight_ih_l0_reverse", "weight_hh_l0"):
         cell = torch.nn.utils.spectral_norm(cell, name)
@@ -118,9 +116,8 @@ def test_matrices_of_both_directions_are_told_apart() -> None:
 
 
 # -- Flax ------------------------------------------------------------------------------------------------------------
-def test_weights_of_flax_wrappers_are_those_that_the_model_uses() -> None:
+def test_weights_of_flax_wrappers_are_those_that_the_model_uses(jax: Any) -> None:
     """The truth is the model's own answer: each layer is linear up to its bias, and is asked for its matrix."""
-    jax: Any = pytest.importorskip("jax")
     linen: Any = pytest.importorskip("flax.linen")
 
     class Block(linen.Module):  # type: ignore[misc] # Flax, which may be missing, has no types here
@@ -151,9 +148,8 @@ def test_weights_of_flax_wrappers_are_those_that_the_model_uses() -> None:
 
 # -- this library's own ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("how", [{}, {"bound": 3.0}, {"bound": 50.0, "only_shrink": True}, {"method": TensorNorm()}])
-def test_the_weight_of_our_constraint_is_that_of_eval(how: dict[str, Any], tmp_path: Path) -> None:
+def test_the_weight_of_our_constraint_is_that_of_eval(torch: Any, how: dict[str, Any], tmp_path: Path) -> None:
     """State, bound and geometry stand in the file: the weight is the module's own in eval(), of strided layers too."""
-    torch: Any = pytest.importorskip("torch")
     safetensors: Any = pytest.importorskip("safetensors.torch")
     own: Any = pytest.importorskip("specnorm_torch")
     torch.manual_seed(0)
@@ -200,9 +196,8 @@ def test_a_constraint_that_does_not_say_its_bound_is_not_determined(tmp_path: Pa
         assert "damaged" in str(row.reason)
 
 
-def test_a_file_of_torchs_is_in_torchs_order(tmp_path: Path) -> None:
+def test_a_file_of_torchs_is_in_torchs_order(torch: Any, tmp_path: Path) -> None:
     """Whatever its kernels are called (ISTA-Net's checkpoint): zip and legacy, and not read both ways."""
-    torch: Any = pytest.importorskip("torch")
     torch.manual_seed(0)
     state = {f"phase.{i}.conv{j}_forward": torch.randn(8, 8, 3, 3) for i in range(2) for j in range(2)}
     for new in (True, False):

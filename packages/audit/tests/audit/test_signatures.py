@@ -32,8 +32,7 @@ def test_content_tells_what_to_do(content: bytes, words: str, tmp_path: Path) ->
     assert words in files.refused(path)
 
 
-def test_other_files_and_names_are_refused_with_advice(tmp_path: Path) -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_other_files_and_names_are_refused_with_advice(torch: Any, tmp_path: Path) -> None:
     np.save(tmp_path / "kernel.npy", np.ones((3, 3)))
     program = torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
     torch.export.save(program, tmp_path / "m.pt2")
@@ -68,8 +67,7 @@ def test_folders_of_known_kinds_are_refused_with_advice(inside: str, words: str,
     assert words in files.refused(tmp_path)
 
 
-def test_sparse_tensors_decide_no_gate(tmp_path: Path) -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_sparse_tensors_decide_no_gate(torch: Any, tmp_path: Path) -> None:
     torch.save({"a.weight": 900 * torch.eye(4).to_sparse(), "b.weight": torch.eye(3) / 2}, tmp_path / "m.pt")
     report = audit(tmp_path / "m.pt")
     assert [row.status for row in report.layers] == ["error", "ok"]

@@ -56,9 +56,8 @@ def assert_rows(report: Any, true: dict[str, float]) -> None:
         assert true[row.name] * (1 - 1e-5) <= row.upper <= 1.002 * true[row.name]
 
 
-def test_a_live_model_of_torch() -> None:
+def test_a_live_model_of_torch(torch: Any) -> None:
     """Layers by path, as eval() uses them, which the report says; the model, its modes and buffers are as before."""
-    torch: Any = pytest.importorskip("torch")
     own: Any = pytest.importorskip("specnorm_torch")
     torch.manual_seed(0)
     nn, wrap = torch.nn, torch.nn.utils.parametrizations.spectral_norm
@@ -88,9 +87,7 @@ def test_a_live_model_of_torch() -> None:
     assert "eval()" not in str(audit({"a.weight": np.ones((2, 2, 3, 3))}))
 
 
-def test_a_live_model_of_flax() -> None:
-    jax: Any = pytest.importorskip("jax")
-    nnx: Any = pytest.importorskip("flax.nnx")
+def test_a_live_model_of_flax(jax: Any, nnx: Any) -> None:
     wide: Any = {"use_bias": False, "rngs": nnx.Rngs(0)}
 
     class Model(nnx.Module):  # type: ignore[misc] # Flax, which may be missing, has no types here
@@ -119,9 +116,8 @@ def test_a_live_model_of_flax() -> None:
         assert not set(row.assumed) & {"weight=as stored"}
 
 
-def test_a_live_model_of_equinox() -> None:
+def test_a_live_model_of_equinox(jax: Any) -> None:
     eqx: Any = pytest.importorskip("equinox")
-    jax: Any = pytest.importorskip("jax")
     key = jax.random.key(0)
     plain: Any = {"use_bias": False, "key": key, "dtype": "float32"}
     conv = eqx.nn.Conv2d(2, 3, 3, stride=2, padding=1, **plain)
@@ -134,10 +130,9 @@ def test_a_live_model_of_equinox() -> None:
     })  # fmt: skip
 
 
-def test_vectors_of_equinox_are_in_the_model_or_in_its_state() -> None:
+def test_vectors_of_equinox_are_in_the_model_or_in_its_state(jax: Any) -> None:
     """`make_with_state` moves them beside it; the state counts as it is given, not as it was then."""
     eqx: Any = pytest.importorskip("equinox")
-    jax: Any = pytest.importorskip("jax")
 
     def build() -> Any:
         conv = eqx.nn.Conv2d(2, 3, 3, padding=1, use_bias=False, key=jax.random.key(0), dtype="float32")
@@ -157,8 +152,7 @@ def test_vectors_of_equinox_are_in_the_model_or_in_its_state() -> None:
     assert "Give both to audit, as (model, state)" in str(row.reason)
 
 
-def test_a_split_model_of_flax() -> None:
-    nnx: Any = pytest.importorskip("flax.nnx")
+def test_a_split_model_of_flax(nnx: Any) -> None:
     linear = nnx.Linear(3, 4, use_bias=False, rngs=nnx.Rngs(0))
     matrix = np.asarray(linear.kernel[...])
     assert_rows(audit(nnx.split(linear), backend="numpy"), {"kernel": _largest(matrix)})
@@ -233,8 +227,7 @@ def test_a_blur_saved_as_a_matrix_is_refused_with_advice(
     assert audit({"fc.weight": psf}, input_shape=64).layers[0].status == "ok"
 
 
-def test_tensors_without_values_are_named() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_tensors_without_values_are_named(torch: Any) -> None:
     with torch.device("meta"):
         plain = torch.nn.Conv2d(2, 3, 3)
         normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(2, 3))
@@ -243,8 +236,7 @@ def test_tensors_without_values_are_named() -> None:
         assert "'meta'" in str(row.reason)
 
 
-def test_a_torch_module_with_a_forward_of_its_own_is_sent_to_the_call_that_runs_it() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_a_torch_module_with_a_forward_of_its_own_is_sent_to_the_call_that_runs_it(torch: Any) -> None:
 
     class Scaled(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:

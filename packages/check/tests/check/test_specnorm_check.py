@@ -123,8 +123,7 @@ def test_long_sums_are_exact() -> None:
         exact_products(*[np.broadcast_to(np.array(2.0**19), (1, 1, 2**26))] * 2)
 
 
-def test_a_thread_without_subnormal_numbers_proves_nothing() -> None:
-    torch: Any = pytest.importorskip("torch")
+def test_a_thread_without_subnormal_numbers_proves_nothing(torch: Any) -> None:
     if not torch.set_flush_denormal(True):
         pytest.skip("this processor cannot take subnormal numbers for zero")
     try:

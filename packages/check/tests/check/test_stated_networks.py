@@ -44,8 +44,7 @@ def test_certificates_of_reference_networks_are_proven_and_close(case: dict[str,
     assert case["lower"] <= number <= min(found.upper, found.product) * 1.002
 
 
-def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(torch: Any, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript", reason="networks of torch: pip install onnxscript")
     from networks.small_networks import chain as build_chain
 
@@ -68,9 +67,8 @@ def test_a_chain_of_torch_has_one_part_and_its_file_beside_it(tmp_path: Path) ->
     assert float((chain(x) - chain(y)).detach().norm()) <= number * float((x - y).norm())
 
 
-def test_a_file_that_computes_shapes_from_its_batch_is_the_certified_one() -> None:
+def test_a_file_that_computes_shapes_from_its_batch_is_the_certified_one(torch: Any) -> None:
     """Flattening reads the number of samples, which is free in the file."""
-    torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript", reason="networks of torch: pip install onnxscript")
     torch.manual_seed(0)
     nn = torch.nn

@@ -182,9 +182,10 @@ def test_a_constant_kernel_may_be_normalised_inside(last: str) -> None:
 
 @pytest.mark.parametrize("features", [1, 6])
 @pytest.mark.sampled(2)
-def test_layer_norm_is_read_as_it_computes_and_nothing_else_is(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_norm_is_read_as_it_computes_and_nothing_else_is(
+    nnx: Any, features: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the variance is smaller than its rounding, nothing is compared; elsewhere a little more is noticed."""
-    nnx = pytest.importorskip("flax.nnx")
     model = nnx.LayerNorm(features, rngs=nnx.Rngs(0))
     found = network_bound(model, (8, features))
     assert found.upper is not None
