@@ -9,7 +9,7 @@ import numpy as np
 
 from specnorm.backends import arrays
 from specnorm.enclosure.two_sided import TwoSidedSearch, ends_of, figure_arrays, gradients_of, vectors_of
-from specnorm.proofs.found import BoundSource, Found
+from specnorm.proofs.found import BoundSource, Found, Outcome
 from specnorm.running.base import Evaluation, Method, Needs
 from specnorm.running.proofs import padding
 from specnorm.supremum.enclosing import enclose_blocks
@@ -42,8 +42,9 @@ class Enclose(Method, TwoSidedSearch):
     Notes
     -----
     Entries of ``stats``: ``lower``, a proven lower bound; ``converged``, whether ``rtol`` was reached;
-    ``bound_source``, the member of ``BoundSource`` that says what the proof rests on; ``cells``, the number of visited
-    cells; ``levels``, the number of passes over cells; and the witness ``frequency``, ``u``, ``v``.
+    ``out_of_cells``, whether ``max_cells`` prevented it; ``bound_source``, the member of ``BoundSource`` that says what
+    the proof rests on; ``cells``, the number of visited cells; ``levels``, the number of passes over cells; and the
+    witness ``frequency``, ``u``, ``v``.
     """
 
     budget: float | None = None
@@ -53,6 +54,7 @@ class Enclose(Method, TwoSidedSearch):
     stats: ClassVar = {
         "lower": "down",
         "converged": "all",
+        "out_of_cells": "any",
         "bound_source": None,
         "cells": "sum",
         "levels": "max",
@@ -80,7 +82,8 @@ class Enclose(Method, TwoSidedSearch):
             results.append(replace(result, upper=padded))
             converged = within_rtol and (spec.padding_gain_sq == 1 or results[-1].within(self.rtol))
             angles = result.witness.frequency.angles[0]
-            figures.append((converged, BoundSource.SUPREMUM, result.cells, result.levels, angles))
+            is_out = result.ended is Outcome.CELLS
+            figures.append((converged, is_out, BoundSource.SUPREMUM, result.cells, result.levels, angles))
         u, v, phase, group = triples.top_vectors(layers, [result.witness for result in results], ops=ops)
         results = [
             _raised(result, layer, v[j : j + 1, :], ops=ops)
@@ -96,7 +99,7 @@ class Enclose(Method, TwoSidedSearch):
     def forward_kernels(self, kernels: Array, spec: ConvSpec, *, ops: ArrayOps) -> Evaluation:
         results = enclose_layers(kernels, spec, self, ops=ops)
         # The vectors that attain the lower bound on such a layer have no single frequency.
-        figures = [(x.within(self.rtol), x.source, x.cells, x.levels, ()) for x in results]
+        figures = [(x.within(self.rtol), x.ended is Outcome.CELLS, x.source, x.cells, x.levels, ()) for x in results]
         lower, upper = ends_of(results, kernels, ops=ops)
         claims = [result.ends for result in results]
         stats = (lower, *figure_arrays(figures, kernels, ops=ops), *vectors_of(results, ops=ops))

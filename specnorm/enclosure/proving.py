@@ -156,8 +156,10 @@ def status_of(result: Result) -> str:
             f"upper includes the factor {padding_factor:.4g} of the padding, and may be as much too large; proven"
         )
     else:
-        outcome = Outcome.SIZE if is_own_search else Outcome.BUDGET
+        is_out_of_cells = bool(result.stats["out_of_cells"])
+        outcome = Outcome.SIZE if is_own_search else Outcome.CELLS if is_out_of_cells else Outcome.BUDGET
         explanation = f"wider than rtol={rtol:g}{by_source}, and proven"
+        explanation += f"; {outcome.advice}" if outcome is Outcome.CELLS else ""
     sizes = f"; {spec.sizes_in_words}" if spec.input_shape is None and spec.needs_divisible_sizes else ""
     matrix = f"; {spec.matrix_in_words}" if spec.matrix_in_words else ""
     if lower <= 1 < upper:

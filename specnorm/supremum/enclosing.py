@@ -14,7 +14,7 @@ from specnorm.grid.search import largest_with_frequency
 from specnorm.proofs import norms
 from specnorm.proofs.bound import Upper, known
 from specnorm.proofs.cells import Boxes
-from specnorm.proofs.found import Found, Witness
+from specnorm.proofs.found import Found, Outcome, Witness
 from specnorm.proofs.frequencies import Frequencies
 from specnorm.running.search import Problem
 from specnorm.supremum import tuning
@@ -93,7 +93,10 @@ def enclose_blocks(
             result = _with_any_bound(search, boxes, most_cells, result, problem)
         else:
             result = _enclose_grid(search, boxes, most_cells, problem)
-        problem.clock.has_cut |= not result.within(problem.rtol) and (search.clock.has_cut or search.clock.expired)
+        if not result.within(problem.rtol):
+            is_cut = search.clock.has_cut or search.clock.expired
+            problem.clock.has_cut |= is_cut
+            result = replace(result, ended=None if is_cut else Outcome.CELLS)
     lower, upper = Polynomial.of_wrapped(result.lower, result.upper, error)
     result = replace(result, lower=lower, upper=upper)
     return result, result.within(problem.rtol)

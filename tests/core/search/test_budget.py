@@ -15,6 +15,7 @@ from helpers.oracle import dense_norm, sigma_star
 
 import specnorm
 from specnorm.enclosure.norm_at_size import NormAtSize
+from specnorm.enclosure.proving import status_of
 from specnorm.errors import Undecided
 from specnorm.methods import Enclose, ExactFFT, TensorNorm
 from specnorm.running import search as clock
@@ -90,6 +91,13 @@ def test_a_tighter_tolerance_ends_no_worse(cells: int) -> None:
     assert [(j, after) for j, after in enumerate(found) if not (after <= 1.5 * min(found[: j + 1]))] == []
     assert found[0] <= max(0.1, 0.25 * 50 / cells)
     assert cells < 500 or found[2] <= 1e-3
+
+
+def test_where_more_time_would_not_help_it_is_not_advised() -> None:
+    """Of 3-D kernels near an isometry, 100,000 cells end in two seconds; the advice was a larger budget."""
+    ended = status_of(specnorm.measure(FLAT, Enclose(rtol=1e-3, max_cells=50)))
+    assert ended.startswith("cells: wider than rtol=0.001, and proven; more time does not help")
+    assert status_of(specnorm.measure(FLAT, Enclose(rtol=1e-3, budget=1e-6))).startswith("budget: ")
 
 
 def near_an_isometry(channels: int, stride: int, distance: float, seed: int) -> np.ndarray:
