@@ -315,18 +315,19 @@ def _best_parts(network: Network, runs: Sequence[RunBound]) -> list[ProvenPart]:
         if parts_of_run:
             best = _better(network, best, run.start, run.end, parts_of_run)
     clock = Clock.of(SECONDS)
+    bounds = _bounds(network, best)
     for end in network.stated:
         for start in _starts_of(network, end):
             if start == network.start and [end] == network.ends:
                 break  # all units of the network: tried before
             try:
                 constant, multipliers = _proposed(network, start, end, clock)
-                bounds = _bounds(network, best)
                 before = bounds[start].without_multipliers
                 now = bounds[end].without_multipliers
                 if before is not None and (now is None or float(before) * constant < float(now) * (1 - WORTH)):
                     part = _proven_units(network, start, end, constant, multipliers)
                     best = _better(network, best, start, end, [part])
+                    bounds = _bounds(network, best)
             except Refused:
                 break
     return best
