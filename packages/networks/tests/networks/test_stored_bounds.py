@@ -1,11 +1,11 @@
 """No bound of a stored set of small networks grows, and none is lost: whoever takes a rule out sees what it bought.
 
-A certificate is at most 1 % above the product of its layers' constants, or is refused.
+A certificate is at most 1 % above the product of its layers' constants. None is lost, either.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext
 
 import pytest
 
@@ -22,6 +22,16 @@ from specnorm.errors import CertificateError
 GROWTH = 1e-3
 CERTIFIED = 1.01
 STORED = stored()
+UNCERTIFIED = frozenset({
+    "clipped by an inverse", "cnn, fold of patches", "gated, squashed", "group norm", "householder activation",
+    "householder activation, by gates", "instance norm", "layer norm, as Flax has it",
+    "layer norm, written out", "log-sum-exp, written out", "mlp, softshrink", "mlp, threshold",
+    "root mean square", "root of a sum of squares", "snake", "softmax, written out", "spline",
+    "spline, between layers", "spline, clamped at knots", "spline, extrapolating", "spline, seven knots",
+    "sum of products", "sum of squares", "unit length", "unit length, clamped", "unit length, normalize",
+    "unrolled thresholding",
+})  # fmt: skip
+"""Networks without a certificate: the checker has no rule for one of their operators, or for several together."""
 
 
 def test_every_network_of_the_set_is_stored() -> None:
@@ -40,7 +50,7 @@ def test_no_bound_grows(name: str) -> None:
             continue
         assert found.upper is not None, found.unknown
         assert found.checked.reached <= found.upper <= before * (1 + GROWTH)
-        with suppress(CertificateError):  # the checker has no rule for one of its operators, or for several together
+        with pytest.raises(CertificateError) if name in UNCERTIFIED else nullcontext():
             certificate = found.certificate()
             certified = float.fromhex(certificate.claims[0].statement["upper"])
             assert certified <= found.product * CERTIFIED
